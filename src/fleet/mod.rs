@@ -1,0 +1,3 @@
+//! Pure rules of the workers' lifecycle: no clock, no I/O.
+
+pub(crate) mod policy;

@@ -1,0 +1,46 @@
+//! The right to use one worker. Load ends when the lease does, so it must live as long as the
+//! response or tunnel it stands for.
+
+use super::Member;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// What a lease is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// A request in flight.
+    Request,
+    /// A waiting Engine.IO poll or an open tunnel.
+    Parked,
+}
+
+/// One request's or tunnel's use of a worker (RAII).
+#[derive(Debug)]
+pub(crate) struct Lease {
+    member: Arc<Member>,
+    usage: Use,
+}
+
+impl Lease {
+    pub(super) fn new(member: Arc<Member>, usage: Use) -> Lease {
+        counter(&member, usage).fetch_add(1, Ordering::Relaxed);
+        Lease { member, usage }
+    }
+
+    pub(crate) fn member(&self) -> &Arc<Member> {
+        &self.member
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        counter(&self.member, self.usage).fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn counter(member: &Member, usage: Use) -> &AtomicU32 {
+    match usage {
+        Use::Request => &member.load.active,
+        Use::Parked => &member.load.parked,
+    }
+}

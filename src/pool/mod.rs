@@ -1,0 +1,172 @@
+//! The routable workers of an app and what each carries now. Written by the supervisor, read by
+//! traffic; no I/O, and no lock on the path of a request.
+
+pub(crate) mod affinity;
+mod lease;
+mod selector;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use lease::{Lease, Use};
+pub(crate) use selector::backend;
+
+use crate::worker::{Tag, WorkerId};
+use affinity::{Affinity, Balance};
+use arc_swap::ArcSwap;
+use pingora_load_balancing::{Backends, LoadBalancer};
+use selector::{PoolDiscovery, Rendezvous};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+/// A worker as traffic sees it.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) id: WorkerId,
+    /// What its sids end with; `None` for workers without the preload script.
+    pub(crate) tag: Option<Tag>,
+    /// Absolute path of its Unix socket.
+    pub(crate) socket: Arc<str>,
+    pub(crate) load: Load,
+}
+
+/// What a worker carries now.
+#[derive(Debug, Default)]
+pub(crate) struct Load {
+    /// Requests in flight, without the parked ones.
+    pub(crate) active: AtomicU32,
+    /// Waiting Engine.IO polls and open tunnels: they cost a worker next to nothing.
+    pub(crate) parked: AtomicU32,
+}
+
+/// A member's place in a published pool.
+#[derive(Clone, Debug)]
+pub(crate) struct Seat {
+    pub(crate) member: Arc<Member>,
+    /// Takes new sessions; a cordoned worker only keeps those it has.
+    pub(crate) open: bool,
+}
+
+/// What a request asks of the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted<'a> {
+    /// Any worker: the request stands alone.
+    Any,
+    /// The worker on which a new session may begin.
+    NewSession,
+    /// The worker that owns this Engine.IO session id.
+    Sid(&'a [u8]),
+    /// The worker that this key leads to.
+    Key(&'a [u8]),
+}
+
+struct Snapshot {
+    seats: Vec<Seat>,
+}
+
+/// The routable workers of one app.
+pub(crate) struct Pool {
+    pub(crate) app: Arc<str>,
+    pub(crate) affinity: Affinity,
+    balance: Balance,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Open workers by consistent hash.
+    by_hash: LoadBalancer<Rendezvous>,
+    /// Owners of sids that carry no tag, learnt from handshake answers. Bounded; the least used go.
+    learnt: quick_cache::sync::Cache<Box<[u8]>, WorkerId>,
+    has_learnt: AtomicBool,
+    /// Where the next scan begins, so that ties and round robin go around.
+    cursor: AtomicU32,
+}
+
+impl Pool {
+    /// How many sids without a tag are remembered per app.
+    const LEARNT: usize = 200_000;
+
+    pub(crate) fn new(app: Arc<str>, affinity: Affinity, balance: Balance) -> Pool {
+        let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot { seats: Vec::new() }));
+        let backends = Backends::new(Box::new(PoolDiscovery(snapshot.clone())));
+        Pool {
+            app,
+            affinity,
+            balance,
+            snapshot,
+            by_hash: LoadBalancer::from_backends(backends),
+            learnt: quick_cache::sync::Cache::with_weighter(1024, Self::LEARNT as u64, quick_cache::UnitWeighter),
+            has_learnt: AtomicBool::new(false),
+            cursor: AtomicU32::new(0),
+        }
+    }
+
+    /// Replaces the routable workers. Leases on workers that are left out live on.
+    pub(crate) async fn publish(&self, seats: Vec<Seat>) {
+        self.snapshot.store(Arc::new(Snapshot { seats }));
+        // Discovery reads the snapshot and cannot fail.
+        let _ = self.by_hash.update().await;
+    }
+
+    /// Picks a worker, or `None` when no worker may take this. `avoid` are workers that were tried.
+    pub(crate) fn select(&self, wanted: Wanted<'_>, usage: Use, avoid: &[Arc<Member>]) -> Option<Lease> {
+        let snapshot = self.snapshot.load();
+        let usable = |member: &Arc<Member>| !avoid.iter().any(|a| Arc::ptr_eq(a, member));
+        let member = match wanted {
+            Wanted::Any => self.balanced(&snapshot, &usable, |load| (load.0, load.1)),
+            Wanted::NewSession => self.balanced(&snapshot, &usable, |load| (load.0 + load.1, load.0)),
+            Wanted::Key(key) => self.hashed(key, &usable),
+            Wanted::Sid(sid) => match self.owner(&snapshot, sid).filter(|owner| usable(owner)) {
+                Some(owner) => Some(owner.clone()),
+                None => self.hashed(sid, &usable),
+            },
+        };
+        member.map(|member| Lease::new(member, usage))
+    }
+
+    /// Remembers which worker answered a handshake with this sid, unless the sid says so itself.
+    pub(crate) fn learn(&self, sid: &[u8], owner: &Member) {
+        if owner.tag.is_some() && Tag::of_sid(sid) == owner.tag {
+            return;
+        }
+        self.learnt.insert(sid.into(), owner.id.clone());
+        self.has_learnt.store(true, Ordering::Release);
+    }
+
+    /// The worker that owns a sid, cordoned or not. What was learnt goes first: an untagged sid
+    /// may end like another worker's tag by chance.
+    fn owner<'s>(&self, snapshot: &'s Snapshot, sid: &[u8]) -> Option<&'s Arc<Member>> {
+        let members = || snapshot.seats.iter().map(|seat| &seat.member);
+        if self.has_learnt.load(Ordering::Acquire)
+            && let Some(id) = self.learnt.get(sid)
+        {
+            return members().find(|member| member.id == id);
+        }
+        let tag = Tag::of_sid(sid)?;
+        members().find(|member| member.tag == Some(tag))
+    }
+
+    fn hashed(&self, key: &[u8], usable: &impl Fn(&Arc<Member>) -> bool) -> Option<Arc<Member>> {
+        let of = |backend: &pingora_load_balancing::Backend| backend.ext.get::<Arc<Member>>().cloned();
+        let accept =
+            |backend: &pingora_load_balancing::Backend, healthy| healthy && of(backend).is_some_and(|m| usable(&m));
+        self.by_hash.select_with(key, usize::MAX, accept).and_then(|backend| of(&backend))
+    }
+
+    fn balanced<R: Ord>(
+        &self,
+        snapshot: &Snapshot,
+        usable: &impl Fn(&Arc<Member>) -> bool,
+        rank: impl Fn((u32, u32)) -> R,
+    ) -> Option<Arc<Member>> {
+        let seats = &snapshot.seats;
+        let start = self.cursor.fetch_add(1, Ordering::Relaxed) as usize % seats.len().max(1);
+        let (before, after) = seats.split_at(start.min(seats.len()));
+        let mut around = after.iter().chain(before).filter(|seat| seat.open && usable(&seat.member));
+        let seat = match self.balance {
+            Balance::RoundRobin => around.next(),
+            // The first of equals wins, and the scan begins elsewhere each time.
+            Balance::LeastLoaded => around.min_by_key(|seat| {
+                let load = &seat.member.load;
+                rank((load.active.load(Ordering::Relaxed), load.parked.load(Ordering::Relaxed)))
+            }),
+        };
+        seat.map(|seat| seat.member.clone())
+    }
+}

@@ -1,0 +1,118 @@
+use super::*;
+use crate::worker::{Incarnation, Slot};
+use std::collections::HashMap;
+
+fn member(slot: u16, incarnation: u32, tag: Option<&str>) -> Arc<Member> {
+    Arc::new(Member {
+        id: WorkerId { app: "app".into(), slot: Slot(slot), incarnation: Incarnation(incarnation) },
+        tag: tag.and_then(Tag::parse),
+        socket: format!("/run/app.{slot}.{incarnation}.sock").into(),
+        load: Load::default(),
+    })
+}
+
+fn seat(member: &Arc<Member>, open: bool) -> Seat {
+    Seat { member: member.clone(), open }
+}
+
+async fn pool(balance: Balance, seats: Vec<Seat>) -> Pool {
+    let pool = Pool::new("app".into(), Affinity::SocketIo, balance);
+    pool.publish(seats).await;
+    pool
+}
+
+fn slot_of(lease: Option<Lease>) -> u16 {
+    lease.unwrap().member().id.slot.0
+}
+
+#[tokio::test]
+async fn a_tagged_sid_leads_to_its_worker_even_when_cordoned() {
+    let (a, b) = (member(0, 1, Some("aaa")), member(1, 2, Some("bbb")));
+    let pool = pool(Balance::LeastLoaded, vec![seat(&a, true), seat(&b, false)]).await;
+    for _ in 0..10 {
+        assert_eq!(slot_of(pool.select(Wanted::Sid(b"12345678901234567bbb"), Use::Request, &[])), 1);
+        assert_eq!(slot_of(pool.select(Wanted::NewSession, Use::Request, &[])), 0);
+        assert_eq!(slot_of(pool.select(Wanted::Any, Use::Request, &[])), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_learnt_sid_beats_a_tag_that_it_ends_with_by_chance() {
+    let (a, b) = (member(0, 1, Some("aaa")), member(1, 2, Some("bbb")));
+    let pool = pool(Balance::LeastLoaded, vec![seat(&a, true), seat(&b, true)]).await;
+    pool.learn(b"other-sid-aaa", &b);
+    assert_eq!(slot_of(pool.select(Wanted::Sid(b"other-sid-aaa"), Use::Request, &[])), 1);
+    // A sid that names its worker needs no memory.
+    pool.learn(b"own-sid-bbb", &b);
+    assert_eq!(pool.learnt.len(), 1);
+}
+
+#[tokio::test]
+async fn a_sid_nobody_owns_always_goes_to_the_same_open_worker() {
+    let members: Vec<_> = (0..4).map(|n| member(n, u32::from(n), None)).collect();
+    let mut seats: Vec<_> = members.iter().map(|m| seat(m, true)).collect();
+    let pool = pool(Balance::LeastLoaded, seats.clone()).await;
+    let sids: Vec<String> = (0..200).map(|n| format!("sid-{n}")).collect();
+    let pick = |sid: &String| slot_of(pool.select(Wanted::Sid(sid.as_bytes()), Use::Request, &[]));
+    let before: HashMap<_, _> = sids.iter().map(|sid| (sid.clone(), pick(sid))).collect();
+    assert!(sids.iter().all(|sid| pick(sid) == before[sid]));
+    assert!((0..4).all(|slot| before.values().any(|s| *s == slot)), "every worker gets some");
+
+    // The process that takes a crashed worker's seat takes its keys.
+    seats[2] = seat(&member(2, 99, None), true);
+    pool.publish(seats).await;
+    assert!(sids.iter().all(|sid| pick(sid) == before[sid]));
+}
+
+#[tokio::test]
+async fn a_dead_owner_is_no_owner() {
+    let (a, b) = (member(0, 1, Some("aaa")), member(1, 2, Some("bbb")));
+    let pool = pool(Balance::LeastLoaded, vec![seat(&a, true), seat(&b, true)]).await;
+    pool.learn(b"learnt", &b);
+    pool.publish(vec![seat(&a, true)]).await;
+    assert_eq!(slot_of(pool.select(Wanted::Sid(b"learnt"), Use::Request, &[])), 0);
+    assert_eq!(slot_of(pool.select(Wanted::Sid(b"xxxbbb"), Use::Request, &[])), 0);
+    // Tried and found dead before the supervisor noticed.
+    assert!(pool.select(Wanted::Sid(b"xxxaaa"), Use::Request, &[a]).is_none());
+}
+
+#[tokio::test]
+async fn least_loaded_counts_leases_until_they_end() {
+    let members: Vec<_> = (0..3).map(|n| member(n, u32::from(n), None)).collect();
+    let pool = pool(Balance::LeastLoaded, members.iter().map(|m| seat(m, true)).collect()).await;
+    let mut leases: Vec<_> = (0..9).map(|_| pool.select(Wanted::Any, Use::Request, &[]).unwrap()).collect();
+    assert!(members.iter().all(|m| m.load.active.load(Ordering::Relaxed) == 3));
+    leases.retain(|lease| lease.member().id.slot.0 != 1);
+    for _ in 0..3 {
+        leases.push(pool.select(Wanted::Any, Use::Request, &[]).unwrap());
+    }
+    assert!(members.iter().all(|m| m.load.active.load(Ordering::Relaxed) == 3));
+    drop(leases);
+    assert!(members.iter().all(|m| m.load.active.load(Ordering::Relaxed) == 0));
+}
+
+#[tokio::test]
+async fn parked_sessions_steer_new_sessions_but_hardly_plain_requests() {
+    let (a, b) = (member(0, 1, None), member(1, 2, None));
+    let pool = pool(Balance::LeastLoaded, vec![seat(&a, true), seat(&b, true)]).await;
+    let _tunnels: Vec<_> = (0..100).map(|_| Lease::new(a.clone(), Use::Parked)).collect();
+    assert_eq!(slot_of(pool.select(Wanted::NewSession, Use::Request, &[])), 1);
+    let _busy = Lease::new(b.clone(), Use::Request);
+    assert_eq!(slot_of(pool.select(Wanted::Any, Use::Request, &[])), 0);
+}
+
+#[tokio::test]
+async fn round_robin_goes_around() {
+    let members: Vec<_> = (0..3).map(|n| member(n, u32::from(n), None)).collect();
+    let pool = pool(Balance::RoundRobin, members.iter().map(|m| seat(m, true)).collect()).await;
+    let slots: Vec<u16> = (0..6).map(|_| slot_of(pool.select(Wanted::Any, Use::Request, &[]))).collect();
+    assert_eq!(slots, [0, 1, 2, 0, 1, 2]);
+}
+
+#[tokio::test]
+async fn an_empty_pool_gives_nothing() {
+    let pool = pool(Balance::LeastLoaded, vec![]).await;
+    for wanted in [Wanted::Any, Wanted::NewSession, Wanted::Sid(b"x"), Wanted::Key(b"y")] {
+        assert!(pool.select(wanted, Use::Request, &[]).is_none());
+    }
+}

@@ -1,0 +1,3 @@
+//! The operating system: spawn, control channel, output, exits.
+
+pub(crate) mod spec;

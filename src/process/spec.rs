@@ -1,0 +1,32 @@
+//! What to start: the policy type that `config` fills.
+
+use std::path::PathBuf;
+
+/// How an app's worker process is started. No shell is ever involved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Spec {
+    /// Program and arguments. `{socket}` in any of them stands for the worker's socket path,
+    /// `{slot}` for its slot number.
+    pub(crate) command: Vec<String>,
+    /// Working directory; pinned to its real path when a generation begins.
+    pub(crate) cwd: PathBuf,
+    /// Added to the inherited environment; values may hold `{socket}` and `{slot}`.
+    pub(crate) env: Vec<(String, String)>,
+    /// Whether a Node.js preload script takes over `listen()`. Without it the command must
+    /// bind `{socket}` itself.
+    pub(crate) preload: bool,
+    /// Run as this user (only a root proxy can).
+    pub(crate) user: Option<Identity>,
+    /// File mode creation mask of the worker, e.g. `0o027`.
+    pub(crate) umask: Option<u32>,
+}
+
+/// A resolved user and group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// The user's name, for `HOME`-like variables and messages.
+    pub(crate) name: String,
+    pub(crate) home: PathBuf,
+}

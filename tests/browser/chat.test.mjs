@@ -1,5 +1,5 @@
 // The example chat in a real browser: behind the proxy (BIN, conf/chat.yaml) and as a plain Node app.
-// PLAIN=1 leaves the proxy out. Screenshots for people to look at go to SCREENSHOTS, else to a fixed place in
+// TARGET=plain leaves the proxy out. Screenshots for people to look at go to SCREENSHOTS, else to a fixed place in
 // the temporary directory; both names are printed.
 
 import assert from 'node:assert/strict';
@@ -74,7 +74,7 @@ async function picture(tab, name) {
   console.log(`screenshot: ${file}`);
 }
 
-describe('behind the proxy', { skip: process.env.PLAIN === '1' && 'PLAIN=1', timeout: 180_000 }, () => {
+describe('behind the proxy', { skip: process.env.TARGET === 'plain' && 'TARGET=plain', timeout: 180_000 }, () => {
   let chat;
   let context;
   const faults = [];

@@ -68,8 +68,9 @@ export async function startChat(how) {
   const dir = await fs.mkdtemp(path.join(os.tmpdir(), 'chat-'));
   const port = await freePort();
   const url = `http://127.0.0.1:${port}`;
-  const env = { ...process.env, PORT: String(port) };
+  const env = { ...process.env };
   delete env.NODE_APP_INSTANCE;
+  if (how === 'plain') env.PORT = String(port);
   const [command, args] =
     how === 'proxy'
       ? [binary, ['-c', await copyConfig(dir, port)]]

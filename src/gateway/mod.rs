@@ -1,1 +1,5 @@
 //! (to come)
+
+mod http1;
+mod socketio;
+mod tunnel;

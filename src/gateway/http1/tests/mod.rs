@@ -1,0 +1,4 @@
+mod body;
+mod head;
+mod random;
+mod response;

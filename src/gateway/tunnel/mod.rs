@@ -1,0 +1,3 @@
+//! Upgraded connections.
+
+pub(crate) mod frame;

@@ -1,12 +1,45 @@
 //! From command line and YAML to the domain's own types. The only place that knows YAML.
+//!
+//! A file goes through four steps: [`yaml`] reads it into a tree in which every key and value knows its place,
+//! [`interpolate`] fills in `${NAME}`, [`fields`] and its neighbours decode the tree and note every mistake
+//! instead of stopping at the first, and what is left without a mistake becomes a [`Config`]. The keys and their
+//! defaults stand in one table, [`schema`]; docs/configuration.md is tested against it.
+
+mod apps;
+pub mod cli;
+mod command;
+mod error;
+mod fields;
+mod interpolate;
+mod limits;
+mod listeners;
+mod machine;
+mod pingora;
+mod routes;
+mod scalars;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod yaml;
+
+pub use error::{Error, Place, Warning};
 
 use crate::fleet::policy::Policy;
 use crate::pool::affinity::{Affinity, Balance};
 use crate::process::spec::Spec;
+use cli::{Cli, Source};
+use error::Findings;
+use fields::{Decoder, Field};
+use machine::{Here, Machine, Paper};
 use pingora_core::server::configuration::ServerConf;
+use std::io::Read;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use yaml::{Entry, Kind, Node, Scalar, Value};
+
+/// Largest configuration file, in bytes.
+const LARGEST_FILE: u64 = 1024 * 1024;
 
 /// A whole configuration: checked, every default filled in.
 #[derive(Debug)]
@@ -82,4 +115,163 @@ impl Default for Limits {
             connections: 100_000,
         }
     }
+}
+
+/// A usable configuration with what is odd about it, or every mistake in it, sorted by place.
+pub(crate) type Loaded = Result<(Config, Vec<Warning>), Vec<Error>>;
+
+/// What the command line asks for: a file or a command, with `-d` applied.
+pub(crate) fn from_cli(cli: &Cli) -> Loaded {
+    let (mut config, warnings) = match &cli.source {
+        Source::File(file) => load(file)?,
+        Source::Command(command) => from_command(command)?,
+    };
+    config.server.daemon |= cli.daemon;
+    Ok((config, warnings))
+}
+
+/// Reads a file. Relative paths in it begin at its directory.
+pub(crate) fn load(file: &Path) -> Loaded {
+    let whole = |message: String, hint: &str| {
+        let hint = (!hint.is_empty()).then(|| hint.to_owned());
+        vec![Error { file: file.to_owned(), place: None, message, hint }]
+    };
+    let text = read(file).map_err(|(message, hint)| whole(message, hint))?;
+    let path = std::path::absolute(file).map_err(|error| whole(machine::reason(&error), ""))?;
+    decode_text(file, path.parent().unwrap_or(Path::new("/")), &text, &Here)
+}
+
+/// `-- COMMAND ARGS...`: one worker per processor, named after the script or program, on 127.0.0.1:8000.
+pub(crate) fn from_command(command: &[String]) -> Loaded {
+    let file = Path::new("command line");
+    match std::env::current_dir() {
+        Ok(dir) => decode(Findings::new(file), &dir, &command_tree(command), &Here),
+        Err(error) => {
+            let message = format!("the current directory cannot be used: {}", machine::reason(&error));
+            Err(vec![Error { file: file.to_owned(), place: None, message, hint: None }])
+        }
+    }
+}
+
+/// Checks a file as `-t` does.
+pub fn check(file: &Path) -> Result<Vec<Warning>, Vec<Error>> {
+    load(file).map(|(_, warnings)| warnings)
+}
+
+/// Checks a text without looking at this machine: every file, program and directory in it counts as there, the
+/// proxy as started by root, and of the environment only `HOME` is set. For examples in documentation.
+pub fn check_on_paper(name: &Path, text: &str) -> Result<Vec<Warning>, Vec<Error>> {
+    decode_text(name, Path::new("/srv"), text, &Paper { root: true }).map(|(_, warnings)| warnings)
+}
+
+/// What `-t` prints, without a newline at the end, and whether the configuration is good.
+pub(crate) fn report(cli: &Cli) -> (String, bool) {
+    let lines = |all: &mut dyn Iterator<Item = String>| all.collect::<Vec<_>>().join("\n");
+    match from_cli(cli) {
+        Err(errors) => (lines(&mut errors.iter().map(Error::to_string)), false),
+        Ok((config, warnings)) => {
+            let name = match &cli.source {
+                Source::File(file) => file.display().to_string(),
+                Source::Command(_) => "command line".to_owned(),
+            };
+            let warned = warnings.iter().map(|warning| format!("{warning} (warning)"));
+            (lines(&mut warned.chain([format!("{name}: ok: {}", summary(&config))])), true)
+        }
+    }
+}
+
+fn summary(config: &Config) -> String {
+    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    let workers = config.apps.iter().map(|app| usize::from(app.policy.instances)).sum();
+    let addresses: Vec<String> = config.listeners.iter().map(|listener| listener.address.to_string()).collect();
+    let (apps, workers) = (count(config.apps.len(), "app"), count(workers, "worker"));
+    format!("{apps}, {workers}, {}, on {}", count(config.routes.len(), "route"), addresses.join(", "))
+}
+
+/// Reads a regular file that is not too large; never waits.
+fn read(file: &Path) -> Result<String, (String, &'static str)> {
+    let because = |error: std::io::Error| (format!("cannot be read: {}", machine::reason(&error)), "");
+    let meta = std::fs::metadata(file).map_err(because)?;
+    if meta.is_dir() {
+        return Err(("is a directory".into(), "write the file in it"));
+    }
+    if !meta.is_file() {
+        return Err(("is not a regular file".into(), "save the configuration in a file"));
+    }
+    let mut bytes = Vec::new();
+    let opened = std::fs::File::open(file).map_err(because)?;
+    opened.take(LARGEST_FILE + 1).read_to_end(&mut bytes).map_err(because)?;
+    if bytes.len() as u64 > LARGEST_FILE {
+        return Err((format!("is larger than {LARGEST_FILE} bytes"), "is this the right file?"));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let line = error.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+        (format!("is not UTF-8 on line {line}"), "save it as UTF-8 text")
+    })
+}
+
+fn decode_text(file: &Path, base: &Path, text: &str, machine: &dyn Machine) -> Loaded {
+    let mut found = Findings::new(file);
+    let mut root = match yaml::read(text) {
+        Ok(root) => root,
+        Err(problem) => {
+            found.error(problem.at, problem.message, problem.hint);
+            return found.finish(None);
+        }
+    };
+    if root.value == Value::Null {
+        found.error(None, "is empty", "write at least apps: {chat: {script: app.js}}");
+        return found.finish(None);
+    }
+    interpolate::expand(&mut root, machine, &mut found);
+    decode(found, base, &root, machine)
+}
+
+fn decode(found: Findings, base: &Path, root: &Node, machine: &dyn Machine) -> Loaded {
+    let mut d = Decoder { found, machine, base: fields::tidy(base) };
+    let field = Field { path: String::new(), key_at: root.at, node: root };
+    if !matches!(root.value, Value::Map(_)) {
+        d.found.error(root.at, "a configuration is a map of keys", "write at least apps: {chat: {script: app.js}}");
+        return d.found.finish(None);
+    }
+    let Some(top) = d.fields(&field, &schema::TOP) else { return d.found.finish(None) };
+    let runtime_dir = limits::runtime_dir(&mut d, &top);
+    let server = pingora::decode(&mut d, &top, &runtime_dir);
+    let listeners = listeners::decode(&mut d, &top);
+    let apps = apps::decode(&mut d, &top);
+    let routes = routes::decode(&mut d, &top, &apps);
+    let limits = limits::decode(&mut d, &top);
+    limits::check_socket_paths(&mut d, &top, &runtime_dir, &apps.apps);
+    let config = Config { server, listeners, runtime_dir, apps: apps.apps, routes, limits };
+    d.found.finish(Some(config))
+}
+
+/// The tree that a file would give for `-- COMMAND ARGS...`.
+fn command_tree(command: &[String]) -> Node {
+    let node = |value| Node { at: None, value };
+    let word = |text: &str| node(Value::Scalar(Scalar { text: text.to_owned(), kind: Kind::Text, plain: false }));
+    let map = |entries: Vec<(&str, Node)>| {
+        let entry = |(key, node): (&str, Node)| Entry { key: key.to_owned(), key_at: None, node };
+        node(Value::Map(entries.into_iter().map(entry).collect()))
+    };
+    let words = node(Value::List(command.iter().map(|text| word(text)).collect()));
+    let app = map(vec![("command", words), ("instances", word("auto"))]);
+    map(vec![("apps", map(vec![(&app_name(command), app)]))])
+}
+
+/// The name of the script for Node.js, else of the program.
+fn app_name(command: &[String]) -> String {
+    /// Short enough for the sockets in any default runtime directory.
+    const LONGEST: usize = 24;
+    let stem = |word: &String| Path::new(word).file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let script = |program: &String| {
+        let node = matches!(stem(program).as_deref(), Some("node" | "nodejs" | "tsx" | "ts-node"));
+        node.then(|| command.iter().skip(1).find(|word| !word.starts_with('-')))?
+    };
+    let name = command.first().and_then(|program| stem(script(program).unwrap_or(program))).unwrap_or_default();
+    let good = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' };
+    let name: String = name.chars().map(good).take(LONGEST).collect();
+    let name = name.trim_matches('-');
+    if apps::good_name(name) { name.to_owned() } else { "app".to_owned() }
 }

@@ -1,0 +1,387 @@
+//! `apps`: what runs, in how many workers, and how patient the proxy is with them.
+
+use super::error::shown;
+use super::fields::{Decoder, Field, Fields};
+use super::machine::Seen;
+use super::schema::{APP, BACKOFF, INSTANCES};
+use super::yaml::{Kind, Node, Value};
+use super::{App, command};
+use crate::fleet::policy::Policy;
+use crate::pool::affinity::{Affinity, Balance};
+use crate::process::spec::{Identity, Spec};
+use nix::sys::signal::Signal;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Longest name of an app, in bytes; the runtime directory may allow less.
+const LONGEST_NAME: usize = 64;
+/// Variables that the proxy sets itself.
+const OURS: &str = "PINGORA_UNIX_PROXY_";
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Every app that could be read, in the order of the file. A name whose app is wrong stays in `names`, so
+/// that its routes are not reported too.
+pub(super) struct Apps<'n> {
+    pub(super) apps: Vec<App>,
+    pub(super) names: Vec<(String, Field<'n>)>,
+}
+
+pub(super) fn decode<'n>(d: &mut Decoder<'_>, top: &Fields<'n>) -> Apps<'n> {
+    let mut decoded = Apps { apps: Vec::new(), names: Vec::new() };
+    let Some(field) = top.filled("apps") else {
+        let at = top.get("apps").and_then(|field| field.key_at);
+        d.found.error(at, "there is no app", "write apps: {chat: {script: app.js}}");
+        return decoded;
+    };
+    if let Value::List(_) = field.node.value {
+        let name = pm2_name(field.node).unwrap_or_else(|| "chat".into());
+        let hint = format!("write the name as a key: apps: {{{name}: {{script: app.js}}}}");
+        d.wrong(&field, "a map of names", &hint);
+        return decoded;
+    }
+    let Some(entries) = d.named(&field) else {
+        d.wrong(&field, "a map of names", "write apps: {chat: {script: app.js}}");
+        return decoded;
+    };
+    if entries.is_empty() {
+        d.found.error(field.at(), "there is no app", "write apps: {chat: {script: app.js}}");
+    }
+    for (entry, field) in entries {
+        check_name(d, &entry.key, &field);
+        decoded.names.push((entry.key.clone(), field.clone()));
+        decoded.apps.extend(app(d, &entry.key, &field));
+    }
+    decoded
+}
+
+/// The name in PM2's `apps: [{name: chat, ...}]`.
+fn pm2_name(node: &Node) -> Option<String> {
+    let Value::List(items) = &node.value else { return None };
+    let Value::Map(entries) = &items.first()?.value else { return None };
+    let entry = entries.iter().find(|entry| entry.key == "name")?;
+    match &entry.node.value {
+        Value::Scalar(scalar) if good_name(&scalar.text) => Some(scalar.text.clone()),
+        _ => None,
+    }
+}
+
+pub(super) fn good_name(name: &str) -> bool {
+    let good = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    (1..=LONGEST_NAME).contains(&name.len()) && name.bytes().all(good) && !name.starts_with('-')
+}
+
+fn check_name(d: &mut Decoder<'_>, name: &str, field: &Field<'_>) {
+    if !good_name(name) {
+        let message = format!("{} cannot be the name of an app", shown(name));
+        let hint = format!("use letters, digits, - and _, not more than {LONGEST_NAME}, and no - in front");
+        d.found.error(field.key_at, message, hint);
+    }
+}
+
+fn app(d: &mut Decoder<'_>, name: &str, field: &Field<'_>) -> Option<App> {
+    if let Some(text) = field.text() {
+        let hint = format!("write {name}: {{script: {text}}}, or {name}: {{command: {text}}}");
+        d.wrong(field, "a map", &hint);
+        return None;
+    }
+    if field.node.value == Value::Null {
+        d.found.error(
+            field.key_at,
+            format!("{} says neither script nor command", field.path),
+            "write script: app.js below it",
+        );
+        return None;
+    }
+    let fields = d.fields(field, &APP)?;
+    let cwd = cwd(d, &fields);
+    let env = env(d, &fields);
+    let command = command::decode(d, &fields, &cwd, &env);
+    let user = identity(d, &fields);
+    let umask = umask(d, &fields);
+    let policy = policy(d, &fields);
+    let affinity = affinity(d, &fields).unwrap_or_default();
+    let balance = balance(d, &fields);
+    let response_timeout = d.duration(&fields, "response_timeout").unwrap_or(RESPONSE_TIMEOUT);
+    let command = command?;
+    if policy.wait_ready && !command.preload {
+        let at = fields.get("wait_ready").and_then(|field| field.at());
+        let message =
+            format!("{}.wait_ready needs preload: only then process.send('ready') reaches the proxy", fields.path);
+        d.found.error(at, message, "remove wait_ready, or write preload: true for a Node.js program");
+    }
+    let spec = Spec { command: command.words, cwd, env, preload: command.preload, user, umask };
+    Some(App { name: name.to_owned(), spec, policy, affinity, balance, response_timeout })
+}
+
+fn cwd(d: &mut Decoder<'_>, fields: &Fields<'_>) -> PathBuf {
+    let Some(field) = fields.get("cwd") else { return d.base.clone() };
+    let Some(cwd) = d.file(&field) else { return d.base.clone() };
+    let path = &field.path;
+    let shown = cwd.display();
+    let message = match d.machine.look(&cwd, Seen::Directory) {
+        Seen::Directory => return cwd,
+        Seen::Missing => format!("{path}: there is no directory {shown}"),
+        Seen::Closed(why) => format!("{path}: {shown} cannot be entered: {why}"),
+        _ => format!("{path}: {shown} is not a directory"),
+    };
+    d.found.error(field.at(), message, "a relative path begins at the directory of the configuration file");
+    cwd
+}
+
+fn env(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Vec<(String, String)> {
+    let Some(field) = fields.filled("env") else { return Vec::new() };
+    let Some(entries) = d.named(&field) else {
+        d.wrong(&field, "a map of names and values", "write env: {NAME: value}");
+        return Vec::new();
+    };
+    let mut env = Vec::new();
+    for (entry, field) in entries {
+        let name = &entry.key;
+        if name.is_empty() || name.contains(['=', '\0']) {
+            let message = format!("{} cannot be the name of a variable", shown(name));
+            d.found.error(field.key_at, message, "a name is not empty and has no =");
+        } else if name.starts_with(OURS) || name == "NODE_APP_INSTANCE" {
+            d.found.error(field.key_at, format!("{} is set by the proxy", field.path), "remove it");
+        } else if field.node.value == Value::Null {
+            d.wrong(&field, "text", "write \"\" for an empty value");
+        } else if let Some(value) = d.word(&field) {
+            env.push((name.clone(), value));
+        }
+    }
+    env
+}
+
+fn identity(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<Identity> {
+    let (user_field, group_field) = (fields.get("user"), fields.get("group"));
+    let user_field = match (user_field, &group_field) {
+        (Some(field), _) => field,
+        (None, Some(group)) => {
+            d.found.error(group.key_at, format!("{} needs a user", group.path), "write user too");
+            return None;
+        }
+        (None, None) => return None,
+    };
+    let user = d.word(&user_field).and_then(|name| match d.machine.user(&name) {
+        Ok(Some(user)) => Some(user),
+        Ok(None) => {
+            let message = format!("{}: there is no user {}", user_field.path, shown(&name));
+            d.found.error(user_field.at(), message, "write the name or number of a user of this machine");
+            None
+        }
+        Err(why) => {
+            d.found.error(
+                user_field.at(),
+                format!("{}: looking up {} failed: {why}", user_field.path, shown(&name)),
+                "",
+            );
+            None
+        }
+    });
+    let group = group_field.and_then(|field| {
+        let name = d.word(&field)?;
+        match d.machine.group(&name) {
+            Ok(Some(gid)) => Some(gid),
+            Ok(None) => {
+                let message = format!("{}: there is no group {}", field.path, shown(&name));
+                d.found.error(field.at(), message, "write the name or number of a group of this machine");
+                None
+            }
+            Err(why) => {
+                d.found.error(field.at(), format!("{}: looking up {} failed: {why}", field.path, shown(&name)), "");
+                None
+            }
+        }
+    });
+    let mut user = user?;
+    user.gid = group.unwrap_or(user.gid);
+    if d.machine.is_root() {
+        return Some(user);
+    }
+    if (user.uid, user.gid) != d.machine.own() {
+        let message = format!("{}: only root can start workers as another user", user_field.path);
+        d.found.error(
+            user_field.at(),
+            message,
+            format!("start the proxy as root or as {}, or remove the key", user.name),
+        );
+    }
+    None
+}
+
+/// Octal digits, however they are written.
+fn umask(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<u32> {
+    let field = fields.get("umask")?;
+    let digits = field.scalar().map(|scalar| scalar.text.strip_prefix("0o").unwrap_or(&scalar.text));
+    let octal =
+        |digits: &str| digits.bytes().all(|b| (b'0'..=b'7').contains(&b)).then(|| u32::from_str_radix(digits, 8).ok());
+    match digits.and_then(octal).flatten().filter(|mask| *mask <= 0o777) {
+        Some(mask) => Some(mask),
+        None => {
+            d.wrong(&field, "octal digits from 000 to 777", "write \"027\"");
+            None
+        }
+    }
+}
+
+fn policy(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Policy {
+    let default = Policy::default();
+    let (backoff_min, backoff_max) = backoff(d, fields).unwrap_or((default.backoff_min, default.backoff_max));
+    Policy {
+        instances: instances(d, fields).unwrap_or(default.instances),
+        start_timeout: d.duration(fields, "start_timeout").unwrap_or(default.start_timeout),
+        wait_ready: d.flag(fields, "wait_ready").unwrap_or(default.wait_ready),
+        stop_timeout: d.duration(fields, "stop_timeout").unwrap_or(default.stop_timeout),
+        drain_timeout: d.duration(fields, "drain_timeout").unwrap_or(default.drain_timeout),
+        stop_signal: stop_signal(d, fields).unwrap_or(default.stop_signal),
+        backoff_min,
+        backoff_max,
+        min_uptime: d.duration(fields, "min_uptime").unwrap_or(default.min_uptime),
+    }
+}
+
+fn instances(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<u16> {
+    let field = fields.get("instances")?;
+    let narrow = |count: u64| u16::try_from(count).ok();
+    match &field.node.value {
+        Value::Map(_) => {
+            let range = d.fields(&field, &INSTANCES)?;
+            let (min, max) = (d.integer(&range, "min"), d.integer(&range, "max"));
+            let Some(min_field) = range.get("min") else {
+                d.found.error(field.key_at, format!("{} says no min", field.path), "write {min: 2}");
+                return None;
+            };
+            let min = min?;
+            match max {
+                Some(max) if max < min => {
+                    let message = format!("{}.max ({max}) is less than min ({min})", field.path);
+                    d.found.error(range.get("max").and_then(|field| field.at()), message, "swap them");
+                }
+                Some(max) if max > min => {
+                    let message = format!("{}: scaling between min and max is not supported yet", field.path);
+                    d.found.warn(min_field.at(), message, format!("{min} workers will run"));
+                }
+                _ => {}
+            }
+            narrow(min)
+        }
+        Value::Scalar(scalar) if matches!(scalar.text.as_str(), "auto" | "max") => Some(d.machine.cpus()),
+        Value::Scalar(scalar) if matches!(scalar.kind, Kind::Int(count) if count <= 0) => {
+            let expected = "a whole number from 1 to 1024, or auto, max, {min, max}";
+            d.wrong(&field, expected, "write auto for one worker per processor");
+            None
+        }
+        _ => d.number(&field, fields.section.kind("instances")).and_then(narrow),
+    }
+}
+
+fn backoff(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<(Duration, Duration)> {
+    let field = fields.filled("backoff")?;
+    let default = Policy::default();
+    if let Some(text) = field.text() {
+        d.wrong(&field, "a map", &format!("write backoff: {{min: {text}, max: 30s}}"));
+        return None;
+    }
+    let pauses = d.fields(&field, &BACKOFF)?;
+    let (min, max) = (d.duration(&pauses, "min"), d.duration(&pauses, "max"));
+    let (least, most) = (min.unwrap_or(default.backoff_min), max.unwrap_or(default.backoff_max));
+    if most < least {
+        let [shown_most, shown_least] = [most, least].map(super::scalars::duration_text);
+        let message = format!("{}.max ({shown_most}) is less than min ({shown_least})", field.path);
+        let hint = if min.is_some() && max.is_some() { "swap them" } else { "write both" };
+        d.found.error(field.at(), message, hint);
+        return None;
+    }
+    Some((least, most))
+}
+
+fn stop_signal(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<i32> {
+    const NAMES: &[&str] =
+        &["SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGABRT", "SIGALRM"];
+    let field = fields.get("stop_signal")?;
+    let text = field.scalar().map(|scalar| scalar.text.to_ascii_uppercase()).unwrap_or_default();
+    let name = NAMES.iter().find(|name| **name == text || name[3..] == text);
+    if let Some(signal) = name.and_then(|name| name.parse::<Signal>().ok()) {
+        return Some(signal as i32);
+    }
+    let hints = [
+        ("SIGKILL", "a worker that does not stop is killed after stop_timeout; write stop_timeout: 0s for at once"),
+        ("KILL", "a worker that does not stop is killed after stop_timeout; write stop_timeout: 0s for at once"),
+        ("9", "a worker that does not stop is killed after stop_timeout; write stop_timeout: 0s for at once"),
+        ("15", "write SIGTERM"),
+        ("2", "write SIGINT"),
+        ("3", "write SIGQUIT"),
+        ("1", "write SIGHUP"),
+    ];
+    d.choice(&field, NAMES, &hints);
+    None
+}
+
+fn affinity(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<Affinity> {
+    const WORDS: &[&str] = &["socket.io", "none", "client-address"];
+    const HINTS: &[(&str, &str)] = &[
+        ("socketio", "write socket.io"),
+        ("sticky", "write socket.io, or {cookie: NAME}"),
+        ("ip_hash", "write client-address"),
+        ("ip", "write client-address"),
+        ("source", "write client-address"),
+        ("cookie", "write {cookie: NAME}"),
+        ("header", "write {header: NAME}"),
+        ("query", "write {query: NAME}"),
+        ("false", "write none"),
+        ("true", "write socket.io"),
+    ];
+    const EXPECTED: &str = "socket.io, none, client-address, {cookie: NAME}, {header: NAME} or {query: NAME}";
+    let field = fields.get("affinity")?;
+    let Value::Map(entries) = &field.node.value else {
+        return match d.choice(&field, WORDS, HINTS)? {
+            "none" => Some(Affinity::None),
+            "client-address" => Some(Affinity::ClientAddress),
+            _ => Some(Affinity::SocketIo),
+        };
+    };
+    let [entry] = entries.as_slice() else {
+        d.wrong(&field, EXPECTED, "write exactly one of them");
+        return None;
+    };
+    let inner = Field { path: format!("{}.{}", field.path, entry.key), key_at: entry.key_at, node: &entry.node };
+    let make = match entry.key.as_str() {
+        "cookie" => Affinity::Cookie,
+        "header" => Affinity::Header,
+        "query" => Affinity::Query,
+        other => {
+            let near =
+                super::error::nearest(other, ["cookie", "header", "query"]).map(|name| format!("did you mean {name}?"));
+            let hint = near.unwrap_or_else(|| "write {cookie: NAME}, {header: NAME} or {query: NAME}".into());
+            d.found.error(entry.key_at, format!("unknown key {} in {}", shown(other), field.path), hint);
+            return None;
+        }
+    };
+    let name = d.word(&inner)?;
+    // Cookie and header names are tokens (RFC 9110, section 5.6.2); a query name only has to be there.
+    let good = match entry.key.as_str() {
+        "query" => !name.is_empty() && !name.contains(['&', '=', '#', ' ']),
+        _ => http::HeaderName::from_bytes(name.as_bytes()).is_ok(),
+    };
+    if !good {
+        d.wrong(&inner, &format!("the name of a {}", entry.key), "");
+        return None;
+    }
+    Some(make(if entry.key == "header" { name.to_ascii_lowercase() } else { name }))
+}
+
+fn balance(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Balance {
+    const HINTS: &[(&str, &str)] = &[
+        ("least_conn", "write least-loaded"),
+        ("leastconn", "write least-loaded"),
+        ("least-connections", "write least-loaded"),
+        ("rr", "write round-robin"),
+        ("ip_hash", "write affinity: client-address"),
+        ("source", "write affinity: client-address"),
+    ];
+    let Some(field) = fields.get("balance") else { return Balance::default() };
+    match d.choice(&field, &["least-loaded", "round-robin"], HINTS) {
+        Some("round-robin") => Balance::RoundRobin,
+        Some(_) => Balance::LeastLoaded,
+        None => Balance::default(),
+    }
+}

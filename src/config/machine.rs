@@ -1,0 +1,177 @@
+//! What a configuration is checked against: the environment, files, programs and users of this machine, or,
+//! on paper, of an imagined one.
+
+use crate::process::spec::Identity;
+use nix::unistd::{AccessFlags, Gid, Group, Uid, User, access, getegid, geteuid};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// What stands at a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// A file that may be read, and maybe run.
+    File {
+        executable: bool,
+    },
+    /// A directory that may be entered.
+    Directory,
+    /// Something else: a device, a socket, a FIFO.
+    Other,
+    Missing,
+    /// It is there, but not for us; or the path is no path. In words.
+    Closed(String),
+}
+
+pub(super) trait Machine {
+    fn var(&self, name: &str) -> Option<OsString>;
+    fn is_root(&self) -> bool;
+    /// Effective user and group.
+    fn own(&self) -> (u32, u32);
+    /// Processors that this process may use, from 1.
+    fn cpus(&self) -> u16;
+    /// What stands at an absolute path; `wanted` is what the caller hopes for.
+    fn look(&self, path: &Path, wanted: Seen) -> Seen;
+    /// By name, or by number. `Ok(None)` when there is none.
+    fn user(&self, name: &str) -> Result<Option<Identity>, String>;
+    fn group(&self, name: &str) -> Result<Option<u32>, String>;
+
+    /// Directories in which programs are looked for.
+    fn path(&self) -> Vec<PathBuf> {
+        let path = self.var("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+        std::env::split_paths(&path).filter(|dir| dir.is_absolute()).collect()
+    }
+
+    /// `/run/...` for root, else below `$XDG_RUNTIME_DIR`, else in /tmp.
+    fn runtime_dir(&self) -> PathBuf {
+        const NAME: &str = "pingora-unix-proxy";
+        if self.is_root() {
+            return Path::new("/run").join(NAME);
+        }
+        match self.var("XDG_RUNTIME_DIR").map(PathBuf::from) {
+            Some(dir) if dir.is_absolute() => dir.join(NAME),
+            _ => PathBuf::from(format!("/tmp/{NAME}-{}", self.own().0)),
+        }
+    }
+}
+
+/// This machine, as the running process sees it.
+pub(super) struct Here;
+
+impl Machine for Here {
+    fn var(&self, name: &str) -> Option<OsString> {
+        std::env::var_os(name)
+    }
+
+    fn is_root(&self) -> bool {
+        geteuid().is_root()
+    }
+
+    fn own(&self) -> (u32, u32) {
+        (geteuid().as_raw(), getegid().as_raw())
+    }
+
+    fn cpus(&self) -> u16 {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        u16::try_from(cpus).unwrap_or(u16::MAX).min(1024)
+    }
+
+    fn look(&self, path: &Path, _: Seen) -> Seen {
+        let meta = match std::fs::metadata(path) {
+            Ok(meta) => meta,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Seen::Missing,
+            Err(error) => return Seen::Closed(reason(&error)),
+        };
+        let may = |flags| access(path, flags);
+        if meta.is_dir() {
+            return match may(AccessFlags::X_OK) {
+                Ok(()) => Seen::Directory,
+                Err(error) => Seen::Closed(error.desc().to_lowercase()),
+            };
+        }
+        if !meta.is_file() {
+            return Seen::Other;
+        }
+        let executable = may(AccessFlags::X_OK).is_ok();
+        match may(AccessFlags::R_OK) {
+            // A program may be runnable without being readable.
+            Err(error) if !executable => Seen::Closed(error.desc().to_lowercase()),
+            _ => Seen::File { executable },
+        }
+    }
+
+    fn user(&self, name: &str) -> Result<Option<Identity>, String> {
+        let number = name.parse::<u32>().ok();
+        let found = match number {
+            Some(uid) => User::from_uid(Uid::from_raw(uid)),
+            None => User::from_name(name),
+        };
+        let user = found.map_err(|error| error.desc().to_lowercase())?;
+        Ok(user.map(|user| Identity {
+            uid: user.uid.as_raw(),
+            gid: user.gid.as_raw(),
+            name: user.name,
+            home: user.dir,
+        }))
+    }
+
+    fn group(&self, name: &str) -> Result<Option<u32>, String> {
+        if let Ok(gid) = name.parse::<u32>() {
+            // The kernel takes any number; it need not have a name.
+            return Ok(Some(Gid::from_raw(gid).as_raw()));
+        }
+        let group = Group::from_name(name).map_err(|error| error.desc().to_lowercase())?;
+        Ok(group.map(|group| group.gid.as_raw()))
+    }
+}
+
+/// An error of the operating system without its number.
+pub(super) fn reason(error: &std::io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => nix::errno::Errno::from_raw(number).desc().to_lowercase(),
+        None => error.to_string(),
+    }
+}
+
+/// A machine on which everything is as the configuration hopes, for examples in documentation and for tests:
+/// every file and program is there, the usual users exist, the proxy is root and the environment holds only
+/// `HOME`.
+pub(super) struct Paper {
+    pub(super) root: bool,
+}
+
+impl Machine for Paper {
+    fn var(&self, name: &str) -> Option<OsString> {
+        (name == "HOME").then(|| "/home/paper".into())
+    }
+
+    fn is_root(&self) -> bool {
+        self.root
+    }
+
+    fn own(&self) -> (u32, u32) {
+        if self.root { (0, 0) } else { (1000, 1000) }
+    }
+
+    fn cpus(&self) -> u16 {
+        4
+    }
+
+    fn look(&self, _: &Path, wanted: Seen) -> Seen {
+        wanted
+    }
+
+    fn user(&self, name: &str) -> Result<Option<Identity>, String> {
+        let known = [("root", 0), ("paper", 1000), ("www-data", 33), ("node", 1001), ("chat", 1002)];
+        let found = known.into_iter().find(|(known, uid)| *known == name || uid.to_string() == name);
+        Ok(found.map(|(name, id)| Identity {
+            uid: id,
+            gid: id,
+            name: name.into(),
+            home: Path::new("/home").join(name),
+        }))
+    }
+
+    fn group(&self, name: &str) -> Result<Option<u32>, String> {
+        Ok(name.parse().ok().or(self.user(name)?.map(|user| user.gid)))
+    }
+}

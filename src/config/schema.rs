@@ -1,0 +1,365 @@
+//! Every key of a configuration file, with its default: the one table that the decoder, its messages and the
+//! documentation's test share.
+
+/// The keys of one map of the file.
+#[derive(Debug)]
+pub(super) struct Section {
+    /// How messages call it; empty for the file itself.
+    pub(super) name: &'static str,
+    pub(super) keys: &'static [Key],
+    /// Words that people know from elsewhere, and what to do instead.
+    pub(super) elsewhere: &'static [(&'static str, Instead)],
+}
+
+/// A key and the value it has when it is left out, as docs/configuration.md shows it.
+#[derive(Debug)]
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    pub(super) default: Preset,
+}
+
+/// What a key takes, with its bounds.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
+    Flag,
+    /// Least, most, and words that may stand instead.
+    Integer(u64, u64, &'static str),
+    /// Least and most, in milliseconds.
+    Duration(u64, u64),
+    /// Least and most, in bytes, and words that may stand instead.
+    Size(u64, u64, &'static str),
+    List,
+    Map,
+    /// In words; its rules stand with its decoder.
+    Other(&'static str),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Preset {
+    /// This YAML value, written out, changes nothing.
+    Yaml(&'static str),
+    /// Words: the default is not one fixed value.
+    Words(&'static str),
+    /// The key must be there.
+    Required,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Instead {
+    /// Another key (or value) does this; the sentence says how.
+    Write(&'static str),
+    /// Planned.
+    Later,
+    /// Has no use here; the sentence says why.
+    Useless(&'static str),
+}
+
+use Instead::{Later, Useless, Write};
+use Kind::{Duration, Flag, Integer, List, Map, Other, Size};
+use Preset::{Required, Words, Yaml};
+
+const fn key(name: &'static str, kind: Kind, default: Preset) -> Key {
+    Key { name, kind, default }
+}
+
+pub(super) const ALL: &[&Section] = &[&TOP, &SERVER, &LISTENER, &APP, &INSTANCES, &BACKOFF, &ROUTE, &LIMITS];
+
+pub(super) const TOP: Section = Section {
+    name: "",
+    keys: &[
+        key("server", Map, Words("see below")),
+        key("listeners", List, Yaml("[{address: \"127.0.0.1:8000\"}]")),
+        key("runtime_dir", Other("absolute directory"), Words("see below")),
+        key("apps", Map, Required),
+        key("routes", List, Words("everything to the only app")),
+        key("limits", Map, Words("see below")),
+    ],
+    elsewhere: &[
+        ("admin", Later),
+        ("metrics", Later),
+        ("logs", Later),
+        ("log", Later),
+        ("tls", Later),
+        ("app", Write("write apps: with the app's name as a key below it")),
+        ("services", Write("write apps: with each app's name as a key below it")),
+        ("listen", Write("write listeners: [{address: \"127.0.0.1:8000\"}]")),
+        ("port", Write("write listeners: [{address: \"127.0.0.1:8000\"}]")),
+        ("upstreams", Write("write apps: the proxy starts the workers itself")),
+        ("version", Write("write server: {version: 1}")),
+        ("threads", Write("write server: {threads: 2}")),
+        ("daemon", Write("write server: {daemon: true}, or start with -d")),
+        ("pid_file", Write("write it under server:")),
+        ("error_log", Write("write it under server:")),
+        ("upgrade_sock", Write("leave it out: it stands in runtime_dir")),
+    ],
+};
+
+pub(super) const SERVER: Section = Section {
+    name: "server",
+    keys: &[
+        key("version", Integer(1, 1, ""), Yaml("1")),
+        key("threads", Integer(1, 1024, "auto"), Yaml("auto")),
+        key("listener_tasks_per_fd", Integer(1, 64, ""), Yaml("1")),
+        key("work_stealing", Flag, Yaml("true")),
+        key("max_blocking_threads", Integer(1, 65_536, ""), Words("512")),
+        key("blocking_threads_ttl_seconds", Integer(1, 86_400, ""), Words("10")),
+        key("upstream_keepalive_pool_size", Integer(1, 1_000_000, ""), Yaml("128")),
+        key("max_retries", Integer(0, 16, ""), Yaml("16")),
+        key("fast_timeout_to_tokio_threshold_seconds", Integer(1, 31_536_000, "none"), Yaml("900")),
+        key("grace_period_seconds", Integer(0, 86_400, ""), Words("300")),
+        key("graceful_shutdown_timeout_seconds", Integer(0, 86_400, ""), Words("5")),
+        key("daemon", Flag, Yaml("false")),
+        key("pid_file", Other("file"), Words("pingora-unix-proxy.pid in runtime_dir")),
+        key("error_log", Other("file"), Words("standard error")),
+        key("working_directory", Other("directory"), Words("unchanged")),
+        key("daemon_wait_for_ready", Flag, Yaml("false")),
+        key("daemon_ready_timeout_seconds", Integer(1, 86_400, ""), Words("600")),
+        key("daemon_notify_timeout_seconds", Integer(1, 86_400, ""), Words("60")),
+        key("upgrade_sock_connect_accept_max_retries", Integer(0, 3_600, ""), Words("5")),
+    ],
+    elsewhere: &[
+        ("upgrade_sock", Useless("it is upgrade.sock in runtime_dir")),
+        ("user", Useless("the proxy keeps the user that starts it; set user for an app to change the workers' user")),
+        (
+            "group",
+            Useless("the proxy keeps the group that starts it; set group for an app to change the workers' group"),
+        ),
+        ("client_bind_to_ipv4", Useless("workers are reached over Unix sockets")),
+        ("client_bind_to_ipv6", Useless("workers are reached over Unix sockets")),
+        ("ca_file", Useless("workers are reached over Unix sockets, without TLS")),
+        ("upstream_debug_ssl_keylog", Useless("workers are reached over Unix sockets, without TLS")),
+        ("upstream_connect_offload_threadpools", Useless("connecting to a Unix socket does not block")),
+        ("upstream_connect_offload_thread_per_pool", Useless("connecting to a Unix socket does not block")),
+        ("downstream_tls_offload_threadpools", Later),
+        ("downstream_tls_offload_thread_per_pool", Later),
+        ("s2n_config_cache_size", Useless("this build uses rustls")),
+        ("runtime_enable_alt_timer", Useless("it needs a build with --cfg tokio_unstable")),
+        ("runtime_metrics_poll_time_histogram", Useless("it needs a build with --cfg tokio_unstable")),
+        ("runtime_metrics_poll_time_histogram_scale", Useless("it needs a build with --cfg tokio_unstable")),
+        (
+            "runtime_metrics_poll_time_histogram_resolution_micros",
+            Useless("it needs a build with --cfg tokio_unstable"),
+        ),
+        ("runtime_metrics_poll_time_histogram_buckets", Useless("it needs a build with --cfg tokio_unstable")),
+        ("worker_processes", Write("write threads; workers are counted by instances of an app")),
+        ("nbthread", Write("write threads")),
+        ("pid", Write("write pid_file")),
+        ("pidfile", Write("write pid_file")),
+    ],
+};
+
+pub(super) const LISTENER: Section = Section {
+    name: "listeners",
+    keys: &[key("address", Other("IP:PORT"), Required)],
+    elsewhere: &[
+        ("tls", Later),
+        ("http2", Later),
+        ("h2c", Later),
+        ("proxy_protocol", Later),
+        ("port", Write("write the port into address: \"0.0.0.0:8000\"")),
+        ("host", Write("write address: \"127.0.0.1:8000\"")),
+        ("listen", Write("write address: \"0.0.0.0:8000\"")),
+        ("bind", Write("write address: \"0.0.0.0:8000\"")),
+        ("addr", Write("write address: \"0.0.0.0:8000\"")),
+    ],
+};
+
+pub(super) const APP: Section = Section {
+    name: "apps.NAME",
+    keys: &[
+        key("script", Other("file"), Words("none; this or command")),
+        key("args", Other("list, or words in one text"), Yaml("[]")),
+        key("interpreter", Other("program"), Words("node")),
+        key("node_args", Other("list, or words in one text"), Yaml("[]")),
+        key("command", Other("list, or words in one text"), Words("none; this or script")),
+        key("cwd", Other("directory"), Yaml(".")),
+        key("env", Map, Yaml("{}")),
+        key("user", Other("name or number"), Words("the proxy's user")),
+        key("group", Other("name or number"), Words("the user's group")),
+        key("umask", Other("octal digits, 000 to 777"), Words("the proxy's umask")),
+        key("preload", Flag, Words("true for Node.js programs")),
+        key("instances", Integer(1, 1024, "auto, max, {min, max}"), Yaml("1")),
+        key(
+            "affinity",
+            Other("socket.io, none, client-address, {cookie: NAME}, {header: NAME} or {query: NAME}"),
+            Yaml("socket.io"),
+        ),
+        key("balance", Other("least-loaded or round-robin"), Yaml("least-loaded")),
+        key("wait_ready", Flag, Yaml("false")),
+        key("start_timeout", Duration(100, 3_600_000), Yaml("60s")),
+        key("stop_timeout", Duration(0, 3_600_000), Yaml("10s")),
+        key("drain_timeout", Duration(0, 86_400_000), Yaml("30s")),
+        key("stop_signal", Other("signal name"), Yaml("SIGTERM")),
+        key("backoff", Map, Yaml("{min: 100ms, max: 30s}")),
+        key("min_uptime", Duration(0, 86_400_000), Yaml("10s")),
+        key("response_timeout", Duration(10, 86_400_000), Yaml("60s")),
+    ],
+    elsewhere: &[
+        ("name", Write("the name is the key above: apps: {NAME: {script: app.js}}")),
+        ("exec_mode", Write("leave it out: every worker is a process of its own, as many as instances says")),
+        ("exec", Write("write command: [program, argument]")),
+        ("exec_interpreter", Write("write interpreter")),
+        ("interpreter_args", Write("write node_args")),
+        ("node_options", Write("write node_args, or NODE_OPTIONS under env")),
+        ("path", Write("write cwd for the directory, script for the file")),
+        ("directory", Write("write cwd")),
+        ("working_directory", Write("write cwd")),
+        ("uid", Write("write user")),
+        ("gid", Write("write group")),
+        ("workers", Write("write instances")),
+        ("processes", Write("write instances")),
+        ("replicas", Write("write instances")),
+        ("threads", Write("write instances: workers are processes; the proxy's threads are server: {threads: 2}")),
+        ("listen_timeout", Write("write start_timeout: 3s (with the unit)")),
+        ("kill_timeout", Write("write stop_timeout: 1600ms (with the unit)")),
+        ("kill_signal", Write("write stop_signal: SIGINT")),
+        (
+            "shutdown_with_message",
+            Write("leave it out: workers always get the 'shutdown' message before the stop signal"),
+        ),
+        ("treekill", Write("leave it out: the whole process group is always ended")),
+        ("restart_delay", Write("write backoff: {min: 1s, max: 30s}")),
+        ("exp_backoff_restart_delay", Write("write backoff: {min: 100ms, max: 30s}")),
+        (
+            "max_restarts",
+            Write("leave it out: a crashing worker is restarted for ever, with pauses that grow to backoff.max"),
+        ),
+        ("autorestart", Write("leave it out: workers are always restarted")),
+        ("stop_exit_codes", Write("leave it out: workers are always restarted")),
+        ("increment_var", Write("leave it out: NODE_APP_INSTANCE is the number of the worker")),
+        ("instance_var", Write("leave it out: NODE_APP_INSTANCE is the number of the worker")),
+        ("env_production", Write("write env; ${NAME} takes values from the proxy's environment")),
+        ("env_development", Write("write env; ${NAME} takes values from the proxy's environment")),
+        ("environment", Write("write env")),
+        ("env_file", Write("write env; ${NAME} takes values from the proxy's environment")),
+        ("filter_env", Write("write env")),
+        (
+            "port",
+            Write(
+                "leave it out: the port that the app listens on becomes a Unix socket; the public port stands under listeners",
+            ),
+        ),
+        ("socket", Write("leave it out: the proxy names the sockets")),
+        ("sticky", Write("write affinity: socket.io")),
+        ("timeout", Write("write response_timeout: 60s")),
+        ("proxy_read_timeout", Write("write response_timeout: 60s")),
+        ("max_memory_restart", Later),
+        ("health_check", Later),
+        ("max_requests", Later),
+        ("cron_restart", Later),
+        ("watch", Useless("the proxy does not watch files; use node --watch while you develop")),
+        ("ignore_watch", Useless("the proxy does not watch files")),
+        ("watch_delay", Useless("the proxy does not watch files")),
+        ("out_file", Useless("the workers' output goes to the proxy's standard output")),
+        ("error_file", Useless("the workers' output goes to the proxy's standard output")),
+        ("log_file", Useless("the workers' output goes to the proxy's standard output")),
+        ("merge_logs", Useless("the workers' output goes to the proxy's standard output, marked with the worker")),
+        ("combine_logs", Useless("the workers' output goes to the proxy's standard output, marked with the worker")),
+        ("log_date_format", Useless("the workers' output goes to the proxy's standard output")),
+        ("time", Useless("the workers' output goes to the proxy's standard output")),
+        ("pid_file", Useless("the proxy has one: server: {pid_file: FILE}")),
+        ("pm_id_file", Useless("the proxy has one: server: {pid_file: FILE}")),
+        ("source_map_support", Useless("write node_args: [--enable-source-maps]")),
+        ("disable_source_map_support", Useless("source maps are off unless node_args has --enable-source-maps")),
+        ("vizion", Useless("the proxy does not look at version control")),
+        ("namespace", Useless("the name of the app is enough")),
+        ("force", Useless("an app runs once, in as many workers as instances says")),
+        ("shell", Useless("no shell is ever used; write command: [sh, -c, \"exec ...\"]")),
+    ],
+};
+
+pub(super) const INSTANCES: Section = Section {
+    name: "apps.NAME.instances",
+    keys: &[key("min", Integer(1, 1024, ""), Required), key("max", Integer(1, 1024, ""), Words("min"))],
+    elsewhere: &[],
+};
+
+pub(super) const BACKOFF: Section = Section {
+    name: "apps.NAME.backoff",
+    keys: &[key("min", Duration(1, 3_600_000), Yaml("100ms")), key("max", Duration(1, 3_600_000), Yaml("30s"))],
+    elsewhere: &[("initial", Write("write min")), ("delay", Write("write min"))],
+};
+
+pub(super) const ROUTE: Section = Section {
+    name: "routes",
+    keys: &[
+        key("host", Other("host name or *.DOMAIN"), Words("any host")),
+        key("path", Other("path"), Yaml("/")),
+        key("app", Other("name of an app"), Words("the only app")),
+    ],
+    elsewhere: &[
+        ("server_name", Write("write host")),
+        ("domain", Write("write host")),
+        ("hosts", Write("write one route for each host")),
+        ("location", Write("write path")),
+        ("prefix", Write("write path: it matches whole segments and everything below")),
+        ("paths", Write("write one route for each path")),
+        ("upstream", Write("write app")),
+        ("backend", Write("write app")),
+        ("proxy_pass", Write("write app")),
+        ("service", Write("write app")),
+        ("regex", Later),
+        ("exact", Later),
+        ("headers", Later),
+        ("header", Later),
+        ("methods", Later),
+    ],
+};
+
+pub(super) const LIMITS: Section = Section {
+    name: "limits",
+    keys: &[
+        key("head_size", Size(1024, 1024 * 1024, ""), Yaml("16kib")),
+        key("head_timeout", Duration(10, 600_000), Yaml("10s")),
+        key("keepalive_timeout", Duration(10, 86_400_000), Yaml("60s")),
+        key("body_size", Size(0, 1 << 50, "none"), Yaml("none")),
+        key("body_timeout", Duration(10, 86_400_000), Yaml("60s")),
+        key("tunnel_idle_timeout", Duration(10, 30 * 86_400_000), Yaml("1h")),
+        key("connections", Integer(1, 10_000_000, ""), Yaml("100000")),
+    ],
+    elsewhere: &[
+        ("client_header_timeout", Write("write head_timeout")),
+        ("client_header_buffer_size", Write("write head_size")),
+        ("large_client_header_buffers", Write("write head_size")),
+        ("header_size", Write("write head_size")),
+        ("header_timeout", Write("write head_timeout")),
+        ("http-request", Write("write head_timeout")),
+        ("client_max_body_size", Write("write body_size")),
+        ("max_body_size", Write("write body_size")),
+        ("client_body_timeout", Write("write body_timeout")),
+        ("keep_alive_timeout", Write("write keepalive_timeout")),
+        ("http-keep-alive", Write("write keepalive_timeout")),
+        ("tunnel", Write("write tunnel_idle_timeout")),
+        ("tunnel_timeout", Write("write tunnel_idle_timeout")),
+        ("websocket_timeout", Write("write tunnel_idle_timeout")),
+        ("websocket_idle_timeout", Write("write tunnel_idle_timeout")),
+        ("maxconn", Write("write connections")),
+        ("max_connections", Write("write connections")),
+        ("worker_connections", Write("write connections")),
+        ("proxy_read_timeout", Write("write response_timeout for the app")),
+        ("response_timeout", Write("write it for the app, under apps")),
+        ("rate", Later),
+        ("rate_limit", Later),
+        ("limit_req", Later),
+        ("limit_conn", Later),
+        ("connections_per_client", Later),
+    ],
+};
+
+impl Section {
+    pub(super) fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.keys.iter().map(|key| key.name)
+    }
+
+    /// The kind of a key; only called with names that are in the table.
+    pub(super) fn kind(&self, name: &str) -> Kind {
+        let key = self.keys.iter().find(|key| key.name == name);
+        debug_assert!(key.is_some(), "{name} is not in the table of {}", self.name);
+        key.map_or(Other("value"), |key| key.kind)
+    }
+
+    pub(super) fn instead(&self, word: &str) -> Option<Instead> {
+        self.elsewhere.iter().find(|(name, _)| *name == word).map(|(_, instead)| *instead)
+    }
+}

@@ -1,0 +1,6 @@
+import { createServer } from 'node:http';
+const server = createServer((req, res) => {
+  const { port } = server.address();
+  const said = { address: req.socket.remoteAddress, port, send: typeof process.send, title: process.title };
+  res.end(JSON.stringify(said));
+}).listen(3000, () => process.send('ready'));

@@ -1,3 +1,20 @@
-//! The operating system: spawn, control channel, output, exits.
+//! The operating system: runtime directory, spawn, control channel, output, exits.
+//!
+//! Nothing here decides; the supervisor calls it and turns what comes back into events of the fleet.
+//! Errors are [`Error`]s for people, never panics.
 
+pub(crate) mod control;
+mod environment;
+mod error;
+mod exit;
+pub(crate) mod output;
+mod runtime_dir;
+mod spawn;
 pub(crate) mod spec;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use error::Error;
+pub(crate) use exit::{Exit, Process};
+pub(crate) use runtime_dir::{RuntimeDir, Tenant};
+pub(crate) use spawn::{Job, Preload, spawn};

@@ -1,1 +1,156 @@
-//! (to come)
+//! The service that keeps every app's workers running: it feeds the fleets with what happens and
+//! carries out what they ask.
+//!
+//! # For the composition root
+//!
+//! ```ignore
+//! let (supervisor, control) = Supervisor::new(Setup {
+//!     apps: vec![AppSpec { name, spec, policy, pool }],   // one Arc<Pool> each, shared with traffic
+//!     runtime_dir, port, keep_alive, orphan_timeout,
+//! })?;                                     // locks and furnishes the runtime directory; starts nothing
+//! server.add_service(background_service("supervisor", supervisor));   // starts the workers in `run()`
+//!
+//! control.stop();                          // SIGTERM, SIGINT: drain, stop; the second call: kill now
+//! control.kill();                          // the same as a second stop
+//! control.finished().await;                // Ok: no process, socket, FIFO or directory of ours is left.
+//!                                          // Err: the supervisor failed; also without a stop: exit non-zero
+//! control.status();                        // Arc<Status>, newest; `changed().await` waits for the next
+//! ```
+//!
+//! `Control` is cheap to clone. When Pingora's own shutdown signal comes first, it counts as a stop;
+//! whoever lets Pingora end its runtime should wait for `finished()` before, or workers are orphaned.
+//!
+//! # Theory of operation
+//!
+//! One task owns all state ([`keeper`]). Whatever takes time (spawn, probe, waiting for an exit,
+//! cleaning up) is a task that answers with an [`input`](keeper::Input). A panic in that task is
+//! caught and logged, and the loop goes on with the state it has; when that happens again and again
+//! all workers are killed and `finished()` says so.
+
+mod effects;
+mod keeper;
+mod room;
+mod status;
+mod tags;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use status::{AppStatus, SlotStatus, Status, WorkerStatus};
+
+use crate::fleet::policy::Policy;
+use crate::pool::Pool;
+use crate::process::spec::Spec;
+use crate::process::{Error, RuntimeDir, Tenant};
+use async_trait::async_trait;
+use keeper::Keeper;
+use pingora_core::server::ShutdownWatch;
+use pingora_core::services::background::BackgroundService;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// What to run.
+pub(crate) struct Setup {
+    pub(crate) apps: Vec<AppSpec>,
+    /// Absolute. Made if need be, and removed at the end if made.
+    pub(crate) runtime_dir: PathBuf,
+    /// The proxy's public port, as `server.address()` tells it to apps that asked for any.
+    pub(crate) port: u16,
+    /// Least keep-alive time-out of the workers' servers: longer than traffic keeps idle connections.
+    pub(crate) keep_alive: Duration,
+    /// How long a worker lives without the proxy.
+    pub(crate) orphan_timeout: Duration,
+    /// Where workers' output goes; standard output if `None`.
+    pub(crate) output: Option<Box<dyn std::io::Write + Send>>,
+}
+
+pub(crate) struct AppSpec {
+    /// Unique; letters, digits, `-` and `_`.
+    pub(crate) name: Arc<str>,
+    pub(crate) spec: Spec,
+    pub(crate) policy: Policy,
+    /// Gets the workers that traffic may reach.
+    pub(crate) pool: Arc<Pool>,
+}
+
+/// The background service. Starts its workers when Pingora starts it.
+pub(crate) struct Supervisor {
+    /// Taken by the one start.
+    keeper: Mutex<Option<Keeper>>,
+    outcome: Arc<watch::Sender<Option<Outcome>>>,
+}
+
+/// How it ended: `Err` says why no worker could be kept, for people.
+pub(crate) type Outcome = Result<(), String>;
+
+/// What is asked of the supervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+enum Wish {
+    Run,
+    Stop,
+    Kill,
+}
+
+/// A handle to the running supervisor.
+#[derive(Clone)]
+pub(crate) struct Control {
+    wish: Arc<watch::Sender<Wish>>,
+    outcome: watch::Receiver<Option<Outcome>>,
+    status: watch::Receiver<Arc<Status>>,
+}
+
+impl Supervisor {
+    /// Locks and furnishes the runtime directory. Nothing is started, so the process may still fork.
+    pub(crate) fn new(setup: Setup) -> Result<(Supervisor, Control), Error> {
+        let tenant = |app: &AppSpec| Tenant { app: app.name.to_string(), user: app.spec.user.clone() };
+        let dir = RuntimeDir::open(&setup.runtime_dir, setup.apps.iter().map(tenant).collect())?;
+        let (wish, wishes) = watch::channel(Wish::Run);
+        let (outcome, outcome_out) = watch::channel(None);
+        let (status, status_out) = watch::channel(Arc::new(Status::default()));
+        let keeper = Keeper::new(setup, dir, wishes, status);
+        let supervisor = Supervisor { keeper: Mutex::new(Some(keeper)), outcome: Arc::new(outcome) };
+        Ok((supervisor, Control { wish: Arc::new(wish), outcome: outcome_out, status: status_out }))
+    }
+}
+
+#[async_trait]
+impl BackgroundService for Supervisor {
+    async fn start(&self, shutdown: ShutdownWatch) {
+        let keeper = self.keeper.lock().unwrap_or_else(|e| e.into_inner()).take();
+        if let Some(keeper) = keeper {
+            let outcome = keeper.run(shutdown).await;
+            self.outcome.send_replace(Some(outcome));
+        }
+    }
+}
+
+impl Control {
+    /// Drains and stops all workers; kills them when asked again.
+    pub(crate) fn stop(&self) {
+        self.wish.send_modify(|wish| *wish = if *wish == Wish::Run { Wish::Stop } else { Wish::Kill });
+    }
+
+    pub(crate) fn kill(&self) {
+        self.wish.send_replace(Wish::Kill);
+    }
+
+    /// Waits for the end, however it came about.
+    pub(crate) async fn finished(&self) -> Outcome {
+        let mut outcome = self.outcome.clone();
+        match outcome.wait_for(Option::is_some).await {
+            Ok(known) => known.clone().unwrap_or(Ok(())),
+            Err(_) => Err("the supervisor was dropped before it had ended".to_owned()),
+        }
+    }
+
+    pub(crate) fn status(&self) -> Arc<Status> {
+        self.status.borrow().clone()
+    }
+
+    /// Waits for the next status, which it returns; the last one, once the supervisor is gone.
+    pub(crate) async fn changed(&mut self) -> Arc<Status> {
+        let _ = self.status.changed().await;
+        self.status.borrow_and_update().clone()
+    }
+}

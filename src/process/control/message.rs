@@ -1,0 +1,79 @@
+//! The lines of the protocol (docs/protocol.md), version 1.
+
+use serde::{Deserialize, Serialize};
+
+pub(crate) const PROTOCOL: u32 = 1;
+
+/// Bytes of a line, without its end.
+pub(super) const LONGEST_LINE: usize = 1024 * 1024;
+/// The same for the first one: nobody has proven anything before it.
+pub(super) const LONGEST_HELLO: usize = 16 * 1024;
+
+#[derive(Debug, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub(super) enum WorkerSays {
+    Hello(Hello),
+    Path {
+        path: String,
+        #[serde(default)]
+        port: Option<u16>,
+        #[serde(default)]
+        main: bool,
+    },
+    Closed {
+        path: String,
+    },
+    Ready,
+    Message {
+        #[serde(default)]
+        data: serde_json::Value,
+    },
+    Stats(Stats),
+    #[serde(other)]
+    Unknown,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Hello {
+    pub(super) protocol: u32,
+    pub(super) app: String,
+    pub(super) slot: u16,
+    pub(super) incarnation: u32,
+    pub(super) token: String,
+    pub(super) pid: u32,
+    #[serde(default)]
+    pub(super) node: Option<String>,
+}
+
+/// What a worker measures of itself, every second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Stats {
+    /// Event-loop utilization, 0 to 1.
+    pub(crate) elu: f64,
+    pub(crate) lag_ms: f64,
+    /// Bytes.
+    pub(crate) rss: u64,
+    pub(crate) heap_used: u64,
+    pub(crate) sockets: u64,
+    pub(crate) sessions: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub(crate) enum ProxySays {
+    Welcome,
+    Refused { reason: String },
+    Message { data: serde_json::Value },
+    Shutdown,
+}
+
+impl ProxySays {
+    pub(super) fn to_line(&self) -> Option<Vec<u8>> {
+        let mut line = serde_json::to_vec(self).ok()?;
+        (line.len() <= LONGEST_LINE).then(|| {
+            line.push(b'\n');
+            line
+        })
+    }
+}

@@ -1,0 +1,45 @@
+//! The proxy's end of the control channel (docs/protocol.md).
+//!
+//! Workers dial in. Every connection is a task of its own that proves who is there, then turns
+//! lines into [`Report`]s; what a worker's connections say together (which socket is the main one)
+//! is settled by [`links`]. Whoever expects a worker registers it in the [`Registry`] before its
+//! process starts, and speaks to it through the same registry.
+
+mod links;
+mod message;
+mod registry;
+mod server;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use message::{PROTOCOL, ProxySays, Stats};
+pub(crate) use registry::{Expected, Registry, Token};
+pub(crate) use server::{bind, serve};
+
+use crate::worker::WorkerId;
+use std::sync::Arc;
+
+/// A fact about a worker, told to the supervisor.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Report {
+    /// It opened its (first) connection; `pid` is of the process that serves, which may be a
+    /// descendant of the one that was started.
+    Hello {
+        pid: u32,
+        node: Option<String>,
+    },
+    /// Its last connection is gone.
+    HungUp,
+    /// Its main server listens here, or moved here.
+    Path(Arc<str>),
+    /// Its main server no longer listens.
+    PathClosed,
+    /// The app said `process.send('ready')`.
+    Ready,
+    /// The app said something else.
+    Message(serde_json::Value),
+    Stats(Stats),
+}
+
+/// What the supervisor receives.
+pub(crate) type Reported = (WorkerId, Report);

@@ -1,0 +1,227 @@
+//! Who is expected, and who is connected.
+
+use super::links::{LinkId, Links};
+use super::message::{Hello, PROTOCOL, ProxySays};
+use super::{Report, Reported};
+use crate::worker::{Incarnation, WorkerId};
+use std::collections::HashMap;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::{mpsc, watch};
+
+/// A worker's secret: 128 random bits in hexadecimal.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Token(String);
+
+impl Token {
+    /// From the kernel's random numbers.
+    pub(crate) fn random() -> io::Result<Token> {
+        let mut bytes = [0; 16];
+        File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+        Ok(Token(bytes.iter().map(|b| format!("{b:02x}")).collect()))
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// In a time that does not tell how much of it is right.
+    fn is(&self, other: &str) -> bool {
+        let differ = self.0.bytes().zip(other.bytes()).fold(0, |sum, (a, b)| sum | (a ^ b));
+        std::hint::black_box(differ) == 0 && self.0.len() == other.len()
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+/// A worker that may dial in.
+#[derive(Clone, Debug)]
+pub(crate) struct Expected {
+    pub(crate) id: WorkerId,
+    pub(crate) token: Token,
+    /// User that its processes run as.
+    pub(crate) uid: u32,
+    /// Its main socket; a second server's is this with `-PORT` before `.sock`.
+    pub(crate) socket: PathBuf,
+}
+
+/// All workers that may dial in, and the connections of those that did.
+#[derive(Clone, Debug)]
+pub(crate) struct Registry {
+    inner: Arc<Mutex<HashMap<(Arc<str>, Incarnation), Entry>>>,
+    reports: mpsc::Sender<Reported>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    expected: Expected,
+    links: Links,
+    senders: HashMap<LinkId, Sender>,
+}
+
+#[derive(Debug)]
+struct Sender {
+    lines: mpsc::Sender<Vec<u8>>,
+    /// Dropped or set: the connection ends.
+    end: watch::Sender<bool>,
+}
+
+/// The connection's own end of [`Sender`].
+pub(super) struct Inbox {
+    pub(super) lines: mpsc::Receiver<Vec<u8>>,
+    pub(super) end: watch::Receiver<bool>,
+}
+
+/// Lines that may wait for one connection. A worker that reads none loses what comes then.
+const QUEUE: usize = 256;
+
+impl Registry {
+    /// `reports` gets what workers say. When it is full, their connections wait.
+    pub(crate) fn new(reports: mpsc::Sender<Reported>) -> Registry {
+        Registry { inner: Arc::default(), reports }
+    }
+
+    pub(crate) fn expect(&self, expected: Expected) {
+        let key = (expected.id.app.clone(), expected.id.incarnation);
+        let entry = Entry { expected, links: Links::default(), senders: HashMap::new() };
+        self.lock().insert(key, entry);
+    }
+
+    /// The worker is gone: its connections end.
+    pub(crate) fn forget(&self, id: &WorkerId) {
+        self.lock().remove(&(id.app.clone(), id.incarnation));
+    }
+
+    /// Sends to every connection of a worker; returns how many took it.
+    pub(crate) fn send_all(&self, id: &WorkerId, says: &ProxySays) -> usize {
+        self.send(id, says, |_, _| true)
+    }
+
+    /// Sends to the process that speaks for the worker; returns whether it took it.
+    pub(crate) fn send_first(&self, id: &WorkerId, says: &ProxySays) -> bool {
+        self.send(id, says, |links, link| links.is_first(link)) > 0
+    }
+
+    fn send(&self, id: &WorkerId, says: &ProxySays, to: impl Fn(&Links, LinkId) -> bool) -> usize {
+        let Some(line) = says.to_line() else { return 0 };
+        let inner = self.lock();
+        let Some(entry) = inner.get(&(id.app.clone(), id.incarnation)) else { return 0 };
+        let links = entry.links.ids().filter(|link| to(&entry.links, *link));
+        let senders = links.filter_map(|link| entry.senders.get(&link));
+        senders.filter(|sender| sender.lines.try_send(line.clone()).is_ok()).count()
+    }
+
+    /// Lets a connection in, or says why not.
+    pub(super) async fn open(&self, link: LinkId, hello: &Hello, uid: u32) -> Result<(WorkerId, Inbox), String> {
+        if hello.protocol != PROTOCOL {
+            return Err(format!("protocol {} is not spoken here, {PROTOCOL} is", hello.protocol));
+        }
+        let (lines, lines_in) = mpsc::channel(QUEUE);
+        let (end, end_in) = watch::channel(false);
+        let (id, report) = {
+            let mut inner = self.lock();
+            let key = (Arc::from(hello.app.as_str()), Incarnation(hello.incarnation));
+            let unknown = || format!("no worker {}[{}] #{} is expected", hello.app, hello.slot, hello.incarnation);
+            let entry = inner.get_mut(&key).filter(|e| e.expected.id.slot.0 == hello.slot).ok_or_else(unknown)?;
+            if entry.expected.uid != uid {
+                return Err(format!("user {uid} is not the worker's user"));
+            }
+            if !entry.expected.token.is(&hello.token) {
+                return Err("wrong token".to_owned());
+            }
+            let first = entry.senders.is_empty();
+            for old in entry.links.open(link, hello.pid)? {
+                entry.senders.remove(&old);
+            }
+            entry.senders.insert(link, Sender { lines, end });
+            let report = first.then(|| Report::Hello { pid: hello.pid, node: hello.node.clone() });
+            (entry.expected.id.clone(), report)
+        };
+        self.report(&id, report).await;
+        Ok((id, Inbox { lines: lines_in, end: end_in }))
+    }
+
+    pub(super) async fn path(&self, id: &WorkerId, link: LinkId, path: &str, main: bool) -> Result<(), String> {
+        let report = {
+            let mut inner = self.lock();
+            let Some(entry) = inner.get_mut(&(id.app.clone(), id.incarnation)) else { return Ok(()) };
+            if !is_own_socket(&entry.expected.socket, path) {
+                return Err(format!("{path:?} is not one of its sockets"));
+            }
+            entry.links.path(link, path, main)
+        };
+        self.report(id, report).await;
+        Ok(())
+    }
+
+    pub(super) async fn closed(&self, id: &WorkerId, link: LinkId, path: &str) {
+        self.report(id, self.change(id, |links| links.closed(link, path))).await;
+    }
+
+    pub(super) async fn close(&self, id: &WorkerId, link: LinkId) {
+        let report = {
+            let mut inner = self.lock();
+            let Some(entry) = inner.get_mut(&(id.app.clone(), id.incarnation)) else { return };
+            entry.senders.remove(&link);
+            entry.links.close(link)
+        };
+        self.report(id, report).await;
+    }
+
+    fn change(&self, id: &WorkerId, change: impl FnOnce(&mut Links) -> Option<Report>) -> Option<Report> {
+        self.lock().get_mut(&(id.app.clone(), id.incarnation)).and_then(|entry| change(&mut entry.links))
+    }
+
+    pub(super) async fn report(&self, id: &WorkerId, report: Option<Report>) {
+        if let Some(report) = report {
+            // The supervisor is gone: nobody is left to be told.
+            let _ = self.reports.send((id.clone(), report)).await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(Arc<str>, Incarnation), Entry>> {
+        self.inner.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+/// A worker must not lead our traffic to somebody else's socket.
+fn is_own_socket(main: &std::path::Path, path: &str) -> bool {
+    let Some(stem) = main.to_str().and_then(|main| main.strip_suffix(".sock")) else { return false };
+    let Some(middle) = path.strip_prefix(stem).and_then(|rest| rest.strip_suffix(".sock")) else { return false };
+    middle.is_empty() || middle.strip_prefix('-').is_some_and(|port| port.parse::<u16>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_its_own_sockets() {
+        let main = std::path::Path::new("/run/w/chat.0.1.sock");
+        for (path, own) in [
+            ("/run/w/chat.0.1.sock", true),
+            ("/run/w/chat.0.1-3000.sock", true),
+            ("/run/w/chat.0.12.sock", false),
+            ("/run/w/chat.0.1-../../x.sock", false),
+            ("/run/docker.sock", false),
+            ("", false),
+        ] {
+            assert_eq!(is_own_socket(main, path), own, "{path}");
+        }
+    }
+
+    #[test]
+    fn tokens_differ_and_compare_whole() {
+        let (a, b) = (Token::random().unwrap(), Token::random().unwrap());
+        assert_ne!(a, b);
+        assert!(a.is(a.as_str()) && !a.is(b.as_str()) && !a.is("") && !a.is(&a.as_str()[..31]));
+        assert!(!format!("{a:?}").contains(a.as_str()));
+    }
+}

@@ -1,0 +1,181 @@
+//! Accepts and serves control connections.
+
+use super::Report;
+use super::links::LinkId;
+use super::message::{LONGEST_HELLO, LONGEST_LINE, ProxySays, WorkerSays};
+use super::registry::{Inbox, Registry};
+use crate::process::Error;
+use crate::worker::WorkerId;
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+/// Connections at a time, of all workers and strangers.
+const CONNECTIONS: usize = 4096;
+/// From connect to hello.
+const HELLO_LIMIT: Duration = Duration::from_secs(5);
+/// For one line to go out. Who does not read for so long loses the connection, and redials.
+const WRITE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Binds the control socket. `shared`: also for workers of other users, who must then prove
+/// themselves by their credentials and token like all others. Needs a Tokio runtime.
+pub(crate) fn bind(path: &Path, shared: bool) -> Result<UnixListener, Error> {
+    let failed = || Error::io(format!("binding {}", path.display()));
+    let listener = UnixListener::bind(path).map_err(failed())?;
+    let mode = if shared { 0o666 } else { 0o600 };
+    std::fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed())?;
+    Ok(listener)
+}
+
+/// Serves until dropped.
+pub(crate) async fn serve(listener: UnixListener, registry: Registry) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = tokio::task::JoinSet::new();
+    let mut next: LinkId = 0;
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    let Ok(permit) = room.clone().try_acquire_owned() else { continue };
+                    next += 1;
+                    let (link, registry) = (next, registry.clone());
+                    connections.spawn(async move {
+                        let _permit = permit;
+                        if let Err(why) = connection(stream, link, &registry).await {
+                            log::warn!("control channel: {why}");
+                        }
+                    });
+                }
+                Err(e) => {
+                    // Out of file descriptors, most likely; accepting at once would spin.
+                    log::error!("control channel: cannot accept: {e}");
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn connection(stream: UnixStream, link: LinkId, registry: &Registry) -> Result<(), String> {
+    let peer = stream.peer_cred().map_err(|e| format!("peer without credentials: {e}"))?;
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::new(reader);
+    let first = timeout(HELLO_LIMIT, line(&mut reader, LONGEST_HELLO)).await;
+    let who = || format!("process {:?} of user {}", peer.pid().unwrap_or(0), peer.uid());
+    let first = match first {
+        Err(_) => return Err(format!("{} said no hello within {HELLO_LIMIT:?}", who())),
+        // A probe of the socket.
+        Ok(Ok(None)) => return Ok(()),
+        Ok(Ok(Some(line))) => line,
+        Ok(Err(e)) => return Err(format!("{}: {e}", who())),
+    };
+    let admitted = match serde_json::from_slice(&first) {
+        Ok(WorkerSays::Hello(hello)) => registry.open(link, &hello, peer.uid()).await,
+        Ok(_) => Err("the first line must be a hello".to_owned()),
+        Err(e) => Err(format!("bad hello: {e}")),
+    };
+    match admitted {
+        Err(reason) => {
+            let refusal = ProxySays::Refused { reason: reason.clone() };
+            // It hears why if it listens; refused it is either way.
+            let _ = say(&mut writer, &refusal.to_line().unwrap_or_default()).await;
+            Err(format!("{} refused: {reason}", who()))
+        }
+        Ok((id, inbox)) => {
+            let served = converse(reader, writer, inbox, registry, &id, link).await;
+            registry.close(&id, link).await;
+            served.map_err(|why| format!("{id}: {why}"))
+        }
+    }
+}
+
+/// Until either side ends.
+async fn converse(
+    mut reader: BufReader<OwnedReadHalf>,
+    mut writer: OwnedWriteHalf,
+    mut inbox: Inbox,
+    registry: &Registry,
+    id: &WorkerId,
+    link: LinkId,
+) -> Result<(), String> {
+    let listen = async {
+        while let Some(line) = line(&mut reader, LONGEST_LINE).await.map_err(|e| e.to_string())? {
+            heard(registry, id, link, &line).await?;
+        }
+        Ok(())
+    };
+    let speak = async {
+        say(&mut writer, &ProxySays::Welcome.to_line().unwrap_or_default()).await?;
+        while let Some(line) = inbox.lines.recv().await {
+            say(&mut writer, &line).await?;
+        }
+        Ok(())
+    };
+    tokio::select! {
+        ended = listen => ended,
+        ended = speak => ended,
+        // Superseded, or the worker is gone.
+        _ = inbox.end.changed() => Ok(()),
+    }
+}
+
+async fn heard(registry: &Registry, id: &WorkerId, link: LinkId, line: &[u8]) -> Result<(), String> {
+    let said = serde_json::from_slice(line).map_err(|e| format!("a line is not understood: {e}"))?;
+    let report = match said {
+        WorkerSays::Path { path, main, .. } => return registry.path(id, link, &path, main).await,
+        WorkerSays::Closed { path } => {
+            registry.closed(id, link, &path).await;
+            return Ok(());
+        }
+        WorkerSays::Ready => Report::Ready,
+        WorkerSays::Message { data } => Report::Message(data),
+        WorkerSays::Stats(stats) => Report::Stats(stats),
+        WorkerSays::Hello(_) | WorkerSays::Unknown => return Ok(()),
+    };
+    registry.report(id, Some(report)).await;
+    Ok(())
+}
+
+async fn say(writer: &mut OwnedWriteHalf, line: &[u8]) -> Result<(), String> {
+    match timeout(WRITE_LIMIT, writer.write_all(line)).await {
+        Ok(Ok(())) => Ok(()),
+        // It has gone, which its reader sees too.
+        Ok(Err(_)) => Ok(()),
+        Err(_) => Err(format!("reads nothing for {WRITE_LIMIT:?}")),
+    }
+}
+
+/// The next line without its end, of at most `limit` bytes; `None` at the end of the stream.
+async fn line(reader: &mut BufReader<OwnedReadHalf>, limit: usize) -> io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    loop {
+        let chunk = match reader.fill_buf().await {
+            // A worker that was killed leaves a reset behind; that is an end, too.
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+            other => other?,
+        };
+        if chunk.is_empty() {
+            return Ok(None);
+        }
+        let end = memchr::memchr(b'\n', chunk);
+        let taken = chunk.get(..end.unwrap_or(chunk.len())).unwrap_or_default();
+        if line.len() + taken.len() > limit {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a line has more than {limit} bytes")));
+        }
+        line.extend_from_slice(taken);
+        let used = taken.len() + usize::from(end.is_some());
+        reader.consume(used);
+        if end.is_some() {
+            return Ok(Some(line));
+        }
+    }
+}

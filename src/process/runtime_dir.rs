@@ -1,0 +1,342 @@
+//! The private directory of one proxy process.
+//!
+//! ```text
+//! lock                    held with flock while the proxy lives; holds "PID CREATED"
+//! control.sock            workers dial in here
+//! preload.cjs             what Node.js workers load first
+//! workers/APP.SLOT.INC.sock       one per worker; a second server of it: APP.SLOT.INC-PORT.sock
+//! workers/APP/APP.SLOT.INC.sock   the same when the app runs as another user, who owns workers/APP
+//! logs/APP.SLOT.INC.out, .err     FIFOs behind the worker's stdout and stderr
+//! ```
+
+use super::Error;
+use super::output::Stream;
+use super::spec::Identity;
+use crate::worker::{Incarnation, Slot, WorkerId};
+use rustix::fs::{FlockOperation, flock};
+use std::collections::HashMap;
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+/// Bytes of a path that `sockaddr_un` holds beside its terminating zero (unix(7)).
+pub(crate) const SOCKET_PATH_LIMIT: usize = 107;
+
+/// An app that lives in the directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Tenant {
+    pub(crate) app: String,
+    /// Whose processes bind the sockets, when not our own.
+    pub(crate) user: Option<Identity>,
+}
+
+/// The directory, locked. Dropping it removes what it made.
+#[derive(Debug)]
+pub(crate) struct RuntimeDir {
+    path: PathBuf,
+    lock: Mutex<File>,
+    /// How many directories, from `path` upwards, are ours to remove.
+    created: usize,
+    tenants: Vec<Tenant>,
+    /// Highest incarnation that left something in here, per app.
+    seen: HashMap<String, u32>,
+}
+
+impl RuntimeDir {
+    /// Creates or takes over the directory and removes what dead workers left. Nothing is touched
+    /// while another proxy holds it.
+    pub(crate) fn open(path: &Path, tenants: Vec<Tenant>) -> Result<RuntimeDir, Error> {
+        for tenant in &tenants {
+            check_names(path, tenant)?;
+        }
+        let made = make_with_parents(path)?;
+        check_own(path)?;
+        let locked = lock(path);
+        if locked.is_err() {
+            remove_upwards(path, made);
+        }
+        let (file, remembered) = locked?;
+        let created = if made > 0 { made } else { remembered };
+        let mut dir = RuntimeDir { path: path.into(), lock: Mutex::new(file), created, tenants, seen: HashMap::new() };
+        dir.write_pid()?;
+        dir.furnish()?;
+        Ok(dir)
+    }
+
+    /// Writes our process id into the lock file: again after the process has become a daemon.
+    pub(crate) fn write_pid(&self) -> Result<(), Error> {
+        let mut file = self.lock.lock().unwrap_or_else(|e| e.into_inner());
+        let text = format!("{} {}\n", std::process::id(), self.created);
+        let write = |file: &mut File| -> io::Result<()> {
+            file.rewind()?;
+            file.set_len(0)?;
+            file.write_all(text.as_bytes())
+        };
+        write(&mut file).map_err(Error::io(format!("writing {}", self.path.join("lock").display())))
+    }
+
+    /// First incarnation number that nothing in here uses yet.
+    pub(crate) fn first_incarnation(&self, app: &str) -> Incarnation {
+        Incarnation(self.seen.get(app).map_or(1, |n| n.saturating_add(1)))
+    }
+
+    pub(crate) fn control_socket(&self) -> PathBuf {
+        self.path.join("control.sock")
+    }
+
+    /// Whether processes of other users must be able to reach the control socket.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.tenants.iter().any(|tenant| tenant.user.is_some())
+    }
+
+    /// Writes the script that Node.js workers load first.
+    pub(crate) fn write_preload(&self, text: &str) -> Result<PathBuf, Error> {
+        let path = self.path.join("preload.cjs");
+        let mode = if self.is_shared() { 0o644 } else { 0o600 };
+        remove(&path)
+            .and_then(|()| fs::write(&path, text))
+            .map_err(Error::io(format!("writing {}", path.display())))?;
+        chmod(&path, mode)?;
+        Ok(path)
+    }
+
+    pub(crate) fn socket(&self, id: &WorkerId) -> PathBuf {
+        self.socket_dir(&id.app).join(format!("{}.sock", stem(id)))
+    }
+
+    /// The FIFO behind one of the worker's output streams.
+    pub(crate) fn log_pipe(&self, id: &WorkerId, stream: Stream) -> PathBuf {
+        self.path.join("logs").join(format!("{}.{}", stem(id), stream.short()))
+    }
+
+    /// Removes every socket and FIFO of a worker that is gone.
+    pub(crate) fn remove_worker(&self, id: &WorkerId) -> Result<(), Error> {
+        let stem = stem(id);
+        for dir in [self.socket_dir(&id.app), self.path.join("logs")] {
+            let ours = |name: &str| name.strip_prefix(&stem).is_some_and(|rest| rest.starts_with(['.', '-']));
+            for path in entries(&dir)?.into_iter().filter(|p| file_name(p).is_some_and(ours)) {
+                remove(&path).map_err(Error::io(format!("removing {}", path.display())))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn socket_dir(&self, app: &str) -> PathBuf {
+        let own = self.tenants.iter().any(|tenant| tenant.app == app && tenant.user.is_some());
+        let workers = self.path.join("workers");
+        if own { workers.join(app) } else { workers }
+    }
+
+    /// Makes the rooms and removes what dead workers left in them. Only with the lock.
+    fn furnish(&mut self) -> Result<(), Error> {
+        let open = if self.is_shared() { 0o711 } else { 0o700 };
+        chmod(&self.path, open)?;
+        for (name, mode) in [("workers", open), ("logs", open)] {
+            make(&self.path.join(name), mode)?;
+        }
+        for tenant in self.tenants.clone() {
+            let Some(user) = &tenant.user else { continue };
+            let path = self.path.join("workers").join(&tenant.app);
+            make(&path, 0o700)?;
+            std::os::unix::fs::chown(&path, Some(user.uid), Some(user.gid)).map_err(|source| Error::Identity {
+                user: user.name.clone(),
+                doing: "giving it a directory",
+                source,
+            })?;
+        }
+        remove(&self.control_socket()).map_err(Error::io("removing the old control socket"))?;
+        let mut dirs = vec![self.path.join("workers"), self.path.join("logs")];
+        dirs.extend(entries(&dirs[0])?.into_iter().filter(|path| path.is_dir()));
+        for path in dirs.iter().map(|dir| entries(dir)).collect::<Result<Vec<_>, _>>()?.concat() {
+            self.inspect_left(&path)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the socket or FIFO of a dead worker; remembers the number of a living one.
+    fn inspect_left(&mut self, path: &Path) -> Result<(), Error> {
+        if !is_in_use(path) {
+            let known = fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket() || m.file_type().is_fifo());
+            return if known {
+                remove(path).map_err(Error::io(format!("removing {}", path.display())))
+            } else {
+                Ok(())
+            };
+        }
+        if let Some((app, incarnation)) = file_name(path).and_then(parse_stem) {
+            log::warn!("{} is still in use by a worker of an earlier proxy", path.display());
+            let highest = self.seen.entry(app.to_owned()).or_default();
+            *highest = incarnation.max(*highest);
+        }
+        Ok(())
+    }
+
+    /// Removes everything that is not in use, and the directories that were not there before.
+    pub(crate) fn clear(&self) {
+        let mut dirs = vec![self.path.join("workers"), self.path.join("logs")];
+        dirs.extend(entries(&dirs[0]).unwrap_or_default().into_iter().filter(|path| path.is_dir()));
+        for dir in dirs.iter().rev() {
+            let left = entries(dir).unwrap_or_default();
+            left.iter().filter(|p| !p.is_dir() && !is_in_use(p)).for_each(|p| ignore(remove(p)));
+            ignore(fs::remove_dir(dir));
+        }
+        for name in ["control.sock", "preload.cjs", "lock"] {
+            ignore(remove(&self.path.join(name)));
+        }
+        remove_upwards(&self.path, self.created);
+    }
+}
+
+impl Drop for RuntimeDir {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+fn ignore(_: io::Result<()>) {}
+
+fn stem(id: &WorkerId) -> String {
+    format!("{}.{}.{}", id.app, id.slot, id.incarnation)
+}
+
+/// `APP.SLOT.INC` and whatever follows.
+fn parse_stem(name: &str) -> Option<(&str, u32)> {
+    let mut parts = name.split('.');
+    let (app, _slot, incarnation) = (parts.next()?, parts.next()?.parse::<u16>().ok()?, parts.next()?);
+    Some((app, incarnation.split('-').next()?.parse().ok()?))
+}
+
+fn file_name(path: &Path) -> Option<&str> {
+    path.file_name()?.to_str()
+}
+
+fn check_names(path: &Path, tenant: &Tenant) -> Result<(), Error> {
+    let name = &tenant.app;
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if name.is_empty() || name.len() > 64 || !name.chars().all(fits) {
+        return Err(Error::AppName { name: name.clone() });
+    }
+    let longest = longest_socket(path, name, tenant.user.is_some());
+    let length = longest.as_os_str().len();
+    if length > SOCKET_PATH_LIMIT {
+        return Err(Error::PathTooLong { path: longest, length, limit: SOCKET_PATH_LIMIT });
+    }
+    Ok(())
+}
+
+/// The longest path that a socket of this app can get: high numbers, and a second server's port.
+pub(crate) fn longest_socket(dir: &Path, app: &str, own_user: bool) -> PathBuf {
+    let id = WorkerId { app: app.into(), slot: Slot(9999), incarnation: Incarnation(9_999_999) };
+    let dir = dir.join("workers");
+    let dir = if own_user { dir.join(app) } else { dir };
+    dir.join(format!("{}-65535.sock", stem(&id)))
+}
+
+/// Returns how many directories it made, counted from `path` upwards.
+fn make_with_parents(path: &Path) -> Result<usize, Error> {
+    let missing: Vec<&Path> =
+        path.ancestors().take_while(|p| !p.as_os_str().is_empty() && p.symlink_metadata().is_err()).collect();
+    for (at, dir) in missing.iter().enumerate().rev() {
+        let mode = if at == 0 { 0o700 } else { 0o755 };
+        let made = DirBuilder::new().mode(mode).create(dir);
+        // Another proxy may be a moment ahead of us; the lock decides.
+        if let Err(source) = made.or_else(|e| if e.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(e) }) {
+            remove_upwards(missing.get(at + 1).unwrap_or(dir), missing.len() - at - 1);
+            return Err(Error::Io { doing: format!("making directory {}", dir.display()), source });
+        }
+    }
+    Ok(missing.len())
+}
+
+/// Refuses what others could change.
+fn check_own(path: &Path) -> Result<(), Error> {
+    let meta = fs::symlink_metadata(path).map_err(Error::io(format!("looking at {}", path.display())))?;
+    let own = rustix::process::geteuid().as_raw();
+    let what = if !meta.is_dir() {
+        "is not a directory; remove it or set another runtime_dir".to_owned()
+    } else if meta.uid() != own {
+        format!("belongs to user {}, not to us ({own}); remove it or set another runtime_dir", meta.uid())
+    } else if meta.mode() & 0o022 != 0 {
+        format!("can be written by others (mode {:o}); chmod go-w it or set another runtime_dir", meta.mode() & 0o7777)
+    } else {
+        return Ok(());
+    };
+    Err(Error::Unsafe { path: path.into(), what })
+}
+
+/// Takes the lock; returns it with the number of directories that a dead proxy had made.
+fn lock(dir: &Path) -> Result<(File, usize), Error> {
+    let path = dir.join("lock");
+    let doing = || format!("locking {}", path.display());
+    loop {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        options.custom_flags(nix::libc::O_NOFOLLOW);
+        let mut file = options.open(&path).map_err(Error::io(doing()))?;
+        let taken = flock(&file, FlockOperation::NonBlockingLockExclusive);
+        let mut text = String::new();
+        // A torn or foreign text only costs the message its number.
+        let _ = (&mut file).take(64).read_to_string(&mut text);
+        let mut numbers = text.split_whitespace().map(|word| word.parse::<u32>().ok());
+        let (pid, created) = (numbers.next().flatten(), numbers.next().flatten());
+        match taken {
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(Error::InUse { path: dir.into(), pid }),
+            Err(e) => return Err(Error::Io { doing: doing(), source: e.into() }),
+            Ok(()) => {}
+        }
+        // Its last holder may have removed it between our open and our lock.
+        let ours = file.metadata().map_err(Error::io(doing()))?;
+        if fs::symlink_metadata(&path).is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
+            let depth = dir.ancestors().count();
+            return Ok((file, created.map_or(0, |n| n as usize).min(depth)));
+        }
+    }
+}
+
+fn remove_upwards(path: &Path, levels: usize) {
+    for dir in path.ancestors().take(levels) {
+        if fs::remove_dir(dir).is_err() {
+            break;
+        }
+    }
+}
+
+fn make(path: &Path, mode: u32) -> Result<(), Error> {
+    match DirBuilder::new().mode(mode).create(path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+            Err(Error::Io { doing: format!("making directory {}", path.display()), source: e })
+        }
+        _ => chmod(path, mode),
+    }
+}
+
+fn chmod(path: &Path, mode: u32) -> Result<(), Error> {
+    let set = fs::set_permissions(path, Permissions::from_mode(mode));
+    set.map_err(Error::io(format!("setting the mode of {}", path.display())))
+}
+
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let list = fs::read_dir(dir).and_then(|list| list.map(|entry| entry.map(|e| e.path())).collect());
+    list.map_err(Error::io(format!("listing {}", dir.display())))
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Whether a process listens on this socket or holds this FIFO open.
+fn is_in_use(path: &Path) -> bool {
+    match fs::symlink_metadata(path).map(|meta| meta.file_type()) {
+        Ok(kind) if kind.is_socket() => std::os::unix::net::UnixStream::connect(path).is_ok(),
+        // Without a reader, opening for writing fails; a worker holds both ends.
+        Ok(kind) if kind.is_fifo() => {
+            OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(path).is_ok()
+        }
+        _ => false,
+    }
+}

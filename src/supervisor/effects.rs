@@ -1,0 +1,143 @@
+//! What takes time: each effect is a task that answers with an input.
+
+use super::keeper::{Answer, Input};
+use crate::pool::{Member, backend};
+use crate::process::control::Token;
+use crate::process::output::{self, Pipe, Stream};
+use crate::process::spec::Spec;
+use crate::process::{Error, Exit, Job, Preload, Process, RuntimeDir, spawn};
+use crate::worker::WorkerId;
+use pingora_load_balancing::health_check::{HealthCheck, TcpHealthCheck};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// Where answers go. Never full for long: its reader only waits for publishing.
+pub(super) type Inputs = mpsc::Sender<Input>;
+
+/// A process that was just started.
+pub(super) struct Started {
+    pub(super) process: Process,
+    pub(super) out: Pipe,
+    pub(super) err: Pipe,
+}
+
+/// What a start needs, owned, so that it can happen on another thread.
+pub(super) struct Start {
+    pub(super) room: usize,
+    pub(super) id: WorkerId,
+    pub(super) spec: Arc<Spec>,
+    pub(super) dir: Arc<RuntimeDir>,
+    pub(super) socket: PathBuf,
+    pub(super) preload: Option<(PathBuf, String)>,
+}
+
+/// What a worker with the preload script is told (docs/protocol.md).
+#[derive(serde::Serialize)]
+pub(super) struct Introduction<'a> {
+    pub(super) protocol: u32,
+    pub(super) control: &'a Path,
+    pub(super) socket: &'a Path,
+    pub(super) app: &'a str,
+    pub(super) slot: u16,
+    pub(super) incarnation: u32,
+    pub(super) token: &'a str,
+    pub(super) tag: &'a str,
+    pub(super) port: u16,
+    pub(super) wait_ready: bool,
+    pub(super) keep_alive_ms: u64,
+    pub(super) orphan_ms: u64,
+}
+
+impl Start {
+    /// Fork and exec block for milliseconds: not on a thread that serves traffic.
+    pub(super) fn begin(self, inputs: Inputs) {
+        tokio::spawn(async move {
+            let (room, incarnation) = (self.room, self.id.incarnation);
+            let id = self.id.clone();
+            let started = match tokio::task::spawn_blocking(move || self.start()).await {
+                Ok(started) => started,
+                Err(e) => Err(Error::Io { doing: format!("starting {id}"), source: std::io::Error::other(e) }),
+            };
+            let answer = Answer::Started(started);
+            let _ = inputs.send(Input { room, incarnation, answer }).await;
+        });
+    }
+
+    fn start(self) -> Result<Started, Error> {
+        let user = self.spec.user.as_ref();
+        let (stdout, out) = output::make_pipe(&self.dir.log_pipe(&self.id, Stream::Out), user)?;
+        let (stderr, err) = output::make_pipe(&self.dir.log_pipe(&self.id, Stream::Err), user)?;
+        let preload = self.preload.as_ref().map(|(script, worker)| Preload { script, worker: worker.clone() });
+        let job = Job { id: &self.id, spec: &self.spec, socket: &self.socket, preload, stdout, stderr };
+        Ok(Started { process: spawn(job)?, out, err })
+    }
+}
+
+/// Tells the end of a process, after its last words were read or had time enough to be.
+pub(super) fn watch_exit(
+    room: usize,
+    id: WorkerId,
+    process: Process,
+    exited: watch::Sender<bool>,
+    mut read: mpsc::Receiver<()>,
+    inputs: Inputs,
+) {
+    const LAST_WORDS: Duration = Duration::from_millis(200);
+    tokio::spawn(async move {
+        let exit = process.wait().await.unwrap_or_else(|e| {
+            log::error!("{id}: {e}");
+            Exit::Unknown
+        });
+        exited.send_replace(true);
+        // Nothing is ever sent: the channel closes when both readers have ended.
+        let _ = tokio::time::timeout(LAST_WORDS, read.recv()).await;
+        let _ = inputs.send(Input { room, incarnation: id.incarnation, answer: Answer::Exited(exit) }).await;
+    });
+}
+
+/// Asks the socket through pingora-load-balancing's health check.
+pub(super) fn probe(
+    room: usize,
+    attempt: u32,
+    member: Option<Arc<Member>>,
+    check: Arc<TcpHealthCheck>,
+    inputs: Inputs,
+) {
+    let Some(member) = member else { return };
+    tokio::spawn(async move {
+        let answer = match backend(&member) {
+            Some(backend) => check.check(&backend).await.map_err(|e| e.etype().as_str().to_owned()),
+            None => Err("its path is no socket address".to_owned()),
+        };
+        let answer = Answer::Probed { attempt, answer };
+        let _ = inputs.send(Input { room, incarnation: member.id.incarnation, answer }).await;
+    });
+}
+
+/// Removes what a process left, once its output is read.
+pub(super) fn clean(room: usize, id: WorkerId, dir: Arc<RuntimeDir>, readers: Vec<JoinHandle<()>>, inputs: Inputs) {
+    tokio::spawn(async move {
+        for reader in readers {
+            // Readers are bounded in time; one that panicked has ended, too.
+            let _ = reader.await;
+        }
+        let incarnation = id.incarnation;
+        let removed =
+            tokio::task::spawn_blocking(move || dir.remove_worker(&id).map_err(|e| format!("{id}: {e}"))).await;
+        match removed {
+            Ok(Err(e)) => log::error!("{e}"),
+            Err(e) => log::error!("cleaning up after #{incarnation}: {e}"),
+            Ok(Ok(())) => {}
+        }
+        let _ = inputs.send(Input { room, incarnation, answer: Answer::Cleaned }).await;
+    });
+}
+
+/// A seed nobody can guess, from the kernel.
+pub(super) fn random_seed() -> u64 {
+    let token = Token::random().map(|token| u64::from_str_radix(token.as_str().get(..16).unwrap_or("0"), 16));
+    token.ok().and_then(Result::ok).unwrap_or_else(|| u64::from(std::process::id()))
+}

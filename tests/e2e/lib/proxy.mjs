@@ -1,0 +1,338 @@
+// Starts the built binary on a configuration of the test's own, and checks afterwards that nothing of it is left.
+//
+// With TARGET=plain the first app runs alone under plain Node.js on the listener's port instead: that checks apps,
+// clients and tests themselves. What only the proxy can do is then skipped (`needsProxy`).
+
+import { spawn } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import net from 'node:net';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import assert from 'node:assert/strict';
+import { request } from './http.mjs';
+import { range, sleep, until, within } from './wait.mjs';
+
+const here = path.dirname(fileURLToPath(import.meta.url));
+export const suiteDir = path.dirname(here);
+export const apps = path.join(suiteDir, 'apps');
+export const BIN = path.resolve(process.env.BIN ?? path.join(suiteDir, '../../target/debug/pingora-unix-proxy'));
+export const PLAIN = process.env.TARGET === 'plain';
+/** For the options of tests that only the proxy can pass. */
+export const needsProxy = PLAIN ? { skip: 'needs the proxy' } : {};
+
+const KEPT_LINES = 4000;
+const running = new Set();
+
+process.on('exit', () => {
+  for (const proxy of running) proxy.killAll();
+});
+for (const signal of ['SIGTERM', 'SIGINT']) process.on(signal, () => process.exit(1));
+
+/** A free TCP port outside the range that outgoing connections take theirs from. */
+export async function freePort() {
+  for (;;) {
+    const port = 10_000 + Math.floor(Math.random() * 22_000);
+    if (await bindable(port)) return port;
+  }
+}
+
+const bindable = port =>
+  new Promise(resolve => {
+    const server = net.createServer();
+    server.once('error', () => resolve(false));
+    server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
+  });
+
+/** Block YAML of plain objects; every string is quoted. */
+export function yaml(value, indent = '') {
+  if (value === null || typeof value !== 'object') return JSON.stringify(value);
+  if (Array.isArray(value)) return JSON.stringify(value);
+  return Object.entries(value)
+    .filter(([, v]) => v !== undefined)
+    .map(([key, v]) => {
+      const name = /^[\w.-]+$/.test(key) ? key : JSON.stringify(key);
+      const nested = v !== null && typeof v === 'object' && !Array.isArray(v) && Object.keys(v).length > 0;
+      return nested ? `${indent}${name}:\n${yaml(v, `${indent}  `)}` : `${indent}${name}: ${yaml(v)}`;
+    })
+    .join('\n');
+}
+
+/** Processes whose environment holds this mark, zombies excluded. */
+export function markedProcesses(mark) {
+  const found = [];
+  for (const name of readdirSync('/proc')) {
+    if (!/^\d+$/.test(name)) continue;
+    try {
+      if (!readFileSync(`/proc/${name}/environ`, 'latin1').includes(mark)) continue;
+      const stat = readFileSync(`/proc/${name}/stat`, 'latin1');
+      const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+      const command = readFileSync(`/proc/${name}/cmdline`, 'utf8').replaceAll('\0', ' ').trim();
+      found.push({ pid: Number(name), state: fields[0], ppid: Number(fields[1]), pgid: Number(fields[2]), command });
+    } catch {
+      // It went away while we looked.
+    }
+  }
+  return found;
+}
+
+const groupAlive = pgid => {
+  try {
+    process.kill(-pgid, 0);
+    return true;
+  } catch (error) {
+    return error.code === 'EPERM';
+  }
+};
+
+export class Proxy {
+  constructor() {
+    this.dir = mkdtempSync('/tmp/pup-');
+    this.runtime = path.join(this.dir, 'run');
+    this.tmp = path.join(this.dir, 'tmp');
+    this.mark = `PUP_E2E=${randomUUID()}`;
+    this.lines = [];
+    this.listeners = new Set();
+    this.seen = new Map();
+    this.bytes = 0;
+    mkdirSync(this.tmp);
+  }
+
+  get url() {
+    return `http://127.0.0.1:${this.port}`;
+  }
+
+  get output() {
+    return this.lines.map(line => line.text).join('\n');
+  }
+
+  /** A file in the proxy's private directory that the test, or its app, writes. */
+  file(name, text) {
+    const at = path.join(this.dir, 'own', name);
+    mkdirSync(path.dirname(at), { recursive: true });
+    if (text !== undefined) writeFileSync(at, text);
+    return at;
+  }
+
+  environment(extra = {}) {
+    const env = { ...process.env, TMPDIR: this.tmp, XDG_RUNTIME_DIR: this.dir };
+    for (const name of ['NODE_OPTIONS', 'NODE_TEST_CONTEXT', 'NODE_V8_COVERAGE', 'NODE_APP_INSTANCE', 'PORT', 'SIO']) {
+      delete env[name];
+    }
+    const [name, value] = this.mark.split('=');
+    return { ...env, [name]: value, ...extra };
+  }
+
+  run(command, args, { cwd = this.dir, env = {} } = {}) {
+    this.child = spawn(command, args, { cwd, env: this.environment(env), stdio: ['ignore', 'pipe', 'pipe'] });
+    running.add(this);
+    this.startedAt = performance.now();
+    this.exit = new Promise((resolve, reject) => {
+      this.child.once('error', reject);
+      this.child.once('exit', (code, signal) => {
+        this.ended = { code, signal };
+        // Its last words may still be in the pipe, but a process left behind could hold that open for ever.
+        Promise.race([new Promise(flushed => this.child.once('close', flushed)), sleep(1000)]).then(() => resolve(this.ended));
+      });
+    });
+    this.exit.catch(() => {});
+    for (const stream of ['stdout', 'stderr']) this.collect(stream);
+  }
+
+  collect(stream) {
+    let rest = '';
+    const keep = text => {
+      const line = { stream, text, at: performance.now() };
+      this.lines.push(line);
+      if (this.lines.length > 2 * KEPT_LINES) this.lines.splice(0, KEPT_LINES);
+      for (const listener of this.listeners) listener(line);
+    };
+    this.child[stream].setEncoding('utf8');
+    this.child[stream].on('data', text => {
+      this.bytes += text.length;
+      const parts = (rest + text).split('\n');
+      rest = parts.pop();
+      parts.forEach(keep);
+    });
+    this.child[stream].on('end', () => rest && keep(rest));
+  }
+
+  /** The first line of output, past or coming, that matches. */
+  line(pattern, { timeout = 10_000, from = 0 } = {}) {
+    const fits = line => line.at >= from && pattern.test(line.text);
+    return until(() => this.lines.find(fits), { timeout, what: `a line of output like ${pattern}` });
+  }
+
+  processes() {
+    const list = markedProcesses(this.mark);
+    for (const process of list) this.seen.set(process.pid, process);
+    return list;
+  }
+
+  /** Processes of the workers: everything that carries our mark but the proxy itself. */
+  workerProcesses() {
+    return this.processes().filter(process => process.pid !== this.child.pid);
+  }
+
+  /** Sends a signal to a process that this proxy started; refuses any other. */
+  kill(pid, signal = 'SIGKILL') {
+    assert.ok(this.processes().some(process => process.pid === pid), `${pid} is not a process of this test`);
+    process.kill(pid, signal);
+  }
+
+  killAll() {
+    for (const { pid } of this.processes()) {
+      try {
+        process.kill(pid, 'SIGKILL');
+      } catch {
+        // Gone already.
+      }
+    }
+    running.delete(this);
+  }
+
+  /** Waits until `fn` is answered by `status`; each try is a new connection. */
+  async ready({ path: at = '/pid', status = 200, timeout = 30_000, workers } = {}) {
+    await until(
+      async () => {
+        if (this.ended) throw Object.assign(new Error(`it ended: ${JSON.stringify(this.ended)}`), { fatal: true });
+        return (await request(this.port, { path: at, timeout: 5000 })).status === status;
+      },
+      { timeout, every: 25, what: `${at} answered with ${status}` },
+    );
+    if (workers && !PLAIN) await this.pids(workers, { timeout });
+    this.processes();
+  }
+
+  /** The pids of `count` different workers, as answered by GET /pid. */
+  async pids(count, { timeout = 30_000, path: at = '/pid?ms=40', not = [] } = {}) {
+    if (PLAIN) count = 1;
+    const pids = new Set();
+    await until(
+      async () => {
+        const answers = await Promise.all(range(2 * count).map(() => request(this.port, { path: at, timeout: 5000 })));
+        for (const answer of answers) {
+          if (answer.status === 200 && !not.includes(Number(answer.text))) pids.add(Number(answer.text));
+        }
+        return pids.size >= count;
+      },
+      { timeout, what: () => `${count} workers to answer, so far ${[...pids]}` },
+    );
+    return [...pids];
+  }
+
+  /** Ends the proxy by a signal, then checks that it left nothing. */
+  async stop({ signal = 'SIGTERM', timeout = 20_000, code = 0 } = {}) {
+    try {
+      this.processes();
+      if (!this.ended) process.kill(this.child.pid, signal);
+      const ended = await within(timeout, `the proxy's end after ${signal}`, this.exit);
+      if (PLAIN) return;
+      assert.deepEqual(ended, { code, signal: null }, 'exit of the proxy');
+      await this.assertNothingLeft();
+    } finally {
+      this.killAll();
+      if (!process.env.KEEP) rmSync(this.dir, { recursive: true, force: true });
+    }
+  }
+
+  async assertNothingLeft() {
+    const left = () => this.processes().map(({ pid, ppid, state, command }) => `${pid} (${state}, child of ${ppid}) ${command}`);
+    // A process that was just killed may take a moment to vanish from /proc.
+    await until(() => left().length === 0, { timeout: 500, what: () => `no process left:\n${left().join('\n')}` });
+    const groups = new Set([...this.seen.values()].map(process => process.pgid));
+    const own = ownGroup();
+    for (const pgid of groups) assert.ok(pgid === own || !groupAlive(pgid), `process group ${pgid} still has members`);
+    const inRuntime = existsSync(this.runtime) ? readdirSync(this.runtime, { recursive: true }) : [];
+    assert.deepEqual(inRuntime, [], 'files left in the runtime directory');
+    assert.deepEqual(readdirSync(this.tmp), [], 'files left in TMPDIR');
+    const strangers = readdirSync(this.dir).filter(name => !['run', 'tmp', 'own', 'conf.yaml'].includes(name));
+    assert.deepEqual(strangers, [], 'unexpected files');
+    assert.ok(!readFileSync('/proc/net/unix', 'utf8').includes(this.dir), 'a Unix socket is still bound');
+  }
+
+  /** Prints what the proxy said, for a failed test. */
+  show(title = 'output of the proxy') {
+    const tail = this.lines.slice(-80).map(line => `  ${line.stream === 'stderr' ? '!' : '|'} ${line.text}`);
+    console.error(`--- ${title} (last ${tail.length} lines)\n${tail.join('\n')}\n---`);
+  }
+}
+
+const ownGroup = () => {
+  const stat = readFileSync('/proc/self/stat', 'latin1');
+  return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[2]);
+};
+
+/** Writes a configuration: `config` with what every test needs filled in. */
+export function configure(proxy, config) {
+  const filled = {
+    ...config,
+    server: { threads: 2, ...config.server },
+    listeners: config.listeners ?? [{ address: `127.0.0.1:${proxy.port}` }],
+    runtime_dir: config.runtime_dir ?? proxy.runtime,
+    apps: Object.fromEntries(Object.entries(config.apps).map(([name, app]) => [name, { cwd: apps, ...app }])),
+  };
+  const file = path.join(proxy.dir, 'conf.yaml');
+  writeFileSync(file, `${yaml(filled)}\n`);
+  return file;
+}
+
+/**
+ * Starts the proxy. `config` may be a function of the proxy (for paths in its directory).
+ * `ready`: what to wait for, see `Proxy.ready`; false waits for nothing.
+ */
+export async function startProxy(config, { ready = {}, env } = {}) {
+  const proxy = new Proxy();
+  proxy.port = await freePort();
+  try {
+    const made = typeof config === 'function' ? config(proxy) : config;
+    if (PLAIN) runPlain(proxy, made);
+    else {
+      if (!existsSync(BIN)) throw new Error(`no such binary: ${BIN} (build it, or set BIN)`);
+      proxy.run(BIN, ['-c', configure(proxy, made)], { env });
+    }
+    const first = Object.values(made.apps)[0];
+    if (ready) await proxy.ready({ workers: typeof first.instances === 'number' ? first.instances : undefined, ...ready });
+    return proxy;
+  } catch (error) {
+    proxy.show();
+    if (proxy.child) await proxy.stop().catch(() => {});
+    else rmSync(proxy.dir, { recursive: true, force: true });
+    throw error;
+  }
+}
+
+function runPlain(proxy, config) {
+  const app = Object.values(config.apps)[0];
+  const cwd = path.resolve(app.cwd ?? apps);
+  const socket = path.join(proxy.tmp, 'plain.sock');
+  const fill = text => String(text).replaceAll('{socket}', socket).replaceAll('{slot}', '0');
+  const [command, ...args] = (app.command ?? [process.execPath, app.script, ...(app.args ?? [])]).map(fill);
+  const env = Object.fromEntries(Object.entries(app.env ?? {}).map(([key, value]) => [key, fill(value)]));
+  proxy.run(command, args, { cwd, env: { PORT: String(proxy.port), NODE_APP_INSTANCE: '0', ...env } });
+}
+
+/** Runs `body` against a proxy of its own; shows the output when it fails; always stops and checks. */
+export async function withProxy(config, options, body) {
+  if (typeof options === 'function') [options, body] = [{}, options];
+  const proxy = await startProxy(config, options);
+  let failed = false;
+  try {
+    return await body(proxy);
+  } catch (error) {
+    failed = true;
+    proxy.show();
+    throw error;
+  } finally {
+    try {
+      await proxy.stop(options.stop);
+    } catch (error) {
+      if (!failed) {
+        proxy.show();
+        // The body has passed: this is the test's failure then.
+        // eslint-disable-next-line no-unsafe-finally
+        throw error;
+      }
+    }
+  }
+}

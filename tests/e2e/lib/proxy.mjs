@@ -306,7 +306,7 @@ function runPlain(proxy, config) {
   const app = Object.values(config.apps)[0];
   const cwd = path.resolve(app.cwd ?? apps);
   const socket = path.join(proxy.tmp, 'plain.sock');
-  const fill = text => String(text).replaceAll('{socket}', socket).replaceAll('{slot}', '0');
+  const fill = text => String(text).replaceAll('{socket}', socket).replaceAll('{slot}', '0').replaceAll('{port}', proxy.port);
   const [command, ...args] = (app.command ?? [process.execPath, app.script, ...(app.args ?? [])]).map(fill);
   const env = Object.fromEntries(Object.entries(app.env ?? {}).map(([key, value]) => [key, fill(value)]));
   proxy.run(command, args, { cwd, env: { PORT: String(proxy.port), NODE_APP_INSTANCE: '0', ...env } });

@@ -1,0 +1,112 @@
+// kill -9 of one worker of three under load.
+
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import http from 'node:http';
+import test from 'node:test';
+import { request } from './lib/http.mjs';
+import { needsProxy, withProxy } from './lib/proxy.mjs';
+import { range, sleep, until } from './lib/wait.mjs';
+
+const KILLS = 3;
+
+test('kill -9 of one worker of three under load, three times', { timeout: 120_000, ...needsProxy }, t =>
+  withProxy(
+    proxy => ({ apps: { web: { script: './http.js', instances: 3, min_uptime: '100ms', env: { NOTES: proxy.file('notes', '') } } } }),
+    async proxy => {
+      const agent = new http.Agent({ keepAlive: true });
+      const kills = [];
+      const gets = { done: 0, failed: [] };
+      const posts = { done: 0, failed: [], ok: new Set() };
+      let stop = false;
+
+      const getting = async () => {
+        for (let n = 0; !stop; n++) {
+          const started = performance.now();
+          try {
+            const answer = await request(proxy.port, { path: `/slow?ms=${n % 4}`, agent });
+            if (answer.status !== 200) throw new Error(`status ${answer.status}`);
+            gets.done++;
+          } catch (error) {
+            gets.failed.push({ started, ended: performance.now(), why: error.message });
+          }
+        }
+      };
+      let next = 0;
+      const posting = async () => {
+        while (!stop) {
+          const id = `post-${next++}`;
+          const started = performance.now();
+          try {
+            const answer = await request(proxy.port, { method: 'POST', path: `/note?id=${id}&ms=${next % 4}`, body: 'x'.repeat(200), agent });
+            if (answer.status !== 200) throw new Error(`status ${answer.status}`);
+            posts.done++;
+            posts.ok.add(id);
+          } catch (error) {
+            posts.failed.push({ id, started, why: error.message });
+          }
+        }
+      };
+      const load = [...range(16).map(getting), ...range(8).map(posting)];
+
+      for (const _ of range(KILLS)) {
+        const done = gets.done;
+        await until(() => gets.done > done + 300, { what: 'load' });
+        const before = await proxy.pids(3);
+        const victim = before[0];
+        const at = performance.now();
+        proxy.kill(victim);
+        const kill = { victim, at };
+        kills.push(kill);
+        const [successor] = await until(async () => {
+          const found = await proxy.pids(1, { not: before, timeout: 10_000 });
+          return found.length > 0 && found;
+        }, { timeout: 20_000, what: 'the successor' });
+        kill.back = performance.now() - at;
+        kill.successor = successor;
+        // What the app itself needed from its process's start to listening, by its own clock.
+        kill.own = Number(/listening after (\d+) ms/.exec((await proxy.line(new RegExp(`\\b${successor}\\b.*listening after`))).text)[1]);
+      }
+      stop = true;
+      await Promise.all(load);
+      agent.destroy();
+
+      const notes = readFileSync(proxy.file('notes'), 'utf8').trim().split('\n').map(line => line.split(' '));
+      const times = new Map();
+      for (const [, id] of notes) times.set(id, (times.get(id) ?? 0) + 1);
+      const byWhom = new Map(notes.map(([pid, id]) => [id, Number(pid)]));
+      const victims = kills.map(kill => kill.victim);
+
+      t.diagnostic(`${gets.done} GETs, ${gets.failed.length} failed; ${posts.done} POSTs, ${posts.failed.length} failed`);
+      for (const kill of kills) t.diagnostic(`back after ${Math.round(kill.back)} ms, ${kill.own} of which are the app's own start`);
+      for (const failed of posts.failed) t.diagnostic(`failed POST ${failed.id}: ${failed.why}, noted by ${byWhom.get(failed.id) ?? 'no worker'}`);
+
+      assert.deepEqual(gets.failed, [], 'no GET fails');
+      const repeated = [...times].filter(([, n]) => n > 1);
+      assert.deepEqual(repeated, [], 'no POST is carried out twice');
+      for (const id of posts.ok) assert.equal(times.get(id), 1, `${id} was answered, so it was carried out`);
+      for (const failed of posts.failed) {
+        assert.match(failed.why, /status 502/, 'a failed POST is answered with 502, not with a cut connection');
+        const noted = byWhom.get(failed.id);
+        // Noted by the dead worker; or its bytes lay in the dead worker's socket, unread: then it was under way at the kill.
+        const underWay = kills.some(kill => failed.started <= kill.at + 20);
+        assert.ok(noted === undefined ? underWay : victims.includes(noted), `${failed.id} failed although ${noted ?? 'no worker'} had it`);
+      }
+      for (const kill of kills) {
+        assert.ok(kill.back < kill.own + 1000, `back after ${Math.round(kill.back)} ms; the app's own start took ${kill.own} ms`);
+      }
+    },
+  ));
+
+test('a hung worker of three: the others serve, and its requests end by the time-out', { timeout: 60_000, ...needsProxy }, () =>
+  withProxy({ apps: { web: { script: './http.js', instances: 3, response_timeout: '2s' } } }, async proxy => {
+    const pids = await proxy.pids(3);
+    proxy.kill(pids[0], 'SIGSTOP');
+    const answers = await Promise.all(range(30).map(async i => {
+      await sleep(i * 10);
+      return request(proxy.port, { path: '/slow?ms=20', timeout: 10_000 });
+    }));
+    proxy.kill(pids[0], 'SIGCONT');
+    assert.deepEqual([...new Set(answers.map(answer => answer.status))].filter(status => status !== 200 && status !== 504), []);
+    assert.ok(answers.filter(answer => answer.status === 200).length >= 20, 'most are served');
+  }));

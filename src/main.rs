@@ -1,1 +1,5 @@
-fn main() {}
+//! Parse, run, exit code.
+
+fn main() -> std::process::ExitCode {
+    pingora_unix_proxy::server::main(std::env::args_os())
+}

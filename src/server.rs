@@ -1,1 +1,201 @@
-//! (to come)
+//! Composition root: from a configuration to a running Pingora server.
+
+use crate::config::cli::{Cli, Stop};
+use crate::config::{self, Config};
+use crate::gateway::{self, Gateway};
+use crate::pool::Pool;
+use crate::supervisor::{AppSpec, Control, Setup, Supervisor};
+use async_trait::async_trait;
+use pingora_core::listeners::ListenerConfig;
+use pingora_core::protocols::l4::stream::L4BufferSettings;
+use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
+use pingora_core::services::background::background_service;
+use pingora_core::services::listening::Service;
+use std::ffi::OsString;
+use std::net::{SocketAddr, TcpListener};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// How long an idle connection to a worker with the preload script is kept. The script keeps its
+/// server's end longer (`KEEP_ALIVE`), so a request never meets a connection that just closed.
+const IDLE: Duration = Duration::from_secs(60);
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// The same for any other worker; uvicorn closes after 5 s, gunicorn after 2.
+const IDLE_UNKNOWN: Duration = Duration::from_millis(1500);
+/// How long a worker lives without its proxy.
+const ORPHAN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The whole program.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::parse(args) {
+        Ok(cli) => cli,
+        Err(Stop { text, code: 0 }) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Err(Stop { text, code }) => {
+            eprint!("{text}");
+            return ExitCode::from(code);
+        }
+    };
+    if cli.test {
+        let (text, good) = config::report(&cli);
+        println!("{text}");
+        return if good { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,pingora_unix_proxy=info")).init();
+    if cli.upgrade {
+        return fail("-u: taking over from a running proxy is not supported yet; stop it first, then start without -u");
+    }
+    let (config, warnings) = match config::from_cli(&cli) {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            errors.iter().for_each(|error| eprintln!("{error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => fail(&why),
+    }
+}
+
+fn fail(why: &str) -> ExitCode {
+    eprintln!("pingora-unix-proxy: {why}");
+    ExitCode::FAILURE
+}
+
+/// Runs until a signal or a failure ends it.
+fn run(mut config: Config) -> Result<(), String> {
+    for listener in &mut config.listeners {
+        listener.address = bindable(listener.address)?;
+    }
+    let conf = std::mem::take(&mut config.server);
+    let mut server = Server::new_with_opt_and_conf(None, conf);
+    server.bootstrap();
+    let (supervisor, control) = supervise(&mut config)?;
+    let (supervisor, apps) = supervisor;
+    server.add_service(background_service("supervisor", supervisor));
+    server.add_service(listen(&config, gateway(&config, apps), &server));
+    let failed = Arc::new(AtomicBool::new(false));
+    let signals = Signals { control, failed: failed.clone() };
+    server.run(RunArgs { shutdown_signal: Box::new(signals) });
+    if failed.load(Ordering::Acquire) { Err("the supervisor failed, see the log".into()) } else { Ok(()) }
+}
+
+/// Sees that an address can be listened on before anything is started: Pingora would try for half a
+/// minute and then go on without its listener. Port 0 becomes a free port.
+fn bindable(address: SocketAddr) -> Result<SocketAddr, String> {
+    let bound = TcpListener::bind(address).and_then(|listener| listener.local_addr());
+    bound.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            format!(
+                "cannot listen on {address}: another program does (ss -ltnp shows which); stop it or change `listeners`"
+            )
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            format!("cannot listen on {address}: ports below 1024 need root or CAP_NET_BIND_SERVICE")
+        }
+        _ => format!("cannot listen on {address}: {error}"),
+    })
+}
+
+/// The supervisor over every app, and what traffic needs of the apps.
+fn supervise(config: &mut Config) -> Result<((Supervisor, Vec<gateway::App>), Control), String> {
+    let mut specs = Vec::new();
+    let mut apps = Vec::new();
+    for app in std::mem::take(&mut config.apps) {
+        let name: Arc<str> = app.name.into();
+        let pool = Arc::new(Pool::new(name.clone(), app.affinity, app.balance));
+        let keep_alive = if app.spec.preload { IDLE } else { IDLE_UNKNOWN };
+        apps.push(gateway::App { pool: pool.clone(), response_timeout: app.response_timeout, keep_alive });
+        specs.push(AppSpec { name, spec: app.spec, policy: app.policy, pool });
+    }
+    let setup = Setup {
+        apps: specs,
+        runtime_dir: config.runtime_dir.clone(),
+        port: config.listeners.first().map_or(0, |listener| listener.address.port()),
+        keep_alive: KEEP_ALIVE,
+        orphan_timeout: ORPHAN_TIMEOUT,
+        output: None,
+    };
+    let (supervisor, control) = Supervisor::new(setup).map_err(|error| error.to_string())?;
+    Ok(((supervisor, apps), control))
+}
+
+fn gateway(config: &Config, apps: Vec<gateway::App>) -> Gateway {
+    let route =
+        |route: &config::Route| gateway::Route { host: route.host.clone(), path: route.path.clone(), app: route.app };
+    let limits = gateway::Limits {
+        head_bytes: config.limits.head_bytes,
+        head_timeout: config.limits.head_timeout,
+        keepalive_timeout: config.limits.keepalive_timeout,
+        body_bytes: config.limits.body_bytes,
+        body_timeout: config.limits.body_timeout,
+        tunnel_idle_timeout: config.limits.tunnel_idle_timeout,
+        connections: config.limits.connections,
+    };
+    Gateway::new(apps, config.routes.iter().map(route).collect(), limits)
+}
+
+fn listen(config: &Config, gateway: Gateway, server: &Server) -> Service<gateway::Front> {
+    let mut service = Service::new("front".to_owned(), gateway.into_front(&server.configuration));
+    for listener in &config.listeners {
+        // The front buffers what it needs: Pingora's buffers would cost every idle connection 10 KiB and more.
+        let tcp = ListenerConfig::tcp(listener.address.to_string()).l4_buffer(L4BufferSettings::unbuffered());
+        service.add_listener(tcp);
+        log::info!("listening on http://{}", listener.address);
+    }
+    service
+}
+
+/// Ends the server when the supervisor has: nothing of it is left then.
+struct Signals {
+    control: Control,
+    failed: Arc<AtomicBool>,
+}
+
+impl Signals {
+    async fn wait(&self) -> Result<(), String> {
+        let listen = |kind| signal(kind).map_err(|error| format!("signals cannot be received: {error}"));
+        let mut terminate = listen(SignalKind::terminate())?;
+        let mut interrupt = listen(SignalKind::interrupt())?;
+        let mut quit = listen(SignalKind::quit())?;
+        let mut hangup = listen(SignalKind::hangup())?;
+        loop {
+            tokio::select! {
+                () = next(&mut terminate) => self.stop("SIGTERM"),
+                () = next(&mut interrupt) => self.stop("SIGINT"),
+                () = next(&mut quit) => log::warn!("SIGQUIT: no successor is ready to take over; going on"),
+                () = next(&mut hangup) => log::warn!("SIGHUP: reload is not supported yet; going on"),
+                outcome = self.control.finished() => return outcome,
+            }
+        }
+    }
+
+    fn stop(&self, signal: &str) {
+        log::info!("{signal}: stopping; once more stops at once");
+        self.control.stop();
+    }
+}
+
+async fn next(signal: &mut Signal) {
+    if signal.recv().await.is_none() {
+        std::future::pending().await
+    }
+}
+
+#[async_trait]
+impl ShutdownSignalWatch for Signals {
+    async fn recv(&self) -> ShutdownSignal {
+        if let Err(why) = self.wait().await {
+            log::error!("{why}");
+            self.failed.store(true, Ordering::Release);
+        }
+        ShutdownSignal::FastShutdown
+    }
+}

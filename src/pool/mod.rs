@@ -15,8 +15,9 @@ use affinity::{Affinity, Balance};
 use arc_swap::ArcSwap;
 use pingora_load_balancing::{Backends, LoadBalancer};
 use selector::{PoolDiscovery, Rendezvous};
-use std::sync::Arc;
+use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// A worker as traffic sees it.
 #[derive(Debug)]
@@ -27,6 +28,14 @@ pub(crate) struct Member {
     /// Absolute path of its Unix socket.
     pub(crate) socket: Arc<str>,
     pub(crate) load: Load,
+    /// What traffic keeps with the worker: its idle connections. They end with it.
+    pub(crate) kept: OnceLock<Box<dyn Any + Send + Sync>>,
+}
+
+impl Member {
+    pub(crate) fn new(id: WorkerId, tag: Option<Tag>, socket: Arc<str>) -> Member {
+        Member { id, tag, socket, load: Load::default(), kept: OnceLock::new() }
+    }
 }
 
 /// What a worker carries now.

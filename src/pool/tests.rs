@@ -3,12 +3,8 @@ use crate::worker::{Incarnation, Slot};
 use std::collections::HashMap;
 
 fn member(slot: u16, incarnation: u32, tag: Option<&str>) -> Arc<Member> {
-    Arc::new(Member {
-        id: WorkerId { app: "app".into(), slot: Slot(slot), incarnation: Incarnation(incarnation) },
-        tag: tag.and_then(Tag::parse),
-        socket: format!("/run/app.{slot}.{incarnation}.sock").into(),
-        load: Load::default(),
-    })
+    let id = WorkerId { app: "app".into(), slot: Slot(slot), incarnation: Incarnation(incarnation) };
+    Arc::new(Member::new(id, tag.and_then(Tag::parse), format!("/run/app.{slot}.{incarnation}.sock").into()))
 }
 
 fn seat(member: &Arc<Member>, open: bool) -> Seat {

@@ -48,7 +48,7 @@ impl Entry {
     /// Its main server listens here now.
     pub(super) fn moved(&mut self, socket: Arc<str>) {
         self.members.retain(|member| load(member) > 0);
-        self.members.push(Arc::new(Member { id: self.id.clone(), tag: self.tag, socket, load: Default::default() }));
+        self.members.push(Arc::new(Member::new(self.id.clone(), self.tag, socket)));
     }
 
     pub(super) fn member(&self) -> Option<&Arc<Member>> {

@@ -1,0 +1,81 @@
+//! The proxy's own short answers.
+
+use bytes::Bytes;
+
+/// Why the proxy answers itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    /// One sentence for the person who reads it.
+    pub(crate) detail: &'static str,
+}
+
+impl Answer {
+    pub(crate) const NO_ROUTE: Answer =
+        Answer { status: 404, detail: "No application is configured for this address." };
+    pub(crate) const HEAD_TIMEOUT: Answer =
+        Answer { status: 408, detail: "The request did not arrive completely in time." };
+    pub(crate) const TOO_LONG: Answer = Answer { status: 413, detail: "The request body is larger than allowed here." };
+    pub(crate) const BROKEN: Answer =
+        Answer { status: 502, detail: "The application ended the connection before it answered." };
+    pub(crate) const NO_WORKER: Answer =
+        Answer { status: 503, detail: "The application is starting or busy. Try again in a moment." };
+    pub(crate) const NO_ANSWER: Answer = Answer { status: 504, detail: "The application did not answer in time." };
+
+    pub(crate) fn reason(&self) -> &'static str {
+        match self.status {
+            400 => "Bad Request",
+            404 => "Not Found",
+            405 => "Method Not Allowed",
+            408 => "Request Timeout",
+            413 => "Content Too Large",
+            414 => "URI Too Long",
+            417 => "Expectation Failed",
+            431 => "Request Header Fields Too Large",
+            500 => "Internal Server Error",
+            501 => "Not Implemented",
+            502 => "Bad Gateway",
+            503 => "Service Unavailable",
+            504 => "Gateway Timeout",
+            505 => "HTTP Version Not Supported",
+            _ => "Error",
+        }
+    }
+
+    /// How many seconds a client should wait before it tries again.
+    pub(crate) fn retry_after(&self) -> Option<&'static str> {
+        (self.status == 503).then_some("1")
+    }
+
+    pub(crate) fn body(&self) -> Bytes {
+        format!("{} {}\n\n{}\n", self.status, self.reason(), self.detail).into()
+    }
+
+    /// The whole HTTP/1.1 message; the connection closes after it.
+    pub(crate) fn message(&self) -> Vec<u8> {
+        let body = self.body();
+        let retry = self.retry_after().map(|s| format!("Retry-After: {s}\r\n")).unwrap_or_default();
+        let head = format!(
+            "HTTP/1.1 {} {}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\
+             Cache-Control: no-store\r\n{retry}Connection: close\r\n\r\n",
+            self.status,
+            self.reason(),
+            body.len(),
+        );
+        [head.as_bytes(), &body].concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_says_its_length() {
+        let message = String::from_utf8(Answer::NO_WORKER.message()).unwrap();
+        let (head, body) = message.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"));
+        assert!(head.contains("Retry-After: 1"));
+        assert!(head.contains(&format!("Content-Length: {}", body.len())));
+    }
+}

@@ -1,0 +1,175 @@
+//! The open tunnel: one poll loop for both directions, no buffer held while nothing waits.
+
+use crate::gateway::alarm::Alarm;
+use crate::gateway::front::{Admission, with_scratch};
+use crate::pool::Lease;
+use bytes::{Buf, BytesMut};
+use pingora_core::protocols::Stream;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::UnixStream;
+
+/// After one side has finished, the other gets at most this long without a byte.
+const HALF_CLOSED_IDLE: Duration = Duration::from_secs(60);
+/// Reads of one direction in one go, so that a flood one way leaves room for the other.
+const BURST: usize = 8;
+
+pub(super) struct Relay {
+    client: Stream,
+    worker: UnixStream,
+    to_client: Direction,
+    to_worker: Direction,
+    idle: Duration,
+    alarm: Alarm,
+    /// The worker carries this tunnel, and the limit counts it, until it ends.
+    _held: (Lease, Admission),
+}
+
+/// One direction of a tunnel.
+struct Direction {
+    /// Read and not yet written; holds memory only while the receiver is slower than the sender.
+    waiting: BytesMut,
+    unflushed: bool,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    /// The sender has finished; what waits is still to be written.
+    Ending,
+    /// The receiver knows that nothing more comes.
+    Ended,
+}
+
+impl Relay {
+    /// `to_client` and `to_worker` have been read already and go first.
+    pub(super) fn new(
+        client: Stream,
+        worker: UnixStream,
+        to_client: BytesMut,
+        to_worker: BytesMut,
+        idle: Duration,
+        held: (Lease, Admission),
+    ) -> Relay {
+        let direction = |waiting| Direction { waiting, unflushed: false, state: State::Open };
+        Relay {
+            client,
+            worker,
+            to_client: direction(to_client),
+            to_worker: direction(to_worker),
+            idle,
+            alarm: Alarm::default(),
+            _held: held,
+        }
+    }
+
+    /// Ends when both sides have finished, when one breaks, or when both are silent for too long.
+    pub(super) async fn run(mut self) {
+        let end = std::future::poll_fn(|cx| self.poll(cx)).await;
+        if let Err(error) = end {
+            log::debug!("tunnel ended: {error}");
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut moved = false;
+        moved |= self.to_client.relay(cx, &mut self.worker, &mut self.client)?;
+        moved |= self.to_worker.relay(cx, &mut self.client, &mut self.worker)?;
+        let open = |direction: &Direction| direction.state != State::Ended;
+        match (open(&self.to_client), open(&self.to_worker)) {
+            (false, false) => return Poll::Ready(Ok(())),
+            (true, true) => {}
+            _ => self.idle = self.idle.min(HALF_CLOSED_IDLE),
+        }
+        if moved {
+            self.alarm.clear();
+        }
+        ready!(self.alarm.poll(cx, self.idle));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "silent for too long")))
+    }
+}
+
+impl Direction {
+    /// Moves what can be moved now. Says whether anything did; wakes the task when more can.
+    fn relay<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> io::Result<bool>
+    where
+        R: AsyncRead + Unpin + ?Sized,
+        W: AsyncWrite + Unpin + ?Sized,
+    {
+        let mut moved = false;
+        for _ in 0..BURST {
+            match self.step(cx, from, to) {
+                Poll::Ready(Ok(true)) => moved = true,
+                Poll::Ready(Ok(false)) => return Ok(moved),
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => {
+                    self.flush(cx, to)?;
+                    return Ok(moved);
+                }
+            }
+        }
+        // More may be ready: let the other direction and other tasks go first.
+        self.flush(cx, to)?;
+        cx.waker().wake_by_ref();
+        Ok(moved)
+    }
+
+    /// One read or write. `false`: this direction has ended.
+    fn step<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> Poll<io::Result<bool>>
+    where
+        R: AsyncRead + Unpin + ?Sized,
+        W: AsyncWrite + Unpin + ?Sized,
+    {
+        if !self.waiting.is_empty() {
+            let n = ready!(Pin::new(&mut *to).poll_write(cx, &self.waiting))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.unflushed = true;
+            self.waiting.advance(n);
+            if self.waiting.is_empty() {
+                self.waiting = BytesMut::new();
+            }
+            return Poll::Ready(Ok(true));
+        }
+        match self.state {
+            State::Ended => Poll::Ready(Ok(false)),
+            State::Ending => {
+                ready!(Pin::new(to).poll_shutdown(cx))?;
+                self.state = State::Ended;
+                Poll::Ready(Ok(true))
+            }
+            State::Open => with_scratch(|scratch| {
+                let mut read = ReadBuf::new(scratch);
+                ready!(Pin::new(from).poll_read(cx, &mut read))?;
+                let fresh = read.filled();
+                if fresh.is_empty() {
+                    self.state = State::Ending;
+                    return Poll::Ready(Ok(true));
+                }
+                let written = match Pin::new(to).poll_write(cx, fresh) {
+                    Poll::Ready(n) => n?,
+                    Poll::Pending => 0,
+                };
+                self.unflushed |= written > 0;
+                self.waiting.extend_from_slice(&fresh[written..]);
+                Poll::Ready(Ok(true))
+            }),
+        }
+    }
+
+    /// TLS keeps written bytes back until they are flushed.
+    fn flush<W: AsyncWrite + Unpin + ?Sized>(&mut self, cx: &mut Context<'_>, to: &mut W) -> io::Result<()> {
+        if self.unflushed
+            && let Poll::Ready(done) = Pin::new(to).poll_flush(cx)
+        {
+            done?;
+            self.unflushed = false;
+        }
+        Ok(())
+    }
+}

@@ -635,7 +635,7 @@ const REQUEST_EVENTS = new Set([
 
 /**
  * An http2 server gets its 'request' events from an HTTP/1.1 server inside, as Node itself gives them with
- * `allowHTTP1`. A server that only knows 'stream' events gets real streams through an HTTP/2 session in memory.
+ * `allowHTTP1`; a server that only knows 'stream' events gets them in the likeness of HTTP/2's.
  */
 function serveHttp1(seat, shared) {
   const http = require('http');
@@ -643,8 +643,6 @@ function serveHttp1(seat, shared) {
   const server = seat.server;
   const inner = http.createServer();
   const count = inner.listenerCount;
-  let own = null;
-  let bridge = null;
   inner.listenerCount = function (event) {
     return REQUEST_EVENTS.has(event) ? server.listenerCount(event) : count.apply(inner, arguments);
   };
@@ -652,8 +650,7 @@ function serveHttp1(seat, shared) {
     if (!REQUEST_EVENTS.has(event)) return EventEmitter.prototype.emit.apply(inner, arguments);
     if (event === 'request' && server.listenerCount('request') === 0 && server.listenerCount('stream') > 0) {
       dressRequest(first, shared);
-      if (bridge === null) bridge = createBridge(own);
-      bridge(first, second);
+      emitStream(server, first, second);
       return true;
     }
     return server.emit.apply(server, arguments);
@@ -662,94 +659,100 @@ function serveHttp1(seat, shared) {
   // Starts the time-outs of a server that itself never listens.
   EventEmitter.prototype.emit.call(inner, 'listening');
   seat.inner = inner;
-  own = server.listeners(seat.kind === 'http2s' ? 'secureConnection' : 'connection')[0].bind(server);
   stepAside(server, function (socket) {
     if (seat.kind === 'http2s') Object.assign(socket, TLS_ANSWERS);
     EventEmitter.prototype.emit.call(inner, 'connection', socket);
   });
 }
 
-const HOP_BY_HOP = new Set([
-  'connection',
-  'host',
-  'http2-settings',
-  'keep-alive',
-  'proxy-connection',
-  'te',
-  'transfer-encoding',
-  'upgrade',
-]);
+const HOP_BY_HOP = ['connection', 'host', 'keep-alive', 'proxy-connection', 'te', 'transfer-encoding', 'upgrade'];
 
-/** Hands HTTP/1.1 requests to an http2 server's own connection listener, over one session in memory. */
-function createBridge(connectionListener) {
-  const http2 = require('http2');
+/**
+ * One request as the 'stream' event of an http2 server gives it. A session in memory would be the real thing, but
+ * Node 16 to 20 stalls on HTTP/2 over anything but a socket. What HTTP/1.1 has no word for is left out: pushes are not
+ * allowed, priorities and settings do nothing.
+ */
+function emitStream(server, request, response) {
   const Duplex = require('stream').Duplex;
-  let session = null;
-
-  function half() {
-    const end = new Duplex({
-      read() {
-        const resume = end.waiting;
-        end.waiting = null;
-        if (resume) resume();
-      },
-      write(chunk, _encoding, done) {
-        if (end.peer.push(chunk)) done();
-        else end.peer.waiting = done;
-      },
-      final(done) {
-        end.peer.push(null);
-        done();
-      },
-    });
-    end.waiting = null;
-    return end;
-  }
-
-  function connect() {
-    const near = half();
-    const far = half();
-    near.peer = far;
-    far.peer = near;
-    session = http2.connect('http://localhost', { createConnection: () => near });
-    const forget = function () {
-      session = null;
-      near.destroy();
-      far.destroy();
-    };
-    session.on('error', forget);
-    session.on('close', forget);
-    connectionListener(far);
-  }
-
-  return function forward(request, response) {
-    if (session === null || session.destroyed || session.closed) connect();
-    const head = {
-      ':method': request.method,
-      ':path': request.url,
-      ':scheme': request.socket.encrypted ? 'https' : 'http',
-      ':authority': request.headers.host || 'localhost',
-    };
-    for (const name of Object.keys(request.headers)) {
-      if (!HOP_BY_HOP.has(name)) head[name] = request.headers[name];
-    }
-    const fail = function () {
-      if (response.headersSent) return response.destroy();
-      response.writeHead(502).end();
-    };
-    const stream = session.request(head);
-    stream.on('error', fail);
-    stream.on('response', function (answer) {
-      const headers = {};
-      for (const name of Object.keys(answer)) if (name[0] !== ':') headers[name] = answer[name];
-      response.writeHead(answer[':status'], headers);
-      stream.pipe(response);
-    });
-    response.on('close', function () {
-      if (!stream.closed) stream.close();
-    });
-    request.pipe(stream);
+  const headers = {
+    ':method': request.method,
+    ':path': request.url,
+    ':scheme': request.socket.encrypted ? 'https' : 'http',
+    ':authority': request.headers.host,
   };
+  for (const name of Object.keys(request.headers)) {
+    if (HOP_BY_HOP.indexOf(name) < 0) headers[name] = request.headers[name];
+  }
+  const stream = new Duplex({
+    read() {
+      request.resume();
+    },
+    write(chunk, encoding, done) {
+      if (!response.headersSent) stream.respond();
+      response.write(chunk, encoding, done);
+    },
+    final(done) {
+      if (!response.headersSent) stream.respond();
+      response.end(done);
+    },
+    destroy(error, done) {
+      if (!response.writableEnded) response.destroy();
+      done(error);
+    },
+  });
+  request.on('data', function (chunk) {
+    if (!stream.push(chunk)) request.pause();
+  });
+  request.on('end', () => stream.push(null));
+  request.pause();
+  response.on('close', function () {
+    if (response.writableFinished) return;
+    stream.aborted = true;
+    stream.emit('aborted');
+    stream.destroy();
+  });
+  Object.defineProperty(stream, 'headersSent', { get: () => response.headersSent });
+  Object.assign(stream, {
+    id: 1,
+    aborted: false,
+    pushAllowed: false,
+    rstCode: 0,
+    session: { socket: request.socket, encrypted: request.socket.encrypted, alpnProtocol: 'http/1.1' },
+    respond(head, options) {
+      const given = Object.assign({}, head);
+      const status = given[':status'] || 200;
+      for (const name of Object.keys(given)) if (name[0] === ':') delete given[name];
+      stream.sentHeaders = Object.assign({ ':status': status }, given);
+      response.writeHead(status, given);
+      if (options && options.endStream) stream.end();
+      else response.flushHeaders();
+    },
+    respondWithFD(fd, head) {
+      stream.respond(head);
+      require('fs').createReadStream(null, { fd: fd.fd || fd, autoClose: false }).pipe(stream);
+    },
+    respondWithFile(path, head) {
+      const file = require('fs').createReadStream(path);
+      file.once('open', () => stream.respond(head));
+      file.on('error', (error) => stream.destroy(error));
+      file.pipe(stream);
+    },
+    additionalHeaders() {},
+    priority() {},
+    pushStream(_head, options, callback) {
+      const done = typeof options === 'function' ? options : callback;
+      process.nextTick(done, Object.assign(new Error('HTTP/2 client has disabled push'), { code: 'ERR_HTTP2_PUSH_DISABLED' }));
+    },
+    setTimeout(ms, callback) {
+      request.setTimeout(ms, callback);
+      return stream;
+    },
+    close(_code, callback) {
+      if (typeof callback === 'function') stream.once('close', callback);
+      stream.end();
+    },
+  });
+  server.emit('stream', stream, headers, request.complete ? 5 : 4, request.rawHeaders);
 }
 
 /**

@@ -230,12 +230,7 @@ describe('listen', { concurrency: 3 }, () => {
 
   it('shares the slot among the workers of a cluster', async (t) => {
     const proxy = await Proxy.start(t);
-    const worker = proxy.run(`
-      const cluster = require('cluster'), http = require('http');
-      if (cluster.isPrimary) {
-        cluster.setupPrimary({ exec: ${JSON.stringify(path.join(here, 'apps/cluster.cjs'))} });
-        cluster.fork(); cluster.fork();
-      }`);
+    const worker = proxy.spawn([process.execPath, path.join(here, 'apps/cluster.cjs')]);
     await until('both of the cluster', () => proxy.lines('path').filter((l) => l.port === 3000).length === 2);
     await until('the second port', () => proxy.lines('path').filter((l) => l.port === 4000).length === 2);
     for (const line of proxy.lines('path')) {

@@ -191,6 +191,7 @@ export function request({ body, ...options }) {
       response.on('error', reject);
     });
     sent.on('error', reject);
+    sent.setTimeout(LIMIT_MS, () => sent.destroy(new Error(`no answer within ${LIMIT_MS} ms`)));
     sent.end(body);
   });
 }

@@ -1177,8 +1177,8 @@ function takeProcessSend(shared) {
       report(Object.assign(new Error('Channel closed'), { code: 'ERR_IPC_CHANNEL_CLOSED' }));
       return false;
     }
-    if (message === undefined) {
-      report(new TypeError('The "message" argument must be specified'));
+    if (message === undefined || typeof message === 'function' || typeof message === 'symbol') {
+      report(new TypeError('a message is a value that JSON knows'));
     } else if (message === 'ready') {
       channel.sendReady();
       report(null);

@@ -240,9 +240,8 @@ impl Fleet {
         worker.signal_at = None;
         worker.probe.next = None;
         worker.deadline = Some(after(now, KILL_RETRY));
-        if worker.pid.is_some() {
-            self.actions.push_back(Action::KillGroup { incarnation });
-        }
+        // Also without a pid: the report of the spawn may be lost or on its way.
+        self.actions.push_back(Action::KillGroup { incarnation });
         self.enter(incarnation, State::Killing, reason);
         if was_seated {
             self.actions.push_back(Action::Publish);

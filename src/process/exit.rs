@@ -89,7 +89,9 @@ impl Process {
     /// number, which is also the group's, cannot be given to another. For one caller.
     pub(crate) async fn wait(&self) -> Result<Exit, Error> {
         let failed = |e: std::io::Error| Error::io(format!("waiting for process {}", self.pid()))(e);
-        let watched = AsyncFd::with_interest(self.0.pidfd.as_fd(), Interest::READABLE).map_err(failed)?;
+        // SAFETY: `self` owns the descriptor and outlives the borrow; nobody closes or replaces it.
+        let watched = unsafe { AsyncFd::register_with_interest(self.0.pidfd.as_fd(), Interest::READABLE) };
+        let watched = watched.map_err(|e| failed(e.into()))?;
         let _ready = watched.readable().await.map_err(failed)?;
         if let Err(e) = self.kill_group() {
             log::warn!("{e}");

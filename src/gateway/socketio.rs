@@ -3,7 +3,9 @@
 //!
 //! Source: the Engine.IO protocol, revisions 3 and 4 (socket.io-engine-protocol), and what the servers really send.
 
+// The path is spelled out for `fuzz/` and `benches/`, which include this file from elsewhere.
 #[cfg(test)]
+#[path = "socketio/tests.rs"]
 mod tests;
 
 use std::borrow::Cow;
@@ -197,11 +199,13 @@ fn jsonp(start: &[u8]) -> Result<Cow<'_, [u8]>, Stop> {
     };
     // Without its closing quote the text may end inside an escape: that part waits.
     let end = string_end(text).unwrap_or_else(|| whole_escapes(text));
-    let payload = unescape(&text[..end]).ok_or(Stop::Nothing)?;
-    let is_whole = end < text.len() && text[end] == b'"';
+    let (payload, ends_here) = match unescape(&text[..end]) {
+        Ok(payload) => (payload, text.get(end) == Some(&b'"')),
+        Err(before_fault) => (Cow::Owned(before_fault), true),
+    };
     match open_packet(&payload).and_then(sid_in_object) {
         Ok(sid) => Ok(Cow::Owned(sid.into_owned())),
-        Err(Stop::NeedMore) if is_whole => Err(Stop::Nothing),
+        Err(Stop::NeedMore) if ends_here => Err(Stop::Nothing),
         Err(stop) => Err(stop),
     }
 }
@@ -214,7 +218,7 @@ fn sid_in_object(json: &[u8]) -> Result<Cow<'_, [u8]>, Stop> {
         let key = json.string()?;
         json.expect(b':')?;
         if key == b"sid" {
-            return unescape(json.string()?).ok_or(Stop::Nothing);
+            return unescape(json.string()?).map_err(|_| Stop::Nothing);
         }
         json.skip_value()?;
         json.expect(b',')?;
@@ -294,35 +298,37 @@ fn whole_escapes(text: &[u8]) -> usize {
     text.len()
 }
 
-/// Undoes JSON's escapes; `None` when one is malformed.
-fn unescape(text: &[u8]) -> Option<Cow<'_, [u8]>> {
+/// Undoes JSON's escapes. The error is what stands before a malformed one.
+fn unescape(text: &[u8]) -> Result<Cow<'_, [u8]>, Vec<u8>> {
     if memchr::memchr(b'\\', text).is_none() {
-        return Some(Cow::Borrowed(text));
+        return Ok(Cow::Borrowed(text));
     }
     let mut plain = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = memchr::memchr(b'\\', rest) {
         plain.extend_from_slice(&rest[..at]);
         rest = &rest[at + 1..];
-        let (&kind, after) = rest.split_first()?;
-        rest = after;
-        match kind {
-            b'"' | b'\\' | b'/' => plain.push(kind),
-            b'b' => plain.push(8),
-            b'f' => plain.push(12),
-            b'n' => plain.push(b'\n'),
-            b'r' => plain.push(b'\r'),
-            b't' => plain.push(b'\t'),
-            b'u' => {
-                let unit = code_unit(&mut rest)?;
-                let mut utf8 = [0; 4];
-                plain.extend_from_slice(character(unit, &mut rest).encode_utf8(&mut utf8).as_bytes());
-            }
-            _ => return None,
-        }
+        let Some(c) = escaped(&mut rest) else { return Err(plain) };
+        plain.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
     }
     plain.extend_from_slice(rest);
-    Some(Cow::Owned(plain))
+    Ok(Cow::Owned(plain))
+}
+
+/// The character that an escape means, of which `rest` is what follows the backslash.
+fn escaped(rest: &mut &[u8]) -> Option<char> {
+    let (&kind, after) = rest.split_first()?;
+    *rest = after;
+    match kind {
+        b'"' | b'\\' | b'/' => Some(char::from(kind)),
+        b'b' => Some('\u{8}'),
+        b'f' => Some('\u{c}'),
+        b'n' => Some('\n'),
+        b'r' => Some('\r'),
+        b't' => Some('\t'),
+        b'u' => code_unit(rest).map(|unit| character(unit, rest)),
+        _ => None,
+    }
 }
 
 /// Four hex digits.

@@ -6,7 +6,8 @@ import http from 'node:http';
 import test from 'node:test';
 import { request } from './lib/http.mjs';
 import { needsProxy, withProxy } from './lib/proxy.mjs';
-import { range, sleep, until } from './lib/wait.mjs';
+import { connect } from './lib/sockets.mjs';
+import { pooled, range, sleep, until, within } from './lib/wait.mjs';
 
 const KILLS = 3;
 
@@ -109,4 +110,24 @@ test('a hung worker of three: the others serve, and its requests end by the time
     proxy.kill(pids[0], 'SIGCONT');
     assert.deepEqual([...new Set(answers.map(answer => answer.status))].filter(status => status !== 200 && status !== 504), []);
     assert.ok(answers.filter(answer => answer.status === 200).length >= 20, 'most are served');
+  }));
+
+test('a worker dies: its sessions begin anew elsewhere, the others notice nothing', { timeout: 60_000, ...needsProxy }, () =>
+  withProxy({ apps: { chat: { script: './sio.js', instances: 3, min_uptime: '100ms' } } }, async proxy => {
+    const clients = await pooled(range(45), 15, i =>
+      connect(4, proxy.url, { transports: i % 2 ? ['polling'] : ['websocket'], reconnection: true, reconnectionDelay: 50, reconnectionDelayMax: 200 }));
+    try {
+      const victim = clients[0].hello.pid;
+      const moved = clients.filter(client => client.hello.pid === victim);
+      const others = clients.filter(client => client.hello.pid !== victim);
+      for (const client of moved) client.again = new Promise(resolve => client.socket.once('hello', resolve));
+      // The first hello has been taken: the next one is of a new session.
+      proxy.kill(victim);
+      const hellos = await within(20_000, 'new sessions', Promise.all(moved.map(client => client.again)));
+      for (const hello of hellos) assert.notEqual(hello.pid, victim);
+      for (const client of others) await client.echo('still here');
+      assert.deepEqual(others.flatMap(client => client.trouble), []);
+    } finally {
+      for (const client of clients) client.close();
+    }
   }));

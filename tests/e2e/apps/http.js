@@ -58,7 +58,7 @@ const routes = {
     });
   },
 
-  '/env': (req, res) => json(res, { pid: process.pid, title: process.title, env: process.env, cwd: process.cwd(), umask: process.umask() }),
+  '/env': (req, res) => json(res, { pid: process.pid, title: process.title, uid: process.getuid(), env: process.env, cwd: process.cwd(), umask: process.umask() }),
 
   '/status': (req, res, query) => {
     const code = Number(query.get('code'));

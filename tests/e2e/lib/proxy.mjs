@@ -47,7 +47,7 @@ const bindable = port =>
 /** Block YAML of plain objects; every string is quoted. */
 export function yaml(value, indent = '') {
   if (value === null || typeof value !== 'object') return JSON.stringify(value);
-  if (Array.isArray(value)) return JSON.stringify(value);
+  if (Array.isArray(value) || Object.keys(value).length === 0) return JSON.stringify(value);
   return Object.entries(value)
     .filter(([, v]) => v !== undefined)
     .map(([key, v]) => {

@@ -217,8 +217,9 @@ async fn who_does_not_listen_loses_what_is_too_much() {
     let worker = stage.worker(1).await;
     stage.report().await;
     let data = json!("x".repeat(100_000));
-    let sent = (0..2000).filter(|_| stage.registry.send_first(&id(), &ProxySays::Message { data: data.clone() }));
-    assert!(sent.count() < 1000);
+    let sent = (0..100).filter(|_| stage.registry.send_first(&id(), &ProxySays::Message { data: data.clone() }));
+    // 4 MiB wait, and a little is in the socket.
+    assert!((40..60).contains(&sent.count()));
     drop(worker);
     assert_eq!(stage.report().await, Report::HungUp);
 }

@@ -3,10 +3,11 @@
 use super::error::shown;
 use super::fields::{Decoder, Field, Fields};
 use super::machine::Seen;
-use super::schema::{APP, BACKOFF, INSTANCES};
+use super::schema::{APP, BACKOFF, INSTANCES, QUEUE};
 use super::yaml::{Kind, Node, Value};
 use super::{App, command};
 use crate::fleet::policy::Policy;
+use crate::pool::QueuePolicy;
 use crate::pool::affinity::{Affinity, Balance};
 use crate::process::spec::{Identity, Spec};
 use nix::sys::signal::Signal;
@@ -105,6 +106,7 @@ fn app(d: &mut Decoder<'_>, name: &str, field: &Field<'_>) -> Option<App> {
     let affinity = affinity(d, &fields).unwrap_or_default();
     let balance = balance(d, &fields);
     let response_timeout = d.duration(&fields, "response_timeout").unwrap_or(RESPONSE_TIMEOUT);
+    let queue = queue(d, &fields);
     let command = command?;
     if let Some(user) = &user {
         check_access(d, &fields, &cwd, user);
@@ -116,7 +118,7 @@ fn app(d: &mut Decoder<'_>, name: &str, field: &Field<'_>) -> Option<App> {
         d.found.error(at, message, "remove wait_ready, or write preload: true for a Node.js program");
     }
     let spec = Spec { command: command.words, cwd, env, preload: command.preload, user, umask };
-    Some(App { name: name.to_owned(), spec, policy, affinity, balance, response_timeout })
+    Some(App { name: name.to_owned(), spec, policy, affinity, balance, queue, response_timeout })
 }
 
 fn cwd(d: &mut Decoder<'_>, fields: &Fields<'_>) -> PathBuf {
@@ -312,6 +314,17 @@ fn backoff(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<(Duration, Durati
         return None;
     }
     Some((least, most))
+}
+
+fn queue(d: &mut Decoder<'_>, fields: &Fields<'_>) -> QueuePolicy {
+    let mut policy = QueuePolicy::default();
+    let narrow = |count| u32::try_from(count).ok();
+    policy.max_concurrency = d.integer(fields, "max_concurrency").and_then(narrow);
+    let Some(field) = fields.filled("queue") else { return policy };
+    let Some(bounds) = d.fields(&field, &QUEUE) else { return policy };
+    policy.max = d.integer(&bounds, "max").and_then(narrow).unwrap_or(policy.max);
+    policy.timeout = d.duration(&bounds, "timeout").unwrap_or(policy.timeout);
+    policy
 }
 
 fn stop_signal(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<i32> {

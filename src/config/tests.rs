@@ -156,7 +156,10 @@ fn a_written_default_changes_nothing() {
             let text = match section.name {
                 "" => format!("{name}: {value}\napps: {{chat: {{script: app.js}}}}"),
                 "apps.NAME" => format!("apps: {{chat: {{script: app.js, {name}: {value}}}}}"),
-                "apps.NAME.backoff" => format!("apps: {{chat: {{script: app.js, backoff: {{{name}: {value}}}}}}}"),
+                nested if nested.starts_with("apps.NAME.") => {
+                    let map = nested.trim_start_matches("apps.NAME.");
+                    format!("apps: {{chat: {{script: app.js, {map}: {{{name}: {value}}}}}}}")
+                }
                 "routes" => format!("routes: [{{{name}: {value}}}]\napps: {{chat: {{script: app.js}}}}"),
                 other => format!("{other}: {{{name}: {value}}}\napps: {{chat: {{script: app.js}}}}"),
             };
@@ -212,7 +215,10 @@ fn words_from_elsewhere_are_told_apart() {
             let text = match section.name {
                 "" => format!("{word}: 1\napps: {{chat: {{script: app.js}}}}"),
                 "apps.NAME" => format!("apps: {{chat: {{script: app.js, {word}: 1}}}}"),
-                "apps.NAME.backoff" => format!("apps: {{chat: {{script: app.js, backoff: {{{word}: 1}}}}}}"),
+                nested if nested.starts_with("apps.NAME.") => {
+                    let map = nested.trim_start_matches("apps.NAME.");
+                    format!("apps: {{chat: {{script: app.js, {map}: {{{word}: 1}}}}}}")
+                }
                 "listeners" | "routes" => {
                     format!("{}: [{{{word}: 1}}]\napps: {{chat: {{script: app.js}}}}", section.name)
                 }

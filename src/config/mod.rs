@@ -5,6 +5,7 @@
 //! instead of stopping at the first, and what is left without a mistake becomes a [`Config`]. The keys and their
 //! defaults stand in one table, [`schema`]; docs/configuration.md is tested against it.
 
+mod affinity;
 mod apps;
 pub mod cli;
 mod command;

@@ -92,7 +92,7 @@ impl Keeper {
             Room::new(app, seed.wrapping_add(n as u64), first)
         };
         let rooms: Vec<Room> = setup.apps.into_iter().enumerate().map(room).collect();
-        status.send_replace(Arc::new(Status { apps: rooms.iter().map(Room::status).collect() }));
+        status.send_replace(Arc::new(Status { epoch: None, apps: rooms.iter().map(Room::status).collect() }));
         Keeper {
             rooms,
             dir: Arc::new(dir),
@@ -160,7 +160,8 @@ impl Keeper {
         loop {
             self.follow_wish(*shutdown.borrow());
             self.carry_out().await;
-            let status = Arc::new(Status { apps: self.rooms.iter().map(Room::status).collect() });
+            let apps = self.rooms.iter().map(Room::status).collect();
+            let status = Arc::new(Status { epoch: Some(self.epoch), apps });
             self.status.send_if_modified(|old| {
                 let differs = **old != *status;
                 *old = status;
@@ -231,6 +232,13 @@ impl Keeper {
     }
 
     fn answered(&mut self, Input { room, incarnation, answer }: Input) {
+        if let Some(room) = self.rooms.get_mut(room) {
+            match &answer {
+                Answer::Exited(exit) => room.ended(incarnation, Some(*exit)),
+                Answer::Started(Err(_)) => room.ended(incarnation, None),
+                _ => {}
+            }
+        }
         match answer {
             Answer::Started(Ok(started)) => self.started(room, incarnation, started),
             Answer::Started(Err(e)) => self.tell(room, Event::SpawnFailed { incarnation, why: e.to_string() }),
@@ -329,6 +337,9 @@ impl Keeper {
 
     fn act(&mut self, at: usize, action: Action) {
         let Some(room) = self.rooms.get_mut(at) else { return };
+        if let Action::Spawn { slot, .. } = action {
+            room.restarts.begun(slot);
+        }
         let entry = |incarnation| room.workers.get(incarnation);
         let signal = |incarnation, signal| {
             if let Some(process) = entry(incarnation).and_then(|entry| entry.process.as_ref())

@@ -1,9 +1,10 @@
 //! One app: its fleet, and what the fleet need not know of its workers.
 
-use super::{AppSpec, AppStatus, SlotStatus, WorkerStatus};
+use super::restarts::Restarts;
+use super::{AppSpec, AppStatus, Carried, SlotStatus, WorkerStatus};
 use crate::fleet::{Fleet, Occupant, Time};
 use crate::pool::{Member, Pool, Seat};
-use crate::process::Process;
+use crate::process::{Exit, Process};
 use crate::process::control::Stats;
 use crate::process::output::Tail;
 use crate::process::spec::Spec;
@@ -22,6 +23,7 @@ pub(super) struct Room {
     pub(super) fleet: Fleet,
     pub(super) workers: HashMap<Incarnation, Entry>,
     pub(super) tails: HashMap<Slot, Arc<Tail>>,
+    pub(super) restarts: Restarts,
 }
 
 /// One worker, beside what the fleet knows of it.
@@ -75,6 +77,7 @@ impl Room {
             pool: app.pool,
             workers: HashMap::new(),
             tails: HashMap::new(),
+            restarts: Restarts::default(),
         }
     }
 
@@ -91,6 +94,19 @@ impl Room {
         self.tails.entry(slot).or_default().clone()
     }
 
+    /// Takes note of how a process ended, before the fleet changes its state.
+    pub(super) fn ended(&mut self, incarnation: Incarnation, exit: Option<Exit>) {
+        let Some((slot, state)) =
+            self.fleet.workers().find(|w| w.incarnation == incarnation && w.is_alive()).map(|w| (w.slot, w.state))
+        else {
+            return;
+        };
+        match exit {
+            Some(exit) => self.restarts.ended(slot, state, exit),
+            None => self.restarts.spawn_failed(slot),
+        }
+    }
+
     pub(super) fn status(&self) -> AppStatus {
         let worker = |worker: &crate::fleet::Worker| {
             let entry = self.workers.get(&worker.incarnation);
@@ -104,11 +120,13 @@ impl Room {
                 since: worker.since,
                 socket: entry.and_then(Entry::member).map(|member| member.socket.clone()),
                 stats: entry.and_then(|entry| entry.stats),
+                carried: Carried::new(entry.map(|entry| entry.members.clone()).unwrap_or_default()),
             }
         };
         let slot = |(slot, seat): (Slot, &crate::fleet::Seat)| SlotStatus {
             slot,
             failures: seat.failures,
+            restarts: self.restarts.of(slot),
             last_exit: seat.last_exit.clone(),
             last_words: self.tails.get(&slot).map(|tail| tail.lines()).unwrap_or_default(),
             retry_at: match seat.occupant {
@@ -121,6 +139,7 @@ impl Room {
             name,
             workers: self.fleet.workers().map(worker).collect(),
             slots: self.fleet.slots().map(slot).collect(),
+            restarts: self.restarts.by_cause(),
         }
     }
 

@@ -3,8 +3,9 @@
 use crate::config::cli::{Cli, Stop};
 use crate::config::{self, Config};
 use crate::gateway::{self, Gateway};
-use crate::pool::Pool;
+use crate::pool::{Pool, QueuePolicy};
 use crate::supervisor::{AppSpec, Control, Setup, Supervisor};
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pingora_core::listeners::ListenerConfig;
 use pingora_core::protocols::l4::stream::L4BufferSettings;
@@ -80,7 +81,8 @@ fn run(mut config: Config) -> Result<(), String> {
     let (supervisor, control) = supervise(&mut config)?;
     let (supervisor, apps) = supervisor;
     server.add_service(background_service("supervisor", supervisor));
-    server.add_service(listen(&config, gateway(&config, apps), &server));
+    let rules = Arc::new(ArcSwap::from_pointee(gateway(&config, apps)));
+    server.add_service(listen(&config, rules, &server));
     let failed = Arc::new(AtomicBool::new(false));
     let signals = Signals { control, failed: failed.clone() };
     server.run(RunArgs { shutdown_signal: Box::new(signals) });
@@ -110,7 +112,7 @@ fn supervise(config: &mut Config) -> Result<((Supervisor, Vec<gateway::App>), Co
     let mut apps = Vec::new();
     for app in std::mem::take(&mut config.apps) {
         let name: Arc<str> = app.name.into();
-        let pool = Arc::new(Pool::new(name.clone(), app.affinity, app.balance));
+        let pool = Arc::new(Pool::new(name.clone(), app.affinity, app.balance, QueuePolicy::default()));
         let keep_alive = if app.spec.preload { IDLE } else { IDLE_UNKNOWN };
         apps.push(gateway::App { pool: pool.clone(), response_timeout: app.response_timeout, keep_alive });
         specs.push(AppSpec { name, spec: app.spec, policy: app.policy, pool });
@@ -142,8 +144,8 @@ fn gateway(config: &Config, apps: Vec<gateway::App>) -> Gateway {
     Gateway::new(apps, config.routes.iter().map(route).collect(), limits)
 }
 
-fn listen(config: &Config, gateway: Gateway, server: &Server) -> Service<gateway::Front> {
-    let mut service = Service::new("front".to_owned(), gateway.into_front(&server.configuration));
+fn listen(config: &Config, rules: gateway::Rules, server: &Server) -> Service<gateway::Front> {
+    let mut service = Service::new("front".to_owned(), gateway::front(rules, &server.configuration));
     for listener in &config.listeners {
         // The front buffers what it needs: Pingora's buffers would cost every idle connection 10 KiB and more.
         let tcp = ListenerConfig::tcp(listener.address.to_string()).l4_buffer(L4BufferSettings::unbuffered());

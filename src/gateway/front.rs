@@ -2,13 +2,12 @@
 //! framing, and hands every request on: plain HTTP/1 to our own path, a WebSocket upgrade to the
 //! tunnel, and a whole HTTP/2 connection to Pingora.
 
-use super::alarm::Alarm;
 use super::answer::Answer;
 use super::forward::{self, Conn};
 use super::http1::Progress;
 use super::http1::head::{self, Head};
 use super::proxy::Proxy;
-use super::{Gateway, tunnel};
+use super::{Rules, tunnel};
 use async_trait::async_trait;
 use bytes::BytesMut;
 use pingora_core::apps::{HttpServerApp, ServerApp};
@@ -42,7 +41,7 @@ pub(super) fn with_scratch<R>(use_it: impl FnOnce(&mut [u8]) -> R) -> R {
 
 /// The application that serves every listener.
 pub(crate) struct Front {
-    gateway: Arc<Gateway>,
+    rules: Rules,
     proxy: Arc<HttpProxy<Proxy>>,
     open: Arc<AtomicUsize>,
 }
@@ -65,26 +64,27 @@ enum NoRequest {
 }
 
 impl Front {
-    pub(crate) fn new(gateway: Arc<Gateway>, proxy: HttpProxy<Proxy>) -> Front {
-        Front { gateway, proxy: Arc::new(proxy), open: Arc::default() }
+    pub(crate) fn new(rules: Rules, proxy: HttpProxy<Proxy>) -> Front {
+        Front { rules, proxy: Arc::new(proxy), open: Arc::default() }
     }
 
     fn admit(&self) -> Option<Admission> {
         let admission = Admission(self.open.clone());
         let before = self.open.fetch_add(1, Ordering::Relaxed);
-        (before < self.gateway.limits.connections).then_some(admission)
+        (before < self.rules.load().limits.connections).then_some(admission)
     }
 
     /// Waits for a whole request head. The wait for its first byte is `idle`; from there the
     /// whole head has `head_timeout`, however it trickles in.
     async fn next_head(&self, conn: &mut Conn, idle: Duration) -> Result<Head, NoRequest> {
-        let limits = &self.gateway.limits;
+        let gateway = self.rules.load_full();
+        let limits = &gateway.limits;
         let mut scanned = 0;
-        let mut alarm = Alarm::default();
         let mut begun = false;
+        conn.alarm.clear();
         loop {
             if !conn.ahead.is_empty() {
-                match head::check(&conn.ahead, scanned, &self.gateway.head_limits) {
+                match head::check(&conn.ahead, scanned, &gateway.head_limits) {
                     Ok(Progress::Complete(head)) => return Ok(head),
                     Ok(Progress::Partial { scanned: so_far }) => scanned = so_far,
                     Err(reject) => {
@@ -93,13 +93,13 @@ impl Front {
                 }
                 if !begun {
                     begun = true;
-                    alarm.clear();
+                    conn.alarm.clear();
                 }
             }
             let limit = if begun { limits.head_timeout } else { idle };
             let read = std::future::poll_fn(|cx| match fill(conn, cx) {
                 Poll::Ready(read) => Poll::Ready(Some(read)),
-                Poll::Pending => alarm.poll(cx, limit).map(|()| None),
+                Poll::Pending => conn.alarm.poll(cx, limit).map(|()| None),
             });
             let read = read.await;
             match read {
@@ -111,25 +111,26 @@ impl Front {
     }
 
     async fn serve(&self, stream: Stream, admission: Admission) {
-        let limits = &self.gateway.limits;
-        let mut conn = Conn { client: Client::of(&stream), stream, ahead: BytesMut::new() };
-        let mut idle = limits.head_timeout;
+        let mut conn = Conn::new(Client::of(&stream), stream);
+        let mut idle = self.rules.load().limits.head_timeout;
         loop {
             let head = match self.next_head(&mut conn, idle).await {
                 Ok(head) => head,
                 Err(NoRequest::Gone) => return,
                 Err(NoRequest::Refused(answer)) => return answer_and_close(conn.stream, answer).await,
             };
+            // The rules may change between two requests, never during one.
+            let gateway = self.rules.load_full();
             let host = host(&head, &conn.ahead);
-            let Some(app) = self.gateway.routes.find(host, head.target.of(&conn.ahead)) else {
+            let Some(app) = gateway.routes.find(host, head.target.of(&conn.ahead)) else {
                 return answer_and_close(conn.stream, Answer::NO_ROUTE).await;
             };
-            let app = &self.gateway.apps[app];
+            let app = &gateway.apps[app];
             if head.websocket {
-                return tunnel::upgrade(&self.gateway, app, conn, &head, admission).await;
+                return tunnel::upgrade(&gateway, app, conn, &head, admission).await;
             }
             let keep_alive = head.keep_alive;
-            match forward::forward(&self.gateway, app, conn, &head).await {
+            match forward::forward(&gateway, app, conn, &head).await {
                 Some(same) if keep_alive => conn = same,
                 _ => return,
             }
@@ -137,7 +138,7 @@ impl Front {
                 // An idle connection holds no buffer.
                 conn.ahead = BytesMut::new();
             }
-            idle = limits.keepalive_timeout;
+            idle = gateway.limits.keepalive_timeout;
         }
     }
 }
@@ -199,7 +200,8 @@ pub(super) async fn answer_and_close(mut stream: Stream, answer: Answer) {
         stream.write_all(&answer.message()).await?;
         stream.flush().await
     });
-    if let Ok(Ok(())) = sent.await {
+    let sent: Result<io::Result<()>, _> = sent.await;
+    if let Ok(Ok(())) = sent {
         close(stream).await;
     }
 }

@@ -1,5 +1,6 @@
 //! Traffic: from a listener to a worker and back.
 
+mod acquire;
 mod alarm;
 mod answer;
 mod connect;
@@ -16,6 +17,7 @@ pub(crate) use front::Front;
 pub(crate) use route::Route;
 
 use crate::pool::Pool;
+use arc_swap::ArcSwap;
 use http1::head;
 use pingora_core::server::configuration::ServerConf;
 use proxy::Proxy;
@@ -47,7 +49,7 @@ pub(crate) struct Limits {
 /// The rules that all connections share.
 pub(crate) struct Gateway {
     routes: Routes,
-    apps: Vec<App>,
+    apps: Vec<Arc<App>>,
     limits: Limits,
     head_limits: head::Limits,
 }
@@ -57,13 +59,16 @@ impl Gateway {
     pub(crate) fn new(apps: Vec<App>, routes: Vec<Route>, limits: Limits) -> Gateway {
         let head_limits =
             head::Limits { total: limits.head_bytes, request_line: limits.head_bytes, ..head::Limits::default() };
-        Gateway { routes: Routes::new(routes), apps, limits, head_limits }
+        Gateway { routes: Routes::new(routes), apps: apps.into_iter().map(Arc::new).collect(), limits, head_limits }
     }
+}
 
-    /// The service application for Pingora's listeners.
-    pub(crate) fn into_front(self, conf: &Arc<ServerConf>) -> Front {
-        let gateway = Arc::new(self);
-        let proxy = Proxy { gateway: gateway.clone(), connector: Arc::new(connect::Connector) };
-        Front::new(gateway, pingora_proxy::http_proxy(conf, proxy))
-    }
+/// The rules in force. They can be replaced at any time: each request goes by those it began with,
+/// and no connection is touched.
+pub(crate) type Rules = Arc<ArcSwap<Gateway>>;
+
+/// The service application for Pingora's listeners.
+pub(crate) fn front(rules: Rules, conf: &Arc<ServerConf>) -> Front {
+    let proxy = Proxy { rules: rules.clone(), connector: Arc::new(connect::Connector) };
+    Front::new(rules, pingora_proxy::http_proxy(conf, proxy))
 }

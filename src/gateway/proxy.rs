@@ -1,8 +1,9 @@
 //! The `ProxyHttp` of the gateway: Pingora carries HTTP/2 requests, the shared policy decides.
 
+use super::acquire::acquire;
 use super::answer::Answer;
 use super::policy::{self, FORWARDED_HEADERS, Forwarded, Learner};
-use super::{App, Gateway, connect};
+use super::{App, Rules, connect};
 use crate::pool::{Lease, Member};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -24,7 +25,7 @@ const MAX_TRIES: usize = 4;
 /// What is known of one request on its way.
 #[derive(Default)]
 pub(crate) struct Ctx {
-    app: Option<usize>,
+    app: Option<Arc<App>>,
     /// Held until the response has ended.
     lease: Option<Lease>,
     /// Workers that could not take the request.
@@ -40,15 +41,11 @@ pub(crate) struct Ctx {
 }
 
 pub(crate) struct Proxy {
-    pub(crate) gateway: Arc<Gateway>,
+    pub(super) rules: Rules,
     pub(super) connector: Arc<connect::Connector>,
 }
 
 impl Proxy {
-    fn app(&self, ctx: &Ctx) -> Option<&App> {
-        self.gateway.apps.get(ctx.app?)
-    }
-
     fn refuse(ctx: &mut Ctx, answer: Answer) -> Box<Error> {
         ctx.answer = Some(answer);
         Error::explain(ErrorType::HTTPStatus(answer.status), answer.detail)
@@ -107,17 +104,18 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
         let request = session.req_header();
-        let Some(index) = self.gateway.routes.find(host(request), request.raw_path()) else {
+        let gateway = self.rules.load_full();
+        let Some(index) = gateway.routes.find(host(request), request.raw_path()) else {
             return Err(Self::refuse(ctx, Answer::NO_ROUTE));
         };
-        let app = &self.gateway.apps[index];
+        let app = &gateway.apps[index];
         let get = request.method == http::Method::GET;
         let plan =
             policy::plan(&app.pool.affinity, request.raw_path(), &request.headers, client_ip(session), get, false);
-        let Some(lease) = app.pool.select(plan.wanted(), plan.usage, &ctx.tried) else {
+        let Some(lease) = acquire(&app.pool, &plan, &ctx.tried).await else {
             return Err(Self::refuse(ctx, Answer::NO_WORKER));
         };
-        ctx.app = Some(index);
+        ctx.app = Some(app.clone());
         ctx.bound = plan.is_bound();
         ctx.learner = plan.handshake.then(|| Learner::new(&app.pool, lease.member()));
         ctx.body_passed = false;
@@ -229,7 +227,7 @@ impl ProxyHttp for Proxy {
         let answer = Self::answer_to(error, ctx);
         let code = answer.map_or(0, |answer| answer.status);
         if code >= 500 {
-            let app = self.app(ctx).map_or("-", |app| &app.pool.app);
+            let app = ctx.app.as_ref().map_or("-", |app| &*app.pool.app);
             let level = if code == 503 { log::Level::Debug } else { log::Level::Warn };
             log::log!(level, "{app}: {} answered {code}: {error}", session.as_ref().request_summary());
         } else {

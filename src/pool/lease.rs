@@ -1,7 +1,7 @@
 //! The right to use one worker. Load ends when the lease does, so it must live as long as the
 //! response or tunnel it stands for.
 
-use super::Member;
+use super::{Member, Queue};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -19,12 +19,14 @@ pub(crate) enum Use {
 pub(crate) struct Lease {
     member: Arc<Member>,
     usage: Use,
+    /// Where others wait for the room that this one takes.
+    queue: Option<Arc<Queue>>,
 }
 
 impl Lease {
-    pub(super) fn new(member: Arc<Member>, usage: Use) -> Lease {
+    pub(super) fn new(member: Arc<Member>, usage: Use, queue: Option<Arc<Queue>>) -> Lease {
         counter(&member, usage).fetch_add(1, Ordering::Relaxed);
-        Lease { member, usage }
+        Lease { member, usage, queue }
     }
 
     pub(crate) fn member(&self) -> &Arc<Member> {
@@ -35,6 +37,9 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         counter(&self.member, self.usage).fetch_sub(1, Ordering::Relaxed);
+        if let Some(queue) = &self.queue {
+            queue.wake_one();
+        }
     }
 }
 

@@ -5,12 +5,16 @@
 
 pub(crate) mod affinity;
 mod lease;
+mod queue;
 mod selector;
 #[cfg(test)]
 mod tests;
+mod tunnels;
 
 pub(crate) use lease::{Lease, Use};
+pub(crate) use queue::{Queue, QueuePolicy};
 pub(crate) use selector::backend;
+pub(crate) use tunnels::{Closing, Tunnels};
 
 use crate::worker::{Tag, WorkerId};
 use affinity::{Affinity, Balance};
@@ -30,13 +34,14 @@ pub(crate) struct Member {
     /// Absolute path of its Unix socket.
     pub(crate) socket: Arc<str>,
     pub(crate) load: Load,
+    pub(crate) tunnels: Tunnels,
     /// What traffic keeps with the worker: its idle connections. They end with it.
     pub(crate) kept: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 impl Member {
     pub(crate) fn new(id: WorkerId, tag: Option<Tag>, socket: Arc<str>) -> Member {
-        Member { id, tag, socket, load: Load::default(), kept: OnceLock::new() }
+        Member { id, tag, socket, load: Load::default(), tunnels: Tunnels::default(), kept: OnceLock::new() }
     }
 }
 
@@ -85,6 +90,8 @@ pub(crate) struct Pool {
     /// Owners of sids that carry no tag, learnt from handshake answers. Bounded; the least used go.
     learnt: quick_cache::sync::Cache<Box<[u8]>, WorkerId>,
     has_learnt: AtomicBool,
+    queue_policy: QueuePolicy,
+    queue: Arc<Queue>,
     /// Where the next scan begins, so that ties and round robin go around.
     cursor: AtomicU32,
 }
@@ -93,7 +100,7 @@ impl Pool {
     /// How many sids without a tag are remembered per app.
     const LEARNT: usize = 200_000;
 
-    pub(crate) fn new(app: Arc<str>, affinity: Affinity, balance: Balance) -> Pool {
+    pub(crate) fn new(app: Arc<str>, affinity: Affinity, balance: Balance, queue_policy: QueuePolicy) -> Pool {
         let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot { seats: Vec::new() }));
         let backends = Backends::new(Box::new(PoolDiscovery(snapshot.clone())));
         Pool {
@@ -104,6 +111,8 @@ impl Pool {
             by_hash: LoadBalancer::from_backends(backends),
             learnt: quick_cache::sync::Cache::with_weighter(1024, Self::LEARNT as u64, quick_cache::UnitWeighter),
             has_learnt: AtomicBool::new(false),
+            queue_policy,
+            queue: Arc::default(),
             cursor: AtomicU32::new(0),
         }
     }
@@ -113,22 +122,35 @@ impl Pool {
         self.snapshot.store(Arc::new(Snapshot { seats }));
         // Discovery reads the snapshot and cannot fail.
         let _ = self.by_hash.update().await;
+        self.queue.wake.notify_waiters();
+    }
+
+    pub(crate) fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    pub(crate) fn queue_policy(&self) -> &QueuePolicy {
+        &self.queue_policy
     }
 
     /// Picks a worker, or `None` when no worker may take this. `avoid` are workers that were tried.
     pub(crate) fn select(&self, wanted: Wanted<'_>, usage: Use, avoid: &[Arc<Member>]) -> Option<Lease> {
         let snapshot = self.snapshot.load();
-        let usable = |member: &Arc<Member>| !avoid.iter().any(|a| Arc::ptr_eq(a, member));
+        let max = self.queue_policy.max_concurrency.filter(|_| usage == Use::Request);
+        let has_room = |member: &Member| max.is_none_or(|max| member.load.active.load(Ordering::Relaxed) < max);
+        let usable = |member: &Arc<Member>| !avoid.iter().any(|a| Arc::ptr_eq(a, member)) && has_room(member);
         let member = match wanted {
             Wanted::Any => self.balanced(&snapshot, &usable, |load| (load.0, load.1)),
             Wanted::NewSession => self.balanced(&snapshot, &usable, |load| (load.0 + load.1, load.0)),
             Wanted::Key(key) => self.hashed(key, &usable),
-            Wanted::Sid(sid) => match self.owner(&snapshot, sid).filter(|owner| usable(owner)) {
+            // A session's own requests are never held back: its owner alone can serve them.
+            Wanted::Sid(sid) => match self.owner(&snapshot, sid).filter(|o| !avoid.iter().any(|a| Arc::ptr_eq(a, o))) {
                 Some(owner) => Some(owner.clone()),
                 None => self.hashed(sid, &usable),
             },
         };
-        member.map(|member| Lease::new(member, usage))
+        let queue = max.map(|_| self.queue.clone());
+        member.map(|member| Lease::new(member, usage, queue))
     }
 
     /// Remembers which worker answered a handshake with this sid, unless the sid says so itself.

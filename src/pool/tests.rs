@@ -1,6 +1,7 @@
 use super::*;
 use crate::worker::{Incarnation, Slot};
 use std::collections::HashMap;
+use std::time::Duration;
 
 fn member(slot: u16, incarnation: u32, tag: Option<&str>) -> Arc<Member> {
     let id = WorkerId { app: "app".into(), slot: Slot(slot), incarnation: Incarnation(incarnation) };
@@ -12,7 +13,7 @@ fn seat(member: &Arc<Member>, open: bool) -> Seat {
 }
 
 async fn pool(balance: Balance, seats: Vec<Seat>) -> Pool {
-    let pool = Pool::new("app".into(), Affinity::SocketIo, balance);
+    let pool = Pool::new("app".into(), Affinity::SocketIo, balance, QueuePolicy::default());
     pool.publish(seats).await;
     pool
 }
@@ -91,9 +92,9 @@ async fn least_loaded_counts_leases_until_they_end() {
 async fn parked_sessions_steer_new_sessions_but_hardly_plain_requests() {
     let (a, b) = (member(0, 1, None), member(1, 2, None));
     let pool = pool(Balance::LeastLoaded, vec![seat(&a, true), seat(&b, true)]).await;
-    let _tunnels: Vec<_> = (0..100).map(|_| Lease::new(a.clone(), Use::Parked)).collect();
+    let _tunnels: Vec<_> = (0..100).map(|_| Lease::new(a.clone(), Use::Parked, None)).collect();
     assert_eq!(slot_of(pool.select(Wanted::NewSession, Use::Request, &[])), 1);
-    let _busy = Lease::new(b.clone(), Use::Request);
+    let _busy = Lease::new(b.clone(), Use::Request, None);
     assert_eq!(slot_of(pool.select(Wanted::Any, Use::Request, &[])), 0);
 }
 
@@ -111,4 +112,32 @@ async fn an_empty_pool_gives_nothing() {
     for wanted in [Wanted::Any, Wanted::NewSession, Wanted::Sid(b"x"), Wanted::Key(b"y")] {
         assert!(pool.select(wanted, Use::Request, &[]).is_none());
     }
+}
+
+#[tokio::test]
+async fn a_full_worker_takes_only_what_is_its_own() {
+    let policy = QueuePolicy { max_concurrency: Some(2), ..QueuePolicy::default() };
+    let pool = Pool::new("app".into(), Affinity::SocketIo, Balance::LeastLoaded, policy);
+    pool.publish(vec![seat(&member(0, 1, Some("aaa")), true)]).await;
+    let one = pool.select(Wanted::Any, Use::Request, &[]).unwrap();
+    let _two = pool.select(Wanted::Any, Use::Request, &[]).unwrap();
+    assert!(pool.select(Wanted::Any, Use::Request, &[]).is_none());
+    // Neither a session's own requests nor parked ones are held back.
+    assert!(pool.select(Wanted::Sid(b"xxxaaa"), Use::Request, &[]).is_some());
+    assert!(pool.select(Wanted::NewSession, Use::Parked, &[]).is_some());
+    drop(one);
+    assert!(pool.select(Wanted::Any, Use::Request, &[]).is_some());
+}
+
+#[test]
+fn a_drain_wakes_every_tunnel() {
+    let tunnels = Tunnels::default();
+    let key = tunnels.enter(std::task::Waker::noop().clone());
+    assert_eq!((tunnels.open(), tunnels.asked()), (1, None));
+    let closing = Closing { code: 1012, window: Duration::from_secs(10) };
+    tunnels.close(closing);
+    assert_eq!(tunnels.asked(), Some(closing));
+    tunnels.leave(key);
+    tunnels.leave(key);
+    assert_eq!(tunnels.open(), 0);
 }

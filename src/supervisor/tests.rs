@@ -70,7 +70,14 @@ impl Stage {
     fn start(apps: Vec<(Spec, Policy)>) -> Stage {
         let base = base_dir();
         let output = Written::default();
-        let pool = || Arc::new(Pool::new("app".into(), Affinity::SocketIo, Balance::LeastLoaded));
+        let pool = || {
+            Arc::new(Pool::new(
+                "app".into(),
+                Affinity::SocketIo,
+                Balance::LeastLoaded,
+                crate::pool::QueuePolicy::default(),
+            ))
+        };
         let pools: Vec<_> = apps.iter().map(|_| pool()).collect();
         let app = |(n, (spec, policy)): (usize, (Spec, Policy))| AppSpec {
             name: format!("app{n}").into(),

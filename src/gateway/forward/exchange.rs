@@ -4,12 +4,12 @@
 //! uploads never waits for it, and the other way around. Nothing is buffered but what the receiver
 //! does not take at once.
 
-use super::heads;
+use super::{AHEAD_LIMIT, Conn, heads};
 use crate::gateway::alarm::Alarm;
 use crate::gateway::front::with_scratch;
 use crate::gateway::http1::body::BodyScanner;
 use crate::gateway::http1::head::Head;
-use crate::gateway::http1::{Method, Progress, Version, response};
+use crate::gateway::http1::{Body, Method, Progress, Version, response};
 use bytes::{Buf, BytesMut};
 use pingora_core::protocols::Stream;
 use std::io;
@@ -19,8 +19,6 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 
-/// Reads ahead of the running request (pipelining) stop here.
-const AHEAD_LIMIT: usize = 64 * 1024;
 /// Steps of one direction in one go, so that a flood leaves room for others.
 const BURST: usize = 16;
 
@@ -65,6 +63,7 @@ pub(super) struct Exchange<'a, W> {
     client: &'a mut Stream,
     /// Read from the client beyond what was given on.
     ahead: &'a mut BytesMut,
+    alarm: &'a mut Alarm,
     worker: UnixStream,
     method: Method,
     version: Version,
@@ -91,7 +90,6 @@ pub(super) struct Exchange<'a, W> {
     worker_spent: bool,
     stay: bool,
     watch: W,
-    alarm: Alarm,
 }
 
 /// A finished exchange.
@@ -105,8 +103,7 @@ pub(super) struct Finished {
 impl<'a, W: Watch> Exchange<'a, W> {
     #[allow(clippy::too_many_arguments)]
     pub(super) fn new(
-        client: &'a mut Stream,
-        ahead: &'a mut BytesMut,
+        conn: &'a mut Conn,
         worker: UnixStream,
         head: &Head,
         first: &'a [u8],
@@ -114,9 +111,11 @@ impl<'a, W: Watch> Exchange<'a, W> {
         limits: Limits,
         watch: W,
     ) -> Self {
+        conn.alarm.clear();
         Exchange {
-            client,
-            ahead,
+            client: &mut conn.stream,
+            ahead: &mut conn.ahead,
+            alarm: &mut conn.alarm,
             worker,
             method: head.method,
             version: head.version,
@@ -131,13 +130,12 @@ impl<'a, W: Watch> Exchange<'a, W> {
             incoming: BytesMut::new(),
             scanned: 0,
             answer: None,
-            framing: BodyScanner::new(crate::gateway::http1::Body::None),
+            framing: BodyScanner::new(Body::None),
             to_client: BytesMut::new(),
             unflushed: false,
             worker_spent: false,
             stay: head.keep_alive,
             watch,
-            alarm: Alarm::default(),
         }
     }
 
@@ -317,8 +315,8 @@ impl<'a, W: Watch> Exchange<'a, W> {
         self.worker_spent = true;
         match self.answer {
             None => Err(Broken::Died),
-            Some(head) if head.body == crate::gateway::http1::Body::UntilClose => {
-                self.framing = BodyScanner::new(crate::gateway::http1::Body::None);
+            Some(head) if head.body == Body::UntilClose => {
+                self.framing = BodyScanner::new(Body::None);
                 Ok(true)
             }
             Some(_) => Err(Broken::Truncated),

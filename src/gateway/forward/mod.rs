@@ -8,6 +8,8 @@ mod exchange;
 mod heads;
 mod kept;
 
+use super::acquire::acquire;
+use super::alarm::Alarm;
 use super::answer::Answer;
 use super::front::{Client, answer_and_close};
 use super::http1::body::BodyScanner;
@@ -22,6 +24,7 @@ use pingora_core::protocols::Stream;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
 /// How many workers a request is offered to.
@@ -29,12 +32,34 @@ const MAX_TRIES: usize = 4;
 /// Body bytes that travel with the head and can be sent again.
 const FIRST_BODY: usize = 16 * 1024;
 
+/// Reads ahead of the running request (pipelining) stop here.
+const AHEAD_LIMIT: usize = 64 * 1024;
+
 /// A client's connection between two requests.
 pub(super) struct Conn {
     pub(super) client: Client,
     pub(super) stream: Stream,
     /// Read and not yet used.
     pub(super) ahead: BytesMut,
+    /// For every deadline of the connection.
+    pub(super) alarm: Alarm,
+}
+
+impl Conn {
+    pub(super) fn new(client: Client, stream: Stream) -> Conn {
+        Conn { client, stream, ahead: BytesMut::new(), alarm: Alarm::default() }
+    }
+
+    /// Ends when the client leaves. What it sends meanwhile is kept, up to a limit.
+    pub(super) async fn gone(&mut self) {
+        while self.ahead.len() < AHEAD_LIMIT {
+            match self.stream.read_buf(&mut self.ahead).await {
+                Ok(n) if n > 0 => {}
+                _ => return,
+            }
+        }
+        std::future::pending().await
+    }
 }
 
 /// Serves the request whose head begins `conn.ahead`. Gives the connection back when another request
@@ -121,11 +146,15 @@ impl<'a> Attempts<'a> {
         limits: Limits,
     ) -> Result<bool, Ended> {
         while self.tried.len() < MAX_TRIES {
-            let Some(lease) = self.app.pool.select(self.plan.wanted(), self.plan.usage, &self.tried) else { break };
+            let lease = tokio::select! {
+                biased;
+                lease = acquire(&self.app.pool, &self.plan, &self.tried) => lease,
+                () = conn.gone() => return Err(Ended::Silently),
+            };
+            let Some(lease) = lease else { break };
             let Some((worker, reused)) = self.reach(&lease).await? else { continue };
             let learner = self.plan.handshake.then(|| Learner::new(&self.app.pool, lease.member()));
-            let (stream, ahead) = (&mut conn.stream, &mut conn.ahead);
-            let mut exchange = Exchange::new(stream, ahead, worker, head, first, body.clone(), limits, learner);
+            let mut exchange = Exchange::new(conn, worker, head, first, body.clone(), limits, learner);
             let Err(broken) = exchange.run().await else {
                 let finished = exchange.finish();
                 if let Some(worker) = finished.worker {

@@ -6,6 +6,7 @@
 pub(crate) mod frame;
 mod relay;
 
+use super::acquire::acquire;
 use super::answer::Answer;
 use super::forward::Conn;
 use super::front::{Admission, Client, answer_and_close, host};
@@ -39,7 +40,7 @@ struct Answered {
 
 /// Serves one upgrade request, whose head begins `conn.ahead`, and the tunnel it opens.
 pub(super) async fn upgrade(gateway: &Gateway, app: &App, conn: Conn, head: &Head, admission: Admission) {
-    let Conn { client, mut stream, mut ahead } = conn;
+    let Conn { client, mut stream, mut ahead, .. } = conn;
     let headers = RawHeaders { head, buf: &ahead };
     let plan = policy::plan(&app.pool.affinity, head.target.of(&ahead), headers, client.ip, true, true);
     let request = rewrite(&ahead, head, client);
@@ -86,7 +87,12 @@ async fn offer(
     let mut tried = Vec::new();
     let mut last = Answer::NO_WORKER;
     while tried.len() < MAX_TRIES {
-        let Some(lease) = app.pool.select(plan.wanted(), plan.usage, &tried) else { break };
+        let lease = tokio::select! {
+            biased;
+            lease = acquire(&app.pool, plan, &tried) => lease,
+            () = early.watch(client) => return Err(Refusal::Gone),
+        };
+        let Some(lease) = lease else { break };
         let attempt = timeout(app.response_timeout, ask(&lease.member().socket, request));
         let attempt = tokio::select! {
             attempt = attempt => attempt,

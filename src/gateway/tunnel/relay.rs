@@ -1,8 +1,9 @@
 //! The open tunnel: one poll loop for both directions, no buffer held while nothing waits.
 
+use super::frame::{CloseFrame, Tracker, close_frame};
 use crate::gateway::alarm::Alarm;
 use crate::gateway::front::{Admission, with_scratch};
-use crate::pool::Lease;
+use crate::pool::{Closing, Lease};
 use bytes::{Buf, BytesMut};
 use pingora_core::protocols::Stream;
 use std::io;
@@ -14,6 +15,8 @@ use tokio::net::UnixStream;
 
 /// After one side has finished, the other gets at most this long without a byte.
 const HALF_CLOSED_IDLE: Duration = Duration::from_secs(60);
+/// For a client to answer our Close frame and leave.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 /// Reads of one direction in one go, so that a flood one way leaves room for the other.
 const BURST: usize = 8;
 
@@ -24,8 +27,11 @@ pub(super) struct Relay {
     to_worker: Direction,
     idle: Duration,
     alarm: Alarm,
+    farewell: Farewell,
+    /// This tunnel's entry with its worker.
+    key: Option<usize>,
     /// The worker carries this tunnel, and the limit counts it, until it ends.
-    _held: (Lease, Admission),
+    held: (Lease, Admission),
 }
 
 /// One direction of a tunnel.
@@ -34,6 +40,18 @@ struct Direction {
     waiting: BytesMut,
     unflushed: bool,
     state: State,
+    frames: Tracker,
+    /// To put in at the next frame boundary; the direction ends with it.
+    last: Option<CloseFrame>,
+}
+
+/// The tunnel's end on our own account.
+enum Farewell {
+    None,
+    /// Asked for; not before this has passed, which spreads the clients' return.
+    After(Duration, u16, Alarm),
+    /// The Close frames are on their way; the client gets this long to answer and leave.
+    Said(Alarm),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -55,7 +73,11 @@ impl Relay {
         idle: Duration,
         held: (Lease, Admission),
     ) -> Relay {
-        let direction = |waiting| Direction { waiting, unflushed: false, state: State::Open };
+        let direction = |waiting: BytesMut| {
+            let mut frames = Tracker::new();
+            frames.feed(&waiting);
+            Direction { waiting, unflushed: false, state: State::Open, frames, last: None }
+        };
         Relay {
             client,
             worker,
@@ -63,7 +85,9 @@ impl Relay {
             to_worker: direction(to_worker),
             idle,
             alarm: Alarm::default(),
-            _held: held,
+            farewell: Farewell::None,
+            key: None,
+            held,
         }
     }
 
@@ -75,12 +99,59 @@ impl Relay {
         }
     }
 
+    /// Ends both directions with a Close frame once this tunnel's turn has come.
+    fn say_farewell(&mut self, cx: &mut Context<'_>, closing: Closing) {
+        if let Farewell::None = self.farewell {
+            let turn = closing.window.mul_f64(fastrand::f64());
+            self.farewell = Farewell::After(turn, closing.code, Alarm::default());
+        }
+        if let Farewell::After(turn, code, alarm) = &mut self.farewell
+            && alarm.poll(cx, *turn).is_ready()
+        {
+            self.to_client.last = Some(close_frame(*code, "", None));
+            self.to_worker.last = Some(close_frame(*code, "", Some(fastrand::u32(..).to_ne_bytes())));
+            self.farewell = Farewell::Said(Alarm::default());
+        }
+    }
+
+    /// After our Close frame: reads on, so that the client's own does not meet a closed socket.
+    fn client_left(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.to_worker.state != State::Ended {
+            return false;
+        }
+        with_scratch(|scratch| {
+            loop {
+                let mut read = ReadBuf::new(scratch);
+                match Pin::new(&mut self.client).poll_read(cx, &mut read) {
+                    Poll::Ready(Ok(())) if !read.filled().is_empty() => {}
+                    Poll::Ready(_) => return true,
+                    Poll::Pending => return false,
+                }
+            }
+        })
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let tunnels = &self.held.0.member().tunnels;
+        if self.key.is_none() {
+            self.key = Some(tunnels.enter(cx.waker().clone()));
+        }
+        if let Some(closing) = tunnels.asked() {
+            self.say_farewell(cx, closing);
+        }
+        let left = matches!(self.farewell, Farewell::Said(_)) && self.client_left(cx);
+        if let Farewell::Said(alarm) = &mut self.farewell
+            && (left || alarm.poll(cx, FAREWELL_LIMIT).is_ready())
+        {
+            return Poll::Ready(Ok(()));
+        }
         let mut moved = false;
         moved |= self.to_client.relay(cx, &mut self.worker, &mut self.client)?;
         moved |= self.to_worker.relay(cx, &mut self.client, &mut self.worker)?;
         let open = |direction: &Direction| direction.state != State::Ended;
         match (open(&self.to_client), open(&self.to_worker)) {
+            // The client's answer to our Close frame is waited for, or its arrival would reset what we sent.
+            (false, false) if matches!(self.farewell, Farewell::Said(_)) => return Poll::Pending,
             (false, false) => return Poll::Ready(Ok(())),
             (true, true) => {}
             _ => self.idle = self.idle.min(HALF_CLOSED_IDLE),
@@ -90,6 +161,14 @@ impl Relay {
         }
         ready!(self.alarm.poll(cx, self.idle));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "silent for too long")))
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            self.held.0.member().tunnels.leave(key);
+        }
     }
 }
 
@@ -136,6 +215,15 @@ impl Direction {
             }
             return Poll::Ready(Ok(true));
         }
+        if self.state == State::Open
+            && let Some(frame) = self.last.take_if(|_| self.frames.at_frame_boundary() || self.frames.is_malformed())
+        {
+            if !self.frames.is_malformed() && !self.frames.close_seen() {
+                self.waiting.extend_from_slice(&frame);
+            }
+            self.state = State::Ending;
+            return Poll::Ready(Ok(true));
+        }
         match self.state {
             State::Ended => Poll::Ready(Ok(false)),
             State::Ending => {
@@ -151,6 +239,14 @@ impl Direction {
                     self.state = State::Ending;
                     return Poll::Ready(Ok(true));
                 }
+                // With a Close frame to put in, nothing passes beyond the boundary it goes to.
+                let fresh = match self.last {
+                    Some(_) => &fresh[..self.frames.step(fresh)],
+                    None => {
+                        self.frames.feed(fresh);
+                        fresh
+                    }
+                };
                 let written = match Pin::new(to).poll_write(cx, fresh) {
                     Poll::Ready(n) => n?,
                     Poll::Pending => 0,

@@ -1,0 +1,115 @@
+//! Finding a worker, and waiting for one in the app's queue.
+
+use super::policy::Plan;
+use crate::pool::{Lease, Member, Pool};
+use std::pin::pin;
+use std::sync::Arc;
+use tokio::time::{Instant, timeout};
+
+/// Picks a worker for a plan; while none may take it, waits. `None`: that took too long, or too many
+/// wait already. Dropping the future leaves the queue.
+pub(super) async fn acquire(pool: &Pool, plan: &Plan<'_>, tried: &[Arc<Member>]) -> Option<Lease> {
+    if let Some(lease) = pool.select(plan.wanted(), plan.usage, tried) {
+        return Some(lease);
+    }
+    let (queue, policy) = (pool.queue(), pool.queue_policy());
+    let began = Instant::now();
+    let lease = match queue.enter(policy.max) {
+        Some(_place) => timeout(policy.timeout, wait(pool, plan, tried)).await.ok(),
+        None => None,
+    };
+    queue.note_wait(began.elapsed());
+    if lease.is_none() {
+        queue.note_refusal();
+    }
+    lease
+}
+
+async fn wait(pool: &Pool, plan: &Plan<'_>, tried: &[Arc<Member>]) -> Lease {
+    loop {
+        let mut woken = pin!(pool.queue().woken());
+        woken.as_mut().enable();
+        if let Some(lease) = pool.select(plan.wanted(), plan.usage, tried) {
+            return lease;
+        }
+        woken.await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::policy;
+    use super::*;
+    use crate::pool::affinity::{Affinity, Balance};
+    use crate::pool::{QueuePolicy, Seat};
+    use crate::worker::{Incarnation, Slot, WorkerId};
+    use http::HeaderMap;
+    use std::time::Duration;
+
+    fn worker() -> Seat {
+        let id = WorkerId { app: "app".into(), slot: Slot(0), incarnation: Incarnation(1) };
+        Seat { member: Arc::new(Member::new(id, None, "/run/app.sock".into())), open: true }
+    }
+
+    async fn any(pool: &Pool) -> Option<Lease> {
+        let none = HeaderMap::new();
+        acquire(pool, &policy::plan(&Affinity::None, b"/", &none, None, true, false), &[]).await
+    }
+
+    fn queued(max: u32, timeout: Duration, max_concurrency: Option<u32>) -> Pool {
+        let policy = QueuePolicy { max, timeout, max_concurrency };
+        Pool::new("app".into(), Affinity::SocketIo, Balance::LeastLoaded, policy)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_wait_for_the_first_worker() {
+        let pool = Arc::new(queued(10, Duration::from_secs(5), None));
+        let waiter = tokio::spawn({
+            let pool = pool.clone();
+            async move { any(&pool).await.is_some() }
+        });
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(pool.queue().waiting(), 1);
+        pool.publish(vec![worker()]).await;
+        assert!(waiter.await.unwrap());
+        assert_eq!((pool.queue().waiting(), pool.queue().refused()), (0, 0));
+        assert_eq!(pool.queue().take_longest().as_secs(), 2);
+        assert_eq!(pool.queue().take_longest(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_queue_is_bounded_in_time_and_number() {
+        let pool = Arc::new(queued(1, Duration::from_secs(5), None));
+        let first = any(&pool);
+        let second = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let began = Instant::now();
+            assert!(any(&pool).await.is_none());
+            assert_eq!(began.elapsed(), Duration::ZERO, "a full queue refuses at once");
+        };
+        let (first, ()) = tokio::join!(first, second);
+        assert!(first.is_none());
+        assert_eq!((pool.queue().waiting(), pool.queue().refused()), (0, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_the_queue_is_forgotten() {
+        let pool = queued(1, Duration::from_secs(5), None);
+        let left = tokio::time::timeout(Duration::from_secs(1), any(&pool)).await;
+        assert!(left.is_err());
+        assert_eq!(pool.queue().waiting(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_worker_makes_others_wait_until_a_lease_ends() {
+        let pool = queued(10, Duration::from_secs(5), Some(2));
+        pool.publish(vec![worker()]).await;
+        let (one, _two) = (any(&pool).await.unwrap(), any(&pool).await.unwrap());
+        let release = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            drop(one);
+        };
+        let (got, ()) = tokio::join!(any(&pool), release);
+        assert!(got.is_some());
+    }
+}

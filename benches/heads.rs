@@ -1,7 +1,8 @@
 //! Time per call of what runs on every request: `cargo bench --bench heads`. Plain loops, best of several rounds;
 //! httparse beside them as a yardstick.
 
-#![allow(dead_code)]
+// The modules bring more than is timed here, and their tests.
+#![allow(dead_code, unused_imports)]
 
 #[path = "../src/gateway"]
 mod gateway {

@@ -17,7 +17,8 @@ use std::time::Duration;
 const LARGEST_BODY: usize = 64 * 1024;
 /// After this time an operation is answered as not known; the supervisor's own limits are far below.
 const LONGEST: Duration = Duration::from_secs(6 * 3600);
-const ROUTES: &str = "GET /v1/status, GET /v1/version, POST /v1/reload, POST /v1/apps/APP/scale, POST /v1/apps/APP/restart";
+const ROUTES: &str =
+    "GET /v1/status, GET /v1/version, POST /v1/reload, POST /v1/apps/APP/scale, POST /v1/apps/APP/restart";
 const SCALE_HINT: &str = r#"write {"to": 4}, {"to": "+1"}, {"to": "-1"} or {"to": "auto"}"#;
 
 /// Serves the API; whoever can open its socket may do everything.

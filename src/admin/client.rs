@@ -48,7 +48,9 @@ impl fmt::Display for Failure {
                 write!(f, "no answer within {after}; what was asked may still go on (see status, or set --timeout)")
             }
             Failure::Ended { socket } => write!(f, "the proxy at {} ended before it answered", socket.display()),
-            Failure::Odd { socket, what } => write!(f, "{} does not answer as the proxy does: {what}", socket.display()),
+            Failure::Odd { socket, what } => {
+                write!(f, "{} does not answer as the proxy does: {what}", socket.display())
+            }
         }
     }
 }

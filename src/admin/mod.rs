@@ -24,7 +24,7 @@ mod tests;
 pub(crate) mod view;
 
 pub(crate) use api::Api;
-pub(crate) use own::{register, register_build};
+pub(crate) use own::{register_build, register_process};
 pub(crate) use scrape::Scrape;
 
 use async_trait::async_trait;

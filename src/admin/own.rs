@@ -12,7 +12,7 @@ use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Adds `process_*`; not under the prefix of the project, since these names are the same everywhere.
-pub(crate) fn register(root: &mut Registry) {
+pub(crate) fn register_process(root: &mut Registry) {
     root.register_collector(Box::new(Own { started: SystemTime::now() }));
 }
 

@@ -7,8 +7,7 @@ const WIDTH: usize = 80;
 /// Lines of stderr that are shown of a worker that is not well; the rest is in the JSON.
 const LAST_WORDS: usize = 5;
 
-const HEAD: [&str; 11] =
-    ["SLOT", "PID", "STATE", "SINCE", "ACTIVE", "PARKED", "SESS", "ELU", "LAG", "RSS", "RESTARTS"];
+const HEAD: [&str; 11] = ["SLOT", "PID", "STATE", "SINCE", "ACTIVE", "PARKED", "SESS", "ELU", "LAG", "RSS", "RESTARTS"];
 /// Which column is text; numbers stand on the right.
 const STATE: usize = 2;
 
@@ -16,8 +15,7 @@ pub(super) fn render(status: &Status) -> String {
     let up = duration(status.uptime_seconds);
     let mut lines = vec![format!("pingora-unix-proxy {}, pid {}, up {up}", status.version, status.pid)];
     // One layout for all apps, so that the eye runs down.
-    let rows: Vec<Vec<[String; 11]>> =
-        status.apps.iter().map(|app| app.workers.iter().map(row).collect()).collect();
+    let rows: Vec<Vec<[String; 11]>> = status.apps.iter().map(|app| app.workers.iter().map(row).collect()).collect();
     let mut widths = HEAD.map(str::len);
     for cells in rows.iter().flatten() {
         for (width, cell) in widths.iter_mut().zip(cells) {
@@ -92,7 +90,8 @@ fn remarks(worker: &Worker, lines: &mut Vec<String>) {
         text.push_str(&more);
     };
     if worker.failures > 0 {
-        let times = if worker.failures == 1 { "once".to_owned() } else { format!("{} times in a row", worker.failures) };
+        let times =
+            if worker.failures == 1 { "once".to_owned() } else { format!("{} times in a row", worker.failures) };
         add(format!("failed {times}"));
         if let Some(exit) = worker.last_exit.as_ref().filter(|exit| **exit != worker.reason) {
             add(format!("last: {exit}"));

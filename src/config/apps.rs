@@ -10,7 +10,7 @@ use crate::fleet::policy::Policy;
 use crate::pool::affinity::{Affinity, Balance};
 use crate::process::spec::{Identity, Spec};
 use nix::sys::signal::Signal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Longest name of an app, in bytes; the runtime directory may allow less.
@@ -29,6 +29,9 @@ pub(super) struct Apps<'n> {
 pub(super) fn decode<'n>(d: &mut Decoder<'_>, top: &Fields<'n>) -> Apps<'n> {
     let mut decoded = Apps { apps: Vec::new(), names: Vec::new() };
     let Some(field) = top.filled("apps") else {
+        if top.misspelt("apps") {
+            return decoded;
+        }
         let at = top.get("apps").and_then(|field| field.key_at);
         d.found.error(at, "there is no app", "write apps: {chat: {script: app.js}}");
         return decoded;
@@ -103,6 +106,9 @@ fn app(d: &mut Decoder<'_>, name: &str, field: &Field<'_>) -> Option<App> {
     let balance = balance(d, &fields);
     let response_timeout = d.duration(&fields, "response_timeout").unwrap_or(RESPONSE_TIMEOUT);
     let command = command?;
+    if let Some(user) = &user {
+        check_access(d, &fields, &cwd, user);
+    }
     if policy.wait_ready && !command.preload {
         let at = fields.get("wait_ready").and_then(|field| field.at());
         let message =
@@ -206,6 +212,20 @@ fn identity(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<Identity> {
         );
     }
     None
+}
+
+/// A common trap: a directory below /root or /home that the workers' user cannot enter.
+fn check_access(d: &mut Decoder<'_>, fields: &Fields<'_>, cwd: &Path, user: &Identity) {
+    let script = fields.get("script").and_then(|field| Some((field.at(), cwd.join(field.text()?))));
+    let dir = fields.get("cwd").map_or(fields.at, |field| field.at());
+    for (at, path) in [Some((dir, cwd.to_owned())), script].into_iter().flatten() {
+        if let Some(barrier) = d.machine.barrier(&path, user) {
+            let message = format!("user {} cannot reach {}", user.name, path.display());
+            let hint =
+                format!("permissions of {} bar the way, unless an access control list opens it", barrier.display());
+            return d.found.warn(at, message, hint);
+        }
+    }
 }
 
 /// Octal digits, however they are written.

@@ -43,6 +43,7 @@ pub struct Stop {
     name = "pingora-unix-proxy",
     setting = AppSettings::UnifiedHelpMessage,
     setting = AppSettings::DeriveDisplayOrder,
+    setting = AppSettings::DisableVersion,
     usage = "pingora-unix-proxy [OPTIONS] -c FILE\n    pingora-unix-proxy [OPTIONS] -- COMMAND [ARGS]...\n    \
         pingora-unix-proxy status|reload|scale|restart [-c FILE | --runtime-dir DIR]",
     after_help = "FOR A RUNNING PROXY (--help after the command shows more):\n    \
@@ -63,13 +64,18 @@ struct Options {
     #[structopt(short, long)]
     test: bool,
 
-    /// Takes over from the running proxy without losing a connection
+    /// Takes over from the running proxy (not supported yet)
     #[structopt(short, long)]
     upgrade: bool,
 
     /// Runs in the background
     #[structopt(short, long)]
     daemon: bool,
+
+    /// Prints the version
+    // clap would print it by itself, before anyone could say where to.
+    #[structopt(short = "V", long)]
+    version: bool,
 
     /// Runs this command without a file: one worker per processor, served on 127.0.0.1:8000
     #[structopt(last = true, value_name = "COMMAND", parse(from_os_str))]
@@ -81,6 +87,12 @@ impl Cli {
     pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Stop> {
         let args: Vec<OsString> = args.into_iter().collect();
         let options = Options::from_iter_safe(&args).map_err(|error| stop(&error, &args))?;
+        if options.version {
+            return Err(Stop {
+                text: concat!("pingora-unix-proxy ", env!("CARGO_PKG_VERSION"), "\n").to_owned(),
+                code: 0,
+            });
+        }
         let source = match (options.conf, options.command.is_empty()) {
             (Some(file), true) => Source::File(file),
             (None, false) => Source::Command(words(options.command)?),
@@ -111,9 +123,7 @@ pub(super) fn mistake(message: &str, hint: &str) -> Stop {
 
 fn stop(error: &structopt::clap::Error, args: &[OsString]) -> Stop {
     match error.kind {
-        ErrorKind::HelpDisplayed | ErrorKind::VersionDisplayed => {
-            Stop { text: format!("{}\n", error.message.trim_end()), code: 0 }
-        }
+        ErrorKind::HelpDisplayed => Stop { text: format!("{}\n", error.message.trim_end()), code: 0 },
         ErrorKind::UnknownArgument => match error.info.as_ref().and_then(|info| info.first()) {
             Some(word) if !word.starts_with('-') => stray(word, args),
             _ => Stop { text: format!("{}\n", error.message.trim_end()), code: 2 },

@@ -41,6 +41,7 @@ pub(super) fn decode(
     cwd: &Path,
     env: &[(String, String)],
 ) -> Option<Command> {
+    let before = d.found.count();
     let words = match (fields.get("script"), fields.get("command")) {
         (Some(script), None) => from_script(d, fields, &script, cwd, env),
         (None, Some(command)) => from_command(d, fields, &command, cwd, env),
@@ -49,6 +50,7 @@ pub(super) fn decode(
             d.found.error(command.key_at, message, "write script for a file that Node.js runs, else command");
             None
         }
+        (None, None) if fields.misspelt("script") || fields.misspelt("command") => None,
         (None, None) => {
             let message = format!("{} says neither script nor command", fields.path);
             d.found.error(fields.at, message, "write script: app.js, or command: [program, argument]");
@@ -58,9 +60,11 @@ pub(super) fn decode(
     let said = d.flag(fields, "preload");
     let words = words?;
     let preload = said.unwrap_or_else(|| runs_node(&words[0]));
+    let wrong = d.found.count() > before;
     let told = words.iter().chain(env.iter().map(|(_, value)| value)).any(|word| word.contains("{socket}"));
     let field = fields.get("command").or_else(|| fields.get("script"));
-    if !preload && !told {
+    // A program that is not there says nothing about how it is told.
+    if !preload && !told && !wrong {
         let name = shown(&words[0]);
         let message = format!("{}: nothing tells {name} its socket", fields.path);
         let hint = match said {

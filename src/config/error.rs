@@ -83,8 +83,9 @@ impl Findings {
         }
     }
 
-    pub(super) fn has_errors(&self) -> bool {
-        !self.errors.is_empty()
+    /// How many errors were found so far.
+    pub(super) fn count(&self) -> usize {
+        self.errors.len()
     }
 
     /// `value` with the warnings, or the errors, sorted by place. What an alias repeats is told once.

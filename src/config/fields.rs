@@ -30,9 +30,16 @@ pub(super) struct Fields<'n> {
     pub(super) at: Option<Place>,
     pub(super) section: &'static Section,
     entries: HashMap<&'static str, &'n Entry>,
+    /// What unknown keys were probably meant to be.
+    meant: Vec<&'static str>,
 }
 
 impl<'n> Fields<'n> {
+    /// Whether a key is there in a misspelt form: then its absence need not be reported too.
+    pub(super) fn misspelt(&self, name: &str) -> bool {
+        self.meant.contains(&name)
+    }
+
     /// The field of this name, when it is there.
     pub(super) fn get(&self, name: &'static str) -> Option<Field<'n>> {
         debug_assert!(self.section.names().any(|known| known == name), "{name} is not in the table");
@@ -66,7 +73,7 @@ impl<'n> Field<'n> {
     /// The value as a message shows it.
     pub(super) fn shown(&self) -> String {
         match &self.node.value {
-            Value::Null => "nothing".into(),
+            Value::Null | Value::Broken => "nothing".into(),
             Value::List(_) => "a list".into(),
             Value::Map(_) => "a map".into(),
             Value::Scalar(Scalar { text, kind: Kind::Text, .. }) => shown(text),
@@ -95,9 +102,13 @@ impl Decoder<'_> {
             return None;
         };
         let mut entries: HashMap<&'static str, &'n Entry> = HashMap::new();
+        let mut meant = Vec::new();
         for entry in all {
             match section.names().find(|name| *name == entry.key) {
-                None => self.unknown(&field.path, section, entry),
+                None => {
+                    self.unknown(&field.path, section, entry);
+                    meant.extend(nearest(&entry.key, section.names()));
+                }
                 Some(name) => match entries.get(name) {
                     Some(first) => self.repeated(&join(&field.path, name), entry, first),
                     None => {
@@ -106,7 +117,7 @@ impl Decoder<'_> {
                 },
             }
         }
-        Some(Fields { path: field.path.clone(), at: field.key_at, section, entries })
+        Some(Fields { path: field.path.clone(), at: field.key_at, section, entries, meant })
     }
 
     /// The entries of a map whose keys the user names. Repeated keys are reported.
@@ -167,6 +178,7 @@ impl Decoder<'_> {
     /// Reports that a value is not what its key takes.
     pub(super) fn wrong(&mut self, field: &Field<'_>, expected: &str, hint: &str) {
         let message = match &field.node.value {
+            Value::Broken => return,
             Value::Null => format!("{} has no value", field.path),
             _ => format!("{} must be {expected}, not {}", field.path, field.shown()),
         };

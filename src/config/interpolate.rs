@@ -9,7 +9,7 @@ const LONGEST: usize = 128 * 1024;
 /// What all expansions of a file may add up to, in bytes.
 const TOTAL: usize = 4 * 1024 * 1024;
 
-/// Expands every value of the tree in place. What goes wrong is reported, and the value left as it is.
+/// Expands every value of the tree in place. What goes wrong is reported, and the value is marked as broken.
 pub(super) fn expand(node: &mut Node, machine: &dyn Machine, found: &mut Findings) {
     Expander { machine, found, left: TOTAL }.node(node);
 }
@@ -23,12 +23,15 @@ struct Expander<'a> {
 impl Expander<'_> {
     fn node(&mut self, node: &mut Node) {
         match &mut node.value {
-            Value::Null => {}
+            Value::Null | Value::Broken => {}
             Value::List(items) => items.iter_mut().for_each(|item| self.node(item)),
             Value::Map(entries) => entries.iter_mut().for_each(|entry| self.node(&mut entry.node)),
             Value::Scalar(scalar) if scalar.text.contains("${") => match self.text(&scalar.text) {
                 Ok(text) => *scalar = retyped(text, scalar.plain),
-                Err((message, hint)) => self.found.error(node.at, message, hint),
+                Err((message, hint)) => {
+                    self.found.error(node.at, message, hint);
+                    node.value = Value::Broken;
+                }
             },
             Value::Scalar(_) => {}
         }

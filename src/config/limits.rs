@@ -32,7 +32,7 @@ pub(super) fn runtime_dir(d: &mut Decoder<'_>, top: &Fields<'_>) -> PathBuf {
     let Some(text) = d.word(&field) else { return default };
     if !text.starts_with('/') {
         let message = format!("runtime_dir must be an absolute path, not {}", shown(&text));
-        d.found.error(field.at(), message, format!("write {}", default.display()));
+        d.found.error(field.at(), message, "write /run/pingora-unix-proxy");
         return default;
     }
     let dir = tidy(Path::new(&text));

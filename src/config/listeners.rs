@@ -45,6 +45,9 @@ fn listener<'n>(d: &mut Decoder<'_>, item: &Field<'n>) -> Option<(SocketAddr, Fi
     }
     let fields = d.fields(item, &LISTENER)?;
     let Some(field) = fields.get("address") else {
+        if fields.misspelt("address") {
+            return None;
+        }
         d.found.error(item.at(), format!("{} has no address", item.path), "write {address: \"0.0.0.0:8000\"}");
         return None;
     };
@@ -110,6 +113,11 @@ pub(super) fn advice(text: &str) -> String {
     if text.starts_with("unix:") || text.starts_with('/') {
         return "listening on a Unix socket is not supported yet; write \"127.0.0.1:8000\"".into();
     }
+    if let Some((host, port)) = text.rsplit_once(':')
+        && let (Ok(ip), Ok(port)) = (host.parse::<std::net::Ipv6Addr>(), port.parse::<u16>())
+    {
+        return format!("put an IPv6 address in brackets: write \"[{ip}]:{port}\"");
+    }
     if let Ok(ip) = text.parse::<IpAddr>() {
         return format!("add a port: write \"{}\"", SocketAddr::new(ip, DEFAULT.port()));
     }
@@ -122,7 +130,6 @@ pub(super) fn advice(text: &str) -> String {
             format!("write \"0.0.0.0:{port}\" for every interface, or \"127.0.0.1:{port}\" for this machine only")
         }
         (Some("localhost"), Ok(port)) => format!("write \"127.0.0.1:{port}\""),
-        (Some(host), Ok(port)) if host.parse::<IpAddr>().is_ok() => format!("write \"[{host}]:{port}\""),
         (Some(_), Ok(port)) => format!("write an IP address, not a name, as in \"0.0.0.0:{port}\""),
         _ => "write \"0.0.0.0:8000\" for every interface, or \"127.0.0.1:8000\" for this machine only".into(),
     }

@@ -2,8 +2,9 @@
 //! on paper, of an imagined one.
 
 use crate::process::spec::Identity;
-use nix::unistd::{AccessFlags, Gid, Group, Uid, User, access, getegid, geteuid};
+use nix::unistd::{AccessFlags, Gid, Group, Uid, User, access, getegid, geteuid, getgrouplist};
 use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// What stands at a path.
@@ -34,6 +35,10 @@ pub(super) trait Machine {
     /// By name, or by number. `Ok(None)` when there is none.
     fn user(&self, name: &str) -> Result<Option<Identity>, String>;
     fn group(&self, name: &str) -> Result<Option<u32>, String>;
+
+    /// The first part of an absolute path that a user may not enter or, at its end, read, as far as permission
+    /// bits tell.
+    fn barrier(&self, path: &Path, user: &Identity) -> Option<PathBuf>;
 
     /// Directories in which programs are looked for.
     fn path(&self) -> Vec<PathBuf> {
@@ -114,6 +119,20 @@ impl Machine for Here {
         }))
     }
 
+    fn barrier(&self, path: &Path, user: &Identity) -> Option<PathBuf> {
+        if user.uid == 0 {
+            return None;
+        }
+        let name = std::ffi::CString::new(user.name.as_str()).ok()?;
+        let groups = getgrouplist(&name, Gid::from_raw(user.gid)).unwrap_or_default();
+        // Links are followed: what counts is where the path really leads.
+        let real = path.canonicalize().ok()?;
+        let mut parts: Vec<&Path> = real.ancestors().collect();
+        parts.reverse();
+        let closed = |part: &&Path| std::fs::metadata(part).is_ok_and(|meta| !admits(&meta, user, &groups));
+        parts.into_iter().find(closed).map(Path::to_owned)
+    }
+
     fn group(&self, name: &str) -> Result<Option<u32>, String> {
         if let Ok(gid) = name.parse::<u32>() {
             // The kernel takes any number; it need not have a name.
@@ -122,6 +141,19 @@ impl Machine for Here {
         let group = Group::from_name(name).map_err(|error| error.desc().to_lowercase())?;
         Ok(group.map(|group| group.gid.as_raw()))
     }
+}
+
+/// Whether permission bits let a user read (files) or enter (directories).
+fn admits(meta: &std::fs::Metadata, user: &Identity, groups: &[Gid]) -> bool {
+    let wanted = if meta.is_dir() { 0o1 } else { 0o4 };
+    let shift = if meta.uid() == user.uid {
+        6
+    } else if meta.gid() == user.gid || groups.contains(&Gid::from_raw(meta.gid())) {
+        3
+    } else {
+        0
+    };
+    (meta.mode() >> shift) & wanted != 0
 }
 
 /// An error of the operating system without its number.
@@ -169,6 +201,10 @@ impl Machine for Paper {
             name: name.into(),
             home: Path::new("/home").join(name),
         }))
+    }
+
+    fn barrier(&self, _: &Path, _: &Identity) -> Option<PathBuf> {
+        None
     }
 
     fn group(&self, name: &str) -> Result<Option<u32>, String> {

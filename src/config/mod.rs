@@ -174,7 +174,12 @@ pub fn check_on_paper(name: &Path, text: &str) -> Result<Vec<Warning>, Vec<Error
 /// does not matter here.
 pub(crate) fn admin_socket(file: &Path) -> Result<Option<PathBuf>, Vec<Error>> {
     let whole = |message, hint: &str| {
-        vec![Error { file: file.to_owned(), place: None, message, hint: Some(hint.to_owned()).filter(|h| !h.is_empty()) }]
+        vec![Error {
+            file: file.to_owned(),
+            place: None,
+            message,
+            hint: Some(hint.to_owned()).filter(|h| !h.is_empty()),
+        }]
     };
     let text = read(file).map_err(|(message, hint)| whole(message, hint))?;
     let path = std::path::absolute(file).map_err(|error| whole(machine::reason(&error), ""))?;

@@ -29,10 +29,7 @@ pub(super) fn decode(d: &mut Decoder<'_>, top: &Fields<'_>, runtime_dir: &Path) 
     conf.upstream_keepalive_pool_size = pool.unwrap_or(conf.upstream_keepalive_pool_size);
     conf.max_retries = count(d, &fields, "max_retries").unwrap_or(conf.max_retries);
     fast_timeout(d, &fields, &mut conf);
-    conf.grace_period_seconds = d.integer(&fields, "grace_period_seconds");
-    conf.graceful_shutdown_timeout_seconds = d.integer(&fields, "graceful_shutdown_timeout_seconds");
     daemon(d, &fields, &mut conf);
-    conf.upgrade_sock_connect_accept_max_retries = count(d, &fields, "upgrade_sock_connect_accept_max_retries");
     conf
 }
 

@@ -12,6 +12,10 @@ impl Decoder<'_> {
         let field = fields.get(name)?;
         match field.scalar().map(|scalar| (scalar.kind, scalar.text.to_lowercase())) {
             Some((Kind::Bool(value), _)) => Some(value),
+            Some((_, word)) if matches!(word.as_str(), "true" | "false") => {
+                self.wrong(&field, "true or false", "remove the quotes");
+                None
+            }
             Some((_, word)) if matches!(word.as_str(), "yes" | "on" | "1") => {
                 self.wrong(&field, "true or false", "write true");
                 None
@@ -21,7 +25,7 @@ impl Decoder<'_> {
                 None
             }
             _ => {
-                self.wrong(&field, "true or false", "");
+                self.wrong(&field, "true or false", "write true or false without quotes");
                 None
             }
         }
@@ -36,6 +40,7 @@ impl Decoder<'_> {
     pub(super) fn number(&mut self, field: &Field<'_>, takes: Takes) -> Option<u64> {
         let Takes::Integer(least, most, words) = takes else { return None };
         let expected = match words {
+            "" if least == most => least.to_string(),
             "" => format!("a whole number from {least} to {most}"),
             words => format!("a whole number from {least} to {most}, or {words}"),
         };
@@ -46,14 +51,19 @@ impl Decoder<'_> {
                 return None;
             }
             _ => {
-                self.wrong(field, &expected, "");
+                self.wrong(field, &expected, &format!("write a number, as in {}", least.max(2.min(most))));
                 return None;
             }
         };
         match u64::try_from(value).ok().filter(|value| (least..=most).contains(value)) {
             Some(value) => Some(value),
             None => {
-                self.wrong(field, &expected, "");
+                let hint = if value < i128::from(least) {
+                    format!("the least is {least}")
+                } else {
+                    format!("the most is {most}")
+                };
+                self.wrong(field, &expected, &hint);
                 None
             }
         }
@@ -83,8 +93,10 @@ impl Decoder<'_> {
         if (least..=most).contains(&value) {
             return Some(value);
         }
+        let low = value < least;
         let [least, most] = [least, most].map(duration_text);
-        self.wrong(&field, &format!("from {least} to {most}"), "");
+        let hint = if low { format!("the least is {least}") } else { format!("the most is {most}") };
+        self.wrong(&field, &format!("from {least} to {most}"), &hint);
         None
     }
 
@@ -132,8 +144,10 @@ impl Decoder<'_> {
         if (least..=most).contains(&value) {
             return Some(Some(value));
         }
+        let low = value < least;
         let [least, most] = [least, most].map(size_text);
-        self.wrong(&field, &format!("from {least} to {most}{or}"), "");
+        let hint = if low { format!("the least is {least}") } else { format!("the most is {most}") };
+        self.wrong(&field, &format!("from {least} to {most}{or}"), &hint);
         None
     }
 

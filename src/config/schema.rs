@@ -63,7 +63,8 @@ const fn key(name: &'static str, kind: Kind, default: Preset) -> Key {
     Key { name, kind, default }
 }
 
-pub(super) const ALL: &[&Section] = &[&TOP, &SERVER, &LISTENER, &APP, &INSTANCES, &BACKOFF, &ROUTE, &LIMITS, &ADMIN, &METRICS];
+pub(super) const ALL: &[&Section] =
+    &[&TOP, &SERVER, &LISTENER, &APP, &INSTANCES, &BACKOFF, &ROUTE, &LIMITS, &ADMIN, &METRICS];
 
 pub(super) const TOP: Section = Section {
     name: "",
@@ -108,8 +109,6 @@ pub(super) const SERVER: Section = Section {
         key("upstream_keepalive_pool_size", Integer(1, 1_000_000, ""), Yaml("128")),
         key("max_retries", Integer(0, 16, ""), Yaml("16")),
         key("fast_timeout_to_tokio_threshold_seconds", Integer(1, 31_536_000, "none"), Yaml("900")),
-        key("grace_period_seconds", Integer(0, 86_400, ""), Words("300")),
-        key("graceful_shutdown_timeout_seconds", Integer(0, 86_400, ""), Words("5")),
         key("daemon", Flag, Yaml("false")),
         key("pid_file", Other("file"), Words("pingora-unix-proxy.pid in runtime_dir")),
         key("error_log", Other("file"), Words("standard error")),
@@ -117,10 +116,18 @@ pub(super) const SERVER: Section = Section {
         key("daemon_wait_for_ready", Flag, Yaml("false")),
         key("daemon_ready_timeout_seconds", Integer(1, 86_400, ""), Words("600")),
         key("daemon_notify_timeout_seconds", Integer(1, 86_400, ""), Words("60")),
-        key("upgrade_sock_connect_accept_max_retries", Integer(0, 3_600, ""), Words("5")),
     ],
     elsewhere: &[
         ("upgrade_sock", Useless("it is upgrade.sock in runtime_dir")),
+        ("upgrade_sock_connect_accept_max_retries", Later),
+        (
+            "grace_period_seconds",
+            Useless("the proxy ends with its workers: set drain_timeout and stop_timeout of the app"),
+        ),
+        (
+            "graceful_shutdown_timeout_seconds",
+            Useless("the proxy ends with its workers: set drain_timeout and stop_timeout of the app"),
+        ),
         ("user", Useless("the proxy keeps the user that starts it; set user for an app to change the workers' user")),
         (
             "group",
@@ -387,4 +394,28 @@ impl Section {
     pub(super) fn instead(&self, word: &str) -> Option<Instead> {
         self.elsewhere.iter().find(|(name, _)| *name == word).map(|(_, instead)| *instead)
     }
+}
+
+/// The beginning of a key's row in docs/configuration.md: key, type and default.
+#[cfg(test)]
+pub(super) fn row(key: &Key) -> String {
+    use super::scalars::{duration_text, size_text};
+    let or = |words: &str| if words.is_empty() { String::new() } else { format!(", or {words}") };
+    let millis = |ms| duration_text(std::time::Duration::from_millis(ms));
+    let kind = match key.kind {
+        Flag => "true or false".to_owned(),
+        Integer(least, most, words) if least == most => format!("{least}{}", or(words)),
+        Integer(least, most, words) => format!("number, {least} to {most}{}", or(words)),
+        Duration(least, most) => format!("duration, {} to {}", millis(least), millis(most)),
+        Size(least, most, words) => format!("size, {} to {}{}", size_text(least), size_text(most), or(words)),
+        List => "list".to_owned(),
+        Map => "map".to_owned(),
+        Other(words) => words.to_owned(),
+    };
+    let default = match key.default {
+        Yaml(text) => format!("`{text}`"),
+        Words(text) => text.to_owned(),
+        Required => "required".to_owned(),
+    };
+    format!("| `{}` | {kind} | {default}", key.name)
 }

@@ -1,1 +1,539 @@
+use super::schema::{ALL, Preset};
+use super::*;
+use std::collections::BTreeSet;
 
+const FILE: &str = "conf.yaml";
+
+fn on(machine: &dyn Machine, text: &str) -> Loaded {
+    decode_text(Path::new(FILE), Path::new("/srv"), text, machine)
+}
+
+fn good(text: &str) -> Config {
+    match on(&Paper { root: true }, text) {
+        Ok((config, _)) => config,
+        Err(errors) => panic!("{}\n{text}", lines(&errors)),
+    }
+}
+
+fn lines(errors: &[Error]) -> String {
+    errors.iter().map(|error| error.to_string() + "\n").collect()
+}
+
+fn errors_on(machine: &dyn Machine, text: &str) -> String {
+    on(machine, text).err().map(|errors| lines(&errors)).unwrap_or_default()
+}
+
+fn errors(text: &str) -> String {
+    errors_on(&Paper { root: true }, text)
+}
+
+fn warnings(text: &str) -> Vec<String> {
+    on(&Paper { root: true }, text).expect("good").1.iter().map(Warning::to_string).collect()
+}
+
+/// One app, with `extra` in its map.
+fn app(extra: &str) -> App {
+    good(&format!("apps: {{chat: {{script: app.js{extra}}}}}")).apps.remove(0)
+}
+
+fn repository(file: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn a_script_is_enough() {
+    let config = good("apps: {chat: {script: app.js}}");
+    let [app] = config.apps.as_slice() else { panic!("{:?}", config.apps) };
+    assert_eq!(app.name, "chat");
+    assert_eq!(app.spec.command, ["node", "app.js"]);
+    assert_eq!(app.spec.cwd, Path::new("/srv"));
+    assert!(app.spec.preload);
+    assert_eq!(app.policy, Policy::default());
+    assert_eq!((&app.affinity, app.balance), (&Affinity::SocketIo, Balance::LeastLoaded));
+    assert_eq!(config.limits, Limits::default());
+    assert_eq!(config.routes, [Route { host: None, path: "/".into(), app: 0 }]);
+    assert_eq!(config.listeners, [Listener { address: "127.0.0.1:8000".parse().unwrap() }]);
+    assert_eq!(config.runtime_dir, Path::new("/run/pingora-unix-proxy"));
+    assert_eq!(config.server.upgrade_sock, "/run/pingora-unix-proxy/upgrade.sock");
+    assert_eq!(config.server.pid_file, "/run/pingora-unix-proxy/pingora-unix-proxy.pid");
+}
+
+#[test]
+fn everything_arrives() {
+    let config = good(
+        r#"
+server: {threads: 3, work_stealing: false, daemon: true, pid_file: run/p.pid}
+listeners: [{address: "0.0.0.0:8000"}, {address: "[::1]:0"}]
+runtime_dir: /run/x/
+apps:
+  chat:
+    script: ./app.js
+    args: --verbose two
+    node_args: [--enable-source-maps]
+    interpreter: node20
+    cwd: chat/./current
+    env: {A: 1.10, B: yes, C: true, D: "x y", E: "${HOME}/e", F: "$${HOME}", G: "${NONE:-a b}"}
+    user: www-data
+    group: 1234
+    umask: 027
+    instances: {min: 2, max: 2}
+    affinity: {header: X-User}
+    balance: round-robin
+    wait_ready: true
+    start_timeout: 5s
+    stop_timeout: 0s
+    drain_timeout: 1m 30s
+    stop_signal: int
+    backoff: {min: 1s, max: 1m}
+    min_uptime: 3s
+    response_timeout: 2h
+  py:
+    command: python3 -m uvicorn --uds {socket} app:app
+    instances: ${COUNT:-7}
+routes:
+  - {host: Chat.Example.com, app: chat}
+  - {host: "*.example.com", path: /api/v1, app: py}
+  - {path: /, app: chat}
+limits: {head_size: 8kib, head_timeout: 1s, keepalive_timeout: 2s, body_size: 1.5mb, body_timeout: 3s,
+         tunnel_idle_timeout: 4h, connections: 5}
+"#,
+    );
+    let seconds = Duration::from_secs;
+    assert_eq!((config.server.threads, config.server.work_stealing, config.server.daemon), (3, false, true));
+    assert_eq!(config.server.pid_file, "/srv/run/p.pid");
+    assert_eq!(config.runtime_dir, Path::new("/run/x"));
+    assert_eq!(config.listeners[1].address, "[::1]:0".parse().unwrap());
+    let [chat, py] = config.apps.as_slice() else { panic!() };
+    assert_eq!(chat.spec.command, ["node20", "--enable-source-maps", "./app.js", "--verbose", "two"]);
+    assert_eq!(chat.spec.cwd, Path::new("/srv/chat/current"));
+    let env: Vec<_> = chat.spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    assert_eq!(env, ["A=1.10", "B=yes", "C=true", "D=x y", "E=/home/paper/e", "F=${HOME}", "G=a b"]);
+    let user = chat.spec.user.clone().expect("a user");
+    assert_eq!((user.uid, user.gid, user.name.as_str()), (33, 1234, "www-data"));
+    assert_eq!(chat.spec.umask, Some(0o027));
+    let policy = Policy {
+        instances: 2,
+        start_timeout: seconds(5),
+        wait_ready: true,
+        stop_timeout: seconds(0),
+        drain_timeout: seconds(90),
+        stop_signal: 2,
+        backoff_min: seconds(1),
+        backoff_max: seconds(60),
+        min_uptime: seconds(3),
+    };
+    assert_eq!(chat.policy, policy);
+    assert_eq!((&chat.affinity, chat.balance), (&Affinity::Header("x-user".into()), Balance::RoundRobin));
+    assert_eq!(chat.response_timeout, seconds(7200));
+    assert_eq!(py.spec.command, ["python3", "-m", "uvicorn", "--uds", "{socket}", "app:app"]);
+    assert!(!py.spec.preload);
+    assert_eq!(py.policy.instances, 7);
+    let route = |host: Option<&str>, path: &str, app| Route { host: host.map(str::to_owned), path: path.into(), app };
+    let expected =
+        [route(Some("chat.example.com"), "/", 0), route(Some("*.example.com"), "/api/v1", 1), route(None, "/", 0)];
+    assert_eq!(config.routes, expected);
+    let limits = Limits {
+        head_bytes: 8192,
+        head_timeout: seconds(1),
+        keepalive_timeout: seconds(2),
+        body_bytes: Some(1_500_000),
+        body_timeout: seconds(3),
+        tunnel_idle_timeout: seconds(4 * 3600),
+        connections: 5,
+    };
+    assert_eq!(config.limits, limits);
+}
+
+#[test]
+fn a_written_default_changes_nothing() {
+    let plain = format!("{:?}", good("apps: {chat: {script: app.js}}"));
+    let mut seen = 0;
+    for section in ALL {
+        for key in section.keys {
+            let Preset::Yaml(value) = key.default else { continue };
+            let name = key.name;
+            let text = match section.name {
+                "" => format!("{name}: {value}\napps: {{chat: {{script: app.js}}}}"),
+                "apps.NAME" => format!("apps: {{chat: {{script: app.js, {name}: {value}}}}}"),
+                "apps.NAME.backoff" => format!("apps: {{chat: {{script: app.js, backoff: {{{name}: {value}}}}}}}"),
+                "routes" => format!("routes: [{{{name}: {value}}}]\napps: {{chat: {{script: app.js}}}}"),
+                other => format!("{other}: {{{name}: {value}}}\napps: {{chat: {{script: app.js}}}}"),
+            };
+            assert_eq!(format!("{:?}", good(&text)), plain, "{text}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 25, "{seen}");
+}
+
+#[test]
+fn the_commented_file_has_every_key_and_only_defaults() {
+    let text = repository("conf/commented.yaml");
+    let plain = format!("{:?}", good("apps: {chat: {script: ../examples/chat/server.js}}"));
+    assert_eq!(format!("{:?}", good(&text)), plain);
+    let missing: Vec<_> = ALL
+        .iter()
+        .flat_map(|section| section.names())
+        .filter(|name| {
+            let at = |line: &str| line.trim_start_matches([' ', '#', '-']).starts_with(&format!("{name}:"));
+            !text.lines().any(at) && !text.contains(&format!("{{{name}:")) && !text.contains(&format!(", {name}:"))
+        })
+        .collect();
+    assert!(missing.is_empty(), "conf/commented.yaml lacks {missing:?}");
+}
+
+/// The reference has one table for each section of the schema, with one row for each key, in any order.
+#[test]
+fn the_reference_is_true() {
+    let text = repository("docs/configuration.md");
+    let rows: BTreeSet<String> = text.lines().filter(|line| line.starts_with("| `")).map(row_start).collect();
+    let expected: BTreeSet<String> = ALL.iter().flat_map(|section| section.keys).map(schema::row).collect();
+    let missing: Vec<_> = expected.difference(&rows).collect();
+    assert!(missing.is_empty(), "docs/configuration.md lacks\n{missing:#?}");
+    let stray: Vec<_> = rows.difference(&expected).filter(|row| !row.contains("| - |")).collect();
+    assert!(stray.is_empty(), "docs/configuration.md has what the schema has not\n{stray:#?}");
+    for section in ALL {
+        for (word, _) in section.elsewhere {
+            assert!(!section.names().any(|name| name == *word), "{word} is both a key and a word from elsewhere");
+        }
+    }
+}
+
+/// Key, type and default of a row.
+fn row_start(line: &str) -> String {
+    line.split(" | ").take(3).collect::<Vec<_>>().join(" | ")
+}
+
+#[test]
+fn words_from_elsewhere_are_told_apart() {
+    for section in ALL {
+        for (word, instead) in section.elsewhere {
+            let text = match section.name {
+                "" => format!("{word}: 1\napps: {{chat: {{script: app.js}}}}"),
+                "apps.NAME" => format!("apps: {{chat: {{script: app.js, {word}: 1}}}}"),
+                "apps.NAME.backoff" => format!("apps: {{chat: {{script: app.js, backoff: {{{word}: 1}}}}}}"),
+                "listeners" | "routes" => {
+                    format!("{}: [{{{word}: 1}}]\napps: {{chat: {{script: app.js}}}}", section.name)
+                }
+                other => format!("{other}: {{{word}: 1}}\napps: {{chat: {{script: app.js}}}}"),
+            };
+            let errors = errors(&text);
+            let expected = match instead {
+                schema::Instead::Later => "not supported yet".to_owned(),
+                schema::Instead::Useless(why) | schema::Instead::Write(why) => (*why).to_owned(),
+            };
+            assert!(errors.contains(&expected), "{text}\n{errors}");
+        }
+    }
+}
+
+#[test]
+fn programs_of_node_get_the_preload() {
+    let preload = |command: &str| good(&format!("apps: {{a: {{command: {command}}}}}")).apps.remove(0).spec.preload;
+    for command in ["node app.js", "npm start", "/usr/bin/node22 app.js", "npx tsx app.ts", "yarn start", "nodejs a.js"]
+    {
+        assert!(preload(command), "{command}");
+    }
+    assert!(!preload("[bun, app.ts, \"{socket}\"]"));
+    assert!(app(", interpreter: tsx").spec.preload);
+    assert!(!app(", preload: false, env: {SOCKET: \"{socket}\"}").spec.preload);
+    assert!(good("apps: {a: {command: ./start, preload: true}}").apps[0].spec.preload);
+}
+
+#[test]
+fn users_need_root() {
+    let text = "apps: {chat: {script: app.js, user: www-data}}";
+    let refused = errors_on(&Paper { root: false }, text);
+    assert!(refused.starts_with("conf.yaml:1:37: apps.chat.user: only root can"), "{refused}");
+    let own = on(&Paper { root: false }, "apps: {chat: {script: app.js, user: paper}}").expect("itself").0;
+    assert_eq!(own.apps[0].spec.user, None);
+    let nobody = errors("apps: {chat: {script: app.js, user: nobodi, group: nogrup}}");
+    assert_eq!(nobody.lines().count(), 2, "{nobody}");
+    assert!(errors("apps: {chat: {script: app.js, group: www-data}}").contains("needs a user"));
+    assert_eq!(app(", user: 33").spec.user.expect("by number").name, "www-data");
+}
+
+#[test]
+fn anchors_and_merges_work() {
+    let config = good(
+        "apps:\n  a: &a {script: app.js, instances: 3, env: &e {X: 1}}\n  b: {<<: *a, instances: 2}\n  c: {script: c.js, env: *e}\n\
+         routes: [{app: a}, {path: /b, app: b}, {path: /c, app: c}]",
+    );
+    let [a, b, c] = config.apps.as_slice() else { panic!() };
+    assert_eq!((a.policy.instances, b.policy.instances), (3, 2));
+    assert_eq!((&b.spec, &c.spec.env), (&a.spec, &a.spec.env));
+    // A mistake that an alias repeats stands in one place and is told once.
+    let errors =
+        errors("apps:\n  a: &a {script: app.js, min_uptime: 5}\n  b: *a\nroutes: [{app: a}, {path: /b, app: b}]");
+    assert_eq!(errors.lines().filter(|line| line.contains("2:38")).count(), 2, "{errors}");
+}
+
+#[test]
+fn oddities_are_warned_of() {
+    let unrouted = warnings("apps: {a: {script: a.js}, b: {script: b.js}}\nroutes: [{app: a}]");
+    assert_eq!(unrouted.len(), 1, "{unrouted:?}");
+    assert!(unrouted[0].starts_with("conf.yaml:1:27: app b has no route"), "{unrouted:?}");
+    let range = warnings("apps: {a: {script: a.js, instances: {min: 2, max: 8}}}");
+    assert!(range[0].contains("2 workers will run"), "{range:?}");
+    let port = warnings("apps: {a: {command: 'python3 a.py {socket} {port}'}}");
+    assert!(port.is_empty() || port[0].contains("{port}"), "{port:?}");
+    let both = warnings("apps: {a: {script: a.js}}\nlisteners: [{address: '0.0.0.0:80'}, {address: '[::]:80'}]");
+    assert_eq!(both.len(), 1, "{both:?}");
+}
+
+#[test]
+fn hostile_yaml_is_bounded() {
+    let deep = "[".repeat(100_000);
+    assert!(errors(&format!("apps: {deep}")).contains("nested more than 32 deep"));
+    let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for i in 1..40 {
+        let before = format!("*a{}, ", i - 1).repeat(10);
+        bomb += &format!("a{i}: &a{i} [{before}]\n");
+    }
+    assert!(errors(&bomb).contains("more than 100000 values"), "{}", errors(&bomb));
+    let mut chain = "a0: &a0 [x]\n".to_owned();
+    for i in 1..5_000 {
+        chain += &format!("a{i}: &a{i} [*a{}]\n", i - 1);
+    }
+    assert!(errors(&chain).contains("nested more than 32 deep"));
+    assert!(errors("a: &a [*a]").contains("inside what it names"));
+    assert!(errors(&"k: 1\n".repeat(200_000)).contains("more than 100000 values"));
+    let many = (0..30_000).map(|i| format!("k{i}: 1\n")).collect::<String>();
+    assert_eq!(errors(&many).lines().count(), 200);
+    let merges = format!("x: &x {{{}}}\napps: {{<<: [{}]}}", "k: 1, ".repeat(2_000), "*x, ".repeat(20));
+    assert!(errors(&merges).contains("unknown key"), "{}", errors(&merges));
+    // Line breaks to serde_yaml only: an alias bomb could hide behind them.
+    assert!(errors("\u{2028}&b [*b]").contains("U+2028"));
+    assert!(errors("a: \u{0}").contains("control character U+0000"));
+    assert!(errors("apps: {a: {script: \"a\\0.js\"}}").contains("NUL"));
+    assert!(errors("").contains("is empty"));
+    assert!(errors("# only a comment\n").contains("is empty"));
+    assert!(errors("---\napps: {}\n---\napps: {}").contains("3:1: a second document"));
+}
+
+#[test]
+fn a_command_needs_no_file() {
+    let config =
+        from_command(&["node".into(), "--inspect".into(), "/tmp/some dir/My app.v2.js".into()]).expect("good").0;
+    let [app] = config.apps.as_slice() else { panic!() };
+    assert_eq!(app.name, "My-app-v2");
+    assert_eq!(app.spec.cwd, std::env::current_dir().unwrap());
+    assert_eq!(app.policy.instances, Here.cpus());
+    assert_eq!(config.listeners, [Listener { address: listeners::DEFAULT }]);
+    let absent = from_command(&["no-such-program-anywhere".into()]).expect_err("bad");
+    let text = lines(&absent);
+    assert!(text.starts_with("command line: apps.no-such-program-anywhere.command: there is no program"), "{text}");
+    // `${` on a command line is the shell's business, not ours.
+    let literal = from_command(&["node".into(), "${NONE}".into()]).expect("good").0;
+    assert_eq!(literal.apps[0].spec.command[1], "${NONE}");
+    for (command, name) in [("npm start", "npm"), ("node -e 1", "1"), ("node", "node"), ("/bin/ünï", "n")] {
+        let words: Vec<String> = command.split(' ').map(str::to_owned).collect();
+        assert_eq!(app_name(&words), name, "{command}");
+    }
+}
+
+#[test]
+fn files_that_are_none_are_named() {
+    let dir = std::env::temp_dir().join(format!("pup-config-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let error = |file: &Path| lines(&load(file).expect_err("bad"));
+    assert!(error(&dir).contains("is a directory"));
+    assert!(error(&dir.join("none.yaml")).contains("cannot be read: no such file"));
+    assert!(error(Path::new("/dev/zero")).contains("is not a regular file"));
+    let file = dir.join("conf.yaml");
+    std::fs::write(&file, [b'a', b'\n', 0xff, 0xfe]).unwrap();
+    assert!(error(&file).contains("is not UTF-8 on line 2"));
+    std::fs::write(&file, "# x\n".repeat(300_000)).unwrap();
+    assert!(error(&file).contains("is larger than 1048576 bytes"));
+    std::fs::write(&file, "\u{feff}apps:\r\n  chat:\r\n    script: appp.js\r\n").unwrap();
+    std::fs::write(dir.join("app.js"), "").unwrap();
+    let text = error(&file);
+    assert!(text.contains("conf.yaml:3:13: apps.chat.script: there is no file"), "{text}");
+    assert!(text.contains("did you mean app.js?"), "{text}");
+    std::fs::write(&file, "\u{feff}apps:\r\n  chat:\r\n    script: app.js\r\n").unwrap();
+    let (config, _) = load(&file).expect("good");
+    assert_eq!(config.apps[0].spec.cwd, dir);
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+/// Cuts, repeats, swaps and replaces parts of real configurations: whatever comes out is read or refused,
+/// never a panic, and every place is in the file.
+#[test]
+fn mutated_configurations_never_panic() {
+    let seeds = [repository("conf/commented.yaml"), repository("tests/config/five_mistakes.yaml"), SAMPLE.to_owned()];
+    let rounds = std::env::var("FUZZ_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(2_000);
+    let seed = std::env::var("FUZZ_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    let mut rng = fastrand::Rng::with_seed(seed);
+    for round in 0..rounds {
+        let text = mutate(&mut rng, &seeds);
+        if let Err(errors) = on(&Paper { root: false }, &text) {
+            let count = text.split('\n').count() + 1;
+            for error in errors {
+                let line = error.place.map_or(1, |place| place.line);
+                assert!((1..=count).contains(&line), "round {round}: {error}\n{text}");
+            }
+        }
+    }
+}
+
+const SAMPLE: &str =
+    "x: &x {a: 1}\napps:\n  a: {<<: *x, script: \"${A:-b}\", env: {B: 'c', D: |\n    e\n }}\n- ? k\n  : v\n";
+
+fn mutate(rng: &mut fastrand::Rng, seeds: &[String]) -> String {
+    const PIECES: &[&str] = &[
+        "{",
+        "}",
+        "[",
+        "]",
+        ": ",
+        "- ",
+        "? ",
+        "&a ",
+        "*a",
+        "<<: *a",
+        "!!str ",
+        "!x ",
+        "\"",
+        "'",
+        "|\n",
+        ">\n",
+        "#",
+        "\t",
+        "\n",
+        "\n\n",
+        "  ",
+        "---\n",
+        "...\n",
+        "%YAML 1.2\n",
+        "${",
+        "}",
+        "$${",
+        "${HOME}",
+        "${NO}",
+        "null",
+        "~",
+        "true",
+        "-1",
+        "1e999",
+        "0x1f",
+        "é",
+        "\u{0}",
+        "\u{2028}",
+        "\u{85}",
+        "99999999999999999999999999",
+        "99999999999h",
+        "9e99gb",
+        "{socket}",
+        "&b [*b]",
+        "@",
+        "`",
+        ",",
+    ];
+    let seed = rng.choice(seeds).expect("seeds");
+    let mut chars: Vec<char> = seed.chars().collect();
+    for _ in 0..rng.usize(1..=6) {
+        let at = rng.usize(0..=chars.len());
+        let end = (at + rng.usize(0..40)).min(chars.len());
+        match rng.u8(0..5) {
+            0 => drop(chars.drain(at..end)),
+            1 => {
+                let piece: Vec<char> = rng.choice(PIECES).expect("pieces").chars().collect();
+                chars.splice(at..at, piece);
+            }
+            2 => {
+                let copy = chars[at..end].to_vec();
+                let to = rng.usize(0..=chars.len());
+                chars.splice(to..to, copy);
+            }
+            3 => {
+                let piece: Vec<char> = rng.choice(PIECES).expect("pieces").chars().collect();
+                chars.splice(at..end, piece);
+            }
+            _ => chars.truncate(at.max(10)),
+        }
+    }
+    chars.into_iter().collect()
+}
+
+#[test]
+#[ignore = "prints the rows of docs/configuration.md"]
+fn print_rows() {
+    for section in ALL {
+        println!("\n## {}\n", section.name);
+        for key in section.keys {
+            println!("{} | |", schema::row(key));
+        }
+    }
+}
+
+#[test]
+fn a_barred_way_is_found() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = std::env::temp_dir().join(format!("pup-barrier-{}", std::process::id()));
+    let inner = dir.join("closed/inner");
+    std::fs::create_dir_all(&inner).unwrap();
+    let set = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    let stranger =
+        crate::process::spec::Identity { uid: 54_321, gid: 54_321, name: "stranger".into(), home: "/".into() };
+    [&dir, &dir.join("closed"), &inner].into_iter().for_each(|path| set(path, 0o755));
+    assert_eq!(Here.barrier(&inner, &stranger), None);
+    set(&dir.join("closed"), 0o750);
+    assert_eq!(Here.barrier(&inner, &stranger), Some(dir.canonicalize().unwrap().join("closed")));
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+fn cli(line: &str) -> Result<Cli, cli::Stop> {
+    Cli::parse(line.split(' ').map(std::ffi::OsString::from))
+}
+
+#[test]
+fn the_command_line_is_read() {
+    let file = |test, upgrade, daemon| Cli { source: Source::File("c.yaml".into()), test, upgrade, daemon };
+    assert_eq!(cli("p -c c.yaml"), Ok(file(false, false, false)));
+    assert_eq!(cli("p -t --conf c.yaml"), Ok(file(true, false, false)));
+    assert_eq!(cli("p -udc c.yaml"), Ok(file(false, true, true)));
+    assert_eq!(cli("p --upgrade --daemon --test --conf=c.yaml"), Ok(file(true, true, true)));
+    let command = cli("p -t -- node app.js -c x --help").expect("good");
+    assert_eq!(command.source, Source::Command(["node", "app.js", "-c", "x", "--help"].map(str::to_owned).to_vec()));
+    let (text, good) = report(&command);
+    assert!(good, "{text}");
+    assert!(text.starts_with("command line: ok: 1 app, "), "{text}");
+}
+
+#[test]
+fn a_wrong_command_line_says_what_to_write() {
+    for (line, words) in [
+        ("p", "neither -c FILE nor a command"),
+        ("p -t", "neither -c FILE nor a command"),
+        ("p -c c.yaml -- node app.js", "both -c FILE and a command"),
+        ("p node app.js", "write -- in front of a command: pingora-unix-proxy -- node app.js"),
+        ("p conf.yaml", "write -c conf.yaml"),
+        ("p -t conf.yaml", "write -c conf.yaml"),
+        ("p --cnof c.yaml", "--conf"),
+        ("p -c", "FILE"),
+        ("p -x", "-x"),
+        ("p -c a -c b", "--conf"),
+        ("p --", "neither -c FILE nor a command"),
+    ] {
+        let stop = cli(line).expect_err(line);
+        assert_eq!(stop.code, 2, "{line}");
+        assert!(stop.text.contains(words) && stop.text.ends_with('\n'), "{line}: {}", stop.text);
+    }
+    use std::os::unix::ffi::OsStringExt;
+    let raw = ["p".into(), "--".into(), std::ffi::OsString::from_vec(vec![0xff])];
+    assert!(Cli::parse(raw).expect_err("bad").text.contains("is not UTF-8"));
+    let version = cli("p --version").expect_err("stop");
+    assert_eq!(
+        (version.code, version.text.as_str()),
+        (0, concat!("pingora-unix-proxy ", env!("CARGO_PKG_VERSION"), "\n"))
+    );
+    for help in ["p --help", "p -h"] {
+        let stop = cli(help).expect_err("stop");
+        assert_eq!(stop.code, 0);
+        for word in ["-c FILE", "-- COMMAND", "--test", "--upgrade", "--daemon", "EXAMPLES"] {
+            assert!(stop.text.contains(word), "{word} is not in\n{}", stop.text);
+        }
+        println!("{}", stop.text);
+    }
+}

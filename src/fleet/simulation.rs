@@ -6,7 +6,7 @@
 use super::*;
 use std::collections::{BTreeSet, HashSet};
 
-const SEEDS: u64 = 3000;
+const SEEDS: u64 = 2500;
 
 fn ms(n: u64) -> Time {
     Duration::from_millis(n)
@@ -41,6 +41,10 @@ struct World {
     processes: BTreeMap<Incarnation, Process>,
     published: Vec<(Incarnation, bool)>,
     cleaned: HashSet<Incarnation>,
+    /// Who sat where, also if no process came of it.
+    seated: BTreeMap<Incarnation, Slot>,
+    /// When the last one in a slot was gone.
+    gone: BTreeMap<Slot, Time>,
     calm: bool,
     verbose: bool,
 }
@@ -84,7 +88,7 @@ impl World {
         let backoff_min = ms(random.u64(0..500));
         let policy = Policy {
             instances: random.u16(1..6),
-            start_timeout: ms(random.u64(1..5000)),
+            start_timeout: ms(random.u64(50..5000)),
             wait_ready: random.bool(),
             stop_timeout: ms(random.u64(0..3000)),
             drain_timeout: ms(random.u64(0..3000)),
@@ -103,6 +107,8 @@ impl World {
             processes: BTreeMap::new(),
             published: Vec::new(),
             cleaned: HashSet::new(),
+            seated: BTreeMap::new(),
+            gone: BTreeMap::new(),
             calm: false,
             verbose,
         }
@@ -197,6 +203,7 @@ impl World {
             }
             Action::Cleanup { incarnation } => {
                 assert!(self.cleaned.insert(incarnation), "#{incarnation} is cleaned up after twice");
+                self.gone.insert(self.seated[&incarnation], self.now);
                 if let Some(process) = self.processes.get(&incarnation) {
                     let given_up = process.fate.immortal || process.told;
                     assert!(!process.alive || given_up, "#{incarnation} is cleaned up after while it lives");
@@ -209,6 +216,11 @@ impl World {
     fn spawn(&mut self, slot: Slot, incarnation: Incarnation) {
         let others = self.processes.values().filter(|p| p.slot == slot && p.alive && !p.told && !p.fate.immortal);
         assert_eq!(others.count(), 0, "slot {slot} is taken");
+        self.seated.insert(incarnation, slot);
+        if let Some(gone) = self.gone.get(&slot) {
+            let pause = self.now - *gone;
+            assert!(pause >= self.policy.backoff_min.mul_f64(0.74), "slot {slot} paused only {pause:?}");
+        }
         if self.chance(10) {
             self.tell(ms(3), Told::SpawnFailed, incarnation, 0);
             return;
@@ -322,8 +334,8 @@ fn one_life(seed: u64, verbose: bool) {
         world.calm = true;
         let longest = world.policy.start_timeout + world.policy.backoff_max + world.patience();
         world.run(world.now + longest * 2);
-        let alive = world.fleet.workers().filter(|w| w.is_alive()).count();
-        assert_eq!(alive, usize::from(world.policy.instances), "a slot stays empty");
+        let ready = world.fleet.workers().filter(|w| w.state == State::Ready).count();
+        assert_eq!(ready, usize::from(world.policy.instances), "a slot stays empty");
         world.calm = false;
     }
     world.after(ms(0), Happens::Stop);

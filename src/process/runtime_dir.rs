@@ -127,6 +127,14 @@ impl RuntimeDir {
         Ok(())
     }
 
+    /// Ends as a killed process does: nothing is removed, but the lock is free.
+    #[cfg(test)]
+    pub(super) fn crash(self) {
+        let file = self.lock.lock().map(|file| file.try_clone());
+        let _ = file.map(|file| file.map(|file| flock(&file, FlockOperation::Unlock)));
+        std::mem::forget(self);
+    }
+
     fn socket_dir(&self, app: &str) -> PathBuf {
         let own = self.tenants.iter().any(|tenant| tenant.app == app && tenant.user.is_some());
         let workers = self.path.join("workers");

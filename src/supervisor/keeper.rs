@@ -61,6 +61,8 @@ pub(super) struct Keeper {
     output: Option<Box<dyn Write + Send>>,
     /// Present while running.
     tools: Option<Tools>,
+    #[cfg(test)]
+    faults: Arc<std::sync::atomic::AtomicU32>,
 }
 
 /// What needs the runtime, or threads.
@@ -109,6 +111,8 @@ impl Keeper {
             status,
             output: setup.output,
             tools: None,
+            #[cfg(test)]
+            faults: setup.faults,
         }
     }
 
@@ -160,6 +164,8 @@ impl Keeper {
         loop {
             self.follow_wish(*shutdown.borrow());
             self.carry_out().await;
+            #[cfg(test)]
+            self.fail_as_planned();
             let apps = self.rooms.iter().map(Room::status).collect();
             let status = Arc::new(Status { epoch: Some(self.epoch), apps });
             self.status.send_if_modified(|old| {
@@ -181,6 +187,14 @@ impl Keeper {
                     self.tell_all(Event::Tick);
                 }
             }
+        }
+    }
+
+    #[cfg(test)]
+    fn fail_as_planned(&self) {
+        use std::sync::atomic::Ordering::Relaxed;
+        if self.faults.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_ok() {
+            panic!("as planned");
         }
     }
 

@@ -85,7 +85,8 @@ const GAUGES: [(&str, &str, Measure); 8] = [
 ];
 
 fn write(mut encoder: DescriptorEncoder, status: &Status, usage: impl Fn(u32) -> Option<Usage>) -> fmt::Result {
-    let states: Vec<_> = status.apps.iter().flat_map(|app| by_state(app).map(move |(state, n)| (app, state, n))).collect();
+    let states: Vec<_> =
+        status.apps.iter().flat_map(|app| by_state(app).map(move |(state, n)| (app, state, n))).collect();
     let workers = states.iter().map(|(app, state, n)| ([("app", &*app.name), ("state", state)], ConstGauge::new(*n)));
     family(&mut encoder, "workers", "Workers, and slots that wait to start again, by state.", workers)?;
 

@@ -66,6 +66,9 @@ pub(crate) struct Setup {
     pub(crate) orphan_timeout: Duration,
     /// Where workers' output goes; standard output if `None`.
     pub(crate) output: Option<Box<dyn std::io::Write + Send>>,
+    /// How many turns of the loop are to panic.
+    #[cfg(test)]
+    pub(crate) faults: Arc<std::sync::atomic::AtomicU32>,
 }
 
 pub(crate) struct AppSpec {

@@ -21,14 +21,13 @@ const keys = {
 
 for (const [name, [affinity, spell]] of Object.entries(keys)) {
   test(`affinity by ${name}: one key, one worker; many keys, all workers; a death moves only its own keys`, options, () =>
-    withProxy(web({ affinity }), async proxy => {
+    withProxy(web({ affinity }), { ready: { workers: undefined } }, async proxy => {
       const ask = (key, i) => new Promise((resolve, reject) => {
         http.get({ host: '127.0.0.1', port: proxy.port, path: '/pid?ms=5', agent: false, ...spell(key, i) }, res => {
           let text = '';
           res.on('data', chunk => (text += chunk)).on('end', () => resolve(Number(text)));
         }).on('error', reject);
       });
-      // Which workers are ready: a key of the least loaded would not tell.
       await until(async () => new Set(await pooled(range(40), 10, i => ask(`probe${i}`, i))).size === 3, { what: 'three workers' });
       const owners = await pooled(range(40), 10, i => ask(`key${i}`, i));
       for (const _ of range(3)) assert.deepEqual(await pooled(range(40), 10, i => ask(`key${i}`, i)), owners);

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import { request } from './lib/http.mjs';
 import { needsProxy, withProxy } from './lib/proxy.mjs';
-import { sleep, until } from './lib/wait.mjs';
+import { until } from './lib/wait.mjs';
 
 const options = { timeout: 90_000, ...needsProxy };
 const web = { apps: { web: { script: './http.js' } } };
@@ -25,15 +25,21 @@ test('a line cannot pretend to be another\'s, and a very long one is cut', optio
   withProxy(web, async proxy => {
     await request(proxy.port, { path: '/print?text=a%0Dweb%5B0%5D%201%20out%20%7C%20forged' });
     await proxy.line(/\| a\^Mweb\[0\]/);
-    await request(proxy.port, { path: `/print?text=begin${'%E2%82%AC'.repeat(4000)}end` });
+    await request(proxy.port, { path: '/print?text=begin%E2%82%AC%E2%82%AC%E2%82%ACend&repeat=2000' });
     const { text } = await proxy.line(/\| begin/);
     assert.ok(Buffer.byteLength(text) < 20_000);
-    await proxy.line(/€end$/);
+    await proxy.line(/€€€end$/);
   }));
 
-test('50 MB in a burst do not block the worker, and none of it is lost to a reader that reads', options, t =>
+test('50 MB in a burst do not block the worker; what was dropped is counted', options, t =>
   withProxy(web, async proxy => {
     const times = 500_000;
+    let lines = 0;
+    let dropped = 0;
+    proxy.listeners.add(({ text }) => {
+      if (/\| x{99}$/.test(text)) lines++;
+      dropped += Number(/(\d+) lines dropped/.exec(text)?.[1] ?? 0);
+    });
     const started = performance.now();
     const printing = request(proxy.port, { path: `/print?times=${times}`, timeout: 60_000 });
     const answer = await printing;
@@ -41,20 +47,21 @@ test('50 MB in a burst do not block the worker, and none of it is lost to a read
     t.diagnostic(`50 MB printed in ${Math.round(answer.json.ms)} ms, answered after ${Math.round(performance.now() - started)} ms`);
     await request(proxy.port, { path: '/print?text=after%20the%20burst' });
     await proxy.line(/after the burst/, { timeout: 30_000 });
-    const dropped = proxy.lines.filter(line => /dropped/.test(line.text));
-    t.diagnostic(`${proxy.bytes} bytes came out; ${dropped.length} notes of dropped lines${dropped.length ? `, e.g. ${dropped[0].text}` : ''}`);
+    t.diagnostic(`${lines} lines came out, ${dropped} were dropped`);
+    assert.equal(lines + dropped, times, 'each line came out or was counted');
   }));
 
 test('nobody reads our output: workers and traffic go on, drops are counted', options, () =>
   withProxy(web, async proxy => {
+    let dropped = 0;
+    proxy.listeners.add(({ text }) => (dropped += Number(/(\d+) lines dropped/.exec(text)?.[1] ?? 0)));
     proxy.child.stdout.pause();
-    // Paused only when the pipe is full: Node keeps what it has read already.
+    // Answered when all of it has left the worker.
     const answer = await request(proxy.port, { path: '/print?times=300000', timeout: 30_000 });
     assert.equal(answer.json.bytes, 30_000_000);
     assert.equal((await request(proxy.port, { path: '/pid' })).status, 200);
-    await sleep(100);
     proxy.child.stdout.resume();
-    await until(() => proxy.lines.some(line => /\d+ lines dropped/.test(line.text)), { timeout: 20_000, what: 'a note that counts the dropped lines' });
+    await until(() => dropped > 0, { timeout: 20_000, what: 'a note that counts the dropped lines' });
   }));
 
 test('output without a newline at the end of a worker\'s life is shown', options, () =>

@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
 import http from 'node:http';
 import net from 'node:net';
+import path from 'node:path';
 import { describe, it } from 'node:test';
-import { Proxy, until } from './harness.mjs';
+import { Proxy, here, until } from './harness.mjs';
 
 const LISTEN = `const server = require('http').createServer((q, s) => s.end('ok')); server.listen(3000);`;
 
@@ -32,6 +33,8 @@ describe('the control channel', { concurrency: 4 }, () => {
     await proxy.said('path');
     await proxy.shut();
     proxy.peers.length = 0;
+    // Still served; and by then the worker has seen the end of its connection.
+    assert.equal((await proxy.get()).body, 'ok');
     process.kill(worker.pid, 'SIGUSR2');
     assert.equal((await proxy.get()).body, 'ok');
     assert.ok(!worker.out.includes('sent'));
@@ -91,6 +94,14 @@ describe('the control channel', { concurrency: 4 }, () => {
     await proxy.main();
     await proxy.shut();
     assert.deepEqual(await worker.ended, { code: 0, signal: null });
+  });
+
+  it('ends an orphaned cluster, its primary too', async (t) => {
+    const proxy = await Proxy.start(t, { orphan_ms: 300 });
+    const worker = proxy.spawn([process.execPath, path.join(here, 'apps/cluster.cjs')]);
+    await proxy.main();
+    await proxy.shut();
+    assert.deepEqual(await worker.ended, { code: null, signal: 'SIGTERM' });
   });
 
   it('bounds what it reads', async (t) => {

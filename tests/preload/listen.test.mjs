@@ -215,6 +215,33 @@ describe('listen', { concurrency: 3 }, () => {
     assert.equal(new Set(proxy.peers.map((p) => p.hello.pid)).size, 2);
   });
 
+  it('refuses a port that another process of the slot holds', async (t) => {
+    const proxy = await Proxy.start(t);
+    const child = `require('http').createServer().on('error', (e) => console.log('error', e.code, e.port, e.message)).listen(4000)`;
+    const worker = proxy.run(`
+      const http = require('http');
+      http.createServer().listen(3000);
+      http.createServer().listen(4000, () => {
+        require('child_process').spawn(process.execPath, ['-e', ${JSON.stringify(child)}], { stdio: 'inherit' });
+      });`);
+    const said = await worker.printed('error');
+    assert.equal(said, 'EADDRINUSE 4000 listen EADDRINUSE: address already in use :::4000');
+  });
+
+  it('takes the next path when another process was a moment quicker', async (t) => {
+    const proxy = await Proxy.start(t);
+    proxy.run(`require('http').createServer().listen(3000)`);
+    await proxy.main();
+    const worker = proxy.run(`
+      const fs = require('fs'), { lstatSync } = fs;
+      fs.lstatSync = () => { fs.lstatSync = lstatSync; throw new Error('not yet'); };
+      require('http').createServer((q, s) => s.end('second')).listen(4000, () => console.log('up once'));`);
+    const line = await proxy.said('path', (l) => l.port === 4000);
+    assert.deepEqual([line.path, line.main], [proxy.socketOf(4000), false]);
+    assert.equal((await request({ socketPath: line.path })).body, 'second');
+    assert.equal(worker.out + worker.err, 'up once\n');
+  });
+
   it('serves from a worker thread', async (t) => {
     const proxy = await Proxy.start(t);
     const worker = proxy.run(`

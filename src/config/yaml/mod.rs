@@ -20,6 +20,8 @@ pub(super) struct Node {
 pub(super) enum Value {
     /// Nothing stands after the key, or `null` or `~`.
     Null,
+    /// Already reported: nothing more is said about it.
+    Broken,
     Scalar(Scalar),
     List(Vec<Node>),
     Map(Vec<Entry>),
@@ -82,14 +84,16 @@ pub(super) fn read(text: &str) -> Result<Node, Problem> {
     }
 }
 
+/// Refuses what is no text, and what only one of the two parsers takes for the end of a line (YAML 1.1 and 1.2
+/// differ there): to them the same file could be two.
 fn refuse_control_characters(text: &str) -> Result<(), Problem> {
-    let bad = |c: char| c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\u{85}');
+    let bad = |c: char| (c.is_control() && !matches!(c, '\t' | '\n' | '\r')) || matches!(c, '\u{2028}' | '\u{2029}');
     let mut line = 1;
     let mut column = 1;
     for c in text.chars() {
         if bad(c) {
             let message = format!("control character U+{:04X}", u32::from(c));
-            return Err(Problem::new(Place { line, column }, message, "is this a text file?"));
+            return Err(Problem::new(Place { line, column }, message, "remove it; is this a text file?"));
         }
         column += 1;
         if c == '\n' {

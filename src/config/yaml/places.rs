@@ -130,7 +130,7 @@ impl Builder {
 
     fn deepen(&self, at: Place, levels: usize) -> Result<(), Problem> {
         if self.stack.len() + levels > DEPTH {
-            return Err(Problem::new(at, format!("nested more than {DEPTH} deep"), "no key needs that"));
+            return Err(too_deep(at));
         }
         Ok(())
     }
@@ -180,8 +180,16 @@ fn marked(marker: &Marker) -> Place {
     Place { line: marker.line().max(1), column: marker.col() + 1 }
 }
 
+fn too_deep(at: Place) -> Problem {
+    Problem::new(at, format!("nested more than {DEPTH} deep"), "no key needs that")
+}
+
 fn syntax(text: &str, marker: &Marker, info: &str) -> Problem {
     let at = marked(marker);
+    // The parser's own limit, when it looks far ahead.
+    if info.contains("recursion limit") {
+        return too_deep(at);
+    }
     // The parser often notices a line late.
     let near = |line: usize| text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
     let lines = [near(at.line), near(at.line.saturating_sub(1))];

@@ -1,7 +1,6 @@
 //! Field lines: the part that request and answer heads have in common.
 
 use super::scan;
-use std::ops::ControlFlow;
 
 pub(super) const BARE_LF: &str = "a line ends in LF without CR";
 pub(super) const BARE_CR: &str = "a CR without LF";
@@ -125,22 +124,23 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Adds one field's value. Breaks when the list names a field that frames or routes the message: whoever drops
-    /// what it names would read another message.
-    pub(super) fn add(&mut self, value: &[u8]) -> ControlFlow<()> {
+    /// Adds one field's value. The list must not name a field that frames or routes the message: whoever drops what
+    /// it names would read another message.
+    pub(super) fn add(&mut self, value: &[u8]) -> Result<(), &'static str> {
+        const FRAMES: &str = "Connection names a field that frames or routes the message";
         for element in list(value) {
             let is = |token: &str| element.eq_ignore_ascii_case(token.as_bytes());
             match element.len() {
                 5 => self.close |= is("close"),
                 10 => self.keep_alive |= is("keep-alive"),
                 7 => self.upgrade |= is("upgrade"),
-                4 if is("host") => return ControlFlow::Break(()),
-                14 if is("content-length") => return ControlFlow::Break(()),
-                17 if is("transfer-encoding") => return ControlFlow::Break(()),
+                4 if is("host") => return Err(FRAMES),
+                14 if is("content-length") => return Err(FRAMES),
+                17 if is("transfer-encoding") => return Err(FRAMES),
                 _ => {}
             }
         }
-        ControlFlow::Continue(())
+        Ok(())
     }
 
     /// Whether the connection may carry another message (RFC 9112, section 9.3).

@@ -306,11 +306,7 @@ fn field(buf: &[u8], seen: &mut Fields, name: &[u8], span: (usize, usize)) -> Re
         }
         6 if is("expect") => seen.expect = Some(Span::new(span.0, span.1)),
         7 if is("upgrade") => seen.upgrade_websocket |= fields::list_contains(value, "websocket"),
-        10 if is("connection") => {
-            if seen.connection.add(value).is_break() {
-                return Err(Reject::bad("Connection names a field that frames or routes the request"));
-            }
-        }
+        10 if is("connection") => seen.connection.add(value).map_err(Reject::bad)?,
         14 if is("content-length") => {
             let length = fields::content_length(value).ok_or(Reject::bad("a malformed Content-Length"))?;
             if seen.length.replace(length).is_some() {

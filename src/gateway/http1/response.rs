@@ -145,11 +145,7 @@ fn field(seen: &mut Fields, name: &[u8], value: &[u8]) -> Result<(), Malformed> 
     let is = |wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
     match name.len() {
         7 if is("upgrade") => seen.upgrade_websocket |= fields::list_contains(value, "websocket"),
-        10 if is("connection") => {
-            if seen.connection.add(value).is_break() {
-                return Err(bad("Connection names a field that frames the answer"));
-            }
-        }
+        10 if is("connection") => seen.connection.add(value).map_err(bad)?,
         14 if is("content-length") => {
             let length = fields::content_length(value).ok_or(bad("a malformed Content-Length"))?;
             if seen.length.replace(length).is_some() {
@@ -157,7 +153,8 @@ fn field(seen: &mut Fields, name: &[u8], value: &[u8]) -> Result<(), Malformed> 
             }
         }
         17 if is("transfer-encoding") => {
-            if std::mem::replace(&mut seen.chunked, true) || !value.eq_ignore_ascii_case(b"chunked") {
+            let is_first = !std::mem::replace(&mut seen.chunked, true);
+            if !is_first || !value.eq_ignore_ascii_case(b"chunked") {
                 return Err(bad("a Transfer-Encoding other than one `chunked`"));
             }
         }

@@ -14,20 +14,27 @@ const fn equal(word: u64, b: u8) -> u64 {
     below(word ^ (ONES * b as u64), 1)
 }
 
-/// Index of the first byte at or after `from` that `word_hit` marks, the rest of fewer than eight bytes by `byte_hit`.
+/// Index of the first byte at or after `from` for which `byte_hit` holds. `word_hit` marks the same bytes in a word.
+///
+/// Sixteen bytes at a step with no more than a yes or no, which compilers turn into a few vector instructions; then the
+/// place by words.
 #[inline(always)]
 fn find(bytes: &[u8], from: usize, word_hit: impl Fn(u64) -> u64, byte_hit: impl Fn(u8) -> bool) -> Option<usize> {
-    let mut at = from;
     let mut rest = bytes.get(from..)?;
-    while let Some((chunk, after)) = rest.split_first_chunk::<8>() {
-        let hits = word_hit(u64::from_le_bytes(*chunk));
-        if hits != 0 {
-            return Some(at + hits.trailing_zeros() as usize / 8);
+    while let Some((block, after)) = rest.split_first_chunk::<16>() {
+        if block.iter().fold(false, |hit, &b| hit | byte_hit(b)) {
+            break;
         }
-        at += 8;
         rest = after;
     }
-    rest.iter().position(|&b| byte_hit(b)).map(|n| at + n)
+    while let Some((word, after)) = rest.split_first_chunk::<8>() {
+        let hits = word_hit(u64::from_le_bytes(*word));
+        if hits != 0 {
+            return Some(bytes.len() - rest.len() + hits.trailing_zeros() as usize / 8);
+        }
+        rest = after;
+    }
+    rest.iter().position(|&b| byte_hit(b)).map(|n| bytes.len() - rest.len() + n)
 }
 
 /// First byte that is not printable ASCII, or is `#`: it ends a request target, rightly or not.
@@ -40,7 +47,7 @@ pub(super) fn target_end(bytes: &[u8], from: usize) -> Option<usize> {
 pub(super) fn control(bytes: &[u8], from: usize) -> Option<usize> {
     let mut from = from;
     loop {
-        let at = find(bytes, from, |w| below(w, 0x20) | equal(w, 0x7f), |b| b < 0x20 || b == 0x7f)?;
+        let at = find(bytes, from, |w| below(w, 0x20) | equal(w, 0x7f), |b| (b < 0x20) | (b == 0x7f))?;
         if bytes[at] != b'\t' {
             return Some(at);
         }
@@ -50,11 +57,40 @@ pub(super) fn control(bytes: &[u8], from: usize) -> Option<usize> {
 
 /// First byte that no token may hold (RFC 9110, section 5.6.2).
 pub(super) fn token_end(bytes: &[u8], from: usize) -> Option<usize> {
-    bytes.get(from..)?.iter().position(|&b| !is_token(b)).map(|n| from + n)
+    let mut at = from;
+    while let Some(word) = bytes.get(at..)?.first_chunk::<8>() {
+        let rare = not_letter_digit_dash(u64::from_le_bytes(*word));
+        if rare == 0 {
+            at += 8;
+            continue;
+        }
+        at += rare.trailing_zeros() as usize / 8;
+        if !is_token(bytes[at]) {
+            return Some(at);
+        }
+        at += 1;
+    }
+    bytes.get(at..)?.iter().position(|&b| !is_token(b)).map(|n| at + n)
+}
+
+/// The high bit of each byte that is none of `A-Z a-z 0-9 -`, of which nearly all names consist.
+const fn not_letter_digit_dash(word: u64) -> u64 {
+    // Adding to seven bits never carries into the next byte: every mark counts.
+    let low = word & !HIGHS;
+    let lower = low | (ONES * 0x20);
+    let letter = at_least(lower, b'a') & !at_least(lower, b'z' + 1);
+    let digit = at_least(low, b'0') & !at_least(low, b'9' + 1);
+    let dash = !at_least(low ^ (ONES * b'-' as u64), 1);
+    (word | !(letter | digit | dash)) & HIGHS
+}
+
+/// The high bit of each byte of at least `n`; all bytes must be below 0x80.
+const fn at_least(low: u64, n: u8) -> u64 {
+    low + ONES * (0x80 - n as u64)
 }
 
 const fn is_target(b: u8) -> bool {
-    b > 0x20 && b < 0x7f && b != b'#'
+    (b > 0x20) & (b < 0x7f) & (b != b'#')
 }
 
 pub(super) fn is_token(b: u8) -> bool {
@@ -102,14 +138,15 @@ mod tests {
     /// Every byte at every place of a run must be found exactly as a plain loop finds it.
     #[test]
     fn searches_agree_with_plain_loops() {
-        for len in 0..20 {
+        for len in 0..36 {
             for place in 0..len {
                 for b in 0..=255u8 {
-                    for filler in [b'a', b' ' + 1, 0x7e] {
+                    for filler in [b'a', b'!', b'~'] {
                         let mut bytes = vec![filler; len];
                         bytes[place] = b;
                         let plain = |hit: fn(u8) -> bool| bytes.iter().position(|&b| hit(b));
                         assert_eq!(target_end(&bytes, 0), plain(|b| !is_target(b)), "{bytes:?}");
+                        assert_eq!(token_end(&bytes, 0), plain(|b| !is_token(b)), "{bytes:?}");
                         assert_eq!(control(&bytes, 0), plain(|b| b != 9 && (b < 0x20 || b == 0x7f)), "{bytes:?}");
                     }
                 }

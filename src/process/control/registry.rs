@@ -9,6 +9,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{mpsc, watch};
 
@@ -69,18 +70,51 @@ struct Entry {
 #[derive(Debug)]
 struct Sender {
     lines: mpsc::Sender<Vec<u8>>,
+    /// Bytes that wait.
+    waiting: Arc<AtomicUsize>,
     /// Dropped or set: the connection ends.
     end: watch::Sender<bool>,
 }
 
 /// The connection's own end of [`Sender`].
 pub(super) struct Inbox {
-    pub(super) lines: mpsc::Receiver<Vec<u8>>,
+    pub(super) lines: Lines,
+    /// Changes or closes when the connection must end: it was superseded, or the worker is gone.
     pub(super) end: watch::Receiver<bool>,
 }
 
-/// Lines that may wait for one connection. A worker that reads none loses what comes then.
-const QUEUE: usize = 256;
+pub(super) struct Lines {
+    queue: mpsc::Receiver<Vec<u8>>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// Lines, and bytes in them, that may wait for one connection. A worker that does not read loses
+/// what comes then.
+const QUEUE: usize = 1000;
+const QUEUE_BYTES: usize = 4 * 1024 * 1024;
+
+impl Sender {
+    fn offer(&self, line: &[u8]) -> bool {
+        // Lines are offered under the registry's lock: nobody else adds meanwhile.
+        if self.waiting.load(Ordering::Relaxed) + line.len() > QUEUE_BYTES {
+            return false;
+        }
+        self.waiting.fetch_add(line.len(), Ordering::Relaxed);
+        self.lines.try_send(line.to_owned()).inspect_err(|_| self.take_off(line.len())).is_ok()
+    }
+
+    fn take_off(&self, bytes: usize) {
+        self.waiting.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Lines {
+    pub(super) async fn next(&mut self) -> Option<Vec<u8>> {
+        let line = self.queue.recv().await?;
+        self.waiting.fetch_sub(line.len(), Ordering::Relaxed);
+        Some(line)
+    }
+}
 
 impl Registry {
     /// `reports` gets what workers say. When it is full, their connections wait.
@@ -115,7 +149,7 @@ impl Registry {
         let Some(entry) = inner.get(&(id.app.clone(), id.incarnation)) else { return 0 };
         let links = entry.links.ids().filter(|link| to(&entry.links, *link));
         let senders = links.filter_map(|link| entry.senders.get(&link));
-        senders.filter(|sender| sender.lines.try_send(line.clone()).is_ok()).count()
+        senders.filter(|sender| sender.offer(&line)).count()
     }
 
     /// Lets a connection in, or says why not.
@@ -124,6 +158,7 @@ impl Registry {
             return Err(format!("protocol {} is not spoken here, {PROTOCOL} is", hello.protocol));
         }
         let (lines, lines_in) = mpsc::channel(QUEUE);
+        let waiting = Arc::new(AtomicUsize::new(0));
         let (end, end_in) = watch::channel(false);
         let (id, report) = {
             let mut inner = self.lock();
@@ -140,12 +175,12 @@ impl Registry {
             for old in entry.links.open(link, hello.pid)? {
                 entry.senders.remove(&old);
             }
-            entry.senders.insert(link, Sender { lines, end });
+            entry.senders.insert(link, Sender { lines, waiting: waiting.clone(), end });
             let report = first.then(|| Report::Hello { pid: hello.pid, node: hello.node.clone() });
             (entry.expected.id.clone(), report)
         };
         self.report(&id, report).await;
-        Ok((id, Inbox { lines: lines_in, end: end_in }))
+        Ok((id, Inbox { lines: Lines { queue: lines_in, waiting }, end: end_in }))
     }
 
     pub(super) async fn path(&self, id: &WorkerId, link: LinkId, path: &str, main: bool) -> Result<(), String> {

@@ -102,7 +102,7 @@ async fn connection(stream: UnixStream, link: LinkId, registry: &Registry) -> Re
 async fn converse(
     mut reader: BufReader<OwnedReadHalf>,
     mut writer: OwnedWriteHalf,
-    mut inbox: Inbox,
+    inbox: Inbox,
     registry: &Registry,
     id: &WorkerId,
     link: LinkId,
@@ -113,9 +113,10 @@ async fn converse(
         }
         Ok(())
     };
+    let Inbox { mut lines, mut end } = inbox;
     let speak = async {
         say(&mut writer, &ProxySays::Welcome.to_line().unwrap_or_default()).await?;
-        while let Some(line) = inbox.lines.recv().await {
+        while let Some(line) = lines.next().await {
             say(&mut writer, &line).await?;
         }
         Ok(())
@@ -124,7 +125,7 @@ async fn converse(
         ended = listen => ended,
         ended = speak => ended,
         // Superseded, or the worker is gone.
-        _ = inbox.end.changed() => Ok(()),
+        _ = end.changed() => Ok(()),
     }
 }
 

@@ -52,10 +52,9 @@ impl Framer {
 fn character_boundary(bytes: &[u8]) -> usize {
     let end = bytes.len();
     let start = (end.saturating_sub(3)..end).rev().find(|at| bytes.get(*at).is_some_and(|b| b & 0xc0 == 0xc0));
-    match start {
-        Some(at) if std::str::from_utf8(bytes.get(at..).unwrap_or_default()).is_err() => at,
-        _ => end,
-    }
+    let incomplete =
+        |at: &usize| std::str::from_utf8(bytes.get(*at..).unwrap_or_default()).is_err_and(|e| e.error_len().is_none());
+    start.filter(incomplete).unwrap_or(end)
 }
 
 /// A line that cannot pretend to be another's: colours stay, whatever else moves a cursor, ends a

@@ -126,11 +126,12 @@ const routes = {
 
   '/print': (req, res, query) => {
     const stream = query.get('stream') === 'stderr' ? process.stderr : process.stdout;
-    const line = `${query.get('text') ?? 'x'.repeat(99)}\n`;
+    const line = `${(query.get('text') ?? 'x'.repeat(99)).repeat(Number(query.get('repeat') ?? 1))}\n`;
     const times = Number(query.get('times') ?? 1);
     const started = performance.now();
     for (let i = 0; i < times; i += 1000) stream.write(line.repeat(Math.min(1000, times - i)));
-    json(res, { bytes: line.length * times, ms: performance.now() - started });
+    // An empty write is done when all before it have left this process.
+    stream.write('', () => json(res, { bytes: line.length * times, ms: performance.now() - started }));
   },
 };
 

@@ -14,6 +14,8 @@ if (habits.has('fails') && !fs.existsSync(process.env.FLAG)) {
 }
 if (habits.has('grandchild')) spawn('sleep', ['600'], { stdio: 'ignore' });
 if (habits.has('stubborn')) for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP']) process.on(signal, () => console.log('ignoring', signal));
+// Both stay although their server has closed.
+if (habits.has('stubborn') || habits.has('tells')) setInterval(() => {}, 60_000);
 if (habits.has('tells')) {
   process.on('message', message => console.log('got message', message));
   process.on('SIGTERM', () => {

@@ -65,10 +65,9 @@ export function markedProcesses(mark) {
     if (!/^\d+$/.test(name)) continue;
     try {
       if (!readFileSync(`/proc/${name}/environ`, 'latin1').includes(mark)) continue;
-      const stat = readFileSync(`/proc/${name}/stat`, 'latin1');
-      const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+      const [state, ppid, pgid] = statFields(name);
       const command = readFileSync(`/proc/${name}/cmdline`, 'utf8').replaceAll('\0', ' ').trim();
-      found.push({ pid: Number(name), state: fields[0], ppid: Number(fields[1]), pgid: Number(fields[2]), command });
+      found.push({ pid: Number(name), state, ppid, pgid, command });
     } catch {
       // It went away while we looked.
     }
@@ -76,14 +75,27 @@ export function markedProcesses(mark) {
   return found;
 }
 
-const groupAlive = pgid => {
-  try {
-    process.kill(-pgid, 0);
-    return true;
-  } catch (error) {
-    return error.code === 'EPERM';
+/** The process groups that have a member which is no zombie. */
+function livingGroups() {
+  const groups = new Set();
+  for (const name of readdirSync('/proc')) {
+    if (!/^\d+$/.test(name)) continue;
+    try {
+      const [state, , pgid] = statFields(name);
+      if (state !== 'Z' && state !== 'X') groups.add(pgid);
+    } catch {
+      // It went away while we looked.
+    }
   }
-};
+  return groups;
+}
+
+/** State, parent, process group of a process. */
+function statFields(pid) {
+  const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
+  const [state, ppid, pgid] = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  return [state, Number(ppid), Number(pgid)];
+}
 
 export class Proxy {
   constructor() {
@@ -241,8 +253,9 @@ export class Proxy {
     // A process that was just killed may take a moment to vanish from /proc.
     await until(() => left().length === 0, { timeout: 500, what: () => `no process left:\n${left().join('\n')}` });
     const groups = new Set([...this.seen.values()].map(process => process.pgid));
-    const own = ownGroup();
-    for (const pgid of groups) assert.ok(pgid === own || !groupAlive(pgid), `process group ${pgid} still has members`);
+    groups.delete(statFields('self')[2]);
+    const living = livingGroups();
+    for (const pgid of groups) assert.ok(!living.has(pgid), `process group ${pgid} still has members`);
     const inRuntime = existsSync(this.runtime) ? readdirSync(this.runtime, { recursive: true }) : [];
     assert.deepEqual(inRuntime, [], 'files left in the runtime directory');
     assert.deepEqual(readdirSync(this.tmp), [], 'files left in TMPDIR');
@@ -257,11 +270,6 @@ export class Proxy {
     console.error(`--- ${title} (last ${tail.length} lines)\n${tail.join('\n')}\n---`);
   }
 }
-
-const ownGroup = () => {
-  const stat = readFileSync('/proc/self/stat', 'latin1');
-  return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[2]);
-};
 
 /** Writes a configuration: `config` with what every test needs filled in. */
 export function configure(proxy, config) {

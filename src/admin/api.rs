@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use http::{Method, Response, StatusCode};
 use pingora_core::apps::http_app::ServeHttp;
 use pingora_core::protocols::http::ServerSession;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,7 +47,7 @@ impl Api {
             Err((text, hint)) => return error(StatusCode::BAD_REQUEST, text, &hint),
         };
         match route {
-            Route::Status => json(StatusCode::OK, &json!(self.hands.status())),
+            Route::Status => json(StatusCode::OK, &self.hands.status()),
             Route::Version => {
                 let version = json!({"name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION"), "api": 1});
                 json(StatusCode::OK, &version)
@@ -176,8 +177,9 @@ fn error(status: StatusCode, text: String, hint: &str) -> Answer {
     json(status, &body)
 }
 
-fn json(status: StatusCode, value: &Value) -> Answer {
-    let mut body = value.to_string().into_bytes();
+fn json(status: StatusCode, value: &impl Serialize) -> Answer {
+    // Types with text keys only: nothing of them can fail to be written.
+    let mut body = serde_json::to_vec(value).unwrap_or_default();
     body.push(b'\n');
     Answer { status, kind: "application/json", body, allow: None }
 }

@@ -98,7 +98,8 @@ fn remarks(worker: &Worker, lines: &mut Vec<String>) {
         }
     }
     if let Some(retry) = worker.retry_seconds {
-        add(format!("starts again in {}", duration(retry)));
+        let soon = if retry < 10.0 { format!("{:.1}s", retry.max(0.0)) } else { duration(retry) };
+        add(format!("starts again in {soon}"));
     }
     lines.extend(wrapped(&text).map(|line| format!("       {line}")));
     let skip = worker.last_stderr.len().saturating_sub(LAST_WORDS);
@@ -151,7 +152,22 @@ fn bytes(bytes: u64) -> String {
     }
 }
 
-/// Without what would steer a terminal: workers' words are shown here.
+/// Without what would steer a terminal: workers' words are shown here. Colours are left out, other control
+/// characters are replaced.
 pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+    let mut shown = String::with_capacity(text.len());
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\u{1b}' if chars.peek() == Some(&'[') => {
+                chars.next();
+                // A control sequence ends with its first letter or sign of this range (ECMA-48, 5.4).
+                let _ = chars.by_ref().find(|c| matches!(c, '@'..='~'));
+            }
+            '\n' | '\t' => shown.push(c),
+            c if c.is_control() => shown.push('\u{fffd}'),
+            c => shown.push(c),
+        }
+    }
+    shown
 }

@@ -16,6 +16,11 @@ use std::path::{Path, PathBuf};
 pub(super) fn socket(d: &mut Decoder<'_>, top: &Fields<'_>, runtime_dir: &Path) -> Option<PathBuf> {
     let default = Some(runtime_dir.join(ADMIN_SOCKET));
     let Some(field) = top.filled("admin") else { return default };
+    if let Some(scalar) = field.scalar() {
+        let word = if matches!(scalar.text.as_str(), "off" | "no" | "none" | "false") { "off" } else { "default" };
+        d.wrong(&field, "a map", &format!("write {{socket: {word}}}"));
+        return default;
+    }
     let Some(fields) = d.fields(&field, &ADMIN) else { return default };
     let Some(field) = fields.get("socket") else { return default };
     // Where there is no list of words, YAML may read some of them as truth values.

@@ -150,3 +150,98 @@ fn slots<'s>(
         (&*app.name, slot.to_string(), Reading { worker, usage: worker.pid.and_then(&usage) })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::restarts::Cause;
+    use super::super::{Carried, SlotStatus};
+    use super::*;
+    use crate::process::control::Stats;
+    use crate::worker::{Generation, Incarnation};
+    use prometheus_client::encoding::text;
+    use std::collections::HashSet;
+    use std::time::Duration;
+
+    #[derive(Debug)]
+    struct Fixed(Status);
+
+    impl Collector for Fixed {
+        fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
+            let cpu = Duration::from_millis(1500);
+            write(encoder, &self.0, |pid| (pid == 11).then_some(Usage { cpu, rss: 4096, threads: 1 }))
+        }
+    }
+
+    fn worker(slot: u16, incarnation: u32, pid: u32, state: State) -> WorkerStatus {
+        WorkerStatus {
+            slot: Slot(slot),
+            incarnation: Incarnation(incarnation),
+            generation: Generation(1),
+            pid: Some(pid),
+            state,
+            reason: "a reason".into(),
+            since: Duration::ZERO,
+            socket: Some("/run/x/workers/chat.0.1.sock".into()),
+            stats: None,
+            carried: Carried::default(),
+        }
+    }
+
+    fn page(status: Status) -> String {
+        let mut registry = Registry::with_prefix("p");
+        registry.register_collector(Box::new(Fixed(status)));
+        let mut page = String::new();
+        text::encode(&mut page, &registry).unwrap();
+        page
+    }
+
+    #[test]
+    fn every_series_is_there_once_and_has_bounded_labels() {
+        let mut new = worker(0, 9, 11, State::Ready);
+        new.stats = Some(Stats { elu: 0.5, lag_ms: 250.0, rss: 1, heap_used: 2, sockets: 3, sessions: 4 });
+        let workers = vec![worker(0, 8, 10, State::Draining), new, worker(1, 7, 12, State::Exited)];
+        let waiting = SlotStatus {
+            slot: Slot(1),
+            failures: 2,
+            restarts: 2,
+            last_exit: None,
+            last_words: vec![],
+            retry_at: Some(Duration::from_secs(1)),
+        };
+        let restarts = vec![(Cause::Exit, 2), (Cause::Start, 0)];
+        let app = AppStatus { name: "chat".into(), workers, slots: vec![waiting], restarts };
+        let text = page(Status { epoch: None, apps: vec![app] });
+        for line in [
+            "p_workers{app=\"chat\",state=\"ready\"} 1",
+            "p_workers{app=\"chat\",state=\"draining\"} 1",
+            "p_workers{app=\"chat\",state=\"backing_off\"} 1",
+            "p_workers{app=\"chat\",state=\"starting\"} 0",
+            "p_worker_restarts_total{app=\"chat\",reason=\"exit\"} 2",
+            "p_worker_restarts_total{app=\"chat\",reason=\"start\"} 0",
+            // The newest process of a slot speaks for it, and the kernel knows its memory best.
+            "p_worker_resident_memory_bytes{app=\"chat\",slot=\"0\"} 4096.0",
+            "p_worker_cpu_seconds_total{app=\"chat\",slot=\"0\"} 1.5",
+            "p_worker_event_loop_utilization_ratio{app=\"chat\",slot=\"0\"} 0.5",
+            "p_worker_event_loop_lag_seconds{app=\"chat\",slot=\"0\"} 0.25",
+            "p_worker_sessions{app=\"chat\",slot=\"0\"} 4.0",
+            "p_worker_active_requests{app=\"chat\",slot=\"0\"} 0.0",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
+        }
+        let series: Vec<&str> =
+            text.lines().filter(|l| !l.starts_with('#')).filter_map(|l| l.rsplit_once(' ')).map(|(s, _)| s).collect();
+        assert_eq!(series.iter().collect::<HashSet<_>>().len(), series.len(), "{text}");
+        for series in series {
+            let labels = series.split_once('{').map_or("", |(_, labels)| labels.trim_end_matches('}'));
+            let names: Vec<&str> = labels.split(',').filter_map(|label| Some(label.split_once('=')?.0)).collect();
+            assert!(names.iter().all(|name| ["app", "slot", "state", "reason"].contains(name)), "{series}");
+        }
+        assert!(!text.contains("/run/x") && !text.contains("a reason"), "{text}");
+    }
+
+    #[test]
+    fn nothing_runs_yet() {
+        let text = page(Status::default());
+        assert!(text.lines().all(|line| line.starts_with('#')), "{text}");
+    }
+}

@@ -1,6 +1,9 @@
 //! Composition root: from a configuration to a running Pingora server.
 
+mod steering;
+
 use crate::config::cli::{Cli, Stop};
+use crate::config::verbs::Asked;
 use crate::config::{self, Config};
 use crate::gateway::{self, Gateway};
 use crate::pool::Pool;
@@ -31,16 +34,13 @@ const ORPHAN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The whole program.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    if let Some(asked) = Asked::parse(&args) {
+        return asked.map_or_else(stopped, steering::command);
+    }
     let cli = match Cli::parse(args) {
         Ok(cli) => cli,
-        Err(Stop { text, code: 0 }) => {
-            print!("{text}");
-            return ExitCode::SUCCESS;
-        }
-        Err(Stop { text, code }) => {
-            eprint!("{text}");
-            return ExitCode::from(code);
-        }
+        Err(stop) => return stopped(stop),
     };
     if cli.test {
         let (text, good) = config::report(&cli);
@@ -65,6 +65,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+fn stopped(stop: Stop) -> ExitCode {
+    match stop.code {
+        0 => print!("{}", stop.text),
+        _ => eprint!("{}", stop.text),
+    }
+    ExitCode::from(stop.code)
+}
+
 fn fail(why: &str) -> ExitCode {
     eprintln!("pingora-unix-proxy: {why}");
     ExitCode::FAILURE
@@ -73,8 +81,9 @@ fn fail(why: &str) -> ExitCode {
 /// Runs until a signal or a failure ends it.
 fn run(mut config: Config) -> Result<(), String> {
     for listener in &mut config.listeners {
-        listener.address = bindable(listener.address)?;
+        listener.address = bindable(listener.address, "listeners")?;
     }
+    config.metrics = config.metrics.map(|address| bindable(address, "metrics")).transpose()?;
     let conf = std::mem::take(&mut config.server);
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
@@ -83,20 +92,24 @@ fn run(mut config: Config) -> Result<(), String> {
     server.add_service(background_service("supervisor", supervisor));
     let rules = Arc::new(ArcSwap::from_pointee(gateway(&config, apps)));
     server.add_service(listen(&config, rules, &server));
+    // Each room that measures registers its families here.
+    let registry = steering::registry(&control);
+    steering::serve(&mut server, &config, control.clone(), registry)?;
     let failed = Arc::new(AtomicBool::new(false));
     let signals = Signals { control, failed: failed.clone() };
     server.run(RunArgs { shutdown_signal: Box::new(signals) });
+    config.admin.iter().for_each(|socket| steering::remove_socket(socket));
     if failed.load(Ordering::Acquire) { Err("the supervisor failed, see the log".into()) } else { Ok(()) }
 }
 
 /// Sees that an address can be listened on before anything is started: Pingora would try for half a
 /// minute and then go on without its listener. Port 0 becomes a free port.
-fn bindable(address: SocketAddr) -> Result<SocketAddr, String> {
+fn bindable(address: SocketAddr, key: &str) -> Result<SocketAddr, String> {
     let bound = TcpListener::bind(address).and_then(|listener| listener.local_addr());
     bound.map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => {
             format!(
-                "cannot listen on {address}: another program does (ss -ltnp shows which); stop it or change `listeners`"
+                "cannot listen on {address}: another program does (ss -ltnp shows which); stop it or change `{key}`"
             )
         }
         std::io::ErrorKind::PermissionDenied => {

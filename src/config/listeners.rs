@@ -115,7 +115,7 @@ fn guess(text: &str) -> String {
     }
 }
 
-fn advice(text: &str) -> String {
+pub(super) fn advice(text: &str) -> String {
     let text = text.trim();
     if let Some((scheme, _)) = text.split_once("://") {
         return format!("leave out {}: write \"0.0.0.0:8000\"", shown(&format!("{scheme}://")));

@@ -63,7 +63,8 @@ const fn key(name: &'static str, kind: Kind, default: Preset) -> Key {
     Key { name, kind, default }
 }
 
-pub(super) const ALL: &[&Section] = &[&TOP, &SERVER, &LISTENER, &APP, &INSTANCES, &BACKOFF, &QUEUE, &ROUTE, &LIMITS];
+pub(super) const ALL: &[&Section] =
+    &[&TOP, &SERVER, &LISTENER, &APP, &INSTANCES, &BACKOFF, &QUEUE, &ROUTE, &LIMITS, &ADMIN, &METRICS];
 
 pub(super) const TOP: Section = Section {
     name: "",
@@ -74,10 +75,11 @@ pub(super) const TOP: Section = Section {
         key("apps", Map, Required),
         key("routes", List, Words("everything to the only app")),
         key("limits", Map, Words("see below")),
+        key("admin", Map, Yaml("{socket: default}")),
+        key("metrics", Map, Words("not served")),
     ],
     elsewhere: &[
-        ("admin", Later),
-        ("metrics", Later),
+        ("prometheus", Write("write metrics: {address: \"127.0.0.1:9901\"}")),
         ("logs", Later),
         ("log", Later),
         ("tls", Later),
@@ -358,6 +360,30 @@ pub(super) const LIMITS: Section = Section {
         ("limit_req", Later),
         ("limit_conn", Later),
         ("connections_per_client", Later),
+    ],
+};
+
+pub(super) const ADMIN: Section = Section {
+    name: "admin",
+    keys: &[key("socket", Other("default, off or a path"), Yaml("default"))],
+    elsewhere: &[
+        ("path", Write("write socket")),
+        ("address", Write("write socket: commands are taken on a Unix socket only")),
+        ("port", Write("write socket: commands are taken on a Unix socket only")),
+        ("listen", Write("write socket: commands are taken on a Unix socket only")),
+        ("mode", Useless("the socket is for the proxy's user and root only")),
+        ("enabled", Write("write socket: off, or leave admin out")),
+    ],
+};
+
+pub(super) const METRICS: Section = Section {
+    name: "metrics",
+    keys: &[key("address", Other("IP:PORT"), Required)],
+    elsewhere: &[
+        ("port", Write("write address: \"127.0.0.1:9901\"")),
+        ("listen", Write("write address: \"127.0.0.1:9901\"")),
+        ("path", Useless("it is /metrics")),
+        ("enabled", Write("leave metrics out to serve none")),
     ],
 };
 

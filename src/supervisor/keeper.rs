@@ -94,7 +94,7 @@ impl Keeper {
             Room::new(app, seed.wrapping_add(n as u64), first)
         };
         let rooms: Vec<Room> = setup.apps.into_iter().enumerate().map(room).collect();
-        status.send_replace(Arc::new(Status { apps: rooms.iter().map(Room::status).collect() }));
+        status.send_replace(Arc::new(Status { epoch: None, apps: rooms.iter().map(Room::status).collect() }));
         Keeper {
             rooms,
             dir: Arc::new(dir),
@@ -166,7 +166,8 @@ impl Keeper {
             self.carry_out().await;
             #[cfg(test)]
             self.fail_as_planned();
-            let status = Arc::new(Status { apps: self.rooms.iter().map(Room::status).collect() });
+            let apps = self.rooms.iter().map(Room::status).collect();
+            let status = Arc::new(Status { epoch: Some(self.epoch), apps });
             self.status.send_if_modified(|old| {
                 let differs = **old != *status;
                 *old = status;
@@ -245,6 +246,13 @@ impl Keeper {
     }
 
     fn answered(&mut self, Input { room, incarnation, answer }: Input) {
+        if let Some(room) = self.rooms.get_mut(room) {
+            match &answer {
+                Answer::Exited(exit) => room.ended(incarnation, Some(*exit)),
+                Answer::Started(Err(_)) => room.ended(incarnation, None),
+                _ => {}
+            }
+        }
         match answer {
             Answer::Started(Ok(started)) => self.started(room, incarnation, started),
             Answer::Started(Err(e)) => self.tell(room, Event::SpawnFailed { incarnation, why: e.to_string() }),

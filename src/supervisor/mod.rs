@@ -30,13 +30,16 @@
 mod actions;
 mod effects;
 mod keeper;
+mod metrics;
+mod restarts;
 mod room;
 mod status;
 mod tags;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use status::{AppStatus, SlotStatus, Status, WorkerStatus};
+pub(crate) use metrics::register;
+pub(crate) use status::{AppStatus, Carried, SlotStatus, Status, WorkerStatus};
 
 use crate::fleet::policy::Policy;
 use crate::pool::Pool;

@@ -247,11 +247,11 @@ async fn an_app_that_says_when_is_waited_for() {
 
 #[tokio::test]
 async fn a_worker_that_never_listens_is_killed_and_says_why() {
-    let quick = Policy { start_timeout: Duration::from_millis(300), ..policy() };
+    let quick = Policy { start_timeout: Duration::from_secs(2), ..policy() };
     let stage = Stage::start(vec![(node("setInterval(() => {}, 1000)"), quick)]);
     let status = stage.until("failed", |status| status.apps[0].slots.iter().any(|s| s.failures == 1)).await;
     let why = status.apps[0].slots[0].last_exit.as_deref().unwrap();
-    assert_eq!(why, "not ready within 300ms: no server of it listens yet (killed by SIGKILL)");
+    assert_eq!(why, "not ready within 2s: no server of it listens yet (killed by SIGKILL)");
     stage.end().await;
 }
 
@@ -288,7 +288,7 @@ async fn a_stop_waits_for_requests_but_not_for_parked_ones() {
 #[tokio::test]
 async fn the_app_hears_of_its_end_before_the_signal() {
     let script = format!(
-        "{HELLO} process.on('message', (m) => console.log('heard', m)); process.on('SIGTERM', () => {{ console.log('signal'); process.exit(0) }});"
+        "{HELLO} setInterval(() => {{}}, 1000); process.on('message', (m) => console.log('heard', m)); process.on('SIGTERM', () => {{ console.log('signal'); process.exit(0) }});"
     );
     let stage = Stage::start(vec![(node(&script), policy())]);
     stage.ready(1).await;

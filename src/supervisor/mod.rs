@@ -67,9 +67,6 @@ pub(crate) struct Setup {
     pub(crate) orphan_timeout: Duration,
     /// Where workers' output goes; standard output if `None`.
     pub(crate) output: Option<Box<dyn std::io::Write + Send>>,
-    /// How many turns of the loop are to panic.
-    #[cfg(test)]
-    pub(crate) faults: Arc<std::sync::atomic::AtomicU32>,
 }
 
 pub(crate) struct AppSpec {
@@ -118,6 +115,14 @@ impl Supervisor {
         let keeper = Keeper::new(setup, dir, wishes, status);
         let supervisor = Supervisor { keeper: Mutex::new(Some(keeper)), outcome: Arc::new(outcome) };
         Ok((supervisor, Control { wish: Arc::new(wish), outcome: outcome_out, status: status_out }))
+    }
+}
+
+#[cfg(test)]
+impl Supervisor {
+    /// How many turns of the loop are to panic.
+    fn faults(&self) -> Arc<std::sync::atomic::AtomicU32> {
+        self.keeper.lock().unwrap_or_else(|e| e.into_inner()).as_ref().map(|k| k.faults.clone()).unwrap_or_default()
     }
 }
 

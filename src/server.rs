@@ -91,9 +91,10 @@ fn run(mut config: Config) -> Result<(), String> {
     let (supervisor, apps) = supervisor;
     server.add_service(background_service("supervisor", supervisor));
     let rules = Arc::new(ArcSwap::from_pointee(gateway(&config, apps)));
-    server.add_service(listen(&config, rules, &server));
+    let front = gateway::front(rules, &server.configuration);
     // Each room that measures registers its families here.
-    let registry = steering::registry(&control);
+    let registry = steering::registry(&control, &front);
+    server.add_service(listen(&config, front));
     steering::serve(&mut server, &config, control.clone(), registry)?;
     let failed = Arc::new(AtomicBool::new(false));
     let signals = Signals { control, failed: failed.clone() };
@@ -127,7 +128,7 @@ fn supervise(config: &mut Config) -> Result<((Supervisor, Vec<gateway::App>), Co
         let name: Arc<str> = app.name.into();
         let pool = Arc::new(Pool::new(name.clone(), app.affinity, app.balance, app.queue));
         let keep_alive = if app.spec.preload { IDLE } else { IDLE_UNKNOWN };
-        apps.push(gateway::App { pool: pool.clone(), response_timeout: app.response_timeout, keep_alive });
+        apps.push(gateway::App::new(pool.clone(), app.response_timeout, keep_alive));
         specs.push(AppSpec { name, spec: app.spec, policy: app.policy, pool });
     }
     let setup = Setup {
@@ -157,8 +158,8 @@ fn gateway(config: &Config, apps: Vec<gateway::App>) -> Gateway {
     Gateway::new(apps, config.routes.iter().map(route).collect(), limits)
 }
 
-fn listen(config: &Config, rules: gateway::Rules, server: &Server) -> Service<gateway::Front> {
-    let mut service = Service::new("front".to_owned(), gateway::front(rules, &server.configuration));
+fn listen(config: &Config, front: gateway::Front) -> Service<gateway::Front> {
+    let mut service = Service::new("front".to_owned(), front);
     for listener in &config.listeners {
         // The front buffers what it needs: Pingora's buffers would cost every idle connection 10 KiB and more.
         let tcp = ListenerConfig::tcp(listener.address.to_string()).l4_buffer(L4BufferSettings::unbuffered());

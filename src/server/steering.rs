@@ -5,6 +5,7 @@ use crate::admin::{self, Api, Hands, Outcome, Refusal, Scrape, Target, view};
 use crate::config::Config;
 use crate::config::verbs::{self, Asked};
 use crate::fleet::State;
+use crate::gateway;
 use crate::process::usage::Usage;
 use crate::supervisor::{self, AppStatus, Control, SlotStatus, WorkerStatus};
 use async_trait::async_trait;
@@ -45,12 +46,13 @@ pub(super) fn command(asked: Asked) -> ExitCode {
 }
 
 /// Everyone's metrics. Each room registers its own families in what it is given.
-pub(super) fn registry(control: &Control) -> Registry {
+pub(super) fn registry(control: &Control, front: &gateway::Front) -> Registry {
     let mut registry = Registry::default();
     admin::register_process(&mut registry);
     let own = registry.sub_registry_with_prefix(PREFIX);
     admin::register_build(own);
     supervisor::register(own, control.clone());
+    gateway::register(own, front);
     registry
 }
 

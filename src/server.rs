@@ -137,6 +137,8 @@ fn supervise(config: &mut Config) -> Result<((Supervisor, Vec<gateway::App>), Co
         keep_alive: KEEP_ALIVE,
         orphan_timeout: ORPHAN_TIMEOUT,
         output: None,
+        #[cfg(test)]
+        faults: Arc::default(),
     };
     let (supervisor, control) = Supervisor::new(setup).map_err(|error| error.to_string())?;
     Ok(((supervisor, apps), control))

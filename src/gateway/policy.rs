@@ -135,9 +135,9 @@ pub(crate) struct Forwarded<'a> {
     pub(crate) host: &'a [u8],
 }
 
-/// Headers that only the proxy may write; `forwarded` is dropped because nothing replaces it.
-pub(crate) const FORWARDED_HEADERS: [&str; 5] =
-    ["x-forwarded-for", "x-real-ip", "x-forwarded-proto", "x-forwarded-host", "forwarded"];
+/// Headers that only the proxy may write; those it does not write are dropped.
+pub(crate) const FORWARDED_HEADERS: [&str; 6] =
+    ["x-forwarded-for", "x-real-ip", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded"];
 
 impl Forwarded<'_> {
     pub(crate) fn proto(&self) -> &'static str {

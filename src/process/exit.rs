@@ -7,7 +7,9 @@ use rustix::process::{
 };
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -22,6 +24,8 @@ struct Inner {
     pidfd: OwnedFd,
     /// After that the number may belong to somebody else.
     reaped: Mutex<bool>,
+    /// Whether its end was asked for, so that its descendants may finish, too.
+    asked: AtomicBool,
 }
 
 /// How a process ended.
@@ -59,7 +63,7 @@ impl Process {
         let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
         let pid = raw.ok_or_else(|| Error::Io { doing: doing(), source: std::io::ErrorKind::InvalidInput.into() })?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|e| Error::io(doing())(e.into()))?;
-        Ok(Process(Arc::new(Inner { pid, pidfd, reaped: Mutex::new(false) })))
+        Ok(Process(Arc::new(Inner { pid, pidfd, reaped: Mutex::new(false), asked: AtomicBool::new(false) })))
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -85,6 +89,12 @@ impl Process {
         self.signal_group(Signal::KILL.as_raw())
     }
 
+    /// From now on the group may outlive its leader until it is killed: the worker may be a child
+    /// of a wrapper (`npm start`, a shell) that a signal ends at once.
+    pub(crate) fn ask_to_end(&self) {
+        self.0.asked.store(true, Ordering::Relaxed);
+    }
+
     /// Waits for the end, kills what is left of the group, then reaps the process: until then its
     /// number, which is also the group's, cannot be given to another. For one caller.
     pub(crate) async fn wait(&self) -> Result<Exit, Error> {
@@ -93,6 +103,10 @@ impl Process {
         let watched = unsafe { AsyncFd::register_with_interest(self.0.pidfd.as_fd(), Interest::READABLE) };
         let watched = watched.map_err(|e| failed(e.into()))?;
         let _ready = watched.readable().await.map_err(failed)?;
+        // Who asked for the end also limits it, by SIGKILL to the group.
+        while self.0.asked.load(Ordering::Relaxed) && group_has_others(self.pid()) {
+            tokio::time::sleep(GROUP_POLL).await;
+        }
         if let Err(e) = self.kill_group() {
             log::warn!("{e}");
         }
@@ -104,6 +118,22 @@ impl Process {
             Err(e) => Err(failed(e.into())),
         }
     }
+}
+
+/// Between two looks at the group of a leader that is gone.
+const GROUP_POLL: Duration = Duration::from_millis(20);
+
+/// Whether a process other than its leader lives in a group (proc_pid_stat(5)).
+fn group_has_others(group: u32) -> bool {
+    let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| *pid != group).any(|pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // The name may hold anything, also parentheses.
+        let mut fields = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ')).into_iter().flatten();
+        let (state, pgrp) = (fields.next(), fields.nth(1));
+        pgrp.and_then(|pgrp| pgrp.parse().ok()) == Some(group) && !matches!(state, Some("Z" | "X"))
+    })
 }
 
 fn describe(status: &WaitIdStatus) -> Exit {

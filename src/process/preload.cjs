@@ -366,7 +366,13 @@ function readWish(args, settings) {
   let o;
   if (first !== null && typeof first === 'object') {
     if (first._handle || first.handle || (typeof first.fd === 'number' && first.fd >= 0)) return null;
-    o = { port: first.port, host: first.host, backlog: first.backlog, exclusive: first.exclusive, signal: first.signal };
+    o = {
+      port: first.port,
+      host: first.host,
+      backlog: first.backlog,
+      exclusive: first.exclusive,
+      signal: first.signal,
+    };
     if (!('port' in first)) {
       if (first.path !== settings.socket) return null;
       o.path = first.path;
@@ -729,7 +735,9 @@ function emitStream(server, request, response) {
     },
     respondWithFD(fd, head) {
       stream.respond(head);
-      require('fs').createReadStream(null, { fd: fd.fd || fd, autoClose: false }).pipe(stream);
+      require('fs')
+        .createReadStream(null, { fd: fd.fd || fd, autoClose: false })
+        .pipe(stream);
     },
     respondWithFile(path, head) {
       const file = require('fs').createReadStream(path);
@@ -741,7 +749,10 @@ function emitStream(server, request, response) {
     priority() {},
     pushStream(_head, options, callback) {
       const done = typeof options === 'function' ? options : callback;
-      process.nextTick(done, Object.assign(new Error('HTTP/2 client has disabled push'), { code: 'ERR_HTTP2_PUSH_DISABLED' }));
+      process.nextTick(
+        done,
+        Object.assign(new Error('HTTP/2 client has disabled push'), { code: 'ERR_HTTP2_PUSH_DISABLED' }),
+      );
     },
     setTimeout(ms, callback) {
       request.setTimeout(ms, callback);
@@ -931,7 +942,8 @@ function createChannel(shared) {
     connection.on('data', function (text) {
       input += text;
       let from = 0;
-      for (let at; !connection.destroyed && (at = input.indexOf('\n', from)) >= 0; from = at + 1) onLine(input.slice(from, at));
+      for (let at; !connection.destroyed && (at = input.indexOf('\n', from)) >= 0; from = at + 1)
+        onLine(input.slice(from, at));
       input = input.slice(from);
       if (input.length > MAX_LINE) connection.destroy();
     });

@@ -111,7 +111,7 @@ async fn a_worker_inherits_nothing_it_should_not() {
     let file = fs::File::open("/dev/null").unwrap();
     // Not closed by exec unless the spawn sees to it.
     rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty()).unwrap();
-    let (_, text) = sh("ls /proc/$$/fd; readlink /proc/$$/fd/0; grep -E 'SigBlk|SigIgn' /proc/$$/status").await;
+    let (_, text) = sh("ls /proc/$$/fd; readlink /proc/$$/fd/0; grep -E 'SigBlk|SigIgn' /proc/self/status").await;
     let words: Vec<&str> = text.split_whitespace().collect();
     // 10 and above are the shell's own.
     let fds: Vec<&&str> = words.iter().take_while(|w| w.parse::<u32>().is_ok()).filter(|w| w.len() < 2).collect();

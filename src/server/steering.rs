@@ -175,7 +175,7 @@ fn process(worker: &WorkerStatus, slot: Option<&SlotStatus>, now: Duration) -> v
         failures: slot.as_ref().map_or(0, |slot| slot.failures),
         retry_seconds: None,
         last_exit: slot.as_ref().and_then(|slot| slot.last_exit.clone()),
-        last_stderr: slot.filter(|_| !well).map(|slot| slot.last_words).unwrap_or_default(),
+        last_stderr: slot.filter(|_| !well).map(|slot| slot.last_words.to_vec()).unwrap_or_default(),
     }
 }
 
@@ -189,7 +189,7 @@ fn waiting(slot: &SlotStatus, retry_at: Duration, now: Duration) -> view::Worker
         failures: slot.failures,
         retry_seconds: Some(seconds(retry_at.saturating_sub(now))),
         last_exit: slot.last_exit.clone(),
-        last_stderr: slot.last_words.clone(),
+        last_stderr: slot.last_words.to_vec(),
         ..view::Worker::default()
     }
 }

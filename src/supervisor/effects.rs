@@ -98,6 +98,19 @@ pub(super) fn watch_exit(
     });
 }
 
+/// Ends a process that nobody waits for.
+pub(super) fn discard(process: Process) {
+    tokio::spawn(async move {
+        let ended = match process.kill_group() {
+            Ok(()) => process.wait().await.map(|_| ()),
+            Err(e) => Err(e),
+        };
+        if let Err(e) = ended {
+            log::error!("{e}");
+        }
+    });
+}
+
 /// Asks the socket through pingora-load-balancing's health check.
 pub(super) fn probe(
     room: usize,
@@ -108,7 +121,10 @@ pub(super) fn probe(
 ) {
     let Some(member) = member else { return };
     tokio::spawn(async move {
+        // A link could lead our connections anywhere.
+        let is_link = std::fs::symlink_metadata(&*member.socket).is_ok_and(|meta| meta.is_symlink());
         let answer = match backend(&member) {
+            _ if is_link => Err("its path is a symbolic link".to_owned()),
             Some(backend) => check.check(&backend).await.map_err(|e| e.etype().as_str().to_owned()),
             None => Err("its path is no socket address".to_owned()),
         };

@@ -1,14 +1,14 @@
 //! The task that owns all state of the supervisor.
 
-use super::effects::{self, Inputs, Introduction, Start, Started};
-use super::room::{Entry, Room};
+use super::effects::{self, Inputs, Started};
+use super::room::Room;
 use super::tags::Tags;
 use super::{Outcome, Setup, Status, Wish};
-use crate::fleet::{Action, Event, State, Time};
-use crate::process::control::{self, Expected, ProxySays, Registry, Report, Reported, Token};
+use crate::fleet::{Event, State, Time};
+use crate::process::control::{self, Registry, Report, Reported};
 use crate::process::output::{self, Sink, Stream};
 use crate::process::{Error, Exit, RuntimeDir};
-use crate::worker::{Incarnation, Slot, WorkerId};
+use crate::worker::{Incarnation, WorkerId};
 use pingora_core::server::ShutdownWatch;
 use pingora_load_balancing::health_check::TcpHealthCheck;
 use std::io::Write;
@@ -45,31 +45,31 @@ pub(super) enum Answer {
 }
 
 pub(super) struct Keeper {
-    rooms: Vec<Room>,
-    dir: Arc<RuntimeDir>,
-    port: u16,
-    keep_alive: Duration,
-    orphan_timeout: Duration,
-    tags: Tags,
+    pub(super) rooms: Vec<Room>,
+    pub(super) dir: Arc<RuntimeDir>,
+    pub(super) port: u16,
+    pub(super) keep_alive: Duration,
+    pub(super) orphan_timeout: Duration,
+    pub(super) tags: Tags,
     epoch: Instant,
-    registry: Registry,
+    pub(super) registry: Registry,
     reports: mpsc::Receiver<Reported>,
-    inputs: Inputs,
+    pub(super) inputs: Inputs,
     answers: mpsc::Receiver<Input>,
     wishes: watch::Receiver<Wish>,
     status: watch::Sender<Arc<Status>>,
     output: Option<Box<dyn Write + Send>>,
     /// Present while running.
-    tools: Option<Tools>,
+    pub(super) tools: Option<Tools>,
     #[cfg(test)]
     faults: Arc<std::sync::atomic::AtomicU32>,
 }
 
 /// What needs the runtime, or threads.
-struct Tools {
+pub(super) struct Tools {
     sink: Arc<Sink>,
-    check: Arc<TcpHealthCheck>,
-    preload: PathBuf,
+    pub(super) check: Arc<TcpHealthCheck>,
+    pub(super) preload: PathBuf,
     control: AbortHandle,
 }
 
@@ -207,9 +207,12 @@ impl Keeper {
         self.rooms.iter_mut().for_each(|room| room.fleet.handle(event.clone(), now));
     }
 
-    fn tell(&mut self, room: usize, event: Event) {
+    pub(super) fn tell(&mut self, room: usize, event: Event) {
         let now = self.now();
         if let Some(room) = self.rooms.get_mut(room) {
+            if let Event::SpawnFailed { incarnation, .. } = event {
+                room.ended(incarnation, None);
+            }
             room.fleet.handle(event, now);
         }
     }
@@ -246,13 +249,6 @@ impl Keeper {
     }
 
     fn answered(&mut self, Input { room, incarnation, answer }: Input) {
-        if let Some(room) = self.rooms.get_mut(room) {
-            match &answer {
-                Answer::Exited(exit) => room.ended(incarnation, Some(*exit)),
-                Answer::Started(Err(_)) => room.ended(incarnation, None),
-                _ => {}
-            }
-        }
         match answer {
             Answer::Started(Ok(started)) => self.started(room, incarnation, started),
             Answer::Started(Err(e)) => self.tell(room, Event::SpawnFailed { incarnation, why: e.to_string() }),
@@ -260,7 +256,13 @@ impl Keeper {
             Answer::Probed { attempt, answer: Err(why) } => {
                 self.tell(room, Event::ProbeFailed { incarnation, attempt, why });
             }
-            Answer::Exited(exit) => self.tell(room, Event::Exited { incarnation, how: exit.to_string() }),
+            Answer::Exited(exit) => {
+                if let Some(room) = self.rooms.get_mut(room) {
+                    room.keep_last_words(incarnation);
+                    room.ended(incarnation, Some(exit));
+                }
+                self.tell(room, Event::Exited { incarnation, how: exit.to_string() });
+            }
             Answer::Cleaned => {
                 let entry = self.rooms.get_mut(room).and_then(|room| room.workers.remove(&incarnation));
                 if let Some(tag) = entry.and_then(|entry| entry.tag) {
@@ -274,15 +276,11 @@ impl Keeper {
     fn started(&mut self, at: usize, incarnation: Incarnation, started: Started) {
         let (Some(room), Some(tools)) = (self.rooms.get_mut(at), &self.tools) else { return };
         let Some(slot) = room.workers.get(&incarnation).map(|entry| entry.id.slot) else {
-            // Given up meanwhile; what holds it dies with it.
-            log::error!("{} #{incarnation} started too late", room.name);
-            if let Err(e) = started.process.kill_group() {
-                log::error!("{e}");
-            }
+            log::error!("{} #{incarnation} started too late and is killed", room.name);
+            effects::discard(started.process);
             return;
         };
-        let tail = room.tail(slot);
-        tail.clear();
+        let tail = room.new_tail(slot);
         let with_preload = room.spec.preload;
         let Some(entry) = room.workers.get_mut(&incarnation) else { return };
         let (process, pid) = (started.process.clone(), started.process.pid());
@@ -330,115 +328,6 @@ impl Keeper {
             Report::Message(_) => return,
         };
         self.tell(at, event);
-    }
-
-    async fn carry_out(&mut self) {
-        for at in 0..self.rooms.len() {
-            while let Some(action) = self.rooms.get_mut(at).and_then(|room| room.fleet.poll_action()) {
-                match action {
-                    Action::Publish => self.publish(at).await,
-                    other => self.act(at, other),
-                }
-            }
-        }
-    }
-
-    async fn publish(&mut self, at: usize) {
-        if let Some(room) = self.rooms.get(at) {
-            room.pool.publish(room.seats()).await;
-        }
-    }
-
-    fn act(&mut self, at: usize, action: Action) {
-        let Some(room) = self.rooms.get_mut(at) else { return };
-        if let Action::Spawn { slot, .. } = action {
-            room.restarts.begun(slot);
-        }
-        let entry = |incarnation| room.workers.get(incarnation);
-        let signal = |incarnation, signal| {
-            if let Some(process) = entry(incarnation).and_then(|entry| entry.process.as_ref())
-                && let Err(e) = process.signal_group(signal)
-            {
-                log::warn!("{e}");
-            }
-        };
-        match action {
-            Action::Note { level, text } => log::log!(level, "{text}"),
-            Action::Publish => {}
-            Action::Spawn { slot, incarnation, .. } => self.spawn(at, slot, incarnation),
-            Action::Signal { incarnation, signal: number } => signal(&incarnation, number),
-            Action::KillGroup { incarnation } => signal(&incarnation, nix::libc::SIGKILL),
-            Action::SendShutdown { incarnation } => {
-                if let Some(entry) = entry(&incarnation) {
-                    self.registry.send_all(&entry.id, &ProxySays::Shutdown);
-                }
-            }
-            Action::Probe { incarnation, attempt } => {
-                if let (Some(entry), Some(tools)) = (entry(&incarnation), &self.tools) {
-                    effects::probe(at, attempt, entry.member().cloned(), tools.check.clone(), self.inputs.clone());
-                }
-            }
-            Action::Cleanup { incarnation } => {
-                if let Some(entry) = room.workers.get_mut(&incarnation) {
-                    entry.process = None;
-                    self.registry.forget(&entry.id);
-                    let readers = std::mem::take(&mut entry.readers);
-                    effects::clean(at, entry.id.clone(), self.dir.clone(), readers, self.inputs.clone());
-                }
-            }
-        }
-    }
-
-    fn spawn(&mut self, at: usize, slot: Slot, incarnation: Incarnation) {
-        if let Err(why) = self.try_spawn(at, slot, incarnation) {
-            self.tell(at, Event::SpawnFailed { incarnation, why });
-        }
-    }
-
-    fn try_spawn(&mut self, at: usize, slot: Slot, incarnation: Incarnation) -> Result<(), String> {
-        let (Some(room), Some(tools)) = (self.rooms.get_mut(at), &self.tools) else { return Ok(()) };
-        let id = WorkerId { app: room.name.clone(), slot, incarnation };
-        let socket = self.dir.socket(&id);
-        // First, so that a failure is cleaned up after.
-        let entry = room.workers.entry(incarnation).or_insert(Entry::new(id.clone(), socket.clone()));
-        let mut preload = None;
-        if room.spec.preload {
-            let tag = self.tags.take().ok_or("all tags are in use")?;
-            entry.tag = Some(tag);
-            let token = Token::random().map_err(|e| format!("no random numbers: {e}"))?;
-            let introduction = Introduction {
-                protocol: control::PROTOCOL,
-                control: &self.dir.control_socket(),
-                socket: &socket,
-                app: &id.app,
-                slot: slot.0,
-                incarnation: incarnation.0,
-                token: token.as_str(),
-                tag: tag.as_str(),
-                port: self.port,
-                wait_ready: room.wait_ready,
-                keep_alive_ms: self.keep_alive.as_millis() as u64,
-                orphan_ms: self.orphan_timeout.as_millis() as u64,
-            };
-            let text = serde_json::to_string(&introduction).map_err(|e| e.to_string())?;
-            preload = Some((tools.preload.clone(), text));
-            let own = rustix::process::geteuid().as_raw();
-            let uid = room.spec.user.as_ref().map_or(own, |user| user.uid);
-            self.registry.expect(Expected { id: id.clone(), token, uid, socket: socket.clone() });
-        }
-        let (spec, dir) = (room.spec.clone(), self.dir.clone());
-        Start { room: at, id, spec, dir, socket, preload }.begin(self.inputs.clone());
-        Ok(())
-    }
-
-    /// The last resort: no rule decides any more.
-    fn kill_processes(&self) {
-        let entries = self.rooms.iter().flat_map(|room| room.workers.values());
-        for process in entries.filter_map(|entry| entry.process.as_ref()) {
-            if let Err(e) = process.kill_group() {
-                log::error!("{e}");
-            }
-        }
     }
 
     async fn close(mut self) {

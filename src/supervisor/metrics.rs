@@ -205,7 +205,7 @@ mod tests {
             failures: 2,
             restarts: 2,
             last_exit: None,
-            last_words: vec![],
+            last_words: [].into(),
             retry_at: Some(Duration::from_secs(1)),
         };
         let restarts = vec![(Cause::Exit, 2), (Cause::Start, 0)];

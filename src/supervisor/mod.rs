@@ -27,6 +27,7 @@
 //! caught and logged, and the loop goes on with the state it has; when that happens again and again
 //! all workers are killed and `finished()` says so.
 
+mod actions;
 mod effects;
 mod keeper;
 mod metrics;

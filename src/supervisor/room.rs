@@ -22,7 +22,10 @@ pub(super) struct Room {
     pub(super) pool: Arc<Pool>,
     pub(super) fleet: Fleet,
     pub(super) workers: HashMap<Incarnation, Entry>,
-    pub(super) tails: HashMap<Slot, Arc<Tail>>,
+    /// The stderr of the newest process in a slot.
+    tails: HashMap<Slot, Arc<Tail>>,
+    /// The same of the last one that ended.
+    last_words: HashMap<Slot, Arc<[String]>>,
     pub(super) restarts: Restarts,
 }
 
@@ -77,6 +80,7 @@ impl Room {
             pool: app.pool,
             workers: HashMap::new(),
             tails: HashMap::new(),
+            last_words: HashMap::new(),
             restarts: Restarts::default(),
         }
     }
@@ -90,8 +94,18 @@ impl Room {
         self.fleet.seats().filter_map(seat).collect()
     }
 
-    pub(super) fn tail(&mut self, slot: Slot) -> Arc<Tail> {
-        self.tails.entry(slot).or_default().clone()
+    pub(super) fn new_tail(&mut self, slot: Slot) -> Arc<Tail> {
+        let tail = Arc::new(Tail::default());
+        self.tails.insert(slot, tail.clone());
+        tail
+    }
+
+    pub(super) fn keep_last_words(&mut self, incarnation: Incarnation) {
+        if let Some(entry) = self.workers.get(&incarnation)
+            && let Some(tail) = self.tails.get(&entry.id.slot)
+        {
+            self.last_words.insert(entry.id.slot, tail.lines().into());
+        }
     }
 
     /// Takes note of how a process ended, before the fleet changes its state.
@@ -128,7 +142,7 @@ impl Room {
             failures: seat.failures,
             restarts: self.restarts.of(slot),
             last_exit: seat.last_exit.clone(),
-            last_words: self.tails.get(&slot).map(|tail| tail.lines()).unwrap_or_default(),
+            last_words: self.last_words.get(&slot).cloned().unwrap_or_default(),
             retry_at: match seat.occupant {
                 Occupant::BackingOff { until } => Some(until),
                 _ => None,

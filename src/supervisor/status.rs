@@ -58,8 +58,8 @@ pub(crate) struct SlotStatus {
     pub(crate) restarts: u64,
     /// How the last process in it ended.
     pub(crate) last_exit: Option<String>,
-    /// The last lines of stderr.
-    pub(crate) last_words: Vec<String>,
+    /// Its last lines of stderr.
+    pub(crate) last_words: Arc<[String]>,
     /// When it starts again, since the supervisor's start, if it backs off.
     pub(crate) retry_at: Option<Duration>,
 }

@@ -217,7 +217,7 @@ async fn a_worker_that_fails_at_boot_backs_off_and_its_last_words_are_kept() {
     let status = stage.until("failed twice", |status| status.apps[0].slots.iter().any(|s| s.failures == 2)).await;
     let slot = &status.apps[0].slots[0];
     assert_eq!(slot.last_exit.as_deref(), Some("exited with code 3"));
-    assert_eq!(slot.last_words, ["no database^Mhere"]);
+    assert_eq!(*slot.last_words, ["no database^Mhere"]);
     let text = stage.end().await;
     let label = text.lines().next().unwrap().split(' ').take(2).collect::<Vec<_>>().join(" ");
     let pid: u32 = label.strip_prefix("app0[0] ").unwrap().parse().unwrap();
@@ -300,6 +300,70 @@ async fn the_app_hears_of_its_end_before_the_signal() {
     let text = stage.end().await;
     let said: Vec<&str> = text.lines().filter_map(|line| line.split(" | ").nth(1)).collect();
     assert_eq!(said, ["heard shutdown", "signal"]);
+}
+
+#[tokio::test]
+async fn a_worker_behind_a_wrapper_may_finish() {
+    let script = format!(
+        "{HELLO} process.on('SIGTERM', () => setTimeout(() => {{ console.log('finished'); process.exit(0) }}, 300));"
+    );
+    // The shell ends at the signal, its child does not.
+    let stage = Stage::start(vec![(spec(&["sh", "-c", "node -e \"$0\" & wait", &script], true), policy())]);
+    stage.ready(1).await;
+    assert!(stage.end().await.contains("out | finished\n"));
+}
+
+/// Stops the server when the supervisor has finished, as the composition root does.
+struct Finished(Control);
+
+#[async_trait]
+impl pingora_core::server::ShutdownSignalWatch for Finished {
+    async fn recv(&self) -> pingora_core::server::ShutdownSignal {
+        let _ = self.0.finished().await;
+        pingora_core::server::ShutdownSignal::FastShutdown
+    }
+}
+
+#[tokio::test]
+async fn it_runs_as_a_service_of_pingora() {
+    use pingora_core::server::{RunArgs, Server};
+    let base = base_dir();
+    let pool = Arc::new(Pool::new(
+        "app".into(),
+        Affinity::SocketIo,
+        Balance::LeastLoaded,
+        crate::pool::QueuePolicy::default(),
+    ));
+    let (supervisor, control) = Supervisor::new(Setup {
+        faults: Arc::default(),
+        apps: vec![AppSpec { name: "chat".into(), spec: node(HELLO), policy: policy(), pool: pool.clone() }],
+        runtime_dir: base.join("run"),
+        port: 8000,
+        keep_alive: Duration::from_secs(75),
+        orphan_timeout: Duration::from_secs(30),
+        output: Some(Box::new(io::sink())),
+    })
+    .unwrap();
+    let watch = Finished(control.clone());
+    let server = std::thread::spawn(move || {
+        let mut server = Server::new(None).unwrap();
+        server.bootstrap();
+        server.add_service(pingora_core::services::background::background_service("supervisor", supervisor));
+        server.run(RunArgs { shutdown_signal: Box::new(watch) });
+    });
+    let mut changes = control.clone();
+    let ready = async {
+        while changes.status().apps[0].ready() < 1 {
+            changes.changed().await;
+        }
+    };
+    timeout(Duration::from_secs(30), ready).await.unwrap();
+    assert!(pool.select(Wanted::Any, Use::Request, &[]).is_some());
+    control.stop();
+    timeout(Duration::from_secs(30), control.finished()).await.unwrap().unwrap();
+    tokio::task::spawn_blocking(|| server.join().unwrap()).await.unwrap();
+    // Nothing but the empty directory, or this fails.
+    std::fs::remove_dir(&base).unwrap();
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ import path from 'node:path';
 import test from 'node:test';
 import { request } from './lib/http.mjs';
 import { BIN, Proxy, apps, configure, freePort, needsProxy, withProxy } from './lib/proxy.mjs';
-import { within } from './lib/wait.mjs';
+import { until, within } from './lib/wait.mjs';
 
 const options = { timeout: 60_000, ...needsProxy };
 
@@ -112,20 +112,42 @@ test('a second proxy on the same runtime directory is refused, the first goes on
     assert.equal((await first.pids(1)).length, 1);
   }));
 
-test('a runtime directory that a killed proxy left is taken over', options, async t => {
+/** A proxy that was killed, and its workers that are still there. */
+async function killed(t) {
   const config = { apps: { web: { script: './http.js', instances: 2 } } };
-  const first = new Proxy();
-  first.port = await freePort();
-  t.after(() => first.killAll());
-  first.run(BIN, ['-c', configure(first, config)]);
-  await first.ready({ workers: 2 });
-  first.kill(first.child.pid);
-  await first.exit;
-  await withProxy({ ...config, runtime_dir: first.runtime }, async second => {
-    second.runtime = first.runtime;
-    assert.equal((await request(second.port, { path: '/pid' })).status, 200);
+  const proxy = new Proxy();
+  proxy.port = await freePort();
+  t.after(async () => {
+    proxy.killAll();
+    await proxy.stop().catch(() => {});
   });
-  await first.stop().catch(() => {});
+  proxy.run(BIN, ['-c', configure(proxy, config)]);
+  await proxy.ready({ workers: 2 });
+  proxy.kill(proxy.child.pid);
+  await proxy.exit;
+  assert.equal(proxy.processes().length, 2, 'workers outlive their proxy');
+  return { proxy, config };
+}
+
+/** Runs the next proxy in the directory of the killed one. */
+const succeed = ({ proxy, config }, body) =>
+  withProxy({ ...config, runtime_dir: proxy.runtime }, async next => {
+    next.runtime = proxy.runtime;
+    assert.equal((await request(next.port, { path: '/pid' })).status, 200);
+    await body?.(next);
+  });
+
+const unsettled = 'a worker whose hello the next proxy refuses goes on for ever';
+test('a proxy is killed and started again at once: its old workers do not stay', { ...options, todo: unsettled }, async t => {
+  const first = await killed(t);
+  await succeed(first, () => until(() => first.proxy.processes().length === 0, { timeout: 5000, what: 'the end of the old workers' }));
+});
+
+const slow = { timeout: 120_000, skip: options.skip ?? (process.env.SLOW ? false : 'set SLOW=1') };
+test('a proxy is killed: its workers end by themselves, and the next one finds nothing in its way', slow, async t => {
+  const first = await killed(t);
+  await until(() => first.proxy.processes().length === 0, { timeout: 60_000, what: 'the end of the old workers' });
+  await succeed(first);
 });
 
 test('without a file: pingora-unix-proxy -- node app.js', options, async t => {

@@ -22,7 +22,12 @@ describe('the control channel', { concurrency: 4 }, () => {
     const busy = await proxy.said('stats', (line) => line.lag_ms > 200);
     assert.ok(busy.elu > 0.2, JSON.stringify(busy));
     const after = proxy.lines('stats').length;
-    await until('an idle second', () => proxy.lines('stats').slice(after).some((line) => line.lag_ms < 100));
+    await until('an idle second', () =>
+      proxy
+        .lines('stats')
+        .slice(after)
+        .some((line) => line.lag_ms < 100),
+    );
   });
 
   it('is redialled, and tells all again', async (t) => {
@@ -41,7 +46,10 @@ describe('the control channel', { concurrency: 4 }, () => {
     await proxy.open();
     const [peer] = await until('a new connection', () => proxy.peers.length > 0 && proxy.peers);
     await proxy.said('message', (line) => line.data.while === 'away');
-    assert.deepEqual(peer.lines.map((l) => l.type).filter((type) => type !== 'stats'), ['hello', 'path', 'ready', 'message']);
+    assert.deepEqual(
+      peer.lines.map((l) => l.type).filter((type) => type !== 'stats'),
+      ['hello', 'path', 'ready', 'message'],
+    );
     assert.equal(peer.all('path')[0].main, true);
     assert.equal(await worker.printed('sent'), 'null');
     assert.equal(worker.err, '');
@@ -177,7 +185,9 @@ describe('process.send', { concurrency: 4 }, () => {
     assert.equal(await worker.printed('before'), 'true true');
     await proxy.said('message', (l) => l.data === 'early');
     const [peer] = proxy.peers;
-    peer.say('{"type":"message","data":{"b":{"$buffer":"aGk="},"o":{"$buffer":[{"$buffer":[1]}]}}}\n{"type":"message","data":2}\n');
+    peer.say(
+      '{"type":"message","data":{"b":{"$buffer":"aGk="},"o":{"$buffer":[{"$buffer":[1]}]}}}\n{"type":"message","data":2}\n',
+    );
     const text = '{"b":{"type":"Buffer","data":[104,105]},"o":{"$buffer":{"$buffer":1}}} undefined hi';
     assert.equal(await worker.printed('got'), text);
     const { data } = await proxy.said('message', (l) => l.data.echo);

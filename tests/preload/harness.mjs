@@ -17,7 +17,8 @@ export async function until(what, probe) {
   for (;;) {
     const found = await probe();
     if (found) return found;
-    if (Date.now() > deadline) throw new Error(`waited ${LIMIT_MS} ms for ${typeof what === 'function' ? what() : what}`);
+    if (Date.now() > deadline)
+      throw new Error(`waited ${LIMIT_MS} ms for ${typeof what === 'function' ? what() : what}`);
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
 }
@@ -167,7 +168,10 @@ class Worker {
     return until(
       () => `"${word}" on stdout; got ${this.out}${this.err}`,
       () => {
-        const line = this.out.split('\n').slice(0, -1).find((l) => l.startsWith(word + ' '));
+        const line = this.out
+          .split('\n')
+          .slice(0, -1)
+          .find((l) => l.startsWith(word + ' '));
         return line && line.slice(word.length + 1);
       },
     );
@@ -187,7 +191,9 @@ export function request({ body, ...options }) {
     const sent = http.request(options, (response) => {
       let text = '';
       response.setEncoding('utf8').on('data', (more) => (text += more));
-      response.on('end', () => resolve({ status: response.statusCode, headers: response.headers, body: text }));
+      const done = () => resolve({ status: response.statusCode, headers: response.headers, body: text });
+      // Node may see the end of an echo before that of its own write, which then has nobody to tell of an error.
+      response.on('end', () => (sent.writableFinished ? done() : sent.once('finish', done)));
       response.on('error', reject);
     });
     sent.on('error', reject);

@@ -66,7 +66,11 @@ describe('the client a request comes from', { concurrency: 3 }, () => {
       server.listen(3000);`);
     await proxy.main();
     const send = (method, more, word) =>
-      raw(proxy, `${method} HTTP/1.1\r\nHost: a\r\nX-Real-IP: ::1\r\n${more}\r\n`, new RegExp(`${word} ::1,IPv6,3000,false`));
+      raw(
+        proxy,
+        `${method} HTTP/1.1\r\nHost: a\r\nX-Real-IP: ::1\r\n${more}\r\n`,
+        new RegExp(`${word} ::1,IPv6,3000,false`),
+      );
     await send('GET /', '', 'request');
     await send('POST /', 'Expect: 100-continue\r\n', 'continue');
     await send('POST /', 'Expect: x\r\n', 'expectation');
@@ -132,7 +136,12 @@ describe('a server of another protocol serves plain HTTP/1.1', { concurrency: 3 
       assert.deepEqual([got.status, got.body], [200, 'GET,/p?q=1,a.example,203.0.113.7,true'], worker.err);
       const body = Buffer.alloc(300_000);
       const type = { 'content-type': 'application/octet-stream' };
-      const sent = await proxy.get({ agent, method: 'POST', headers: { ...headers, ...type, 'x-forwarded-proto': 'http' }, body });
+      const sent = await proxy.get({
+        agent,
+        method: 'POST',
+        headers: { ...headers, ...type, 'x-forwarded-proto': 'http' },
+        body,
+      });
       assert.deepEqual([sent.body, sent.headers['x-length']], ['POST,/,a.example,203.0.113.7,false', '300000']);
       assert.equal(sent.headers['keep-alive'], 'timeout=75');
       agent.destroy();

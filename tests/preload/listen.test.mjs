@@ -140,19 +140,27 @@ describe('listen', { concurrency: 3 }, () => {
       http.createServer().on('error', (e) => {
         console.log('error', JSON.stringify([e.code, e.syscall, e.port, e.address, e.errno, e.message]));
       }).listen(3000, '127.0.0.1');
-      setTimeout(() => late.close(), 50);`);
+      process.on('SIGUSR2', () => late.close());`);
     const error = JSON.parse(await worker.printed('error'));
     const text = 'listen EADDRINUSE: address already in use 127.0.0.1:3000';
     assert.deepEqual(error, ['EADDRINUSE', 'listen', 3000, '127.0.0.1', -98, text]);
     const four = proxy.socket.replace('.sock', '-5000-2.sock');
+    await proxy.said('path', (line) => line.path === proxy.socketOf(0));
+    process.kill(worker.pid, 'SIGUSR2');
     await proxy.said('closed', (line) => line.path === proxy.socketOf(0));
-    assert.deepEqual(proxy.lines('path').map((l) => [l.path, l.port, l.main]).sort(), [
-      [proxy.socketOf(0), null, false],
-      [proxy.socketOf(4000), 4000, false],
-      [four, 5000, false],
-      [proxy.socketOf(5000), 5000, false],
-      [proxy.socket, 3000, true],
-    ].sort());
+    assert.deepEqual(
+      proxy
+        .lines('path')
+        .map((l) => [l.path, l.port, l.main])
+        .sort(),
+      [
+        [proxy.socketOf(0), null, false],
+        [proxy.socketOf(4000), 4000, false],
+        [four, 5000, false],
+        [proxy.socketOf(5000), 5000, false],
+        [proxy.socket, 3000, true],
+      ].sort(),
+    );
     const bodies = [];
     for (const socketPath of [proxy.socket, proxy.socketOf(4000), proxy.socketOf(5000), four]) {
       bodies.push((await request({ socketPath })).body);
@@ -170,7 +178,13 @@ describe('listen', { concurrency: 3 }, () => {
     );
     const line = await proxy.main();
     assert.deepEqual([line.path, line.port], [proxy.socketOf(3000), 3000]);
-    assert.deepEqual(proxy.lines('path').filter((l) => l.port === 9100).map((l) => [l.path, l.main]), [[proxy.socket, false]]);
+    assert.deepEqual(
+      proxy
+        .lines('path')
+        .filter((l) => l.port === 9100)
+        .map((l) => [l.path, l.main]),
+      [[proxy.socket, false]],
+    );
   });
 
   it('takes the first server when none listens on PORT', async (t) => {
@@ -267,7 +281,11 @@ describe('listen', { concurrency: 3 }, () => {
     assert.ok(proxy.peers.every((peer) => peer.hello.messages === false));
     const pids = new Set();
     for (let n = 0; n < 8; n++) {
-      const { body } = await request({ socketPath: proxy.socketOf(3000), agent: false, headers: { 'x-real-ip': '192.0.2.1' } });
+      const { body } = await request({
+        socketPath: proxy.socketOf(3000),
+        agent: false,
+        headers: { 'x-real-ip': '192.0.2.1' },
+      });
       const [pid, address] = body.split(' ');
       assert.equal(address, '192.0.2.1');
       pids.add(pid);
@@ -292,7 +310,9 @@ describe('listen', { concurrency: 3 }, () => {
     const app = `
       const server = require('http').createServer();
       server.listen(0, '127.0.0.3', () => { console.log('at', server.address().address, typeof process.send); server.close(); });
-      require('child_process').execFileSync(process.execPath, ['-e', ''], { stdio: 'inherit' });`;
+      if (process.env.PINGORA_UNIX_PROXY_WORKER === undefined) {
+        require('child_process').execFileSync(process.execPath, ['-e', ''], { stdio: 'inherit' });
+      }`;
     const cases = [
       [undefined, ''],
       ['', ''],

@@ -91,9 +91,15 @@ describe('session ids end in the tag', { concurrency: 3 }, () => {
   });
 
   const own = {
-    "an app's own id is left alone": [`${OWN} = () => 'own-' + Math.random().toString(36).slice(2, 12) + 'abcd';`, /^own-.*abcd$/],
+    "an app's own id is left alone": [
+      `${OWN} = () => 'own-' + Math.random().toString(36).slice(2, 12) + 'abcd';`,
+      /^own-.*abcd$/,
+    ],
     "an app's own promise is left alone": [`${OWN} = async () => 'own-' + Date.now() + 'abcd';`, /^own-\d+abcd$/],
-    'a prefix to the original': [`const old = ${OWN}; ${OWN} = function (q) { return 'eu1.' + old.call(this, q); };`, /^eu1\.[\w-]{17}T4g$/],
+    'a prefix to the original': [
+      `const old = ${OWN}; ${OWN} = function (q) { return 'eu1.' + old.call(this, q); };`,
+      /^eu1\.[\w-]{17}T4g$/,
+    ],
     'a later suffix': [`const old = ${OWN}; ${OWN} = function (q) { return old.call(this, q) + 'zz'; };`, /T4gzz$/],
     'an own prototype function': [
       `require('engine.io').Server.prototype.generateId = () => 'proto-abcdefgh' + Date.now();`,
@@ -114,7 +120,9 @@ describe('session ids end in the tag', { concurrency: 3 }, () => {
 
   it('stays out of apps without a tag', async (t) => {
     const proxy = await Proxy.start(t, { tag: undefined });
-    proxy.run(`const http = require('http').createServer(); new (require('socket.io').Server)(http); http.listen(3000);`);
+    proxy.run(
+      `const http = require('http').createServer(); new (require('socket.io').Server)(http); http.listen(3000);`,
+    );
     await proxy.main();
     assert.match(await handshake(proxy), /^[\w-]{20}$/);
   });

@@ -19,6 +19,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 
+/// A client that ended its side looks the same as one that left. It gets its answer if that moves
+/// at least this often; then the app learns that the client has gone.
+const HALF_CLOSED_LIMIT: Duration = Duration::from_secs(2);
 /// Steps of one direction in one go, so that a flood leaves room for others.
 const BURST: usize = 16;
 
@@ -29,8 +32,13 @@ pub(super) enum Broken {
     Unsent,
     /// The worker ended the connection before it answered.
     Died,
+    /// The same, and what was sent last lay unread: a Unix socket tells so by a reset. It went out in
+    /// one piece.
+    Unread,
     /// The client has left.
     ClientGone,
+    /// The client ended its side before its request was whole.
+    ClientEnded,
     /// The worker did not begin to answer in time.
     NoAnswer,
     /// The client stopped sending its body.
@@ -72,6 +80,8 @@ pub(super) struct Exchange<'a, W> {
     /// The request's head and what of its body came with it; kept whole so that it can be sent again.
     first: &'a [u8],
     sent: usize,
+    /// `first` went out in more than one piece.
+    cut: bool,
     body: BodyScanner,
     /// Body bytes that the worker did not take at once.
     to_worker: BytesMut,
@@ -89,6 +99,8 @@ pub(super) struct Exchange<'a, W> {
     /// The worker sent more than one answer, or ended its connection.
     worker_spent: bool,
     stay: bool,
+    /// The client sends no more. It may still wait for its answer, or have left: only writing to it tells.
+    client_ended: bool,
     watch: W,
 }
 
@@ -123,6 +135,8 @@ impl<'a, W: Watch> Exchange<'a, W> {
             limits,
             first,
             sent: 0,
+            cut: false,
+            client_ended: false,
             body,
             to_worker: BytesMut::new(),
             streamed: false,
@@ -185,7 +199,9 @@ impl<'a, W: Watch> Exchange<'a, W> {
         if moved {
             self.alarm.clear();
         }
-        let (limit, late) = if !self.to_client.is_empty() {
+        let (limit, late) = if self.client_ended {
+            (HALF_CLOSED_LIMIT, Broken::ClientGone)
+        } else if !self.to_client.is_empty() {
             (self.limits.body_timeout, Broken::ClientStalled)
         } else if self.answer.is_some() {
             // The answer takes the time it takes: event streams may be silent for long.
@@ -215,6 +231,7 @@ impl<'a, W: Watch> Exchange<'a, W> {
         if self.sent < self.first.len() {
             return match Pin::new(&mut self.worker).poll_write(cx, &self.first[self.sent..]) {
                 Poll::Ready(Ok(n)) => {
+                    self.cut |= n < self.first.len();
                     self.sent += n;
                     Ok(true)
                 }
@@ -261,14 +278,27 @@ impl<'a, W: Watch> Exchange<'a, W> {
         });
         match read {
             Poll::Ready(Ok(n)) if n > 0 => Ok(true),
-            Poll::Ready(_) => Err(Broken::ClientGone),
+            Poll::Ready(Ok(_)) => Err(Broken::ClientEnded),
+            Poll::Ready(Err(_)) => Err(Broken::ClientGone),
             Poll::Pending => Ok(false),
         }
     }
 
     /// The request is given on: only that the client leaves is news, and what it sends is its next request.
     fn look_ahead(&mut self, cx: &mut Context<'_>) -> Result<bool, Broken> {
-        while self.ahead.len() < AHEAD_LIMIT && self.read_client(cx)? {}
+        while self.ahead.len() < AHEAD_LIMIT && !self.client_ended {
+            match self.read_client(cx) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(Broken::ClientEnded) => {
+                    self.client_ended = true;
+                    self.stay = false;
+                    self.keep_alive = false;
+                    self.alarm.clear();
+                }
+                Err(broken) => return Err(broken),
+            }
+        }
         Ok(false)
     }
 
@@ -305,6 +335,7 @@ impl<'a, W: Watch> Exchange<'a, W> {
                 Poll::Ready(Ok(())) if self.answer.is_some() => self.pass_body(cx, read.filled()),
                 Poll::Ready(Ok(())) => self.read_head(read.filled()),
                 Poll::Ready(Err(_)) if self.answer.is_some() => Err(Broken::Truncated),
+                Poll::Ready(Err(e)) if e.kind() == io::ErrorKind::ConnectionReset && !self.cut => Err(Broken::Unread),
                 Poll::Ready(Err(_)) => Err(Broken::Died),
                 Poll::Pending => Ok(false),
             }

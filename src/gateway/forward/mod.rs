@@ -201,7 +201,14 @@ impl<'a> Attempts<'a> {
                 }
                 return Ok(());
             }
-            Broken::Died if whole && self.replayable && !self.replayed && (reused || !self.plan.is_bound()) => {
+            // A Node worker reads all there is at once: what lay unread, it has not seen any of.
+            Broken::Unread if whole && lease.member().tag.is_some() => {
+                self.tried.push(lease.member().clone());
+                return Ok(());
+            }
+            Broken::Died | Broken::Unread
+                if whole && self.replayable && !self.replayed && (reused || !self.plan.is_bound()) =>
+            {
                 self.replayed = true;
                 // A session's owner is asked again; for anything else another worker is better.
                 if !self.plan.is_bound() {
@@ -210,8 +217,10 @@ impl<'a> Attempts<'a> {
                 self.last = Answer::BROKEN;
                 return Ok(());
             }
-            Broken::ClientGone | Broken::ClientStalled | Broken::Truncated => return Err(Ended::Silently),
-            Broken::Unsent | Broken::Died => Answer::BROKEN,
+            Broken::ClientGone | Broken::ClientEnded | Broken::ClientStalled | Broken::Truncated => {
+                return Err(Ended::Silently);
+            }
+            Broken::Unsent | Broken::Died | Broken::Unread => Answer::BROKEN,
             Broken::NoAnswer => Answer::NO_ANSWER,
             Broken::BodyTimeout => Answer::HEAD_TIMEOUT,
             Broken::BodyTooLong => Answer::TOO_LONG,

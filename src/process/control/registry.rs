@@ -56,9 +56,11 @@ pub(crate) struct Expected {
 /// All workers that may dial in, and the connections of those that did.
 #[derive(Clone, Debug)]
 pub(crate) struct Registry {
-    inner: Arc<Mutex<HashMap<(Arc<str>, Incarnation), Entry>>>,
+    inner: Arc<Mutex<Entries>>,
     reports: mpsc::Sender<Reported>,
 }
+
+type Entries = HashMap<(Arc<str>, Incarnation), Entry>;
 
 #[derive(Debug)]
 struct Entry {
@@ -131,6 +133,11 @@ impl Registry {
     /// The worker is gone: its connections end.
     pub(crate) fn forget(&self, id: &WorkerId) {
         self.lock().remove(&(id.app.clone(), id.incarnation));
+    }
+
+    /// Whether any expected worker runs as this user.
+    pub(super) fn knows_user(&self, uid: u32) -> bool {
+        self.lock().values().any(|entry| entry.expected.uid == uid)
     }
 
     /// Sends to every connection of a worker; returns how many took it.
@@ -221,7 +228,7 @@ impl Registry {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(Arc<str>, Incarnation), Entry>> {
+    fn lock(&self) -> MutexGuard<'_, Entries> {
         self.inner.lock().unwrap_or_else(|e| e.into_inner())
     }
 }

@@ -67,10 +67,14 @@ pub(crate) async fn serve(listener: UnixListener, registry: Registry) {
 
 async fn connection(stream: UnixStream, link: LinkId, registry: &Registry) -> Result<(), String> {
     let peer = stream.peer_cred().map_err(|e| format!("peer without credentials: {e}"))?;
+    let who = || format!("process {:?} of user {}", peer.pid().unwrap_or(0), peer.uid());
     let (reader, mut writer) = stream.into_split();
+    if !registry.knows_user(peer.uid()) {
+        // At once: a stranger must not hold a place.
+        return refuse(&mut writer, &who(), format!("no worker of user {} is expected", peer.uid())).await;
+    }
     let mut reader = BufReader::new(reader);
     let first = timeout(HELLO_LIMIT, line(&mut reader, LONGEST_HELLO)).await;
-    let who = || format!("process {:?} of user {}", peer.pid().unwrap_or(0), peer.uid());
     let first = match first {
         Err(_) => return Err(format!("{} said no hello within {HELLO_LIMIT:?}", who())),
         // A probe of the socket.
@@ -84,18 +88,20 @@ async fn connection(stream: UnixStream, link: LinkId, registry: &Registry) -> Re
         Err(e) => Err(format!("bad hello: {e}")),
     };
     match admitted {
-        Err(reason) => {
-            let refusal = ProxySays::Refused { reason: reason.clone() };
-            // It hears why if it listens; refused it is either way.
-            let _ = say(&mut writer, &refusal.to_line().unwrap_or_default()).await;
-            Err(format!("{} refused: {reason}", who()))
-        }
+        Err(reason) => refuse(&mut writer, &who(), reason).await,
         Ok((id, inbox)) => {
             let served = converse(reader, writer, inbox, registry, &id, link).await;
             registry.close(&id, link).await;
             served.map_err(|why| format!("{id}: {why}"))
         }
     }
+}
+
+async fn refuse(writer: &mut OwnedWriteHalf, who: &str, reason: String) -> Result<(), String> {
+    let text = format!("{who} refused: {reason}");
+    // It hears why if it listens; refused it is either way.
+    let _ = say(writer, &ProxySays::Refused { reason }.to_line().unwrap_or_default()).await;
+    Err(text)
 }
 
 /// Until either side ends.

@@ -160,7 +160,17 @@ async fn strangers_are_refused_and_told_why() {
     assert_eq!(stage.refused(|h| h["type"] = json!("ready")).await, "the first line must be a hello");
     assert!(stage.refused(|h| h["pid"] = json!("x")).await.starts_with("bad hello: "));
 
+    let stage = Stage::for_user(12345);
+    let mut stranger = stage.dial().await;
+    let answer = stranger.hear().await;
+    assert!(answer["reason"].as_str().unwrap().starts_with("no worker of user "), "{answer}");
+    stranger.is_closed().await;
+
+    // Another worker's user is not this one's.
     let mut stage = Stage::for_user(12345);
+    let other = WorkerId { incarnation: Incarnation(8), ..id() };
+    let uid = rustix::process::geteuid().as_raw();
+    stage.registry.expect(Expected { id: other, token: Token::random().unwrap(), uid, socket: "/x.sock".into() });
     assert!(stage.refused(|_| ()).await.ends_with("is not the worker's user"));
 }
 

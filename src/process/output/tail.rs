@@ -24,9 +24,4 @@ impl Tail {
     pub(crate) fn lines(&self) -> Vec<String> {
         self.0.lock().unwrap_or_else(|e| e.into_inner()).iter().cloned().collect()
     }
-
-    /// A new process speaks for itself.
-    pub(crate) fn clear(&self) {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).clear();
-    }
 }

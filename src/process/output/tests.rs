@@ -150,6 +150,4 @@ fn the_last_words_are_bounded() {
     let lines = tail.lines();
     assert_eq!(lines.len(), 50);
     assert!(lines[0].starts_with("150 ") && lines.iter().all(|line| line.len() <= 512));
-    tail.clear();
-    assert!(tail.lines().is_empty());
 }

@@ -186,10 +186,11 @@ export class Proxy {
     return this.processes().filter(process => process.pid !== this.child.pid);
   }
 
-  /** Sends a signal to a process that this proxy started; refuses any other. */
+  /** Sends a signal to a process that this proxy started; refuses any other. Returns when that was. */
   kill(pid, signal = 'SIGKILL') {
     assert.ok(this.processes().some(process => process.pid === pid), `${pid} is not a process of this test`);
     process.kill(pid, signal);
+    return performance.now();
   }
 
   killAll() {

@@ -1,0 +1,124 @@
+//! Carries out what the fleets ask.
+
+use super::effects::{self, Introduction, Start};
+use super::keeper::Keeper;
+use super::room::Entry;
+use crate::fleet::{Action, Event};
+use crate::process::control::{self, Expected, ProxySays, Token};
+use crate::process::{Error, Process};
+use crate::worker::{Incarnation, Slot, WorkerId};
+
+impl Keeper {
+    pub(super) async fn carry_out(&mut self) {
+        for at in 0..self.rooms.len() {
+            while let Some(action) = self.rooms.get_mut(at).and_then(|room| room.fleet.poll_action()) {
+                match action {
+                    Action::Publish => self.publish(at).await,
+                    other => self.act(at, other),
+                }
+            }
+        }
+    }
+
+    async fn publish(&mut self, at: usize) {
+        if let Some(room) = self.rooms.get(at) {
+            room.pool.publish(room.seats()).await;
+        }
+    }
+
+    fn act(&mut self, at: usize, action: Action) {
+        let Some(room) = self.rooms.get_mut(at) else { return };
+        let entry = |incarnation| room.workers.get(incarnation);
+        let process = |incarnation| entry(incarnation).and_then(|entry| entry.process.as_ref());
+        match action {
+            Action::Note { level, text } => log::log!(level, "{text}"),
+            Action::Publish => {}
+            Action::Spawn { slot, incarnation, .. } => {
+                room.restarts.begun(slot);
+                self.spawn(at, slot, incarnation);
+            }
+            Action::Signal { incarnation, signal } => {
+                if let Some(process) = process(&incarnation) {
+                    process.ask_to_end();
+                    warn(process.signal_group(signal));
+                }
+            }
+            Action::KillGroup { incarnation } => warn(process(&incarnation).map_or(Ok(()), Process::kill_group)),
+            Action::SendShutdown { incarnation } => {
+                if let Some(entry) = entry(&incarnation) {
+                    entry.process.iter().for_each(Process::ask_to_end);
+                    self.registry.send_all(&entry.id, &ProxySays::Shutdown);
+                }
+            }
+            Action::Probe { incarnation, attempt } => {
+                if let (Some(entry), Some(tools)) = (entry(&incarnation), &self.tools) {
+                    effects::probe(at, attempt, entry.member().cloned(), tools.check.clone(), self.inputs.clone());
+                }
+            }
+            Action::Cleanup { incarnation } => {
+                if let Some(entry) = room.workers.get_mut(&incarnation) {
+                    entry.process = None;
+                    self.registry.forget(&entry.id);
+                    let readers = std::mem::take(&mut entry.readers);
+                    effects::clean(at, entry.id.clone(), self.dir.clone(), readers, self.inputs.clone());
+                }
+            }
+        }
+    }
+
+    fn spawn(&mut self, at: usize, slot: Slot, incarnation: Incarnation) {
+        if let Err(why) = self.try_spawn(at, slot, incarnation) {
+            self.tell(at, Event::SpawnFailed { incarnation, why });
+        }
+    }
+
+    fn try_spawn(&mut self, at: usize, slot: Slot, incarnation: Incarnation) -> Result<(), String> {
+        let (Some(room), Some(tools)) = (self.rooms.get_mut(at), &self.tools) else { return Ok(()) };
+        let id = WorkerId { app: room.name.clone(), slot, incarnation };
+        let socket = self.dir.socket(&id);
+        // First, so that a failure is cleaned up after.
+        let entry = room.workers.entry(incarnation).or_insert(Entry::new(id.clone(), socket.clone()));
+        let mut preload = None;
+        if room.spec.preload {
+            let tag = self.tags.take().ok_or("all tags are in use")?;
+            entry.tag = Some(tag);
+            let token = Token::random().map_err(|e| format!("no random numbers: {e}"))?;
+            let introduction = Introduction {
+                protocol: control::PROTOCOL,
+                control: &self.dir.control_socket(),
+                socket: &socket,
+                app: &id.app,
+                slot: slot.0,
+                incarnation: incarnation.0,
+                token: token.as_str(),
+                tag: tag.as_str(),
+                port: self.port,
+                wait_ready: room.wait_ready,
+                keep_alive_ms: self.keep_alive.as_millis() as u64,
+                orphan_ms: self.orphan_timeout.as_millis() as u64,
+            };
+            let text = serde_json::to_string(&introduction).map_err(|e| e.to_string())?;
+            preload = Some((tools.preload.clone(), text));
+            let own = rustix::process::geteuid().as_raw();
+            let uid = room.spec.user.as_ref().map_or(own, |user| user.uid);
+            self.registry.expect(Expected { id: id.clone(), token, uid, socket: socket.clone() });
+        }
+        let (spec, dir) = (room.spec.clone(), self.dir.clone());
+        Start { room: at, id, spec, dir, socket, preload }.begin(self.inputs.clone());
+        Ok(())
+    }
+
+    /// The last resort: no rule decides any more.
+    pub(super) fn kill_processes(&self) {
+        let entries = self.rooms.iter().flat_map(|room| room.workers.values());
+        for process in entries.filter_map(|entry| entry.process.as_ref()) {
+            warn(process.kill_group());
+        }
+    }
+}
+
+fn warn(done: Result<(), Error>) {
+    if let Err(e) = done {
+        log::warn!("{e}");
+    }
+}

@@ -6,7 +6,7 @@ use crate::config::cli::{Cli, Stop};
 use crate::config::verbs::Asked;
 use crate::config::{self, Config};
 use crate::gateway::{self, Gateway};
-use crate::pool::{Pool, QueuePolicy};
+use crate::pool::Pool;
 use crate::supervisor::{AppSpec, Control, Setup, Supervisor};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -125,7 +125,7 @@ fn supervise(config: &mut Config) -> Result<((Supervisor, Vec<gateway::App>), Co
     let mut apps = Vec::new();
     for app in std::mem::take(&mut config.apps) {
         let name: Arc<str> = app.name.into();
-        let pool = Arc::new(Pool::new(name.clone(), app.affinity, app.balance, QueuePolicy::default()));
+        let pool = Arc::new(Pool::new(name.clone(), app.affinity, app.balance, app.queue));
         let keep_alive = if app.spec.preload { IDLE } else { IDLE_UNKNOWN };
         apps.push(gateway::App { pool: pool.clone(), response_timeout: app.response_timeout, keep_alive });
         specs.push(AppSpec { name, spec: app.spec, policy: app.policy, pool });

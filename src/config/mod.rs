@@ -6,6 +6,7 @@
 //! defaults stand in one table, [`schema`]; docs/configuration.md is tested against it.
 
 mod admin;
+mod affinity;
 mod apps;
 pub mod cli;
 mod command;
@@ -27,6 +28,7 @@ mod yaml;
 pub use error::{Error, Place, Warning};
 
 use crate::fleet::policy::Policy;
+use crate::pool::QueuePolicy;
 use crate::pool::affinity::{Affinity, Balance};
 use crate::process::spec::Spec;
 use cli::{Cli, Source};
@@ -75,6 +77,7 @@ pub(crate) struct App {
     pub(crate) policy: Policy,
     pub(crate) affinity: Affinity,
     pub(crate) balance: Balance,
+    pub(crate) queue: QueuePolicy,
     /// How long a worker may stay silent before it has begun its answer (504 then).
     pub(crate) response_timeout: Duration,
 }

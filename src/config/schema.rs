@@ -64,7 +64,7 @@ const fn key(name: &'static str, kind: Kind, default: Preset) -> Key {
 }
 
 pub(super) const ALL: &[&Section] =
-    &[&TOP, &SERVER, &LISTENER, &APP, &INSTANCES, &BACKOFF, &ROUTE, &LIMITS, &ADMIN, &METRICS];
+    &[&TOP, &SERVER, &LISTENER, &APP, &INSTANCES, &BACKOFF, &QUEUE, &ROUTE, &LIMITS, &ADMIN, &METRICS];
 
 pub(super) const TOP: Section = Section {
     name: "",
@@ -202,6 +202,8 @@ pub(super) const APP: Section = Section {
         key("backoff", Map, Yaml("{min: 100ms, max: 30s}")),
         key("min_uptime", Duration(0, 86_400_000), Yaml("10s")),
         key("response_timeout", Duration(10, 86_400_000), Yaml("60s")),
+        key("max_concurrency", Integer(1, 1_000_000, ""), Words("no limit")),
+        key("queue", Map, Yaml("{max: 1000, timeout: 10s}")),
     ],
     elsewhere: &[
         ("name", Write("the name is the key above: apps: {NAME: {script: app.js}}")),
@@ -287,6 +289,12 @@ pub(super) const BACKOFF: Section = Section {
     name: "apps.NAME.backoff",
     keys: &[key("min", Duration(1, 3_600_000), Yaml("100ms")), key("max", Duration(1, 3_600_000), Yaml("30s"))],
     elsewhere: &[("initial", Write("write min")), ("delay", Write("write min"))],
+};
+
+pub(super) const QUEUE: Section = Section {
+    name: "apps.NAME.queue",
+    keys: &[key("max", Integer(0, 1_000_000, ""), Yaml("1000")), key("timeout", Duration(0, 3_600_000), Yaml("10s"))],
+    elsewhere: &[("size", Write("write max")), ("length", Write("write max")), ("max_wait", Write("write timeout"))],
 };
 
 pub(super) const ROUTE: Section = Section {

@@ -7,7 +7,7 @@ use super::{App, Rules, connect};
 use crate::pool::{Lease, Member};
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, UPGRADE};
+use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, SET_COOKIE, UPGRADE};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::protocols::http::ServerSession;
@@ -206,6 +206,7 @@ impl ProxyHttp for Proxy {
         if let Some(learner) = &mut ctx.learner {
             // Pingora gives bodies out without chunk framing.
             learner.begin(response.status == 200 && !response.headers.contains_key(CONTENT_ENCODING), false);
+            response.headers.get_all(SET_COOKIE).iter().for_each(|value| learner.set_cookie(value.as_bytes()));
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::fleet::State;
 use crate::pool::affinity::{Affinity, Balance};
-use crate::pool::{Use, Wanted};
+use crate::pool::{QueuePolicy, Use, Wanted};
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -70,14 +70,8 @@ impl Stage {
     fn start(apps: Vec<(Spec, Policy)>) -> Stage {
         let base = base_dir();
         let output = Written::default();
-        let pool = || {
-            Arc::new(Pool::new(
-                "app".into(),
-                Affinity::SocketIo,
-                Balance::LeastLoaded,
-                crate::pool::QueuePolicy::default(),
-            ))
-        };
+        let pool =
+            || Arc::new(Pool::new("app".into(), Affinity::SocketIo, Balance::LeastLoaded, QueuePolicy::default()));
         let pools: Vec<_> = apps.iter().map(|_| pool()).collect();
         let app = |(n, (spec, policy)): (usize, (Spec, Policy))| AppSpec {
             name: format!("app{n}").into(),
@@ -328,12 +322,7 @@ impl pingora_core::server::ShutdownSignalWatch for Finished {
 async fn it_runs_as_a_service_of_pingora() {
     use pingora_core::server::{RunArgs, Server};
     let base = base_dir();
-    let pool = Arc::new(Pool::new(
-        "app".into(),
-        Affinity::SocketIo,
-        Balance::LeastLoaded,
-        crate::pool::QueuePolicy::default(),
-    ));
+    let pool = Arc::new(Pool::new("app".into(), Affinity::SocketIo, Balance::LeastLoaded, QueuePolicy::default()));
     let (supervisor, control) = Supervisor::new(Setup {
         faults: Arc::default(),
         apps: vec![AppSpec { name: "chat".into(), spec: node(HELLO), policy: policy(), pool: pool.clone() }],

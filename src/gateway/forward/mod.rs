@@ -243,6 +243,7 @@ impl Watch for Option<Learner> {
         if let Some(learner) = self {
             let encoded = head.headers(buf).all("content-encoding").next().is_some();
             learner.begin(head.status == 200 && !encoded, head.body == Body::Chunked);
+            head.headers(buf).all("set-cookie").for_each(|value| learner.set_cookie(value));
         }
     }
 

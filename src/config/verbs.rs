@@ -187,7 +187,7 @@ fn stop(error: &structopt::clap::Error) -> Stop {
     let word = error.info.as_ref().and_then(|info| info.first());
     match (error.kind, word) {
         (ErrorKind::HelpDisplayed, _) => Stop { text: format!("{}\n", error.message.trim_end()), code: 0 },
-        (ErrorKind::UnknownArgument, Some(word)) => {
+        (ErrorKind::UnknownArgument, Some(word)) if !word.starts_with('-') => {
             mistake(&format!("unexpected {}", shown(word)), "--help after the command shows what it takes")
         }
         _ => Stop { text: format!("{}\n", error.message.trim_end()), code: 2 },

@@ -210,6 +210,9 @@ impl Keeper {
     pub(super) fn tell(&mut self, room: usize, event: Event) {
         let now = self.now();
         if let Some(room) = self.rooms.get_mut(room) {
+            if let Event::SpawnFailed { incarnation, .. } = event {
+                room.ended(incarnation, None);
+            }
             room.fleet.handle(event, now);
         }
     }
@@ -246,13 +249,6 @@ impl Keeper {
     }
 
     fn answered(&mut self, Input { room, incarnation, answer }: Input) {
-        if let Some(room) = self.rooms.get_mut(room) {
-            match &answer {
-                Answer::Exited(exit) => room.ended(incarnation, Some(*exit)),
-                Answer::Started(Err(_)) => room.ended(incarnation, None),
-                _ => {}
-            }
-        }
         match answer {
             Answer::Started(Ok(started)) => self.started(room, incarnation, started),
             Answer::Started(Err(e)) => self.tell(room, Event::SpawnFailed { incarnation, why: e.to_string() }),
@@ -263,6 +259,7 @@ impl Keeper {
             Answer::Exited(exit) => {
                 if let Some(room) = self.rooms.get_mut(room) {
                     room.keep_last_words(incarnation);
+                    room.ended(incarnation, Some(exit));
                 }
                 self.tell(room, Event::Exited { incarnation, how: exit.to_string() });
             }

@@ -13,6 +13,7 @@ mod fields;
 mod interpolate;
 mod limits;
 mod listeners;
+mod logs;
 mod machine;
 mod pingora;
 mod routes;
@@ -26,6 +27,7 @@ pub use error::{Error, Place, Warning};
 
 use crate::fleet::policy::Policy;
 use crate::pool::affinity::{Affinity, Balance};
+use crate::process::output;
 use crate::process::spec::Spec;
 use cli::{Cli, Source};
 use error::Findings;
@@ -55,6 +57,7 @@ pub(crate) struct Config {
     /// Never empty: a single app without routes gets the one that matches everything.
     pub(crate) routes: Vec<Route>,
     pub(crate) limits: Limits,
+    pub(crate) logs: output::Policy,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -242,8 +245,9 @@ fn decode(found: Findings, base: &Path, root: &Node, machine: &dyn Machine) -> L
     let apps = apps::decode(&mut d, &top);
     let routes = routes::decode(&mut d, &top, &apps);
     let limits = limits::decode(&mut d, &top);
+    let logs = logs::decode(&mut d, &top);
     limits::check_socket_paths(&mut d, &top, &runtime_dir, &apps.apps);
-    let config = Config { server, listeners, runtime_dir, apps: apps.apps, routes, limits };
+    let config = Config { server, listeners, runtime_dir, apps: apps.apps, routes, limits, logs };
     d.found.finish(Some(config))
 }
 

@@ -137,6 +137,7 @@ fn supervise(config: &mut Config) -> Result<((Supervisor, Vec<gateway::App>), Co
         port: config.listeners.first().map_or(0, |listener| listener.address.port()),
         keep_alive: KEEP_ALIVE,
         orphan_timeout: ORPHAN_TIMEOUT,
+        logs: config.logs.clone(),
         output: None,
     };
     let (supervisor, control) = Supervisor::new(setup).map_err(|error| error.to_string())?;
@@ -182,12 +183,17 @@ impl Signals {
         let mut interrupt = listen(SignalKind::interrupt())?;
         let mut quit = listen(SignalKind::quit())?;
         let mut hangup = listen(SignalKind::hangup())?;
+        let mut user1 = listen(SignalKind::user_defined1())?;
         loop {
             tokio::select! {
                 () = next(&mut terminate) => self.stop("SIGTERM"),
                 () = next(&mut interrupt) => self.stop("SIGINT"),
                 () = next(&mut quit) => log::warn!("SIGQUIT: no successor is ready to take over; going on"),
                 () = next(&mut hangup) => log::warn!("SIGHUP: reload is not supported yet; going on"),
+                () = next(&mut user1) => {
+                    log::info!("SIGUSR1: opening log files anew");
+                    self.control.logs().reopen();
+                }
                 outcome = self.control.finished() => return outcome,
             }
         }

@@ -15,6 +15,7 @@ mod fields;
 mod interpolate;
 mod limits;
 mod listeners;
+mod logs;
 mod machine;
 mod pingora;
 mod routes;
@@ -30,6 +31,7 @@ pub use error::{Error, Place, Warning};
 use crate::fleet::policy::Policy;
 use crate::pool::QueuePolicy;
 use crate::pool::affinity::{Affinity, Balance};
+use crate::process::output;
 use crate::process::spec::Spec;
 use cli::{Cli, Source};
 use error::Findings;
@@ -63,6 +65,7 @@ pub(crate) struct Config {
     pub(crate) admin: Option<PathBuf>,
     /// Where metrics are served, if at all.
     pub(crate) metrics: Option<SocketAddr>,
+    pub(crate) logs: output::Policy,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -290,8 +293,9 @@ fn decode(found: Findings, base: &Path, root: &Node, machine: &dyn Machine) -> L
     let limits = limits::decode(&mut d, &top);
     let admin = admin::socket(&mut d, &top, &runtime_dir);
     let metrics = admin::metrics(&mut d, &top, &listeners);
+    let logs = logs::decode(&mut d, &top);
     limits::check_socket_paths(&mut d, &top, &runtime_dir, &apps.apps);
-    let config = Config { server, listeners, runtime_dir, apps: apps.apps, routes, limits, admin, metrics };
+    let config = Config { server, listeners, runtime_dir, apps: apps.apps, routes, limits, admin, metrics, logs };
     d.found.finish(Some(config))
 }
 

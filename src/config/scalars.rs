@@ -71,7 +71,9 @@ impl Decoder<'_> {
 
     pub(super) fn duration(&mut self, fields: &Fields<'_>, name: &'static str) -> Option<Duration> {
         let field = fields.get(name)?;
-        let Takes::Duration(least, most) = fields.section.kind(name) else { return None };
+        let (Takes::Duration(least, most) | Takes::DurationOrNone(least, most)) = fields.section.kind(name) else {
+            return None;
+        };
         let (least, most) = (Duration::from_millis(least), Duration::from_millis(most));
         let value = match field.scalar() {
             Some(scalar) if scalar.kind == Kind::Text => match humantime::parse_duration(scalar.text.trim()) {
@@ -98,6 +100,14 @@ impl Decoder<'_> {
         let hint = if low { format!("the least is {least}") } else { format!("the most is {most}") };
         self.wrong(&field, &format!("from {least} to {most}"), &hint);
         None
+    }
+
+    /// `Some(None)` for `none`.
+    pub(super) fn duration_or_none(&mut self, fields: &Fields<'_>, name: &'static str) -> Option<Option<Duration>> {
+        match fields.get(name)?.text() {
+            Some("none") => Some(None),
+            _ => self.duration(fields, name).map(Some),
+        }
     }
 
     fn no_unit(&mut self, field: &Field<'_>, number: &str) -> Option<Duration> {

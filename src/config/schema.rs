@@ -27,6 +27,8 @@ pub(super) enum Kind {
     Integer(u64, u64, &'static str),
     /// Least and most, in milliseconds.
     Duration(u64, u64),
+    /// The same, or `none`.
+    DurationOrNone(u64, u64),
     /// Least and most, in bytes, and words that may stand instead.
     Size(u64, u64, &'static str),
     List,
@@ -56,7 +58,7 @@ pub(super) enum Instead {
 }
 
 use Instead::{Later, Useless, Write};
-use Kind::{Duration, Flag, Integer, List, Map, Other, Size};
+use Kind::{Duration, DurationOrNone, Flag, Integer, List, Map, Other, Size};
 use Preset::{Required, Words, Yaml};
 
 const fn key(name: &'static str, kind: Kind, default: Preset) -> Key {
@@ -64,7 +66,7 @@ const fn key(name: &'static str, kind: Kind, default: Preset) -> Key {
 }
 
 pub(super) const ALL: &[&Section] =
-    &[&TOP, &SERVER, &LISTENER, &APP, &INSTANCES, &BACKOFF, &QUEUE, &ROUTE, &LIMITS, &ADMIN, &METRICS];
+    &[&TOP, &SERVER, &LISTENER, &APP, &INSTANCES, &BACKOFF, &QUEUE, &ROUTE, &LIMITS, &ADMIN, &METRICS, &LOGS, &ROTATE];
 
 pub(super) const TOP: Section = Section {
     name: "",
@@ -77,11 +79,12 @@ pub(super) const TOP: Section = Section {
         key("limits", Map, Words("see below")),
         key("admin", Map, Yaml("{socket: default}")),
         key("metrics", Map, Words("not served")),
+        key("logs", Map, Words("see below")),
     ],
     elsewhere: &[
         ("prometheus", Write("write metrics: {address: \"127.0.0.1:9901\"}")),
-        ("logs", Later),
-        ("log", Later),
+        ("log", Write("write logs")),
+        ("logging", Write("write logs")),
         ("tls", Later),
         ("app", Write("write apps: with the app's name as a key below it")),
         ("services", Write("write apps: with each app's name as a key below it")),
@@ -261,13 +264,22 @@ pub(super) const APP: Section = Section {
         ("watch", Useless("the proxy does not watch files; use node --watch while you develop")),
         ("ignore_watch", Useless("the proxy does not watch files")),
         ("watch_delay", Useless("the proxy does not watch files")),
-        ("out_file", Useless("the workers' output goes to the proxy's standard output")),
-        ("error_file", Useless("the workers' output goes to the proxy's standard output")),
-        ("log_file", Useless("the workers' output goes to the proxy's standard output")),
-        ("merge_logs", Useless("the workers' output goes to the proxy's standard output, marked with the worker")),
-        ("combine_logs", Useless("the workers' output goes to the proxy's standard output, marked with the worker")),
-        ("log_date_format", Useless("the workers' output goes to the proxy's standard output")),
-        ("time", Useless("the workers' output goes to the proxy's standard output")),
+        ("out_file", Write("write logs: {output: file, path: \"/var/log/pingora-unix-proxy/{app}.log\"}, beside apps")),
+        (
+            "error_file",
+            Write("write logs: {output: file, path: \"/var/log/pingora-unix-proxy/{app}.log\"}, beside apps"),
+        ),
+        ("log_file", Write("write logs: {output: file, path: \"/var/log/pingora-unix-proxy/{app}.log\"}, beside apps")),
+        (
+            "merge_logs",
+            Useless("each line says which worker wrote it; logs.path without {slot} puts all of an app into one file"),
+        ),
+        (
+            "combine_logs",
+            Useless("each line says which worker wrote it; logs.path without {slot} puts all of an app into one file"),
+        ),
+        ("log_date_format", Useless("each line has its time, in UTC")),
+        ("time", Useless("each line has its time, in UTC")),
         ("pid_file", Useless("the proxy has one: server: {pid_file: FILE}")),
         ("pm_id_file", Useless("the proxy has one: server: {pid_file: FILE}")),
         ("source_map_support", Useless("write node_args: [--enable-source-maps]")),
@@ -387,6 +399,48 @@ pub(super) const METRICS: Section = Section {
     ],
 };
 
+pub(super) const LOGS: Section = Section {
+    name: "logs",
+    keys: &[
+        key("format", Other("text or json"), Yaml("text")),
+        key("output", Other("stdout, file, both or off"), Yaml("stdout")),
+        key("path", Other("file"), Words("none; needed for file and both")),
+        key("rotate", Map, Yaml("{size: 100mb, age: none, keep: 5}")),
+    ],
+    elsewhere: &[
+        ("file", Write("write output: file, and path")),
+        ("dir", Write("write path: \"/var/log/pingora-unix-proxy/{app}.log\"")),
+        ("directory", Write("write path: \"/var/log/pingora-unix-proxy/{app}.log\"")),
+        ("out_file", Write("write path; {stream} in it becomes out or err")),
+        ("error_file", Write("write path; {stream} in it becomes out or err")),
+        (
+            "level",
+            Useless(
+                "every line of the workers is written; the environment variable RUST_LOG sets the proxy's own level",
+            ),
+        ),
+        ("max_size", Write("write rotate: {size: 100mb}")),
+        ("compress", Later),
+    ],
+};
+
+pub(super) const ROTATE: Section = Section {
+    name: "logs.rotate",
+    keys: &[
+        key("size", Size(4096, 1 << 50, "none"), Yaml("100mb")),
+        key("age", DurationOrNone(60_000, 365 * 86_400_000), Yaml("none")),
+        key("keep", Integer(0, 1000, ""), Yaml("5")),
+    ],
+    elsewhere: &[
+        ("max_size", Write("write size")),
+        ("retain", Write("write keep")),
+        ("rotate", Write("write keep")),
+        ("interval", Write("write age")),
+        ("daily", Write("write age: 1day")),
+        ("compress", Later),
+    ],
+};
+
 impl Section {
     pub(super) fn names(&self) -> impl Iterator<Item = &'static str> {
         self.keys.iter().map(|key| key.name)
@@ -415,6 +469,7 @@ pub(super) fn row(key: &Key) -> String {
         Integer(least, most, words) if least == most => format!("{least}{}", or(words)),
         Integer(least, most, words) => format!("number, {least} to {most}{}", or(words)),
         Duration(least, most) => format!("duration, {} to {}", millis(least), millis(most)),
+        DurationOrNone(least, most) => format!("duration, {} to {}, or none", millis(least), millis(most)),
         Size(least, most, words) => format!("size, {} to {}{}", size_text(least), size_text(most), or(words)),
         List => "list".to_owned(),
         Map => "map".to_owned(),

@@ -146,6 +146,23 @@ limits: {head_size: 8kib, head_timeout: 1s, keepalive_timeout: 2s, body_size: 1.
 }
 
 #[test]
+fn logs_arrive() {
+    use crate::process::output::{FilePolicy, Format, Policy, Rotate};
+    let logs = |text: &str| good(&format!("logs: {text}\napps: {{chat: {{script: app.js}}}}")).logs;
+    assert_eq!(logs("{}"), Policy::default());
+    let rotate = Rotate { size: Some(1_000_000), age: Some(Duration::from_secs(86_400)), keep: 3 };
+    let files = FilePolicy { path: "/srv/logs/{app}-{slot}.{stream}.log".into(), rotate };
+    let text = r#"{format: json, output: both, path: "logs/{app}-{slot}.{stream}.log", rotate: {size: 1mb, age: 1day, keep: 3}}"#;
+    assert_eq!(logs(text), Policy { format: Format::Json, stdout: true, files: Some(files.clone()) });
+    assert_eq!(files.directory(), Path::new("/srv/logs"));
+    let files = FilePolicy { path: "/x.log".into(), rotate: Rotate { size: None, age: None, keep: 0 } };
+    let text = "{output: file, path: /x.log, rotate: {size: none, age: none, keep: 0}}";
+    assert_eq!(logs(text), Policy { format: Format::Text, stdout: false, files: Some(files.clone()) });
+    assert_eq!(files.directory(), Path::new("/"));
+    assert_eq!(logs("{output: off}"), Policy { stdout: false, ..Policy::default() });
+}
+
+#[test]
 fn a_written_default_changes_nothing() {
     let plain = format!("{:?}", good("apps: {chat: {script: app.js}}"));
     let mut seen = 0;
@@ -160,6 +177,7 @@ fn a_written_default_changes_nothing() {
                     let map = nested.trim_start_matches("apps.NAME.");
                     format!("apps: {{chat: {{script: app.js, {map}: {{{name}: {value}}}}}}}")
                 }
+                "logs.rotate" => format!("logs: {{rotate: {{{name}: {value}}}}}\napps: {{chat: {{script: app.js}}}}"),
                 "routes" => format!("routes: [{{{name}: {value}}}]\napps: {{chat: {{script: app.js}}}}"),
                 other => format!("{other}: {{{name}: {value}}}\napps: {{chat: {{script: app.js}}}}"),
             };
@@ -219,6 +237,7 @@ fn words_from_elsewhere_are_told_apart() {
                     let map = nested.trim_start_matches("apps.NAME.");
                     format!("apps: {{chat: {{script: app.js, {map}: {{{word}: 1}}}}}}")
                 }
+                "logs.rotate" => format!("logs: {{rotate: {{{word}: 1}}}}\napps: {{chat: {{script: app.js}}}}"),
                 "listeners" | "routes" => {
                     format!("{}: [{{{word}: 1}}]\napps: {{chat: {{script: app.js}}}}", section.name)
                 }

@@ -6,9 +6,9 @@ use super::tags::Tags;
 use super::{Outcome, Setup, Status, Wish};
 use crate::fleet::{Event, State, Time};
 use crate::process::control::{self, Registry, Report, Reported};
-use crate::process::output::{self, Sink, Stream};
+use crate::process::output::{self, Logs, Stream};
 use crate::process::{Error, Exit, RuntimeDir};
-use crate::worker::{Incarnation, WorkerId};
+use crate::worker::{Generation, Incarnation, WorkerId};
 use pingora_core::server::ShutdownWatch;
 use pingora_load_balancing::health_check::TcpHealthCheck;
 use std::io::Write;
@@ -58,6 +58,7 @@ pub(super) struct Keeper {
     answers: mpsc::Receiver<Input>,
     wishes: watch::Receiver<Wish>,
     status: watch::Sender<Arc<Status>>,
+    logs: Arc<Logs>,
     output: Option<Box<dyn Write + Send>>,
     /// Present while running.
     pub(super) tools: Option<Tools>,
@@ -67,7 +68,6 @@ pub(super) struct Keeper {
 
 /// What needs the runtime, or threads.
 pub(super) struct Tools {
-    sink: Arc<Sink>,
     pub(super) check: Arc<TcpHealthCheck>,
     pub(super) preload: PathBuf,
     control: AbortHandle,
@@ -83,6 +83,7 @@ impl Keeper {
     pub(super) fn new(
         setup: Setup,
         dir: RuntimeDir,
+        logs: Arc<Logs>,
         wishes: watch::Receiver<Wish>,
         status: watch::Sender<Arc<Status>>,
     ) -> Keeper {
@@ -109,6 +110,7 @@ impl Keeper {
             answers,
             wishes,
             status,
+            logs,
             output: setup.output,
             tools: None,
             #[cfg(test)]
@@ -151,11 +153,10 @@ impl Keeper {
         self.dir.write_pid()?;
         let preload = self.dir.write_preload(include_str!("../process/preload.cjs"))?;
         let listener = control::bind(&self.dir.control_socket(), self.dir.is_shared())?;
-        let output = self.output.take().unwrap_or_else(|| Box::new(std::io::stdout()));
-        let started = Sink::start(output);
-        let sink = started.map_err(|source| Error::Io { doing: "starting the output thread".into(), source })?;
+        let started = self.logs.start(self.output.take());
+        started.map_err(|source| Error::Io { doing: "starting the threads for output".into(), source })?;
         let control = tokio::spawn(control::serve(listener, self.registry.clone())).abort_handle();
-        Ok(Tools { sink, check: TcpHealthCheck::new().into(), preload, control })
+        Ok(Tools { check: TcpHealthCheck::new().into(), preload, control })
     }
 
     /// The loop. May be dropped and begun again at any await.
@@ -274,12 +275,14 @@ impl Keeper {
     }
 
     fn started(&mut self, at: usize, incarnation: Incarnation, started: Started) {
-        let (Some(room), Some(tools)) = (self.rooms.get_mut(at), &self.tools) else { return };
+        let Some(room) = self.rooms.get_mut(at) else { return };
         let Some(slot) = room.workers.get(&incarnation).map(|entry| entry.id.slot) else {
             log::error!("{} #{incarnation} started too late and is killed", room.name);
             effects::discard(started.process);
             return;
         };
+        let generation = room.fleet.workers().find(|worker| worker.incarnation == incarnation);
+        let generation = generation.map_or(Generation(0), |worker| worker.generation);
         let tail = room.new_tail(slot);
         let with_preload = room.spec.preload;
         let Some(entry) = room.workers.get_mut(&incarnation) else { return };
@@ -287,8 +290,8 @@ impl Keeper {
         let (exited, exited_out) = watch::channel(false);
         let (reading, read) = mpsc::channel(1);
         for (pipe, stream, tail) in [(started.out, Stream::Out, None), (started.err, Stream::Err, Some(tail))] {
-            let label = output::label(&entry.id, pid, stream);
-            let read = output::read(pipe, label, tools.sink.clone(), tail, exited_out.clone());
+            let feed = self.logs.feed(&entry.id, pid, generation, stream);
+            let read = output::read(pipe, feed, tail, exited_out.clone());
             let reading = reading.clone();
             entry.readers.push(tokio::spawn(async move {
                 read.await;
@@ -331,12 +334,11 @@ impl Keeper {
     }
 
     async fn close(mut self) {
-        if let Some(tools) = self.tools.take() {
-            let sink = tools.sink.clone();
-            let closed = tokio::task::spawn_blocking(move || sink.close(LAST_OUTPUT)).await;
-            if let Err(e) = closed {
-                log::error!("closing the workers' output: {e}");
-            }
+        drop(self.tools.take());
+        let logs = self.logs.clone();
+        let closed = tokio::task::spawn_blocking(move || logs.close(LAST_OUTPUT)).await;
+        if let Err(e) = closed {
+            log::error!("closing the workers' output: {e}");
         }
         // Tasks that still hold the directory are bounded in time, but the end must not wait for them.
         match Arc::try_unwrap(self.dir) {

@@ -43,6 +43,7 @@ pub(crate) use status::{AppStatus, Carried, SlotStatus, Status, WorkerStatus};
 
 use crate::fleet::policy::Policy;
 use crate::pool::Pool;
+use crate::process::output::{self, Logs};
 use crate::process::spec::Spec;
 use crate::process::{Error, RuntimeDir, Tenant};
 use async_trait::async_trait;
@@ -65,7 +66,9 @@ pub(crate) struct Setup {
     pub(crate) keep_alive: Duration,
     /// How long a worker lives without the proxy.
     pub(crate) orphan_timeout: Duration,
-    /// Where workers' output goes; standard output if `None`.
+    /// Where workers' output goes, and in what form.
+    pub(crate) logs: output::Policy,
+    /// Stands for standard output.
     pub(crate) output: Option<Box<dyn std::io::Write + Send>>,
 }
 
@@ -102,6 +105,7 @@ pub(crate) struct Control {
     wish: Arc<watch::Sender<Wish>>,
     outcome: watch::Receiver<Option<Outcome>>,
     status: watch::Receiver<Arc<Status>>,
+    logs: Arc<Logs>,
 }
 
 impl Supervisor {
@@ -112,9 +116,10 @@ impl Supervisor {
         let (wish, wishes) = watch::channel(Wish::Run);
         let (outcome, outcome_out) = watch::channel(None);
         let (status, status_out) = watch::channel(Arc::new(Status::default()));
-        let keeper = Keeper::new(setup, dir, wishes, status);
+        let logs = Logs::new(setup.logs.clone());
+        let keeper = Keeper::new(setup, dir, logs.clone(), wishes, status);
         let supervisor = Supervisor { keeper: Mutex::new(Some(keeper)), outcome: Arc::new(outcome) };
-        Ok((supervisor, Control { wish: Arc::new(wish), outcome: outcome_out, status: status_out }))
+        Ok((supervisor, Control { wish: Arc::new(wish), outcome: outcome_out, status: status_out, logs }))
     }
 }
 
@@ -145,6 +150,11 @@ impl Control {
 
     pub(crate) fn kill(&self) {
         self.wish.send_replace(Wish::Kill);
+    }
+
+    /// Workers' output: to open its files anew, and to ask for what was dropped.
+    pub(crate) fn logs(&self) -> &Arc<Logs> {
+        &self.logs
     }
 
     /// Waits for the end, however it came about.

@@ -87,6 +87,7 @@ impl Stage {
             port: 8000,
             keep_alive: Duration::from_secs(75),
             orphan_timeout: Duration::from_secs(30),
+            logs: Default::default(),
             output: Some(Box::new(output.clone())),
         };
         let (supervisor, control) = Supervisor::new(setup).unwrap();
@@ -214,10 +215,9 @@ async fn a_worker_that_fails_at_boot_backs_off_and_its_last_words_are_kept() {
     assert_eq!(slot.last_exit.as_deref(), Some("exited with code 3"));
     assert_eq!(*slot.last_words, ["no database^Mhere"]);
     let text = stage.end().await;
-    let label = text.lines().next().unwrap().split(' ').take(2).collect::<Vec<_>>().join(" ");
-    let pid: u32 = label.strip_prefix("app0[0] ").unwrap().parse().unwrap();
-    for line in [format!("app0[0] {pid} err | no database^Mhere"), format!("app0[0] {pid} out | bye")] {
-        assert!(text.lines().any(|l| l == line), "{text}");
+    let pid: u32 = text.lines().next().unwrap().split(' ').nth(2).unwrap().parse().unwrap();
+    for line in [format!(" app0[0] {pid} g1 err | no database^Mhere"), format!(" app0[0] {pid} g1 out | bye")] {
+        assert!(text.lines().any(|l| l.ends_with(&line)), "{text}");
     }
 }
 
@@ -330,6 +330,7 @@ async fn it_runs_as_a_service_of_pingora() {
         port: 8000,
         keep_alive: Duration::from_secs(75),
         orphan_timeout: Duration::from_secs(30),
+        logs: Default::default(),
         output: Some(Box::new(io::sink())),
     })
     .unwrap();

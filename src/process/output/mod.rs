@@ -1,26 +1,37 @@
-//! What workers write, on its way to our own output.
+//! What workers write, on its way to our own output and to log files.
 //!
 //! Each stream is a FIFO that the worker holds open read-write, so its writes never fail and never
-//! see a closed reader; a task per stream reads without ever stopping, cuts the bytes into lines
-//! and queues them, labelled, for one thread that writes to our stdout. When that is slow, lines
-//! are dropped and counted: neither the worker nor our memory pays for it.
+//! see a closed reader. A task per stream ([`read`]) reads without ever stopping, cuts the bytes into lines
+//! ([`frame`]), makes text or JSON of them ([`format`]) and queues blocks of them ([`sink`]) for a thread that
+//! writes ([`writer`]): one for our stdout, one for all files ([`files`]). When that is slow or fails, lines are
+//! dropped and counted: neither the worker nor our memory pays for it.
+//!
+//! What bounds it: a queue holds 4 MiB, 8 at the very most; one stream holds 1 MiB of that; a reader keeps a
+//! partial line of 16 KiB and shares all other buffers with its thread. A stream that drops is only counted,
+//! and a busy one is read a few hundred times a second, so output costs little however it comes.
 
+mod files;
+mod format;
 mod frame;
+mod logs;
 mod pipe;
 mod sink;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod writer;
 
+pub(crate) use files::Rotate;
+pub(crate) use format::Format;
+pub(crate) use logs::{Feed, FilePolicy, Logs, Policy};
 pub(crate) use pipe::{Pipe, make_pipe};
-pub(crate) use sink::Sink;
 pub(crate) use tail::Tail;
 
-use crate::worker::WorkerId;
 use frame::Framer;
+use std::cell::RefCell;
+use std::io;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::io::AsyncReadExt;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// One of a worker's two output streams.
@@ -45,23 +56,15 @@ const CHUNK: usize = 64 * 1024;
 /// or from a child of it that left its process group.
 const AFTER_EXIT: Duration = Duration::from_secs(2);
 
+thread_local! {
+    /// A thread reads one stream at a time, so all of its streams share this.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Reads one stream to its end: until no process holds it, or, once `exited` says true, for a
 /// bounded time more.
-pub(crate) async fn read(
-    mut pipe: Pipe,
-    label: String,
-    sink: Arc<Sink>,
-    tail: Option<Arc<Tail>>,
-    mut exited: watch::Receiver<bool>,
-) {
-    let mut framer = Framer::default();
-    let mut chunk = vec![0; CHUNK];
-    let deliver = |line: &str| {
-        if let Some(tail) = &tail {
-            tail.push(line);
-        }
-        sink.push(format!("{label} | {line}\n"));
-    };
+pub(crate) async fn read(pipe: Pipe, feed: Feed, tail: Option<Arc<Tail>>, mut exited: watch::Receiver<bool>) {
+    let mut reader = Reader { pace: Pace::new(pipe::size(&pipe)), pipe, feed, tail, framer: Framer::default() };
     let limit = async {
         // An error means that the sender is gone, and with it whoever could say more.
         let _ = exited.wait_for(|exited| *exited).await;
@@ -70,21 +73,92 @@ pub(crate) async fn read(
     tokio::pin!(limit);
     loop {
         tokio::select! {
-            got = pipe.read(&mut chunk) => match got {
-                Ok(0) => break,
-                Ok(n) => framer.push(chunk.get(..n).unwrap_or_default(), deliver),
+            more = reader.step() => match more {
+                Ok(true) => {}
+                Ok(false) => break,
                 Err(e) => {
-                    log::warn!("{label}: its output cannot be read any more: {e}");
+                    log::warn!("output of a worker cannot be read any more: {e}");
                     break;
                 }
             },
             () = &mut limit => break,
         }
     }
-    framer.finish(deliver);
+    reader.finish();
 }
 
-/// What each line of a worker's stream begins with: `chat[0] 4711 out`.
-pub(crate) fn label(id: &WorkerId, pid: u32, stream: Stream) -> String {
-    format!("{}[{}] {pid} {}", id.app, id.slot, stream.short())
+struct Reader {
+    pipe: Pipe,
+    feed: Feed,
+    tail: Option<Arc<Tail>>,
+    framer: Framer,
+    pace: Pace,
+}
+
+impl Reader {
+    /// Reads what is there; false at the end. May be dropped at any await.
+    async fn step(&mut self) -> io::Result<bool> {
+        self.pipe.readable().await?;
+        let got = match self.take() {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+            got => got?,
+        };
+        match self.pace.after(got, Instant::now()) {
+            Some(pause) => tokio::time::sleep(pause).await,
+            None => tokio::task::yield_now().await,
+        }
+        Ok(got > 0)
+    }
+
+    fn take(&mut self) -> io::Result<usize> {
+        let mut chunk = SCRATCH.take();
+        chunk.resize(CHUNK, 0);
+        let got = self.pipe.try_read(&mut chunk);
+        let bytes = got.as_ref().ok().and_then(|n| chunk.get(..*n)).unwrap_or_default();
+        if !bytes.is_empty() {
+            let (framer, tail) = (&mut self.framer, self.tail.as_deref());
+            self.feed.take(|line| framer.push(bytes, told(tail, line)));
+        }
+        SCRATCH.set(chunk);
+        got
+    }
+
+    fn finish(self) {
+        let (framer, tail) = (self.framer, self.tail.as_deref());
+        self.feed.take(|line| framer.finish(told(tail, line)));
+    }
+}
+
+/// The tail hears of every line, also of those that are dropped.
+fn told<'a>(tail: Option<&'a Tail>, line: &'a mut dyn FnMut(&[u8], bool)) -> impl FnMut(&[u8], bool) + 'a {
+    move |bytes, whole| {
+        if let Some(tail) = tail {
+            tail.push(bytes);
+        }
+        line(bytes, whole);
+    }
+}
+
+/// Lets a stream that comes in many small pieces gather for a moment: a wake-up for each of them would cost more
+/// than all the rest.
+#[derive(Debug)]
+struct Pace {
+    /// Less than this may gather; `None` when the FIFO has no room for it.
+    little: Option<usize>,
+    last: Option<Instant>,
+}
+
+impl Pace {
+    const BUSY: Duration = Duration::from_millis(10);
+    const PAUSE: Duration = Duration::from_millis(3);
+
+    fn new(size: usize) -> Pace {
+        Pace { little: (size >= 512 * 1024).then_some(size / 16), last: None }
+    }
+
+    fn after(&mut self, got: usize, now: Instant) -> Option<Duration> {
+        let busy = self.last.is_some_and(|last| now.duration_since(last) < Self::BUSY);
+        self.last = Some(now);
+        (busy && got > 0 && self.little.is_some_and(|little| got < little)).then_some(Self::PAUSE)
+    }
 }

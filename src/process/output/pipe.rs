@@ -36,3 +36,8 @@ pub(crate) fn open_reader(path: &Path) -> Result<Pipe, Error> {
     let reader = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path).map_err(failed())?;
     Pipe::from_file(reader).map_err(failed())
 }
+
+/// What a FIFO holds, in bytes.
+pub(super) fn size(pipe: &Pipe) -> usize {
+    rustix::pipe::fcntl_getpipe_size(pipe).unwrap_or(0)
+}

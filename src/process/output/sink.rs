@@ -1,86 +1,188 @@
-//! One queue and one thread between all workers' lines and our own stdout.
+//! A bounded queue between the readers and the thread that writes.
+//!
+//! Each stream has a lane in it. A lane that has too much queued, or finds the queue full, drops: from then on its
+//! lines are counted at the place where they are missing, until the writer has come to that place. So gaps are few
+//! and large, a lane that drops costs its reader nothing but counting, and one that writes little is not dropped
+//! because others write much.
 
+use super::format::{Encoder, Format};
+use super::writer::{Output, Writer};
 use std::collections::VecDeque;
-use std::io::{self, Write};
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
-/// Bytes that may wait to be written.
-const CAPACITY: usize = 4 * 1024 * 1024;
-/// Bytes written at once.
+/// Bounds of a queue, in bytes of memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// What may wait to be written, in all.
+    pub(super) all: usize,
+    /// The same of one lane.
+    pub(super) lane: usize,
+    /// What a lane may always have waiting, unless twice `all` is reached.
+    pub(super) reserve: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds { all: 4 << 20, lane: 1 << 20, reserve: 32 << 10 }
+    }
+}
+
+/// Bytes written at once, about.
 const BATCH: usize = 64 * 1024;
+/// Counted for each block beside its text.
+const OVERHEAD: usize = 128;
 
-/// Takes lines without ever waiting; drops and counts them when its writer is slow.
+/// Takes lines without ever waiting.
 #[derive(Debug)]
-pub(crate) struct Sink {
+pub(super) struct Sink {
     queue: Mutex<Queue>,
-    /// Something to write, or closed.
+    /// Something to do for the writer.
     filled: Condvar,
     /// Nothing left to write, or the writer has ended.
     emptied: Condvar,
-    capacity: usize,
+    bounds: Bounds,
+    /// Whether lines are written to files, by lane, or all of them to one place.
+    pub(super) by_path: bool,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     items: VecDeque<Item>,
     bytes: usize,
-    /// Dropped lines in all.
-    dropped: u64,
     /// The writer has taken lines and not finished writing them.
     writing: bool,
+    reopen: bool,
     closed: bool,
     writer_gone: bool,
 }
 
 #[derive(Debug)]
-enum Item {
-    Line(String),
-    /// So many lines are missing here.
-    Dropped(u64),
+struct Item {
+    lane: Arc<Lane>,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    /// Whole lines, and how many.
+    Block(Arc<[u8]>, u64),
+    /// Lines are missing here; the lane knows how many.
+    Gap,
+}
+
+/// One stream's way through a sink.
+#[derive(Debug)]
+pub(super) struct Lane {
+    to: Arc<Path>,
+    encoder: Arc<Encoder>,
+    /// Lines of the app that were dropped since the start.
+    dropped: Arc<AtomicU64>,
+    /// Changed under the queue's lock only.
+    queued: AtomicUsize,
+    /// Lines dropped since a gap was queued that the writer has not come to; 0 when there is none. Changed under
+    /// the queue's lock only.
+    gap: AtomicU64,
+}
+
+impl Lane {
+    pub(super) fn new(to: Arc<Path>, encoder: Arc<Encoder>, dropped: Arc<AtomicU64>) -> Arc<Lane> {
+        Arc::new(Lane { to, encoder, dropped, queued: AtomicUsize::new(0), gap: AtomicU64::new(0) })
+    }
+
+    /// Whatever is pushed now is dropped, most likely.
+    pub(super) fn is_dropping(&self) -> bool {
+        self.gap.load(Relaxed) > 0
+    }
+}
+
+/// Part of a batch: lines that end at a byte of it, and who counts them when they are lost.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) end: usize,
+    pub(super) lines: u64,
+    /// `None` for the note of a gap, whose lines were counted when they were dropped.
+    pub(super) dropped: Option<Arc<AtomicU64>>,
+}
+
+/// Lines for one place.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) to: Arc<Path>,
+    pub(super) bytes: Vec<u8>,
+    pub(super) parts: Vec<Part>,
+}
+
+pub(super) enum Work {
+    Write(Batch),
+    Reopen,
+    /// The given time has come.
+    Wake,
+    End,
 }
 
 impl Sink {
-    /// Starts the writer thread. It ends after [`Sink::close`], or when the output fails.
-    pub(crate) fn start(output: Box<dyn Write + Send>) -> io::Result<Arc<Sink>> {
-        Sink::with_capacity(output, CAPACITY)
-    }
-
-    pub(super) fn with_capacity(output: Box<dyn Write + Send>, capacity: usize) -> io::Result<Arc<Sink>> {
-        let sink =
-            Arc::new(Sink { queue: Mutex::default(), filled: Condvar::new(), emptied: Condvar::new(), capacity });
-        let writer = sink.clone();
-        std::thread::Builder::new().name("worker-output".into()).spawn(move || writer.write_to(output))?;
+    /// Starts the writer thread. It ends after [`Sink::close`].
+    pub(super) fn start(output: impl Output + 'static, format: Format, bounds: Bounds) -> io::Result<Arc<Sink>> {
+        let sink = Arc::new(Sink {
+            queue: Mutex::default(),
+            filled: Condvar::new(),
+            emptied: Condvar::new(),
+            bounds,
+            by_path: output.by_path(),
+        });
+        let writer = Writer::new(Box::new(output), format);
+        let theirs = sink.clone();
+        std::thread::Builder::new().name("worker-output".into()).spawn(move || {
+            // Also when it panics: whoever waits for the end must not wait for ever.
+            let _gone = Gone(&theirs);
+            writer.run(&theirs);
+        })?;
         Ok(sink)
     }
 
-    /// Queues a whole line, with its end.
-    pub(crate) fn push(&self, line: String) {
+    /// Queues whole lines, or drops and counts them.
+    pub(super) fn push(&self, lane: &Arc<Lane>, block: &Arc<[u8]>, lines: u64) {
+        let cost = block.len() + OVERHEAD;
         let mut queue = self.lock();
-        // Once lines were dropped, wait for some room: few large gaps read better than many small.
-        let dropping = matches!(queue.items.back(), Some(Item::Dropped(_)));
-        let limit = if dropping { self.capacity / 2 } else { self.capacity };
-        if queue.writer_gone || queue.closed || queue.bytes + line.len() > limit {
-            queue.dropped += 1;
-            if let Some(Item::Dropped(count)) = queue.items.back_mut() {
-                *count += 1;
-            } else if !queue.writer_gone && !queue.closed {
-                queue.items.push_back(Item::Dropped(1));
-            }
-            return;
+        let (all, mine) = (queue.bytes + cost, lane.queued.load(Relaxed) + cost);
+        let Bounds { all: limit, lane: share, reserve } = self.bounds;
+        let fits = (all <= limit && mine <= share) || (mine <= reserve && all <= 2 * limit);
+        if lane.is_dropping() || queue.closed || queue.writer_gone || !fits {
+            return self.drop_lines(&mut queue, lane, lines);
         }
-        queue.bytes += line.len();
-        queue.items.push_back(Item::Line(line));
+        queue.bytes = all;
+        lane.queued.store(mine, Relaxed);
+        queue.items.push_back(Item { lane: lane.clone(), what: What::Block(block.clone(), lines) });
         self.filled.notify_one();
     }
 
-    /// How many lines were dropped since the start.
-    pub(crate) fn dropped(&self) -> u64 {
-        self.lock().dropped
+    /// Lines that were not even made, because the lane is dropping.
+    pub(super) fn skip(&self, lane: &Arc<Lane>, lines: u64) {
+        self.drop_lines(&mut self.lock(), lane, lines);
+    }
+
+    fn drop_lines(&self, queue: &mut Queue, lane: &Arc<Lane>, lines: u64) {
+        lane.dropped.fetch_add(lines, Relaxed);
+        if lines == 0 || queue.closed || queue.writer_gone {
+            return;
+        }
+        if lane.gap.fetch_add(lines, Relaxed) == 0 {
+            queue.items.push_back(Item { lane: lane.clone(), what: What::Gap });
+            self.filled.notify_one();
+        }
+    }
+
+    pub(super) fn reopen(&self) {
+        self.lock().reopen = true;
+        self.filled.notify_one();
     }
 
     /// Takes no more, and waits at most `limit` until what is queued is written. Blocks.
-    pub(crate) fn close(&self, limit: Duration) {
+    pub(super) fn close(&self, limit: Duration) {
         let mut queue = self.lock();
         queue.closed = true;
         self.filled.notify_one();
@@ -88,50 +190,90 @@ impl Sink {
         drop(self.emptied.wait_timeout_while(queue, limit, pending));
     }
 
-    fn write_to(&self, mut output: Box<dyn Write + Send>) {
-        let mut batch = Vec::with_capacity(BATCH);
-        while self.next_batch(&mut batch) {
-            let written = output.write_all(&batch).and_then(|()| output.flush());
-            if let Err(e) = written {
-                log::error!("workers' output cannot be written any more and is dropped: {e}");
-                break;
-            }
-        }
-        let mut queue = self.lock();
-        queue.writer_gone = true;
-        queue.items.clear();
-        self.emptied.notify_all();
-    }
-
-    /// Waits for lines; false when closed and empty.
-    fn next_batch(&self, batch: &mut Vec<u8>) -> bool {
-        batch.clear();
+    /// For the writer: waits for something to do, at most until `wake`.
+    pub(super) fn next(&self, wake: Option<Instant>) -> Work {
         let mut queue = self.lock();
         queue.writing = false;
         if queue.items.is_empty() {
             self.emptied.notify_all();
         }
-        let idle = |queue: &mut Queue| queue.items.is_empty() && !queue.closed;
-        queue = self.filled.wait_while(queue, idle).unwrap_or_else(|e| e.into_inner());
-        while batch.len() < BATCH
-            && let Some(item) = queue.items.pop_front()
-        {
-            match item {
-                Item::Line(line) => {
-                    queue.bytes -= line.len();
-                    batch.extend_from_slice(line.as_bytes());
-                }
-                Item::Dropped(count) => {
-                    let note = format!("pingora-unix-proxy | {count} lines dropped: our own output is too slow\n");
-                    batch.extend_from_slice(note.as_bytes());
-                }
+        let idle = |queue: &mut Queue| queue.items.is_empty() && !queue.closed && !queue.reopen;
+        queue = match wake {
+            None => self.filled.wait_while(queue, idle).unwrap_or_else(|e| e.into_inner()),
+            Some(at) => {
+                let limit = at.saturating_duration_since(Instant::now());
+                self.filled.wait_timeout_while(queue, limit, idle).unwrap_or_else(|e| e.into_inner()).0
             }
+        };
+        if std::mem::take(&mut queue.reopen) {
+            return Work::Reopen;
         }
-        queue.writing = !batch.is_empty();
-        queue.writing
+        match queue.items.front().map(|item| item.lane.to.clone()) {
+            Some(to) => {
+                queue.writing = true;
+                Work::Write(queue.take(to))
+            }
+            None if queue.closed => Work::End,
+            None => Work::Wake,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(|e| e.into_inner())
     }
+}
+
+impl Queue {
+    /// The first items, as far as they go to the same place.
+    fn take(&mut self, to: Arc<Path>) -> Batch {
+        let mut batch = Batch { to, bytes: Vec::new(), parts: Vec::new() };
+        while batch.bytes.len() < BATCH
+            && self.items.front().is_some_and(|item| same_place(&item.lane.to, &batch.to))
+            && let Some(Item { lane, what }) = self.items.pop_front()
+        {
+            let (lines, dropped) = match what {
+                What::Block(block, lines) => {
+                    let cost = block.len() + OVERHEAD;
+                    self.bytes -= cost;
+                    lane.queued.fetch_sub(cost, Relaxed);
+                    batch.bytes.extend_from_slice(&block);
+                    (lines, Some(lane.dropped.clone()))
+                }
+                What::Gap => {
+                    let lines = lane.gap.swap(0, Relaxed);
+                    lane.encoder.gap(
+                        &now_text(),
+                        lines,
+                        "they came faster than they could be written",
+                        &mut batch.bytes,
+                    );
+                    (lines, None)
+                }
+            };
+            batch.parts.push(Part { end: batch.bytes.len(), lines, dropped });
+        }
+        batch
+    }
+}
+
+/// Byte by byte: comparing paths by their parts is slow.
+fn same_place(a: &Path, b: &Path) -> bool {
+    a.as_os_str() == b.as_os_str()
+}
+
+struct Gone<'a>(&'a Sink);
+
+impl Drop for Gone<'_> {
+    fn drop(&mut self) {
+        let mut queue = self.0.lock();
+        queue.writer_gone = true;
+        queue.items.clear();
+        queue.bytes = 0;
+        self.0.emptied.notify_all();
+    }
+}
+
+/// UTC, as RFC 3339 has it, with milliseconds.
+pub(super) fn now_text() -> String {
+    humantime::format_rfc3339_millis(SystemTime::now()).to_string()
 }

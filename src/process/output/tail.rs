@@ -1,27 +1,40 @@
 //! The last words of a slot.
 
+use super::format::printable;
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
 /// The last lines of stderr, bounded in number and size: what a crash is explained with.
 #[derive(Debug, Default)]
-pub(crate) struct Tail(Mutex<VecDeque<String>>);
+pub(crate) struct Tail(Mutex<VecDeque<Vec<u8>>>);
 
 impl Tail {
     const LINES: usize = 50;
     /// Bytes kept of one line.
     const LINE: usize = 512;
 
-    pub(super) fn push(&self, line: &str) {
+    pub(super) fn push(&self, line: &[u8]) {
         let mut lines = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        if lines.len() == Self::LINES {
-            lines.pop_front();
-        }
-        let end = (0..=Self::LINE.min(line.len())).rev().find(|at| line.is_char_boundary(*at)).unwrap_or(0);
-        lines.push_back(line.get(..end).unwrap_or_default().to_owned());
+        let mut kept = if lines.len() == Self::LINES { lines.pop_front().unwrap_or_default() } else { Vec::new() };
+        kept.clear();
+        // Made printable when somebody asks: most lines are never asked for.
+        kept.extend_from_slice(line.get(..Self::LINE).unwrap_or(line));
+        lines.push_back(kept);
     }
 
     pub(crate) fn lines(&self) -> Vec<String> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).iter().cloned().collect()
+        let lines = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        lines.iter().map(|line| shown(line)).collect()
     }
+}
+
+/// A line, printable, without the piece of a character at its end.
+fn shown(line: &[u8]) -> String {
+    let whole = match std::str::from_utf8(line) {
+        Err(e) if e.error_len().is_none() => line.get(..e.valid_up_to()).unwrap_or_default(),
+        _ => line,
+    };
+    let mut out = Vec::with_capacity(whole.len());
+    printable(whole, &mut out);
+    String::from_utf8_lossy(&out).into_owned()
 }

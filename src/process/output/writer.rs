@@ -1,0 +1,219 @@
+//! The thread that writes. An output that fails loses lines, which are counted; it is tried again and again, and
+//! the log says when the trouble begins and when it ends.
+
+use super::format::{Encoder, Format};
+use super::sink::{Batch, Part, Sink, Work, now_text};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant, SystemTime};
+
+/// Between two tries to write where it failed.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A write that failed, and how many bytes of it were written before.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) written: usize,
+    pub(super) error: io::Error,
+}
+
+/// Where lines end up. May block: it runs on a thread of its own.
+pub(super) trait Output: Send {
+    /// Whether `to` tells places apart.
+    fn by_path(&self) -> bool {
+        false
+    }
+
+    /// Writes whole lines.
+    fn write(&mut self, to: &Path, bytes: &[u8], now: SystemTime) -> Result<(), Failed>;
+
+    /// Opens anew what is open.
+    fn reopen(&mut self, _now: SystemTime) {}
+
+    /// Does what is due, and says after what time to come again.
+    fn wake(&mut self, _now: SystemTime) -> Option<Duration> {
+        None
+    }
+}
+
+pub(super) struct Writer {
+    output: Box<dyn Output>,
+    own: Encoder,
+    troubles: HashMap<Arc<Path>, Trouble>,
+}
+
+/// A place that could not be written to the last time.
+#[derive(Debug)]
+struct Trouble {
+    retry_at: Instant,
+    /// Lines lost since it began.
+    lost: u64,
+    /// What was written last is no whole line.
+    torn: bool,
+    why: String,
+}
+
+impl Writer {
+    pub(super) fn new(output: Box<dyn Output>, format: Format) -> Writer {
+        Writer { output, own: Encoder::own(format), troubles: HashMap::new() }
+    }
+
+    pub(super) fn run(mut self, sink: &Sink) {
+        let mut wake = None;
+        loop {
+            match sink.next(wake) {
+                Work::Write(batch) => self.write(batch),
+                Work::Reopen => {
+                    self.output.reopen(SystemTime::now());
+                    self.troubles.values_mut().for_each(|trouble| trouble.retry_at = Instant::now());
+                }
+                Work::Wake => {}
+                Work::End => return,
+            }
+            if wake.is_none_or(|at| at <= Instant::now()) {
+                wake = self.output.wake(SystemTime::now()).map(|after| Instant::now() + after);
+            }
+        }
+    }
+
+    fn write(&mut self, Batch { to, mut bytes, parts }: Batch) {
+        if let Some(trouble) = self.troubles.get_mut(&to)
+            && Instant::now() < trouble.retry_at
+        {
+            trouble.lost += lose(&parts);
+            return;
+        }
+        let mut before = 0;
+        if let Some(trouble) = self.troubles.get(&to) {
+            let mut note = if trouble.torn { b"\n".to_vec() } else { Vec::new() };
+            self.own.gap(&now_text(), trouble.lost, &trouble.why, &mut note);
+            before = note.len();
+            note.append(&mut bytes);
+            bytes = note;
+        }
+        match self.output.write(&to, &bytes, SystemTime::now()) {
+            Ok(()) => {
+                if let Some(trouble) = self.troubles.remove(&to) {
+                    log::info!("{} can be written again; {} lines were dropped", name(&to), trouble.lost);
+                }
+            }
+            Err(failed) => self.failed(to, &bytes, before, &parts, failed),
+        }
+    }
+
+    fn failed(&mut self, to: Arc<Path>, bytes: &[u8], before: usize, parts: &[Part], failed: Failed) {
+        let Failed { written, error } = failed;
+        let retry_at = Instant::now() + RETRY;
+        let lost = lose_from(parts, written.saturating_sub(before), bytes.get(before..).unwrap_or_default());
+        let torn_now = |before: bool| match written.checked_sub(1).and_then(|last| bytes.get(last)) {
+            Some(last) => *last != b'\n',
+            None => before,
+        };
+        let why = format!("writing failed: {error}");
+        match self.troubles.get_mut(&to) {
+            Some(trouble) => {
+                // Its note was written: what it told must not be told again.
+                let told = written >= before;
+                trouble.lost = if told { lost } else { trouble.lost + lost };
+                *trouble = Trouble { retry_at, lost: trouble.lost, torn: torn_now(trouble.torn), why };
+            }
+            None => {
+                log::warn!("{} cannot be written: {error}; its lines are dropped until it can", name(&to));
+                self.troubles.insert(to, Trouble { retry_at, lost, torn: torn_now(false), why });
+            }
+        }
+    }
+}
+
+/// Counts lines as dropped; returns how many are missing.
+fn lose(parts: &[Part]) -> u64 {
+    parts.iter().map(|part| lose_lines(part, part.lines)).sum()
+}
+
+/// The same for what lies beyond the first `written` bytes. A torn line is lost.
+fn lose_from(parts: &[Part], written: usize, bytes: &[u8]) -> u64 {
+    let mut begin = 0;
+    let mut lost = 0;
+    for part in parts {
+        if part.end > written {
+            let rest = bytes.get(written.max(begin)..part.end).unwrap_or_default();
+            let lines = match part.dropped {
+                Some(_) => memchr::memchr_iter(b'\n', rest).count() as u64,
+                None => part.lines,
+            };
+            lost += lose_lines(part, lines);
+        }
+        begin = part.end;
+    }
+    lost
+}
+
+fn lose_lines(part: &Part, lines: u64) -> u64 {
+    if let Some(dropped) = &part.dropped {
+        dropped.fetch_add(lines, Relaxed);
+    }
+    lines
+}
+
+fn name(to: &Path) -> String {
+    match to.as_os_str().is_empty() {
+        true => "standard output, where workers' output goes,".to_owned(),
+        false => format!("the log file {}", to.display()),
+    }
+}
+
+/// Our standard output, without a buffer of its own.
+pub(super) struct Stdout(File);
+
+impl Stdout {
+    pub(super) fn open() -> io::Result<Stdout> {
+        Ok(Stdout(io::stdout().as_fd().try_clone_to_owned()?.into()))
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(file: File) -> Stdout {
+        Stdout(file)
+    }
+}
+
+impl Output for Stdout {
+    fn write(&mut self, _: &Path, bytes: &[u8], _: SystemTime) -> Result<(), Failed> {
+        write_all(&mut self.0, bytes, |output| {
+            // Whoever we share it with has made it non-blocking.
+            let mut ready = [rustix::event::PollFd::new(&*output, rustix::event::PollFlags::OUT)];
+            let _ = rustix::event::poll(&mut ready, None);
+            true
+        })
+    }
+}
+
+impl Output for Box<dyn Write + Send> {
+    fn write(&mut self, _: &Path, bytes: &[u8], _: SystemTime) -> Result<(), Failed> {
+        write_all(self, bytes, |_| false)
+    }
+}
+
+/// Like `Write::write_all`, but says how far it came. `wait` is asked when the output would block, and says
+/// whether to try again.
+pub(super) fn write_all<W: Write>(
+    output: &mut W,
+    bytes: &[u8],
+    mut wait: impl FnMut(&mut W) -> bool,
+) -> Result<(), Failed> {
+    let mut written = 0;
+    while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
+        match output.write(rest) {
+            Ok(0) => return Err(Failed { written, error: io::ErrorKind::WriteZero.into() }),
+            Ok(n) => written += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && wait(output) => {}
+            Err(error) => return Err(Failed { written, error }),
+        }
+    }
+    Ok(())
+}

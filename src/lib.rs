@@ -5,6 +5,7 @@
 
 #![allow(dead_code)] // while the floors are laid
 
+mod admin;
 pub mod config;
 mod fleet;
 mod gateway;

@@ -1,9 +1,12 @@
 //! Composition root: from a configuration to a running Pingora server.
 
+mod steering;
+
 use crate::config::cli::{Cli, Stop};
+use crate::config::verbs::Asked;
 use crate::config::{self, Config};
 use crate::gateway::{self, Gateway};
-use crate::pool::{Pool, QueuePolicy};
+use crate::pool::Pool;
 use crate::supervisor::{AppSpec, Control, Setup, Supervisor};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -31,16 +34,13 @@ const ORPHAN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The whole program.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    if let Some(asked) = Asked::parse(&args) {
+        return asked.map_or_else(stopped, steering::command);
+    }
     let cli = match Cli::parse(args) {
         Ok(cli) => cli,
-        Err(Stop { text, code: 0 }) => {
-            print!("{text}");
-            return ExitCode::SUCCESS;
-        }
-        Err(Stop { text, code }) => {
-            eprint!("{text}");
-            return ExitCode::from(code);
-        }
+        Err(stop) => return stopped(stop),
     };
     if cli.test {
         let (text, good) = config::report(&cli);
@@ -65,6 +65,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+fn stopped(stop: Stop) -> ExitCode {
+    match stop.code {
+        0 => print!("{}", stop.text),
+        _ => eprint!("{}", stop.text),
+    }
+    ExitCode::from(stop.code)
+}
+
 fn fail(why: &str) -> ExitCode {
     eprintln!("pingora-unix-proxy: {why}");
     ExitCode::FAILURE
@@ -73,8 +81,9 @@ fn fail(why: &str) -> ExitCode {
 /// Runs until a signal or a failure ends it.
 fn run(mut config: Config) -> Result<(), String> {
     for listener in &mut config.listeners {
-        listener.address = bindable(listener.address)?;
+        listener.address = bindable(listener.address, "listeners")?;
     }
+    config.metrics = config.metrics.map(|address| bindable(address, "metrics")).transpose()?;
     let conf = std::mem::take(&mut config.server);
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
@@ -82,21 +91,26 @@ fn run(mut config: Config) -> Result<(), String> {
     let (supervisor, apps) = supervisor;
     server.add_service(background_service("supervisor", supervisor));
     let rules = Arc::new(ArcSwap::from_pointee(gateway(&config, apps)));
-    server.add_service(listen(&config, rules, &server));
+    let front = gateway::front(rules, &server.configuration);
+    // Each room that measures registers its families here.
+    let registry = steering::registry(&control, &front);
+    server.add_service(listen(&config, front));
+    steering::serve(&mut server, &config, control.clone(), registry)?;
     let failed = Arc::new(AtomicBool::new(false));
     let signals = Signals { control, failed: failed.clone() };
     server.run(RunArgs { shutdown_signal: Box::new(signals) });
+    config.admin.iter().for_each(|socket| steering::remove_socket(socket));
     if failed.load(Ordering::Acquire) { Err("the supervisor failed, see the log".into()) } else { Ok(()) }
 }
 
 /// Sees that an address can be listened on before anything is started: Pingora would try for half a
 /// minute and then go on without its listener. Port 0 becomes a free port.
-fn bindable(address: SocketAddr) -> Result<SocketAddr, String> {
+fn bindable(address: SocketAddr, key: &str) -> Result<SocketAddr, String> {
     let bound = TcpListener::bind(address).and_then(|listener| listener.local_addr());
     bound.map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => {
             format!(
-                "cannot listen on {address}: another program does (ss -ltnp shows which); stop it or change `listeners`"
+                "cannot listen on {address}: another program does (ss -ltnp shows which); stop it or change `{key}`"
             )
         }
         std::io::ErrorKind::PermissionDenied => {
@@ -112,9 +126,9 @@ fn supervise(config: &mut Config) -> Result<((Supervisor, Vec<gateway::App>), Co
     let mut apps = Vec::new();
     for app in std::mem::take(&mut config.apps) {
         let name: Arc<str> = app.name.into();
-        let pool = Arc::new(Pool::new(name.clone(), app.affinity, app.balance, QueuePolicy::default()));
+        let pool = Arc::new(Pool::new(name.clone(), app.affinity, app.balance, app.queue));
         let keep_alive = if app.spec.preload { IDLE } else { IDLE_UNKNOWN };
-        apps.push(gateway::App { pool: pool.clone(), response_timeout: app.response_timeout, keep_alive });
+        apps.push(gateway::App::new(pool.clone(), app.response_timeout, keep_alive));
         specs.push(AppSpec { name, spec: app.spec, policy: app.policy, pool });
     }
     let setup = Setup {
@@ -125,8 +139,6 @@ fn supervise(config: &mut Config) -> Result<((Supervisor, Vec<gateway::App>), Co
         orphan_timeout: ORPHAN_TIMEOUT,
         logs: config.logs.clone(),
         output: None,
-        #[cfg(test)]
-        faults: Arc::default(),
     };
     let (supervisor, control) = Supervisor::new(setup).map_err(|error| error.to_string())?;
     Ok(((supervisor, apps), control))
@@ -147,8 +159,8 @@ fn gateway(config: &Config, apps: Vec<gateway::App>) -> Gateway {
     Gateway::new(apps, config.routes.iter().map(route).collect(), limits)
 }
 
-fn listen(config: &Config, rules: gateway::Rules, server: &Server) -> Service<gateway::Front> {
-    let mut service = Service::new("front".to_owned(), gateway::front(rules, &server.configuration));
+fn listen(config: &Config, front: gateway::Front) -> Service<gateway::Front> {
+    let mut service = Service::new("front".to_owned(), front);
     for listener in &config.listeners {
         // The front buffers what it needs: Pingora's buffers would cost every idle connection 10 KiB and more.
         let tcp = ListenerConfig::tcp(listener.address.to_string()).l4_buffer(L4BufferSettings::unbuffered());

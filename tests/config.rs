@@ -4,27 +4,23 @@
 //! `UPDATE_EXPECTED=1 cargo test --test config` writes what is found; read the difference before you keep it.
 
 use pingora_unix_proxy::config::{Error, Warning, check, check_on_paper};
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 /// "ok" and the warnings, or the errors, a line each. Paths do not depend on where the repository is.
 fn outcome(result: Result<Vec<Warning>, Vec<Error>>) -> String {
-    let mut text = String::new();
-    let line =
-        |text: &mut String, shown: String| writeln!(text, "{}", shown.replace(env!("CARGO_MANIFEST_DIR"), "ROOT"));
-    match result {
+    let lines: Vec<String> = match result {
         Ok(warnings) => {
-            text.push_str("ok\n");
-            warnings.iter().for_each(|warning| line(&mut text, format!("{warning} (warning)")).expect("a string"));
+            let warnings = warnings.iter().map(|warning| format!("{warning} (warning)\n"));
+            ["ok\n".to_owned()].into_iter().chain(warnings).collect()
         }
-        Err(errors) => errors.iter().for_each(|error| line(&mut text, error.to_string()).expect("a string")),
-    }
-    text
+        Err(errors) => errors.iter().map(|error| format!("{error}\n")).collect(),
+    };
+    lines.concat().replace(env!("CARGO_MANIFEST_DIR"), "ROOT")
 }
 
 fn yaml_files(dir: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).unwrap_or_else(|error| panic!("{dir}: {error}"));
-    let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     files.retain(|file| file.extension().is_some_and(|extension| extension == "yaml"));
     files.sort();
     files

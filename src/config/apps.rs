@@ -3,16 +3,18 @@
 use super::error::shown;
 use super::fields::{Decoder, Field, Fields};
 use super::machine::Seen;
-use super::schema::{APP, BACKOFF, INSTANCES};
+use super::schema::{APP, BACKOFF, INSTANCES, QUEUE};
 use super::yaml::{Kind, Node, Value};
-use super::{App, command};
+use super::{App, affinity, command};
 use crate::fleet::policy::Policy;
-use crate::pool::affinity::{Affinity, Balance};
+use crate::pool::QueuePolicy;
 use crate::process::spec::{Identity, Spec};
 use nix::sys::signal::Signal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// Most apps of a configuration.
+const MOST: usize = 256;
 /// Longest name of an app, in bytes; the runtime directory may allow less.
 const LONGEST_NAME: usize = 64;
 /// Variables that the proxy sets itself.
@@ -49,7 +51,14 @@ pub(super) fn decode<'n>(d: &mut Decoder<'_>, top: &Fields<'n>) -> Apps<'n> {
     if entries.is_empty() {
         d.found.error(field.at(), "there is no app", "write apps: {chat: {script: app.js}}");
     }
-    for (entry, field) in entries {
+    if entries.len() > MOST {
+        d.found.error(
+            field.key_at,
+            format!("{} apps, and at most {MOST} are allowed", entries.len()),
+            "start another proxy for the rest",
+        );
+    }
+    for (entry, field) in entries.into_iter().take(MOST) {
         check_name(d, &entry.key, &field);
         decoded.names.push((entry.key.clone(), field.clone()));
         decoded.apps.extend(app(d, &entry.key, &field));
@@ -102,9 +111,10 @@ fn app(d: &mut Decoder<'_>, name: &str, field: &Field<'_>) -> Option<App> {
     let user = identity(d, &fields);
     let umask = umask(d, &fields);
     let policy = policy(d, &fields);
-    let affinity = affinity(d, &fields).unwrap_or_default();
-    let balance = balance(d, &fields);
+    let affinity = affinity::affinity(d, &fields).unwrap_or_default();
+    let balance = affinity::balance(d, &fields);
     let response_timeout = d.duration(&fields, "response_timeout").unwrap_or(RESPONSE_TIMEOUT);
+    let queue = queue(d, &fields);
     let command = command?;
     if let Some(user) = &user {
         check_access(d, &fields, &cwd, user);
@@ -116,7 +126,7 @@ fn app(d: &mut Decoder<'_>, name: &str, field: &Field<'_>) -> Option<App> {
         d.found.error(at, message, "remove wait_ready, or write preload: true for a Node.js program");
     }
     let spec = Spec { command: command.words, cwd, env, preload: command.preload, user, umask };
-    Some(App { name: name.to_owned(), spec, policy, affinity, balance, response_timeout })
+    Some(App { name: name.to_owned(), spec, policy, affinity, balance, queue, response_timeout })
 }
 
 fn cwd(d: &mut Decoder<'_>, fields: &Fields<'_>) -> PathBuf {
@@ -314,6 +324,17 @@ fn backoff(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<(Duration, Durati
     Some((least, most))
 }
 
+fn queue(d: &mut Decoder<'_>, fields: &Fields<'_>) -> QueuePolicy {
+    let mut policy = QueuePolicy::default();
+    let narrow = |count| u32::try_from(count).ok();
+    policy.max_concurrency = d.integer(fields, "max_concurrency").and_then(narrow);
+    let Some(field) = fields.filled("queue") else { return policy };
+    let Some(bounds) = d.fields(&field, &QUEUE) else { return policy };
+    policy.max = d.integer(&bounds, "max").and_then(narrow).unwrap_or(policy.max);
+    policy.timeout = d.duration(&bounds, "timeout").unwrap_or(policy.timeout);
+    policy
+}
+
 fn stop_signal(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<i32> {
     const NAMES: &[&str] =
         &["SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGABRT", "SIGALRM"];
@@ -334,74 +355,4 @@ fn stop_signal(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<i32> {
     ];
     d.choice(&field, NAMES, &hints);
     None
-}
-
-fn affinity(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<Affinity> {
-    const WORDS: &[&str] = &["socket.io", "none", "client-address"];
-    const HINTS: &[(&str, &str)] = &[
-        ("socketio", "write socket.io"),
-        ("sticky", "write socket.io, or {cookie: NAME}"),
-        ("ip_hash", "write client-address"),
-        ("ip", "write client-address"),
-        ("source", "write client-address"),
-        ("cookie", "write {cookie: NAME}"),
-        ("header", "write {header: NAME}"),
-        ("query", "write {query: NAME}"),
-        ("false", "write none"),
-        ("true", "write socket.io"),
-    ];
-    const EXPECTED: &str = "socket.io, none, client-address, {cookie: NAME}, {header: NAME} or {query: NAME}";
-    let field = fields.get("affinity")?;
-    let Value::Map(entries) = &field.node.value else {
-        return match d.choice(&field, WORDS, HINTS)? {
-            "none" => Some(Affinity::None),
-            "client-address" => Some(Affinity::ClientAddress),
-            _ => Some(Affinity::SocketIo),
-        };
-    };
-    let [entry] = entries.as_slice() else {
-        d.wrong(&field, EXPECTED, "write exactly one of them");
-        return None;
-    };
-    let inner = Field { path: format!("{}.{}", field.path, entry.key), key_at: entry.key_at, node: &entry.node };
-    let make = match entry.key.as_str() {
-        "cookie" => Affinity::Cookie,
-        "header" => Affinity::Header,
-        "query" => Affinity::Query,
-        other => {
-            let near =
-                super::error::nearest(other, ["cookie", "header", "query"]).map(|name| format!("did you mean {name}?"));
-            let hint = near.unwrap_or_else(|| "write {cookie: NAME}, {header: NAME} or {query: NAME}".into());
-            d.found.error(entry.key_at, format!("unknown key {} in {}", shown(other), field.path), hint);
-            return None;
-        }
-    };
-    let name = d.word(&inner)?;
-    // Cookie and header names are tokens (RFC 9110, section 5.6.2); a query name only has to be there.
-    let good = match entry.key.as_str() {
-        "query" => !name.is_empty() && !name.contains(['&', '=', '#', ' ']),
-        _ => http::HeaderName::from_bytes(name.as_bytes()).is_ok(),
-    };
-    if !good {
-        d.wrong(&inner, &format!("the name of a {}", entry.key), "");
-        return None;
-    }
-    Some(make(if entry.key == "header" { name.to_ascii_lowercase() } else { name }))
-}
-
-fn balance(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Balance {
-    const HINTS: &[(&str, &str)] = &[
-        ("least_conn", "write least-loaded"),
-        ("leastconn", "write least-loaded"),
-        ("least-connections", "write least-loaded"),
-        ("rr", "write round-robin"),
-        ("ip_hash", "write affinity: client-address"),
-        ("source", "write affinity: client-address"),
-    ];
-    let Some(field) = fields.get("balance") else { return Balance::default() };
-    match d.choice(&field, &["least-loaded", "round-robin"], HINTS) {
-        Some("round-robin") => Balance::RoundRobin,
-        Some(_) => Balance::LeastLoaded,
-        None => Balance::default(),
-    }
 }

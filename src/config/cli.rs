@@ -1,5 +1,6 @@
 //! The command line.
 
+use super::verbs;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use structopt::StructOpt;
@@ -43,8 +44,13 @@ pub struct Stop {
     setting = AppSettings::UnifiedHelpMessage,
     setting = AppSettings::DeriveDisplayOrder,
     setting = AppSettings::DisableVersion,
-    usage = "pingora-unix-proxy [OPTIONS] -c FILE\n    pingora-unix-proxy [OPTIONS] -- COMMAND [ARGS]...",
-    after_help = "EXAMPLES:\n    \
+    usage = "pingora-unix-proxy [OPTIONS] -c FILE\n    pingora-unix-proxy [OPTIONS] -- COMMAND [ARGS]...\n    \
+        pingora-unix-proxy status|reload|scale|restart [-c FILE | --runtime-dir DIR]",
+    after_help = "FOR A RUNNING PROXY (--help after the command shows more):\n    \
+        status [--json]                        show the apps and their workers\n    \
+        reload                                 read the file again, replace workers of changed apps\n    \
+        scale APP N|+1|-1|auto                 set how many workers an app has\n    \
+        restart [APP]                          replace all workers one by one\n\nEXAMPLES:\n    \
         pingora-unix-proxy -c conf.yaml        run what the file says\n    \
         pingora-unix-proxy -t -c conf.yaml     print every mistake in the file\n    \
         pingora-unix-proxy -- node app.js      one worker per processor on http://127.0.0.1:8000"
@@ -111,7 +117,7 @@ fn words(command: Vec<OsString>) -> Result<Vec<String>, Stop> {
     command.into_iter().map(word).collect()
 }
 
-fn mistake(message: &str, hint: &str) -> Stop {
+pub(super) fn mistake(message: &str, hint: &str) -> Stop {
     Stop { text: format!("command line: {message}; {hint}\n"), code: 2 }
 }
 
@@ -130,6 +136,8 @@ fn stop(error: &structopt::clap::Error, args: &[OsString]) -> Stop {
 fn stray(word: &str, args: &[OsString]) -> Stop {
     let hint = if word.ends_with(".yaml") || word.ends_with(".yml") {
         format!("write -c {word}")
+    } else if let Some(verb) = verbs::near(word) {
+        format!("did you mean {verb}?")
     } else {
         let from = args.iter().position(|arg| arg == word).unwrap_or(args.len());
         let rest: Vec<_> = args.iter().skip(from).take(8).map(|arg| arg.to_string_lossy()).collect();

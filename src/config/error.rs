@@ -83,6 +83,11 @@ impl Findings {
         }
     }
 
+    /// Whether more errors would be dropped: then nothing costly need be done for them.
+    pub(super) fn is_full(&self) -> bool {
+        self.errors.len() >= Self::MOST
+    }
+
     /// How many errors were found so far.
     pub(super) fn count(&self) -> usize {
         self.errors.len()
@@ -156,7 +161,7 @@ pub(super) fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) 
     let far = (word.chars().count() / 3).clamp(1, 3);
     names
         .into_iter()
-        .map(|name| (strsim::damerau_levenshtein(&word, &plain(name)), name))
+        .map(|name| (strsim::osa_distance(&word, &plain(name)), name))
         .filter(|(distance, _)| *distance <= far)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)

@@ -107,7 +107,9 @@ impl Decoder<'_> {
             match section.names().find(|name| *name == entry.key) {
                 None => {
                     self.unknown(&field.path, section, entry);
-                    meant.extend(nearest(&entry.key, section.names()));
+                    if !self.found.is_full() {
+                        meant.extend(nearest(&entry.key, section.names()));
+                    }
                 }
                 Some(name) => match entries.get(name) {
                     Some(first) => self.repeated(&join(&field.path, name), entry, first),
@@ -148,6 +150,9 @@ impl Decoder<'_> {
     }
 
     fn unknown(&mut self, path: &str, section: &'static Section, entry: &Entry) {
+        if self.found.is_full() {
+            return;
+        }
         let key = shown(&entry.key);
         let message = match path {
             "" => format!("unknown key {key}"),

@@ -46,7 +46,7 @@ pub(super) fn runtime_dir(d: &mut Decoder<'_>, top: &Fields<'_>) -> PathBuf {
 }
 
 /// Linux takes socket paths of at most 107 bytes (`sun_path`, unix(7)).
-const LONGEST_SOCKET: usize = 107;
+pub(super) const LONGEST_SOCKET: usize = 107;
 /// `/workers/APP.SLOT.INCARNATION-PORT.sock`, without APP, with the longest numbers.
 const AROUND_NAME: usize = "/workers/.65535.4294967295-65535.sock".len();
 

@@ -10,6 +10,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 /// Where the proxy listens when nothing is said: this machine only.
 pub(super) const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000);
 
+/// Most listeners of a configuration.
+const MOST: usize = 64;
+
 pub(super) fn decode(d: &mut Decoder<'_>, top: &Fields<'_>) -> Vec<Listener> {
     let Some(field) = top.filled("listeners") else { return vec![Listener { address: DEFAULT }] };
     let Some(items) = field.items() else {
@@ -29,7 +32,14 @@ pub(super) fn decode(d: &mut Decoder<'_>, top: &Fields<'_>) -> Vec<Listener> {
         );
     }
     let mut found: Vec<(SocketAddr, Field<'_>)> = Vec::new();
-    for item in items {
+    if items.len() > MOST {
+        d.found.error(
+            field.key_at,
+            format!("{} listeners, and at most {MOST} are allowed", items.len()),
+            "0.0.0.0 stands for every interface",
+        );
+    }
+    for item in items.into_iter().take(MOST) {
         if let Some((address, field)) = listener(d, &item) {
             compare(d, &found, address, &field);
             found.push((address, field));
@@ -105,7 +115,7 @@ fn guess(text: &str) -> String {
     }
 }
 
-fn advice(text: &str) -> String {
+pub(super) fn advice(text: &str) -> String {
     let text = text.trim();
     if let Some((scheme, _)) = text.split_once("://") {
         return format!("leave out {}: write \"0.0.0.0:8000\"", shown(&format!("{scheme}://")));

@@ -5,6 +5,8 @@
 //! instead of stopping at the first, and what is left without a mistake becomes a [`Config`]. The keys and their
 //! defaults stand in one table, [`schema`]; docs/configuration.md is tested against it.
 
+mod admin;
+mod affinity;
 mod apps;
 pub mod cli;
 mod command;
@@ -21,11 +23,13 @@ mod scalars;
 mod schema;
 #[cfg(test)]
 mod tests;
+pub mod verbs;
 mod yaml;
 
 pub use error::{Error, Place, Warning};
 
 use crate::fleet::policy::Policy;
+use crate::pool::QueuePolicy;
 use crate::pool::affinity::{Affinity, Balance};
 use crate::process::output;
 use crate::process::spec::Spec;
@@ -58,6 +62,10 @@ pub(crate) struct Config {
     pub(crate) routes: Vec<Route>,
     pub(crate) limits: Limits,
     pub(crate) logs: output::Policy,
+    /// Absolute path of the socket for commands, unless there is none.
+    pub(crate) admin: Option<PathBuf>,
+    /// Where metrics are served, if at all.
+    pub(crate) metrics: Option<SocketAddr>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +80,7 @@ pub(crate) struct App {
     pub(crate) policy: Policy,
     pub(crate) affinity: Affinity,
     pub(crate) balance: Balance,
+    pub(crate) queue: QueuePolicy,
     /// How long a worker may stay silent before it has begun its answer (504 then).
     pub(crate) response_timeout: Duration,
 }
@@ -167,6 +176,43 @@ pub fn check_on_paper(name: &Path, text: &str) -> Result<Vec<Warning>, Vec<Error
     decode_text(name, Path::new("/srv"), text, &Paper { root: true }).map(|(_, warnings)| warnings)
 }
 
+/// Where the proxy that runs with this file takes commands; `None` when it takes none. What else is wrong in the file
+/// does not matter here.
+pub(crate) fn admin_socket(file: &Path) -> Result<Option<PathBuf>, Vec<Error>> {
+    let whole = |message, hint: &str| {
+        vec![Error {
+            file: file.to_owned(),
+            place: None,
+            message,
+            hint: Some(hint.to_owned()).filter(|h| !h.is_empty()),
+        }]
+    };
+    let text = read(file).map_err(|(message, hint)| whole(message, hint))?;
+    let path = std::path::absolute(file).map_err(|error| whole(machine::reason(&error), ""))?;
+    let mut found = Findings::new(file);
+    let mut root = match yaml::read(&text) {
+        Ok(root) => root,
+        Err(problem) => {
+            found.error(problem.at, problem.message, problem.hint);
+            return found.finish(None).map(|(socket, _)| socket);
+        }
+    };
+    interpolate::expand(&mut root, &Here, &mut found);
+    let base = fields::tidy(path.parent().unwrap_or(Path::new("/")));
+    let mut d = Decoder { found, machine: &Here, base };
+    let field = Field { path: String::new(), key_at: root.at, node: &root };
+    let Some(top) = d.fields(&field, &schema::TOP) else { return d.found.finish(None).map(|(socket, _)| socket) };
+    d.found = Findings::new(file);
+    let runtime_dir = limits::runtime_dir(&mut d, &top);
+    let socket = admin::socket(&mut d, &top, &runtime_dir);
+    d.found.finish(Some(socket)).map(|(socket, _)| socket)
+}
+
+/// Of a proxy that was started without a file, or whose file does not say.
+pub(crate) fn default_runtime_dir() -> PathBuf {
+    Here.runtime_dir()
+}
+
 /// What `-t` prints, without a newline at the end, and whether the configuration is good.
 pub(crate) fn report(cli: &Cli) -> (String, bool) {
     let lines = |all: &mut dyn Iterator<Item = String>| all.collect::<Vec<_>>().join("\n");
@@ -246,8 +292,10 @@ fn decode(found: Findings, base: &Path, root: &Node, machine: &dyn Machine) -> L
     let routes = routes::decode(&mut d, &top, &apps);
     let limits = limits::decode(&mut d, &top);
     let logs = logs::decode(&mut d, &top);
+    let admin = admin::socket(&mut d, &top, &runtime_dir);
+    let metrics = admin::metrics(&mut d, &top, &listeners);
     limits::check_socket_paths(&mut d, &top, &runtime_dir, &apps.apps);
-    let config = Config { server, listeners, runtime_dir, apps: apps.apps, routes, limits, logs };
+    let config = Config { server, listeners, runtime_dir, apps: apps.apps, routes, limits, logs, admin, metrics };
     d.found.finish(Some(config))
 }
 

@@ -8,6 +8,9 @@ use super::schema::ROUTE;
 use super::yaml::Value;
 use std::collections::HashMap;
 
+/// Most routes of a configuration.
+const MOST: usize = 4096;
+
 /// The routes in the order of the file. An app that could not be read has routes, but no index: those are
 /// checked and left out.
 pub(super) fn decode(d: &mut Decoder<'_>, top: &Fields<'_>, apps: &Apps<'_>) -> Vec<Route> {
@@ -28,10 +31,15 @@ pub(super) fn decode(d: &mut Decoder<'_>, top: &Fields<'_>, apps: &Apps<'_>) -> 
     if items.is_empty() {
         return without(d, top, apps);
     }
+    if items.len() > MOST {
+        let at = top.get("routes").and_then(|field| field.key_at);
+        let hint = "*.example.com stands for every name below it, and a path for everything below it";
+        d.found.error(at, format!("{} routes, and at most {MOST} are allowed", items.len()), hint);
+    }
     let mut seen: HashMap<(Option<String>, String), usize> = HashMap::new();
     let mut routes = Vec::new();
     let mut routed = vec![false; apps.names.len()];
-    for item in &items {
+    for item in items.iter().take(MOST) {
         let Some(fields) = d.fields(item, &ROUTE) else { continue };
         let host = fields.get("host").map(|field| host(d, &field));
         let path = fields.get("path").map_or_else(|| Some("/".to_owned()), |field| path(d, &field));
@@ -100,7 +108,7 @@ fn app(d: &mut Decoder<'_>, item: &Field<'_>, fields: &Fields<'_>, apps: &Apps<'
     if names().any(|known| known == name) {
         return Some(name);
     }
-    if apps.names.is_empty() {
+    if apps.names.is_empty() || d.found.is_full() {
         return None;
     }
     let hint = match nearest(&name, names()) {

@@ -66,7 +66,7 @@ const fn key(name: &'static str, kind: Kind, default: Preset) -> Key {
 }
 
 pub(super) const ALL: &[&Section] =
-    &[&TOP, &SERVER, &LISTENER, &APP, &INSTANCES, &BACKOFF, &ROUTE, &LIMITS, &LOGS, &ROTATE];
+    &[&TOP, &SERVER, &LISTENER, &APP, &INSTANCES, &BACKOFF, &QUEUE, &ROUTE, &LIMITS, &LOGS, &ROTATE, &ADMIN, &METRICS];
 
 pub(super) const TOP: Section = Section {
     name: "",
@@ -78,10 +78,11 @@ pub(super) const TOP: Section = Section {
         key("routes", List, Words("everything to the only app")),
         key("limits", Map, Words("see below")),
         key("logs", Map, Words("see below")),
+        key("admin", Map, Yaml("{socket: default}")),
+        key("metrics", Map, Words("not served")),
     ],
     elsewhere: &[
-        ("admin", Later),
-        ("metrics", Later),
+        ("prometheus", Write("write metrics: {address: \"127.0.0.1:9901\"}")),
         ("log", Write("write logs")),
         ("logging", Write("write logs")),
         ("tls", Later),
@@ -204,6 +205,8 @@ pub(super) const APP: Section = Section {
         key("backoff", Map, Yaml("{min: 100ms, max: 30s}")),
         key("min_uptime", Duration(0, 86_400_000), Yaml("10s")),
         key("response_timeout", Duration(10, 86_400_000), Yaml("60s")),
+        key("max_concurrency", Integer(1, 1_000_000, ""), Words("no limit")),
+        key("queue", Map, Yaml("{max: 1000, timeout: 10s}")),
     ],
     elsewhere: &[
         ("name", Write("the name is the key above: apps: {NAME: {script: app.js}}")),
@@ -298,6 +301,12 @@ pub(super) const BACKOFF: Section = Section {
     name: "apps.NAME.backoff",
     keys: &[key("min", Duration(1, 3_600_000), Yaml("100ms")), key("max", Duration(1, 3_600_000), Yaml("30s"))],
     elsewhere: &[("initial", Write("write min")), ("delay", Write("write min"))],
+};
+
+pub(super) const QUEUE: Section = Section {
+    name: "apps.NAME.queue",
+    keys: &[key("max", Integer(0, 1_000_000, ""), Yaml("1000")), key("timeout", Duration(0, 3_600_000), Yaml("10s"))],
+    elsewhere: &[("size", Write("write max")), ("length", Write("write max")), ("max_wait", Write("write timeout"))],
 };
 
 pub(super) const ROUTE: Section = Section {
@@ -395,7 +404,7 @@ pub(super) const ROTATE: Section = Section {
     name: "logs.rotate",
     keys: &[
         key("size", Size(4096, 1 << 50, "none"), Yaml("100mb")),
-        key("age", DurationOrNone(60_000, 365 * 86_400_000), Yaml("none")),
+        key("age", DurationOrNone(60_000, 30 * 86_400_000), Yaml("none")),
         key("keep", Integer(0, 1000, ""), Yaml("5")),
     ],
     elsewhere: &[
@@ -405,6 +414,30 @@ pub(super) const ROTATE: Section = Section {
         ("interval", Write("write age")),
         ("daily", Write("write age: 1day")),
         ("compress", Later),
+    ],
+};
+
+pub(super) const ADMIN: Section = Section {
+    name: "admin",
+    keys: &[key("socket", Other("default, off or a path"), Yaml("default"))],
+    elsewhere: &[
+        ("path", Write("write socket")),
+        ("address", Write("write socket: commands are taken on a Unix socket only")),
+        ("port", Write("write socket: commands are taken on a Unix socket only")),
+        ("listen", Write("write socket: commands are taken on a Unix socket only")),
+        ("mode", Useless("the socket is for the proxy's user and root only")),
+        ("enabled", Write("write socket: off, or leave admin out")),
+    ],
+};
+
+pub(super) const METRICS: Section = Section {
+    name: "metrics",
+    keys: &[key("address", Other("IP:PORT"), Required)],
+    elsewhere: &[
+        ("port", Write("write address: \"127.0.0.1:9901\"")),
+        ("listen", Write("write address: \"127.0.0.1:9901\"")),
+        ("path", Useless("it is /metrics")),
+        ("enabled", Write("leave metrics out to serve none")),
     ],
 };
 

@@ -68,6 +68,15 @@ impl Front {
         Front { rules, proxy: Arc::new(proxy), open: Arc::default() }
     }
 
+    pub(super) fn rules(&self) -> Rules {
+        self.rules.clone()
+    }
+
+    /// Open client connections.
+    pub(super) fn connections(&self) -> Arc<AtomicUsize> {
+        self.open.clone()
+    }
+
     fn admit(&self) -> Option<Admission> {
         let admission = Admission(self.open.clone());
         let before = self.open.fetch_add(1, Ordering::Relaxed);

@@ -7,6 +7,7 @@ mod connect;
 mod forward;
 mod front;
 pub(crate) mod http1;
+mod metrics;
 mod policy;
 mod proxy;
 mod route;
@@ -19,7 +20,9 @@ pub(crate) use route::Route;
 use crate::pool::Pool;
 use arc_swap::ArcSwap;
 use http1::head;
+use metrics::AppMetrics;
 use pingora_core::server::configuration::ServerConf;
+use prometheus_client::registry::Registry;
 use proxy::Proxy;
 use route::Routes;
 use std::sync::Arc;
@@ -27,11 +30,24 @@ use std::time::Duration;
 
 /// An app as traffic sees it.
 pub(crate) struct App {
+    metrics: Arc<AppMetrics>,
     pub(crate) pool: Arc<Pool>,
     /// How long a worker may be silent before it has begun its answer.
     pub(crate) response_timeout: Duration,
     /// How long an idle connection to a worker is kept; must be shorter than the worker keeps it.
     pub(crate) keep_alive: Duration,
+}
+
+impl App {
+    pub(crate) fn new(pool: Arc<Pool>, response_timeout: Duration, keep_alive: Duration) -> App {
+        App { metrics: Arc::default(), pool, response_timeout, keep_alive }
+    }
+
+    /// The same app under new rules: what was counted goes on.
+    pub(crate) fn succeeds(mut self, before: &App) -> App {
+        self.metrics = before.metrics.clone();
+        self
+    }
 }
 
 /// What clients may ask for, and how long it may take.
@@ -55,6 +71,11 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
+    /// The app of this name.
+    pub(crate) fn app(&self, name: &str) -> Option<&Arc<App>> {
+        self.apps.iter().find(|app| &*app.pool.app == name)
+    }
+
     /// `routes` name apps by their index.
     pub(crate) fn new(apps: Vec<App>, routes: Vec<Route>, limits: Limits) -> Gateway {
         let head_limits =
@@ -71,4 +92,9 @@ pub(crate) type Rules = Arc<ArcSwap<Gateway>>;
 pub(crate) fn front(rules: Rules, conf: &Arc<ServerConf>) -> Front {
     let proxy = Proxy { rules: rules.clone(), connector: Arc::new(connect::Connector) };
     Front::new(rules, pingora_proxy::http_proxy(conf, proxy))
+}
+
+/// Adds what traffic counts to a registry.
+pub(crate) fn register(registry: &mut Registry, front: &Front) {
+    metrics::register(registry, front.rules(), front.connections());
 }

@@ -188,6 +188,15 @@ impl Learner {
         self.skip_line = chunked;
     }
 
+    /// Socket.IO 1 and 2 also say the sid in a cookie, where a JSONP answer may not hold it.
+    pub(crate) fn set_cookie(&mut self, value: &[u8]) {
+        if self.looking
+            && let Some(sid) = socketio::sid_in_set_cookie(value)
+        {
+            self.pool.learn(&sid, &self.owner);
+        }
+    }
+
     /// Looks at the next bytes of the body.
     pub(crate) fn body(&mut self, bytes: &[u8]) {
         if !self.looking || bytes.is_empty() {

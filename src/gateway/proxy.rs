@@ -4,10 +4,10 @@ use super::acquire::acquire;
 use super::answer::Answer;
 use super::policy::{self, FORWARDED_HEADERS, Forwarded, Learner};
 use super::{App, Rules, connect};
-use crate::pool::{Lease, Member};
+use crate::pool::{Lease, Member, Use};
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, UPGRADE};
+use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, SET_COOKIE, UPGRADE};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::protocols::http::ServerSession;
@@ -17,7 +17,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How many workers a request is offered to before it is given up.
 const MAX_TRIES: usize = 4;
@@ -26,6 +26,7 @@ const MAX_TRIES: usize = 4;
 #[derive(Default)]
 pub(crate) struct Ctx {
     app: Option<Arc<App>>,
+    began: Option<Instant>,
     /// Held until the response has ended.
     lease: Option<Lease>,
     /// Workers that could not take the request.
@@ -115,6 +116,7 @@ impl ProxyHttp for Proxy {
         let Some(lease) = acquire(&app.pool, &plan, &ctx.tried).await else {
             return Err(Self::refuse(ctx, Answer::NO_WORKER));
         };
+        ctx.began = ctx.began.or_else(|| (plan.usage == Use::Request).then(Instant::now));
         ctx.app = Some(app.clone());
         ctx.bound = plan.is_bound();
         ctx.learner = plan.handshake.then(|| Learner::new(&app.pool, lease.member()));
@@ -206,6 +208,7 @@ impl ProxyHttp for Proxy {
         if let Some(learner) = &mut ctx.learner {
             // Pingora gives bodies out without chunk framing.
             learner.begin(response.status == 200 && !response.headers.contains_key(CONTENT_ENCODING), false);
+            response.headers.get_all(SET_COOKIE).iter().for_each(|value| learner.set_cookie(value.as_bytes()));
         }
         Ok(())
     }
@@ -257,8 +260,11 @@ impl ProxyHttp for Proxy {
         true
     }
 
-    async fn logging(&self, _session: &mut Session, _error: Option<&Error>, ctx: &mut Ctx) {
+    async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Ctx) {
         ctx.lease = None;
+        if let (Some(app), Some(answer)) = (&ctx.app, session.response_written()) {
+            app.metrics.answered(answer.status.as_u16(), ctx.began.map(|began| began.elapsed()));
+        }
     }
 }
 

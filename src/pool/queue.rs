@@ -18,7 +18,7 @@ pub(crate) struct QueuePolicy {
 
 impl Default for QueuePolicy {
     fn default() -> Self {
-        QueuePolicy { max: 1000, timeout: Duration::from_secs(30), max_concurrency: None }
+        QueuePolicy { max: 1000, timeout: Duration::from_secs(10), max_concurrency: None }
     }
 }
 

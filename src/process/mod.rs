@@ -13,8 +13,9 @@ mod spawn;
 pub(crate) mod spec;
 #[cfg(test)]
 mod tests;
+pub(crate) mod usage;
 
 pub(crate) use error::Error;
 pub(crate) use exit::{Exit, Process};
-pub(crate) use runtime_dir::{RuntimeDir, Tenant};
+pub(crate) use runtime_dir::{ADMIN_SOCKET, RuntimeDir, Tenant};
 pub(crate) use spawn::{Job, Preload, spawn};

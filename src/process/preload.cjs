@@ -900,6 +900,7 @@ function createChannel(shared) {
   let held = false;
   let retry = null;
   let delay = REDIAL_FIRST_MS;
+  let known = false; // Welcomed once.
   let awaySince = null;
   const queue = [];
   let queued = 0;
@@ -1019,6 +1020,8 @@ function createChannel(shared) {
         ended = true;
         socket.destroy();
         drop(queue.length);
+        // A proxy that came after the one that started this worker does not know it and never will.
+        if (known) endOrphan();
         break;
       case 'message':
         if (welcome && channel.onMessage !== null) channel.onMessage(said.data);
@@ -1032,6 +1035,7 @@ function createChannel(shared) {
 
   function onWelcome() {
     welcome = true;
+    known = true;
     awaySince = null;
     delay = REDIAL_FIRST_MS;
     for (const seat of shared.seats.open) if (seat.up) announce(seat);

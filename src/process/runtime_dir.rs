@@ -3,6 +3,7 @@
 //! ```text
 //! lock                    held with flock while the proxy lives; holds "PID CREATED"
 //! control.sock            workers dial in here
+//! admin.sock              commands; bound by the server, 0600
 //! preload.cjs             what Node.js workers load first
 //! workers/APP.SLOT.INC.sock       one per worker; a second server of it: APP.SLOT.INC-PORT.sock
 //! workers/APP/APP.SLOT.INC.sock   the same when the app runs as another user, who owns workers/APP
@@ -23,6 +24,9 @@ use std::sync::Mutex;
 
 /// Bytes of a path that `sockaddr_un` holds beside its terminating zero (unix(7)).
 pub(crate) const SOCKET_PATH_LIMIT: usize = 107;
+
+/// Name of the socket in the directory on which commands are taken.
+pub(crate) const ADMIN_SOCKET: &str = "admin.sock";
 
 /// An app that lives in the directory.
 #[derive(Clone, Debug)]
@@ -154,7 +158,9 @@ impl RuntimeDir {
                 source,
             })?;
         }
-        remove(&self.control_socket()).map_err(Error::io("removing the old control socket"))?;
+        for name in ["control.sock", ADMIN_SOCKET] {
+            remove(&self.path.join(name)).map_err(Error::io(format!("removing the old {name}")))?;
+        }
         let mut dirs = vec![self.path.join("workers"), self.path.join("logs")];
         dirs.extend(entries(&dirs[0])?.into_iter().filter(|path| path.is_dir()));
         for path in dirs.iter().map(|dir| entries(dir)).collect::<Result<Vec<_>, _>>()?.concat() {
@@ -190,7 +196,7 @@ impl RuntimeDir {
             left.iter().filter(|p| !p.is_dir() && !is_in_use(p)).for_each(|p| ignore(remove(p)));
             ignore(fs::remove_dir(dir));
         }
-        for name in ["control.sock", "preload.cjs", "lock"] {
+        for name in ["control.sock", ADMIN_SOCKET, "preload.cjs", "lock"] {
             ignore(remove(&self.path.join(name)));
         }
         remove_upwards(&self.path, self.created);

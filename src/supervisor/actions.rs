@@ -33,7 +33,10 @@ impl Keeper {
         match action {
             Action::Note { level, text } => log::log!(level, "{text}"),
             Action::Publish => {}
-            Action::Spawn { slot, incarnation, .. } => self.spawn(at, slot, incarnation),
+            Action::Spawn { slot, incarnation, .. } => {
+                room.restarts.begun(slot);
+                self.spawn(at, slot, incarnation);
+            }
             Action::Signal { incarnation, signal } => {
                 if let Some(process) = process(&incarnation) {
                     process.ask_to_end();

@@ -63,7 +63,7 @@ pub(super) struct Keeper {
     /// Present while running.
     pub(super) tools: Option<Tools>,
     #[cfg(test)]
-    faults: Arc<std::sync::atomic::AtomicU32>,
+    pub(super) faults: Arc<std::sync::atomic::AtomicU32>,
 }
 
 /// What needs the runtime, or threads.
@@ -95,7 +95,7 @@ impl Keeper {
             Room::new(app, seed.wrapping_add(n as u64), first)
         };
         let rooms: Vec<Room> = setup.apps.into_iter().enumerate().map(room).collect();
-        status.send_replace(Arc::new(Status { apps: rooms.iter().map(Room::status).collect() }));
+        status.send_replace(Arc::new(Status { epoch: None, apps: rooms.iter().map(Room::status).collect() }));
         Keeper {
             rooms,
             dir: Arc::new(dir),
@@ -114,7 +114,7 @@ impl Keeper {
             output: setup.output,
             tools: None,
             #[cfg(test)]
-            faults: setup.faults,
+            faults: Arc::default(),
         }
     }
 
@@ -167,7 +167,8 @@ impl Keeper {
             self.carry_out().await;
             #[cfg(test)]
             self.fail_as_planned();
-            let status = Arc::new(Status { apps: self.rooms.iter().map(Room::status).collect() });
+            let apps = self.rooms.iter().map(Room::status).collect();
+            let status = Arc::new(Status { epoch: Some(self.epoch), apps });
             self.status.send_if_modified(|old| {
                 let differs = **old != *status;
                 *old = status;
@@ -210,6 +211,9 @@ impl Keeper {
     pub(super) fn tell(&mut self, room: usize, event: Event) {
         let now = self.now();
         if let Some(room) = self.rooms.get_mut(room) {
+            if let Event::SpawnFailed { incarnation, .. } = event {
+                room.ended(incarnation, None);
+            }
             room.fleet.handle(event, now);
         }
     }
@@ -256,6 +260,7 @@ impl Keeper {
             Answer::Exited(exit) => {
                 if let Some(room) = self.rooms.get_mut(room) {
                     room.keep_last_words(incarnation);
+                    room.ended(incarnation, Some(exit));
                 }
                 self.tell(room, Event::Exited { incarnation, how: exit.to_string() });
             }

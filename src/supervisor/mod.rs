@@ -30,13 +30,16 @@
 mod actions;
 mod effects;
 mod keeper;
+mod metrics;
+mod restarts;
 mod room;
 mod status;
 mod tags;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use status::{AppStatus, SlotStatus, Status, WorkerStatus};
+pub(crate) use metrics::register;
+pub(crate) use status::{AppStatus, Carried, SlotStatus, Status, WorkerStatus};
 
 use crate::fleet::policy::Policy;
 use crate::pool::Pool;
@@ -67,9 +70,6 @@ pub(crate) struct Setup {
     pub(crate) logs: output::Policy,
     /// Stands for standard output.
     pub(crate) output: Option<Box<dyn std::io::Write + Send>>,
-    /// How many turns of the loop are to panic.
-    #[cfg(test)]
-    pub(crate) faults: Arc<std::sync::atomic::AtomicU32>,
 }
 
 pub(crate) struct AppSpec {
@@ -120,6 +120,14 @@ impl Supervisor {
         let keeper = Keeper::new(setup, dir, logs.clone(), wishes, status);
         let supervisor = Supervisor { keeper: Mutex::new(Some(keeper)), outcome: Arc::new(outcome) };
         Ok((supervisor, Control { wish: Arc::new(wish), outcome: outcome_out, status: status_out, logs }))
+    }
+}
+
+#[cfg(test)]
+impl Supervisor {
+    /// How many turns of the loop are to panic.
+    fn faults(&self) -> Arc<std::sync::atomic::AtomicU32> {
+        self.keeper.lock().unwrap_or_else(|e| e.into_inner()).as_ref().map(|k| k.faults.clone()).unwrap_or_default()
     }
 }
 

@@ -1,12 +1,13 @@
 //! One app: its fleet, and what the fleet need not know of its workers.
 
-use super::{AppSpec, AppStatus, SlotStatus, WorkerStatus};
+use super::restarts::Restarts;
+use super::{AppSpec, AppStatus, Carried, SlotStatus, WorkerStatus};
 use crate::fleet::{Fleet, Occupant, Time};
 use crate::pool::{Member, Pool, Seat};
-use crate::process::Process;
 use crate::process::control::Stats;
 use crate::process::output::Tail;
 use crate::process::spec::Spec;
+use crate::process::{Exit, Process};
 use crate::worker::{Incarnation, Slot, Tag, WorkerId};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ pub(super) struct Room {
     tails: HashMap<Slot, Arc<Tail>>,
     /// The same of the last one that ended.
     last_words: HashMap<Slot, Arc<[String]>>,
+    pub(super) restarts: Restarts,
 }
 
 /// One worker, beside what the fleet knows of it.
@@ -79,6 +81,7 @@ impl Room {
             workers: HashMap::new(),
             tails: HashMap::new(),
             last_words: HashMap::new(),
+            restarts: Restarts::default(),
         }
     }
 
@@ -105,6 +108,19 @@ impl Room {
         }
     }
 
+    /// Takes note of how a process ended, before the fleet changes its state.
+    pub(super) fn ended(&mut self, incarnation: Incarnation, exit: Option<Exit>) {
+        let Some((slot, state)) =
+            self.fleet.workers().find(|w| w.incarnation == incarnation && w.is_alive()).map(|w| (w.slot, w.state))
+        else {
+            return;
+        };
+        match exit {
+            Some(exit) => self.restarts.ended(slot, state, exit),
+            None => self.restarts.spawn_failed(slot),
+        }
+    }
+
     pub(super) fn status(&self) -> AppStatus {
         let worker = |worker: &crate::fleet::Worker| {
             let entry = self.workers.get(&worker.incarnation);
@@ -118,11 +134,13 @@ impl Room {
                 since: worker.since,
                 socket: entry.and_then(Entry::member).map(|member| member.socket.clone()),
                 stats: entry.and_then(|entry| entry.stats),
+                carried: Carried::new(entry.map(|entry| entry.members.clone()).unwrap_or_default()),
             }
         };
         let slot = |(slot, seat): (Slot, &crate::fleet::Seat)| SlotStatus {
             slot,
             failures: seat.failures,
+            restarts: self.restarts.of(slot),
             last_exit: seat.last_exit.clone(),
             last_words: self.last_words.get(&slot).cloned().unwrap_or_default(),
             retry_at: match seat.occupant {
@@ -135,6 +153,7 @@ impl Room {
             name,
             workers: self.fleet.workers().map(worker).collect(),
             slots: self.fleet.slots().map(slot).collect(),
+            restarts: self.restarts.by_cause(),
         }
     }
 

@@ -1,13 +1,18 @@
 //! What can be seen of the workers at a moment.
 
+use super::restarts::Cause;
 use crate::fleet::State;
+use crate::pool::Member;
 use crate::process::control::Stats;
 use crate::worker::{Generation, Incarnation, Slot};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Status {
+    /// The supervisor's start; `None` before it.
+    pub(crate) epoch: Option<Instant>,
     pub(crate) apps: Vec<AppStatus>,
 }
 
@@ -17,6 +22,8 @@ pub(crate) struct AppStatus {
     /// Every process that is not cleaned up yet.
     pub(crate) workers: Vec<WorkerStatus>,
     pub(crate) slots: Vec<SlotStatus>,
+    /// How often a slot was started again, by what had ended the process before; every cause.
+    pub(crate) restarts: Vec<(Cause, u64)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -35,19 +42,49 @@ pub(crate) struct WorkerStatus {
     pub(crate) socket: Option<Arc<str>>,
     /// The newest it said of itself.
     pub(crate) stats: Option<Stats>,
+    pub(crate) carried: Carried,
 }
+
+/// What a worker carries, read at the moment of asking.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Carried(Vec<Arc<Member>>);
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct SlotStatus {
     pub(crate) slot: Slot,
     /// Failures in a row.
     pub(crate) failures: u32,
+    /// How often it was started again, since the supervisor's start.
+    pub(crate) restarts: u64,
     /// How the last process in it ended.
     pub(crate) last_exit: Option<String>,
     /// Its last lines of stderr.
     pub(crate) last_words: Arc<[String]>,
     /// When it starts again, since the supervisor's start, if it backs off.
     pub(crate) retry_at: Option<Duration>,
+}
+
+impl Carried {
+    pub(super) fn new(members: Vec<Arc<Member>>) -> Carried {
+        Carried(members)
+    }
+
+    /// Requests in flight.
+    pub(crate) fn active(&self) -> u32 {
+        self.0.iter().map(|member| member.load.active.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Waiting polls and open tunnels.
+    pub(crate) fn parked(&self) -> u32 {
+        self.0.iter().map(|member| member.load.parked.load(Ordering::Relaxed)).sum()
+    }
+}
+
+/// By whose load it is: a changed number is no change of the status.
+impl PartialEq for Carried {
+    fn eq(&self, other: &Carried) -> bool {
+        self.0.len() == other.0.len() && self.0.iter().zip(&other.0).all(|(a, b)| Arc::ptr_eq(a, b))
+    }
 }
 
 impl AppStatus {

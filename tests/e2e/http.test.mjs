@@ -127,6 +127,12 @@ sharing('connections', { apps: { web: { script: './http.js' } } }, check => {
     assert.equal(JSON.parse(upload.body).sha256, sha256('four'));
   });
 
+  check('a client that half-closes after its request still gets the answer', needsProxy, async proxy => {
+    const raw = await Raw.connect(proxy.port, { allowHalfOpen: true });
+    raw.end(get('/slow?ms=200', 'Connection: close\r\n'));
+    assert.match((await raw.response()).body.toString(), /^slow/);
+  });
+
   check('100-continue: asked, told, sent', async proxy => {
     const raw = await Raw.connect(proxy.port);
     raw.write('POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\nExpect: 100-continue\r\n\r\n');
@@ -451,10 +457,10 @@ sharing('limits', {
   });
 });
 
-test('no worker ready: 503 at once, with a body; no such route: 404', { timeout: 60_000, ...needsProxy }, () =>
+test('no worker ready: 503 soon, with a body; no such route: 404', { timeout: 60_000, ...needsProxy }, () =>
   withProxy(
     {
-      apps: { web: { script: './never.js', start_timeout: '30s' }, other: { script: './http.js' } },
+      apps: { web: { script: './never.js', start_timeout: '30s', queue: { timeout: '100ms' } }, other: { script: './http.js' } },
       routes: [{ path: '/web', app: 'web' }, { host: 'other.example', app: 'other' }],
     },
     { ready: false },

@@ -7,6 +7,8 @@ import { Raw, request } from './lib/http.mjs';
 import { needsProxy, withProxy } from './lib/proxy.mjs';
 import { range, sleep, until, within } from './lib/wait.mjs';
 
+// Without a ready worker: 503 at once.
+const queue = { timeout: '50ms' };
 const options = { timeout: 60_000, ...needsProxy };
 const life = (habits, more = {}) => ({ script: './life.js', ...more, env: { HABITS: habits, ...more.env } });
 const get = path => `GET ${path} HTTP/1.1\r\nHost: x\r\n\r\n`;
@@ -25,7 +27,7 @@ for (const signal of ['SIGTERM', 'SIGINT']) {
 }
 
 test('SIGTERM while workers are starting', options, () =>
-  withProxy({ apps: { a: { script: './never.js', instances: 3, stop_timeout: '1s' } } }, { ready: false }, async proxy => {
+  withProxy({ apps: { a: { script: './never.js', instances: 3, stop_timeout: '1s', queue } } }, { ready: false }, async proxy => {
     await proxy.ready({ status: 503 });
     await until(() => proxy.workerProcesses().length === 3, { what: 'three processes' });
   }));
@@ -99,7 +101,7 @@ test('one crash after a good time: back at once', options, t =>
   }));
 
 test('an app that cannot start: its words are shown, the proxy keeps trying', options, () =>
-  withProxy(proxy => ({ apps: { a: life('fails', { backoff: { min: '50ms', max: '300ms' }, env: { FLAG: proxy.file('flag'), BOOTS: proxy.file('boots', '') } }) } }),
+  withProxy(proxy => ({ apps: { a: life('fails', { queue, backoff: { min: '50ms', max: '300ms' }, env: { FLAG: proxy.file('flag'), BOOTS: proxy.file('boots', '') } }) } }),
     { ready: { status: 503 } },
     async proxy => {
       await proxy.line(/a\[0\] \d+ err \| cannot start: no database at db\.example/);
@@ -113,7 +115,7 @@ test('an app that cannot start: its words are shown, the proxy keeps trying', op
     }));
 
 test('a worker that never listens: the start time-out is told, and it is tried again', options, () =>
-  withProxy({ apps: { a: { script: './never.js', start_timeout: '400ms', stop_timeout: '500ms', backoff: { min: '50ms', max: '100ms' } } } },
+  withProxy({ apps: { a: { script: './never.js', queue, start_timeout: '400ms', stop_timeout: '500ms', backoff: { min: '50ms', max: '100ms' } } } },
     { ready: { status: 503 } },
     async proxy => {
       await proxy.line(/a\[0\].*(400 ?ms|start_timeout)/i);
@@ -121,7 +123,7 @@ test('a worker that never listens: the start time-out is told, and it is tried a
     }));
 
 test('wait_ready: no traffic before process.send(\'ready\')', options, () =>
-  withProxy(proxy => ({ apps: { a: life('ready-by-flag', { wait_ready: true, env: { FLAG: proxy.file('flag') } }) } }), { ready: { status: 503 } }, async proxy => {
+  withProxy(proxy => ({ apps: { a: life('ready-by-flag', { queue, wait_ready: true, env: { FLAG: proxy.file('flag') } }) } }), { ready: { status: 503 } }, async proxy => {
     await proxy.line(/\| listening/);
     for (const _ of range(5)) {
       assert.equal((await request(proxy.port, { path: '/pid' })).status, 503);
@@ -129,6 +131,17 @@ test('wait_ready: no traffic before process.send(\'ready\')', options, () =>
     }
     proxy.file('flag', 'go');
     await proxy.ready({ timeout: 5000 });
+  }));
+
+test('requests wait for the first worker; only so many of them', options, () =>
+  withProxy(proxy => ({ apps: { a: life('ready-by-flag', { wait_ready: true, queue: { max: 5, timeout: '30s' }, env: { FLAG: proxy.file('flag') } }) } }), { ready: false }, async proxy => {
+    await proxy.line(/\| listening/);
+    const early = range(8).map(() => request(proxy.port, { path: '/pid', timeout: 20_000 }));
+    const refused = await Promise.any(early);
+    assert.equal(refused.status, 503, 'more than the queue holds');
+    proxy.file('flag', 'go');
+    const answers = await Promise.all(early);
+    assert.deepEqual(answers.map(answer => answer.status).sort(), [200, 200, 200, 200, 200, 503, 503, 503]);
   }));
 
 test('the \'shutdown\' message and the stop signal', options, async () => {

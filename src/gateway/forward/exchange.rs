@@ -110,6 +110,7 @@ pub(super) struct Finished {
     pub(super) worker: Option<UnixStream>,
     /// The client's connection can carry another request.
     pub(super) stay: bool,
+    pub(super) status: u16,
 }
 
 impl<'a, W: Watch> Exchange<'a, W> {
@@ -170,8 +171,9 @@ impl<'a, W: Watch> Exchange<'a, W> {
     pub(super) fn finish(self) -> Finished {
         let complete = self.is_sent();
         let reusable = complete && !self.worker_spent && !self.upload_broken;
+        let status = self.answer.map_or(0, |head| head.status);
         let keeps = self.answer.is_some_and(|head| head.keep_alive) && self.version == Version::Http11;
-        Finished { worker: (reusable && keeps).then_some(self.worker), stay: self.stay && complete }
+        Finished { worker: (reusable && keeps).then_some(self.worker), stay: self.stay && complete, status }
     }
 
     fn is_sent(&self) -> bool {

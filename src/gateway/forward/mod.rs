@@ -15,9 +15,10 @@ use super::front::{Client, answer_and_close};
 use super::http1::body::BodyScanner;
 use super::http1::head::Head;
 use super::http1::{Body, Method, response};
+use super::metrics::Failure;
 use super::policy::{self, Learner, RawHeaders};
 use super::{App, Gateway, connect};
-use crate::pool::{Lease, Member};
+use crate::pool::{Lease, Member, Use};
 use bytes::{Buf, BytesMut};
 use exchange::{Broken, Exchange, Limits, Watch};
 use pingora_core::protocols::Stream;
@@ -26,6 +27,7 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
+use tokio::time::Instant;
 
 /// How many workers a request is offered to.
 const MAX_TRIES: usize = 4;
@@ -100,6 +102,7 @@ pub(super) async fn forward(gateway: &Gateway, app: &App, mut conn: Conn, head: 
         }
         Err(Ended::Silently) => None,
         Err(Ended::With(answer)) => {
+            app.metrics.answered(answer.status, None);
             answer_and_close(conn.stream, answer).await;
             None
         }
@@ -145,6 +148,7 @@ impl<'a> Attempts<'a> {
         body: &BodyScanner,
         limits: Limits,
     ) -> Result<bool, Ended> {
+        let began = Instant::now();
         while self.tried.len() < MAX_TRIES {
             let lease = tokio::select! {
                 biased;
@@ -157,6 +161,7 @@ impl<'a> Attempts<'a> {
             let mut exchange = Exchange::new(conn, worker, head, first, body.clone(), limits, learner);
             let Err(broken) = exchange.run().await else {
                 let finished = exchange.finish();
+                self.app.metrics.answered(finished.status, (self.plan.usage == Use::Request).then(|| began.elapsed()));
                 if let Some(worker) = finished.worker {
                     kept::keep(lease.member(), worker);
                 }
@@ -165,11 +170,17 @@ impl<'a> Attempts<'a> {
             let (answered, whole) = (exchange.has_answered(), exchange.is_replayable());
             drop(exchange);
             if answered {
+                self.app.metrics.failed(match broken {
+                    Broken::Truncated => Failure::Truncated,
+                    _ => Failure::ClientGone,
+                });
                 // The client must see that its answer is not whole.
                 return Err(Ended::Silently);
             }
             self.judge(broken, lease, reused, whole)?;
+            self.app.metrics.retried();
         }
+        self.app.metrics.failed(if self.last == Answer::BROKEN { Failure::WorkerDied } else { Failure::NoWorker });
         Err(Ended::With(self.last))
     }
 
@@ -218,6 +229,7 @@ impl<'a> Attempts<'a> {
                 return Ok(());
             }
             Broken::ClientGone | Broken::ClientEnded | Broken::ClientStalled | Broken::Truncated => {
+                self.app.metrics.failed(Failure::ClientGone);
                 return Err(Ended::Silently);
             }
             Broken::Unsent | Broken::Died | Broken::Unread => Answer::BROKEN,
@@ -230,6 +242,12 @@ impl<'a> Attempts<'a> {
                 Answer::BROKEN
             }
         };
+        self.app.metrics.failed(match broken {
+            Broken::Malformed(_) => Failure::Malformed,
+            Broken::NoAnswer => Failure::NoAnswer,
+            Broken::Unsent | Broken::Died | Broken::Unread => Failure::WorkerDied,
+            _ => Failure::BadRequest,
+        });
         if answer.status >= 500 {
             let (name, target) = (String::from_utf8_lossy(self.name), String::from_utf8_lossy(self.target));
             log::warn!("{id}: {name} {target} answered {}: {broken:?}", answer.status);
@@ -243,6 +261,7 @@ impl Watch for Option<Learner> {
         if let Some(learner) = self {
             let encoded = head.headers(buf).all("content-encoding").next().is_some();
             learner.begin(head.status == 200 && !encoded, head.body == Body::Chunked);
+            head.headers(buf).all("set-cookie").for_each(|value| learner.set_cookie(value));
         }
     }
 

@@ -13,6 +13,7 @@ use super::front::{Admission, Client, answer_and_close, host};
 use super::http1::body::BodyScanner;
 use super::http1::head::Head;
 use super::http1::{Method, Progress, response};
+use super::metrics::Failure;
 use super::policy::{self, FORWARDED_HEADERS, Forwarded, Plan, RawHeaders};
 use super::{App, Gateway, connect};
 use crate::pool::Lease;
@@ -48,15 +49,31 @@ pub(super) async fn upgrade(gateway: &Gateway, app: &App, conn: Conn, head: &Hea
     drop(plan);
     let (answered, lease, early) = match outcome {
         Ok(outcome) => outcome,
-        Err(Refusal::Gone) => return,
-        Err(Refusal::Answer(answer)) => return answer_and_close(stream, answer).await,
+        Err(Refusal::Gone) => return app.metrics.failed(Failure::ClientGone),
+        Err(Refusal::Answer(answer)) => {
+            app.metrics.failed(match answer {
+                Answer::BROKEN => Failure::WorkerDied,
+                Answer::NO_ANSWER => Failure::NoAnswer,
+                _ => Failure::NoWorker,
+            });
+            app.metrics.answered(answer.status, None);
+            return answer_and_close(stream, answer).await;
+        }
     };
     let mut to_worker = ahead.split_off(head.len);
     to_worker.unsplit(early);
     drop((ahead, request));
     let idle = gateway.limits.tunnel_idle_timeout;
+    app.metrics.answered(answered.head.status, None);
     if answered.head.status == 101 {
-        let relay = relay::Relay::new(stream, answered.worker, answered.received, to_worker, idle, (lease, admission));
+        let relay = relay::Relay::new(
+            stream,
+            answered.worker,
+            answered.received,
+            to_worker,
+            idle,
+            (lease, admission, app.metrics.tunnel()),
+        );
         // Of its own task: what the front held for the connection's requests is freed now.
         tokio::spawn(relay.run());
     } else {

@@ -3,6 +3,7 @@
 use super::frame::{CloseFrame, Tracker, close_frame};
 use crate::gateway::alarm::Alarm;
 use crate::gateway::front::{Admission, with_scratch};
+use crate::gateway::metrics::OpenTunnel;
 use crate::pool::{Closing, Lease};
 use bytes::{Buf, BytesMut};
 use pingora_core::protocols::Stream;
@@ -31,7 +32,7 @@ pub(super) struct Relay {
     /// This tunnel's entry with its worker.
     key: Option<usize>,
     /// The worker carries this tunnel, and the limit counts it, until it ends.
-    held: (Lease, Admission),
+    held: (Lease, Admission, OpenTunnel),
 }
 
 /// One direction of a tunnel.
@@ -71,7 +72,7 @@ impl Relay {
         to_client: BytesMut,
         to_worker: BytesMut,
         idle: Duration,
-        held: (Lease, Admission),
+        held: (Lease, Admission, OpenTunnel),
     ) -> Relay {
         let direction = |waiting: BytesMut| {
             let mut frames = Tracker::new();

@@ -1,0 +1,185 @@
+//! The control API: HTTP/1.1 and JSON. See docs/operations.md.
+//!
+//! Every answer is a JSON object. One that is not 2xx has `error`, a sentence, and mostly `hint`, what to write
+//! instead.
+
+use super::http::{Answer, read_body};
+use super::{Hands, Outcome, Refusal, Target};
+use async_trait::async_trait;
+use http::{Method, Response, StatusCode};
+use pingora_core::apps::http_app::ServeHttp;
+use pingora_core::protocols::http::ServerSession;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes of a request's body.
+const LARGEST_BODY: usize = 64 * 1024;
+/// After this time an operation is answered as not known; the supervisor's own limits are far below.
+const LONGEST: Duration = Duration::from_secs(6 * 3600);
+const ROUTES: &str =
+    "GET /v1/status, GET /v1/version, POST /v1/reload, POST /v1/apps/APP/scale, POST /v1/apps/APP/restart";
+const SCALE_HINT: &str = r#"write {"to": 4}, {"to": "+1"}, {"to": "-1"} or {"to": "auto"}"#;
+
+/// Serves the API; whoever can open its socket may do everything.
+pub(crate) struct Api {
+    hands: Arc<dyn Hands>,
+}
+
+impl Api {
+    pub(crate) fn new(hands: Arc<dyn Hands>) -> Api {
+        Api { hands }
+    }
+
+    pub(super) async fn answer(&self, method: &Method, path: &str, body: &[u8]) -> Answer {
+        let Some(route) = Route::of(path) else {
+            return error(StatusCode::NOT_FOUND, format!("no route {method} {path}"), ROUTES);
+        };
+        if *method != route.method() {
+            let text = format!("{path} takes {}, not {method}", route.method());
+            let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, text, "");
+            answer.allow = Some(if route.method() == Method::GET { "GET" } else { "POST" });
+            return answer;
+        }
+        let fields = match fields(body, route.takes()) {
+            Ok(fields) => fields,
+            Err((text, hint)) => return error(StatusCode::BAD_REQUEST, text, &hint),
+        };
+        match route {
+            Route::Status => json(StatusCode::OK, &self.hands.status()),
+            Route::Version => {
+                let version = json!({"name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION"), "api": 1});
+                json(StatusCode::OK, &version)
+            }
+            Route::Reload => operation(self.hands.reload()).await,
+            Route::Scale(app) => match (self.unknown(app), target(&fields)) {
+                (Some(unknown), _) => unknown,
+                (None, Err(text)) => error(StatusCode::BAD_REQUEST, text, SCALE_HINT),
+                (None, Ok(to)) => operation(self.hands.scale(app, to)).await,
+            },
+            Route::Restart(app) => match self.unknown(app) {
+                Some(unknown) => unknown,
+                None => operation(self.hands.restart(app)).await,
+            },
+        }
+    }
+
+    /// The answer when there is no such app.
+    fn unknown(&self, app: &str) -> Option<Answer> {
+        let status = self.hands.status();
+        if status.apps.iter().any(|known| known.name == app) {
+            return None;
+        }
+        let names: Vec<&str> = status.apps.iter().map(|app| app.name.as_str()).collect();
+        let near = names.iter().map(|name| (strsim::damerau_levenshtein(app, name), *name)).min();
+        let hint = match near {
+            // Only short words are near one another by more than chance.
+            Some((distance, name)) if distance <= 2 && app.len() <= 64 => format!("did you mean {name:?}?"),
+            _ => format!("there is {}", names.join(", ")),
+        };
+        Some(error(StatusCode::NOT_FOUND, format!("no app {app:?}"), &hint))
+    }
+}
+
+#[async_trait]
+impl ServeHttp for Api {
+    async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
+        let head = session.req_header();
+        let (method, path) = (head.method.clone(), head.uri.path().to_owned());
+        let answer = match read_body(session, LARGEST_BODY).await {
+            Ok(body) => self.answer(&method, &path, &body).await,
+            Err(status) => error(status, format!("the body could not be read: {status}"), "it has at most 64 KiB"),
+        };
+        answer.into_response()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route<'p> {
+    Status,
+    Version,
+    Reload,
+    Scale(&'p str),
+    Restart(&'p str),
+}
+
+impl<'p> Route<'p> {
+    fn of(path: &'p str) -> Option<Route<'p>> {
+        let segments: Vec<&str> = path.strip_prefix("/v1/")?.splitn(5, '/').collect();
+        match segments.as_slice() {
+            ["status"] => Some(Route::Status),
+            ["version"] => Some(Route::Version),
+            ["reload"] => Some(Route::Reload),
+            ["apps", app, "scale"] => Some(Route::Scale(app)),
+            ["apps", app, "restart"] => Some(Route::Restart(app)),
+            _ => None,
+        }
+    }
+
+    fn method(self) -> Method {
+        match self {
+            Route::Status | Route::Version => Method::GET,
+            Route::Reload | Route::Scale(_) | Route::Restart(_) => Method::POST,
+        }
+    }
+
+    /// The keys of its body.
+    fn takes(self) -> &'static [&'static str] {
+        match self {
+            Route::Scale(_) => &["to"],
+            _ => &[],
+        }
+    }
+}
+
+/// A body is nothing or an object with known keys only; `Err` is error and hint.
+fn fields(body: &[u8], known: &[&str]) -> Result<Map<String, Value>, (String, String)> {
+    let hint = if known.is_empty() { "leave the body out" } else { SCALE_HINT };
+    if body.trim_ascii().is_empty() {
+        return Ok(Map::new());
+    }
+    let fields = match serde_json::from_slice(body) {
+        Ok(Value::Object(fields)) => fields,
+        Ok(_) => return Err(("the body is no JSON object".to_owned(), hint.to_owned())),
+        Err(why) => return Err((format!("the body is not JSON: {why}"), hint.to_owned())),
+    };
+    match fields.keys().find(|key| !known.contains(&key.as_str())) {
+        Some(key) => Err((format!("unknown key {key:?}"), hint.to_owned())),
+        None => Ok(fields),
+    }
+}
+
+fn target(fields: &Map<String, Value>) -> Result<Target, String> {
+    match fields.get("to") {
+        None => Err("\"to\" is missing".to_owned()),
+        Some(Value::String(text)) => Target::parse(text),
+        // -1 is one less, as in the text: nobody wants less than no worker.
+        Some(number @ Value::Number(_)) => Target::parse(&number.to_string()),
+        Some(other) => Err(format!("\"to\" is {other}")),
+    }
+}
+
+async fn operation(outcome: impl Future<Output = Outcome>) -> Answer {
+    match tokio::time::timeout(LONGEST, outcome).await {
+        Ok(Ok(message)) => json(StatusCode::OK, &json!({"ok": true, "message": message})),
+        Ok(Err(Refusal::Failed(reason))) => error(StatusCode::INTERNAL_SERVER_ERROR, reason, ""),
+        Ok(Err(Refusal::Unsupported(reason))) => error(StatusCode::NOT_IMPLEMENTED, reason, ""),
+        Err(_) => error(StatusCode::GATEWAY_TIMEOUT, "it goes on; its outcome is not known yet".to_owned(), ""),
+    }
+}
+
+fn error(status: StatusCode, text: String, hint: &str) -> Answer {
+    let mut body = json!({"ok": false, "error": text});
+    if !hint.is_empty() {
+        body["hint"] = hint.into();
+    }
+    json(status, &body)
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Answer {
+    // Types with text keys only: nothing of them can fail to be written.
+    let mut body = serde_json::to_vec(value).unwrap_or_default();
+    body.push(b'\n');
+    Answer { status, kind: "application/json", body, allow: None }
+}

@@ -1,0 +1,145 @@
+//! The commands' side of the API: one request over the Unix socket.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Bytes of an answer: a status of a thousand workers with their last words fits well.
+const LARGEST: u64 = 64 * 1024 * 1024;
+const HEADERS: usize = 32;
+
+#[derive(Debug)]
+pub(super) struct Request<'a> {
+    pub(super) method: &'a str,
+    pub(super) path: &'a str,
+    pub(super) body: &'a str,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Reply {
+    pub(super) status: u16,
+    pub(super) body: Vec<u8>,
+}
+
+/// Why there is no reply.
+#[derive(Debug)]
+pub(super) enum Failure {
+    NotRunning { socket: PathBuf },
+    Denied { socket: PathBuf },
+    TimedOut { after: Duration },
+    Ended { socket: PathBuf },
+    Odd { socket: PathBuf, what: String },
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::NotRunning { socket } => {
+                let hint = "start it, or name its file with -c FILE or its directory with --runtime-dir DIR";
+                write!(f, "no proxy runs at {}; {hint}", socket.display())
+            }
+            Failure::Denied { socket } => {
+                write!(f, "{} may only be used by the proxy's user and root; use sudo", socket.display())
+            }
+            Failure::TimedOut { after } => {
+                let after = humantime::format_duration(*after);
+                write!(f, "no answer within {after}; what was asked may still go on (see status, or set --timeout)")
+            }
+            Failure::Ended { socket } => write!(f, "the proxy at {} ended before it answered", socket.display()),
+            Failure::Odd { socket, what } => {
+                write!(f, "{} does not answer as the proxy does: {what}", socket.display())
+            }
+        }
+    }
+}
+
+/// Sends the request and waits for the whole answer, `timeout` in all.
+pub(super) fn send(socket: &Path, request: &Request<'_>, timeout: Duration) -> Result<Reply, Failure> {
+    let failed = |error: io::Error| explain(&error, socket, timeout);
+    let end = Instant::now() + timeout;
+    let mut stream = UnixStream::connect(socket).map_err(failed)?;
+    let Request { method, path, body } = request;
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
+    let text = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+    stream.set_write_timeout(Some(timeout.max(SHORTEST))).map_err(failed)?;
+    stream.write_all(text.as_bytes()).map_err(failed)?;
+    let mut bytes = Vec::new();
+    let mut piece = [0; 16 * 1024];
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Failure::TimedOut { after: timeout });
+        }
+        stream.set_read_timeout(Some(left.max(SHORTEST))).map_err(failed)?;
+        match stream.read(&mut piece).map_err(failed)? {
+            0 => break,
+            n => bytes.extend_from_slice(piece.get(..n).unwrap_or_default()),
+        }
+        if bytes.len() as u64 > LARGEST {
+            return Err(Failure::Odd { socket: socket.into(), what: format!("over {LARGEST} bytes") });
+        }
+        // It closes behind its answer; one that does not has ended where it said.
+        if let Ok(Some(reply)) = parse(&bytes, false) {
+            return Ok(reply);
+        }
+    }
+    match parse(&bytes, true) {
+        Ok(Some(reply)) => Ok(reply),
+        Ok(None) => Err(Failure::Ended { socket: socket.into() }),
+        Err(what) => Err(Failure::Odd { socket: socket.into(), what }),
+    }
+}
+
+/// Zero would mean: without a limit.
+const SHORTEST: Duration = Duration::from_millis(1);
+
+fn explain(error: &io::Error, socket: &Path, timeout: Duration) -> Failure {
+    let socket = socket.to_owned();
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Failure::NotRunning { socket },
+        io::ErrorKind::PermissionDenied => Failure::Denied { socket },
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Failure::TimedOut { after: timeout },
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Failure::Ended { socket },
+        _ => Failure::Odd { socket, what: error.to_string() },
+    }
+}
+
+/// `None` while the answer is not whole; `ended` when no more will come.
+fn parse(bytes: &[u8], ended: bool) -> Result<Option<Reply>, String> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+    let mut head = httparse::Response::new(&mut headers);
+    let httparse::Status::Complete(start) = head.parse(bytes).map_err(|error| error.to_string())? else {
+        return Ok(None);
+    };
+    let length = head.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
+    let length = length.map(|header| std::str::from_utf8(header.value).ok()?.parse::<usize>().ok());
+    let body = bytes.get(start..).unwrap_or_default();
+    let body = match length {
+        None if ended => Some(body),
+        None => None,
+        Some(None) => return Err("a wrong content-length".to_owned()),
+        Some(Some(length)) => body.get(..length),
+    };
+    Ok(body.map(|body| Reply { status: head.code.unwrap_or(0), body: body.to_vec() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_ends_where_it_says_or_where_the_connection_does() {
+        let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokmore";
+        for end in 0..41 {
+            assert_eq!(parse(&whole[..end.min(whole.len() - 5)], false).ok().flatten(), None, "{end}");
+        }
+        assert_eq!(parse(whole, false).unwrap().unwrap(), Reply { status: 200, body: b"ok".to_vec() });
+        let open = b"HTTP/1.1 500 x\r\n\r\nabc";
+        assert_eq!(parse(open, false).unwrap(), None);
+        assert_eq!(parse(open, true).unwrap().unwrap(), Reply { status: 500, body: b"abc".to_vec() });
+        assert!(parse(b"SSH-2.0-OpenSSH\r\n", true).is_err());
+        assert!(parse(b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", true).is_err());
+    }
+}

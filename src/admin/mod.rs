@@ -1,0 +1,104 @@
+//! Seeing and steering a running proxy: the control API on a Unix socket with the commands that use it, and
+//! the page that Prometheus reads.
+//!
+//! This room knows neither supervisor nor gateway: what they can do stands behind [`Hands`], and what they
+//! measure in a [`Registry`](prometheus_client::registry::Registry); the composition root brings both.
+//!
+//! ```text
+//! command ── client ──► admin.sock ── Api ──► Hands     (HTTP/1.1, JSON; docs/operations.md)
+//! Prometheus ─────────► TCP ──────── Scrape ──► Registry
+//! ```
+//!
+//! More verbs: a route in [`api`], a method in [`Hands`], a variant of [`Verb`](commands::Verb). Health
+//! endpoints (`/livez`, `/readyz`) go beside `/metrics` in [`scrape`].
+
+mod api;
+mod client;
+pub(crate) mod commands;
+mod http;
+mod own;
+mod scrape;
+mod table;
+#[cfg(test)]
+mod tests;
+pub(crate) mod view;
+
+pub(crate) use api::Api;
+pub(crate) use own::{register_build, register_process};
+pub(crate) use scrape::Scrape;
+
+use async_trait::async_trait;
+use std::fmt;
+
+/// What can be asked of a running proxy. Each operation returns when its outcome is known.
+#[async_trait]
+pub(crate) trait Hands: Send + Sync {
+    fn status(&self) -> view::Status;
+
+    /// Reads the configuration again and rolls out what changed.
+    async fn reload(&self) -> Outcome;
+
+    /// The app is one of [`Hands::status`].
+    async fn scale(&self, app: &str, to: Target) -> Outcome;
+
+    /// Replaces every worker of the app, which is one of [`Hands::status`].
+    async fn restart(&self, app: &str) -> Outcome;
+}
+
+/// What was done, in a sentence, or why it was not.
+pub(crate) type Outcome = Result<String, Refusal>;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It was tried and failed: the reason, with the last words of the worker that failed.
+    Failed(String),
+    /// This proxy cannot do that.
+    Unsupported(String),
+}
+
+impl From<String> for Refusal {
+    fn from(reason: String) -> Refusal {
+        Refusal::Failed(reason)
+    }
+}
+
+/// How many workers an app is to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// From 1.
+    Count(u16),
+    /// More or fewer than now; not 0.
+    By(i16),
+    /// As the load asks for, between the configured bounds.
+    Auto,
+}
+
+impl Target {
+    const MOST: i16 = 1024;
+    const HINT: &str = "write a number from 1 to 1024, +1, -1 or auto";
+
+    /// `4`, `+1`, `-1` or `auto`.
+    pub(crate) fn parse(text: &str) -> Result<Target, String> {
+        let wrong = || format!("{text:?} is no number of workers; {}", Target::HINT);
+        if text == "auto" {
+            return Ok(Target::Auto);
+        }
+        let number: i16 = text.parse().map_err(|_| wrong())?;
+        let relative = text.starts_with(['+', '-']);
+        match (relative, number) {
+            (true, 1..=Self::MOST) | (true, -1024..=-1) => Ok(Target::By(number)),
+            (false, 1..=Self::MOST) => Ok(Target::Count(number.unsigned_abs())),
+            _ => Err(wrong()),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Count(count) => count.fmt(f),
+            Target::By(by) => write!(f, "{by:+}"),
+            Target::Auto => f.write_str("auto"),
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What a process uses, as /proc tells it (proc(5)).
+
+use nix::libc;
+use nix::sys::resource::{Resource, getrlimit};
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+/// Of one process, without its children.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// Processor time since its start, of all its threads.
+    pub(crate) cpu: Duration,
+    /// Resident memory in bytes.
+    pub(crate) rss: u64,
+    pub(crate) threads: u64,
+}
+
+impl Usage {
+    /// Reads two numbers of the kernel; does not wait. A process that is gone is an error.
+    pub(crate) fn of(pid: u32) -> io::Result<Usage> {
+        Self::read(&format!("/proc/{pid}/stat"))
+    }
+
+    pub(crate) fn own() -> io::Result<Usage> {
+        Self::read("/proc/self/stat")
+    }
+
+    fn read(path: &str) -> io::Result<Usage> {
+        let odd = || io::Error::new(io::ErrorKind::InvalidData, format!("{path} is not as expected"));
+        // A process names itself: bytes, not always UTF-8.
+        let text = fs::read(path)?;
+        parse(&text, ticks_per_second(), page_size()).ok_or_else(odd)
+    }
+}
+
+/// File descriptors that this process has open.
+pub(crate) fn open_files() -> io::Result<u64> {
+    let list = fs::read_dir("/proc/self/fd")?;
+    // One of them reads this list.
+    Ok(list.count().saturating_sub(1) as u64)
+}
+
+/// How many it may have; `None` without a limit.
+pub(crate) fn open_files_limit() -> Option<u64> {
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    (soft != libc::RLIM_INFINITY).then_some(soft)
+}
+
+/// Counted from the closing parenthesis of the name, which may hold anything.
+fn parse(stat: &[u8], ticks: u64, page: u64) -> Option<Usage> {
+    let after = stat.iter().rposition(|byte| *byte == b')')?;
+    let fields: Vec<&str> = std::str::from_utf8(stat.get(after + 1..)?).ok()?.split_ascii_whitespace().collect();
+    // The third field of the manual page, the state, comes first here.
+    let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+    let cpu = field(14)?.checked_add(field(15)?)?;
+    let whole = Duration::from_secs(cpu / ticks);
+    Some(Usage {
+        cpu: whole + Duration::from_secs(1).mul_f64((cpu % ticks) as f64 / ticks as f64),
+        threads: field(20)?,
+        rss: field(24)?.saturating_mul(page),
+    })
+}
+
+fn ticks_per_second() -> u64 {
+    // SAFETY: a query of a constant, without pointers.
+    positive(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).unwrap_or(100)
+}
+
+fn page_size() -> u64 {
+    // SAFETY: a query of a constant, without pointers.
+    positive(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+}
+
+fn positive(value: libc::c_long) -> Option<u64> {
+    u64::try_from(value).ok().filter(|value| *value > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_hold_anything() {
+        let line = b"42 (a) b (\xff 1 2) S 1 42 42 0 -1 4194560 8171 0 5 0 250 50 0 0 20 0 11 0 1000 \
+            1079918592 512 18446744073709551615 1 1";
+        let usage = parse(line, 100, 4096).unwrap();
+        assert_eq!(usage, Usage { cpu: Duration::from_secs(3), rss: 512 * 4096, threads: 11 });
+        assert_eq!(parse(b"42 (short) S 1 2", 100, 4096), None);
+        assert_eq!(parse(b"", 100, 4096), None);
+    }
+
+    #[test]
+    fn this_process_uses_something() {
+        let usage = Usage::of(std::process::id()).unwrap();
+        assert!(usage.rss > 1024 * 1024 && usage.threads >= 1, "{usage:?}");
+        assert!(Usage::own().unwrap().rss > 1024 * 1024);
+        assert!(open_files().unwrap() >= 3);
+        assert!(Usage::of(u32::MAX).is_err());
+    }
+}

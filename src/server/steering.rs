@@ -1,0 +1,202 @@
+//! Joins the room of commands with the supervisor, and the page of metrics with everyone who measures.
+
+use crate::admin::commands::{Command, Verb};
+use crate::admin::{self, Api, Hands, Outcome, Refusal, Scrape, Target, view};
+use crate::config::Config;
+use crate::config::verbs::{self, Asked};
+use crate::fleet::State;
+use crate::gateway;
+use crate::process::usage::Usage;
+use crate::supervisor::{self, AppStatus, Control, SlotStatus, WorkerStatus};
+use async_trait::async_trait;
+use pingora_core::server::Server;
+use pingora_core::services::listening::Service;
+use prometheus_client::registry::Registry;
+use std::fs::{Permissions, symlink_metadata};
+use std::io::{stderr, stdout};
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Prefix of every metric but `process_*`.
+const PREFIX: &str = "pingora_unix_proxy";
+
+/// Asks a running proxy.
+pub(super) fn command(asked: Asked) -> ExitCode {
+    let verb = match asked.verb {
+        verbs::Verb::Status { json } => Verb::Status { json },
+        verbs::Verb::Reload => Verb::Reload,
+        verbs::Verb::Scale { app, to } => Verb::Scale { app, to },
+        verbs::Verb::Restart { app } => Verb::Restart { app },
+    };
+    match asked.proxy.socket() {
+        Ok(socket) => {
+            let command = Command { socket, verb, timeout: asked.timeout };
+            ExitCode::from(command.run(&mut stdout().lock(), &mut stderr().lock()))
+        }
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Everyone's metrics. Each room registers its own families in what it is given.
+pub(super) fn registry(control: &Control, front: &gateway::Front) -> Registry {
+    let mut registry = Registry::default();
+    admin::register_process(&mut registry);
+    let own = registry.sub_registry_with_prefix(PREFIX);
+    admin::register_build(own);
+    supervisor::register(own, control.clone());
+    gateway::register(own, front);
+    registry
+}
+
+/// Adds the services that the configuration asks for.
+pub(super) fn serve(server: &mut Server, config: &Config, control: Control, registry: Registry) -> Result<(), String> {
+    if let Some(path) = &config.admin {
+        let address = vacant(path)?;
+        let mut service = Service::new("admin".to_owned(), Api::new(Arc::new(Steering { control })));
+        service.add_uds(address, Some(Permissions::from_mode(0o600)));
+        service.threads = Some(1);
+        server.add_service(service);
+    }
+    if let Some(address) = config.metrics {
+        server.add_service(metrics(address, registry));
+        log::info!("metrics on http://{address}/metrics");
+    }
+    Ok(())
+}
+
+fn metrics(address: SocketAddr, registry: Registry) -> Service<Scrape> {
+    let mut service = Service::new("metrics".to_owned(), Scrape::new(registry));
+    service.add_tcp(&address.to_string());
+    service.threads = Some(1);
+    service
+}
+
+/// Sees that the socket can be bound: Pingora would remove whatever stands in its way.
+fn vacant(path: &Path) -> Result<&str, String> {
+    let shown = path.display();
+    let address = path.to_str().ok_or_else(|| format!("{shown} is not UTF-8; change `admin` or `runtime_dir`"))?;
+    match symlink_metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(address),
+        Err(error) => Err(format!("cannot take commands on {shown}: {error}")),
+        Ok(meta) if !meta.file_type().is_socket() => {
+            Err(format!("cannot take commands on {shown}: it is there and no socket; remove it or change `admin`"))
+        }
+        Ok(_) if UnixStream::connect(path).is_ok() => {
+            Err(format!("cannot take commands on {shown}: another program does; stop it or change `admin`"))
+        }
+        Ok(_) => Ok(address),
+    }
+}
+
+/// Removes the socket, which Pingora leaves behind. One of another proxy, started meanwhile, answers and stays.
+pub(super) fn remove_socket(path: &Path) {
+    let is_socket = symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+    if is_socket && UnixStream::connect(path).is_err() {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// What commands can do. Each operation is one method of [`Control`].
+struct Steering {
+    control: Control,
+}
+
+#[async_trait]
+impl Hands for Steering {
+    fn status(&self) -> view::Status {
+        let status = self.control.status();
+        let now = status.epoch.map(|epoch| epoch.elapsed()).unwrap_or_default();
+        view::Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: seconds(now),
+            apps: status.apps.iter().map(|app| view_of(app, now)).collect(),
+        }
+    }
+
+    async fn reload(&self) -> Outcome {
+        // self.control.reload().await.map_err(Refusal::Failed)
+        not_yet("reload")
+    }
+
+    async fn scale(&self, _app: &str, _to: Target) -> Outcome {
+        // self.control.scale(app, to).await.map_err(Refusal::Failed)
+        not_yet("scale")
+    }
+
+    async fn restart(&self, _app: &str) -> Outcome {
+        // self.control.restart(app).await.map_err(Refusal::Failed)
+        not_yet("restart")
+    }
+}
+
+fn not_yet(what: &str) -> Outcome {
+    Err(Refusal::Unsupported(format!("this version of the proxy cannot {what} yet; nothing was changed")))
+}
+
+fn view_of(app: &AppStatus, now: Duration) -> view::App {
+    let slot = |worker: &WorkerStatus| app.slots.iter().find(|slot| slot.slot == worker.slot);
+    let mut workers: Vec<view::Worker> = app.workers.iter().map(|worker| process(worker, slot(worker), now)).collect();
+    let waiting = app.slots.iter().filter_map(|slot| slot.retry_at.map(|at| waiting(slot, at, now)));
+    workers.extend(waiting);
+    workers.sort_by_key(|worker| (worker.slot, worker.incarnation.is_none(), worker.incarnation));
+    view::App { name: app.name.to_string(), ready: app.ready(), workers }
+}
+
+fn process(worker: &WorkerStatus, slot: Option<&SlotStatus>, now: Duration) -> view::Worker {
+    let usage = worker.pid.filter(|_| worker.state != State::Exited).and_then(|pid| Usage::of(pid).ok());
+    let stats = worker.stats;
+    let well = worker.state == State::Ready && slot.is_none_or(|slot| slot.failures == 0);
+    let slot = slot.cloned();
+    view::Worker {
+        slot: worker.slot.0,
+        pid: worker.pid,
+        incarnation: Some(worker.incarnation.0),
+        generation: Some(worker.generation.0),
+        state: worker.state.to_string(),
+        since_seconds: Some(seconds(now.saturating_sub(worker.since))),
+        reason: worker.reason.clone(),
+        active: worker.carried.active(),
+        parked: worker.carried.parked(),
+        sessions: stats.map(|stats| stats.sessions),
+        sockets: stats.map(|stats| stats.sockets),
+        elu: stats.map(|stats| stats.elu),
+        lag_seconds: stats.map(|stats| stats.lag_ms / 1000.0),
+        heap_used_bytes: stats.map(|stats| stats.heap_used),
+        rss_bytes: usage.map(|usage| usage.rss).or(stats.map(|stats| stats.rss)),
+        cpu_seconds: usage.map(|usage| seconds(usage.cpu)),
+        restarts: slot.as_ref().map_or(0, |slot| slot.restarts),
+        failures: slot.as_ref().map_or(0, |slot| slot.failures),
+        retry_seconds: None,
+        last_exit: slot.as_ref().and_then(|slot| slot.last_exit.clone()),
+        last_stderr: slot.filter(|_| !well).map(|slot| slot.last_words.to_vec()).unwrap_or_default(),
+    }
+}
+
+/// A slot that has no process now and will start one.
+fn waiting(slot: &SlotStatus, retry_at: Duration, now: Duration) -> view::Worker {
+    view::Worker {
+        slot: slot.slot.0,
+        state: "backing off".to_owned(),
+        reason: slot.last_exit.clone().unwrap_or_default(),
+        restarts: slot.restarts,
+        failures: slot.failures,
+        retry_seconds: Some(seconds(retry_at.saturating_sub(now))),
+        last_exit: slot.last_exit.clone(),
+        last_stderr: slot.last_words.to_vec(),
+        ..view::Worker::default()
+    }
+}
+
+/// To the millisecond: more digits say nothing.
+fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1000.0).round() / 1000.0
+}

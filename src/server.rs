@@ -94,7 +94,9 @@ fn run(mut config: Config) -> Result<(), String> {
     let front = gateway::front(rules, &server.configuration);
     // Each room that measures registers its families here.
     let registry = steering::registry(&control, &front);
-    server.add_service(listen(&config, front));
+    for service in listen(&config, front) {
+        server.add_service(service);
+    }
     steering::serve(&mut server, &config, control.clone(), registry)?;
     let failed = Arc::new(AtomicBool::new(false));
     let signals = Signals { control, failed: failed.clone() };
@@ -159,15 +161,18 @@ fn gateway(config: &Config, apps: Vec<gateway::App>) -> Gateway {
     Gateway::new(apps, config.routes.iter().map(route).collect(), limits)
 }
 
-fn listen(config: &Config, front: gateway::Front) -> Service<gateway::Front> {
-    let mut service = Service::new("front".to_owned(), front);
+/// The services that listen: Pingora's listeners of one service share one application.
+fn listen(config: &Config, front: gateway::Front) -> Vec<Service<gateway::Front>> {
+    let with_h2c = Service::new("front-h2c".to_owned(), front.with_h2c());
+    let mut services = [Service::new("front".to_owned(), front), with_h2c];
     for listener in &config.listeners {
         // The front buffers what it needs: Pingora's buffers would cost every idle connection 10 KiB and more.
         let tcp = ListenerConfig::tcp(listener.address.to_string()).l4_buffer(L4BufferSettings::unbuffered());
-        service.add_listener(tcp);
+        services[usize::from(listener.h2c)].add_listener(tcp);
         log::info!("listening on http://{}", listener.address);
     }
-    service
+    let used = [false, true].map(|h2c| config.listeners.iter().any(|listener| listener.h2c == h2c));
+    services.into_iter().zip(used).filter_map(|(service, used)| used.then_some(service)).collect()
 }
 
 /// Ends the server when the supervisor has: nothing of it is left then.

@@ -71,6 +71,8 @@ pub(crate) struct Config {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Listener {
     pub(crate) address: SocketAddr,
+    /// HTTP/2 without TLS is spoken here, too.
+    pub(crate) h2c: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -162,11 +162,10 @@ pub(super) const SERVER: Section = Section {
 
 pub(super) const LISTENER: Section = Section {
     name: "listeners",
-    keys: &[key("address", Other("IP:PORT"), Required)],
+    keys: &[key("address", Other("IP:PORT"), Required), key("h2c", Flag, Yaml("false"))],
     elsewhere: &[
         ("tls", Later),
-        ("http2", Later),
-        ("h2c", Later),
+        ("http2", Write("write h2c: true for HTTP/2 without TLS")),
         ("proxy_protocol", Later),
         ("port", Write("write the port into address: \"0.0.0.0:8000\"")),
         ("host", Write("write address: \"127.0.0.1:8000\"")),

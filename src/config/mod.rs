@@ -8,6 +8,7 @@
 mod admin;
 mod affinity;
 mod apps;
+mod care;
 pub mod cli;
 mod command;
 mod error;

@@ -65,8 +65,25 @@ const fn key(name: &'static str, kind: Kind, default: Preset) -> Key {
     Key { name, kind, default }
 }
 
-pub(super) const ALL: &[&Section] =
-    &[&TOP, &SERVER, &LISTENER, &APP, &INSTANCES, &BACKOFF, &QUEUE, &ROUTE, &LIMITS, &ADMIN, &METRICS, &LOGS, &ROTATE];
+pub(super) const ALL: &[&Section] = &[
+    &TOP,
+    &SERVER,
+    &LISTENER,
+    &APP,
+    &INSTANCES,
+    &BACKOFF,
+    &QUEUE,
+    &CRASH_LOOP,
+    &HEALTH_CHECK,
+    &SCALING,
+    &RLIMITS,
+    &ROUTE,
+    &LIMITS,
+    &ADMIN,
+    &METRICS,
+    &LOGS,
+    &ROTATE,
+];
 
 pub(super) const TOP: Section = Section {
     name: "",
@@ -200,9 +217,21 @@ pub(super) const APP: Section = Section {
         key("start_timeout", Duration(100, 3_600_000), Yaml("60s")),
         key("stop_timeout", Duration(0, 3_600_000), Yaml("10s")),
         key("drain_timeout", Duration(0, 86_400_000), Yaml("30s")),
+        key("drain_window", Duration(0, 86_400_000), Yaml("10s")),
         key("stop_signal", Other("signal name"), Yaml("SIGTERM")),
+        key("min_ready", Duration(0, 3_600_000), Yaml("1s")),
+        key("surge", Integer(1, 1024, ""), Yaml("1")),
         key("backoff", Map, Yaml("{min: 100ms, max: 30s}")),
         key("min_uptime", Duration(0, 86_400_000), Yaml("10s")),
+        key("crash_loop", Map, Yaml("{max: 5, window: 60s, retry: 60s}")),
+        key("heartbeat_timeout", Duration(2000, 3_600_000), Yaml("5s")),
+        key("unhealthy_timeout", Duration(0, 3_600_000), Yaml("15s")),
+        key("health_check", Map, Words("whether the socket takes connections")),
+        key("scaling", Map, Words("see below")),
+        key("max_memory_restart", Size(1 << 20, 1 << 50, "none"), Yaml("none")),
+        key("max_requests", Integer(1, 1 << 50, "none"), Yaml("none")),
+        key("max_lifetime", Duration(1000, 365 * 86_400_000), Words("no limit")),
+        key("rlimits", Map, Words("those of the proxy")),
         key("response_timeout", Duration(10, 86_400_000), Yaml("60s")),
         key("max_concurrency", Integer(1, 1_000_000, ""), Words("no limit")),
         key("queue", Map, Yaml("{max: 1000, timeout: 10s}")),
@@ -235,7 +264,7 @@ pub(super) const APP: Section = Section {
         ("exp_backoff_restart_delay", Write("write backoff: {min: 100ms, max: 30s}")),
         (
             "max_restarts",
-            Write("leave it out: a crashing worker is restarted for ever, with pauses that grow to backoff.max"),
+            Write("leave it out: a crashing worker is restarted for ever, more and more rarely; crash_loop says how"),
         ),
         ("autorestart", Write("leave it out: workers are always restarted")),
         ("stop_exit_codes", Write("leave it out: workers are always restarted")),
@@ -256,9 +285,13 @@ pub(super) const APP: Section = Section {
         ("sticky", Write("write affinity: socket.io")),
         ("timeout", Write("write response_timeout: 60s")),
         ("proxy_read_timeout", Write("write response_timeout: 60s")),
-        ("max_memory_restart", Later),
-        ("health_check", Later),
-        ("max_requests", Later),
+        ("max_memory", Write("write max_memory_restart")),
+        ("memory_limit", Write("write max_memory_restart")),
+        ("max_restart_time", Write("write crash_loop: {max: 5, window: 60s}")),
+        ("healthcheck", Write("write health_check")),
+        ("ulimits", Write("write rlimits")),
+        ("max_instances", Write("write instances: {min: 2, max: 8}")),
+        ("min_instances", Write("write instances: {min: 2, max: 8}")),
         ("cron_restart", Later),
         ("watch", Useless("the proxy does not watch files; use node --watch while you develop")),
         ("ignore_watch", Useless("the proxy does not watch files")),
@@ -306,6 +339,64 @@ pub(super) const QUEUE: Section = Section {
     name: "apps.NAME.queue",
     keys: &[key("max", Integer(0, 1_000_000, ""), Yaml("1000")), key("timeout", Duration(0, 3_600_000), Yaml("10s"))],
     elsewhere: &[("size", Write("write max")), ("length", Write("write max")), ("max_wait", Write("write timeout"))],
+};
+
+pub(super) const CRASH_LOOP: Section = Section {
+    name: "apps.NAME.crash_loop",
+    keys: &[
+        key("max", Integer(1, 10_000, ""), Yaml("5")),
+        key("window", Duration(1000, 86_400_000), Yaml("60s")),
+        key("retry", Duration(100, 86_400_000), Yaml("60s")),
+    ],
+    elsewhere: &[("crashes", Write("write max")), ("within", Write("write window"))],
+};
+
+pub(super) const HEALTH_CHECK: Section = Section {
+    name: "apps.NAME.health_check",
+    keys: &[
+        key("path", Other("path"), Words("none")),
+        key("interval", Duration(100, 3_600_000), Yaml("5s")),
+        key("timeout", Duration(10, 3_600_000), Yaml("2s")),
+        key("unhealthy_threshold", Integer(1, 1000, ""), Yaml("3")),
+        key("healthy_threshold", Integer(1, 1000, ""), Yaml("2")),
+        key("expect", Other("status, or first-last"), Yaml("200-399")),
+    ],
+    elsewhere: &[
+        ("uri", Write("write path")),
+        ("url", Write("write path")),
+        ("fails", Write("write unhealthy_threshold")),
+        ("fall", Write("write unhealthy_threshold")),
+        ("passes", Write("write healthy_threshold")),
+        ("rise", Write("write healthy_threshold")),
+        ("status", Write("write expect")),
+    ],
+};
+
+pub(super) const SCALING: Section = Section {
+    name: "apps.NAME.scaling",
+    keys: &[
+        key("target", Integer(1, 100, ""), Yaml("70")),
+        key("max_sessions", Integer(1, 10_000_000, "none"), Yaml("none")),
+        key("max_active", Integer(1, 1_000_000, ""), Yaml("10")),
+        key("queue_wait", Duration(1, 3_600_000), Yaml("200ms")),
+        key("up_window", Duration(1000, 3_600_000), Yaml("10s")),
+        key("down_window", Duration(1000, 86_400_000), Yaml("5m")),
+        key("young", Duration(0, 3_600_000), Yaml("5s")),
+        key("cordon_timeout", Duration(0, 30 * 86_400_000), Yaml("10m")),
+    ],
+    elsewhere: &[
+        ("min", Write("write instances: {min: 2, max: 8}")),
+        ("max", Write("write instances: {min: 2, max: 8}")),
+    ],
+};
+
+pub(super) const RLIMITS: Section = Section {
+    name: "apps.NAME.rlimits",
+    keys: &[
+        key("nofile", Integer(64, 1 << 30, ""), Words("the proxy's")),
+        key("core", Size(0, 1 << 50, "unlimited"), Words("the proxy's")),
+    ],
+    elsewhere: &[("files", Write("write nofile")), ("open_files", Write("write nofile"))],
 };
 
 pub(super) const ROUTE: Section = Section {

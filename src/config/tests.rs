@@ -114,6 +114,7 @@ limits: {head_size: 8kib, head_timeout: 1s, keepalive_timeout: 2s, body_size: 1.
     assert_eq!(chat.spec.umask, Some(0o027));
     let policy = Policy {
         instances: 2,
+        max_instances: 2,
         start_timeout: seconds(5),
         wait_ready: true,
         stop_timeout: seconds(0),
@@ -122,6 +123,7 @@ limits: {head_size: 8kib, head_timeout: 1s, keepalive_timeout: 2s, body_size: 1.
         backoff_min: seconds(1),
         backoff_max: seconds(60),
         min_uptime: seconds(3),
+        ..Policy::default()
     };
     assert_eq!(chat.policy, policy);
     assert_eq!((&chat.affinity, chat.balance), (&Affinity::Header("x-user".into()), Balance::RoundRobin));
@@ -298,12 +300,37 @@ fn anchors_and_merges_work() {
 }
 
 #[test]
+fn the_care_for_workers_is_read() {
+    let policy =
+        app(", instances: {min: 2, max: 8}, surge: 2, min_ready: 3s, drain_window: 4s, heartbeat_timeout: 6s, \
+         crash_loop: {max: 3, retry: 9s}, health_check: {path: /healthz, expect: 204}, max_memory_restart: 512mib, \
+         scaling: {target: 50, max_sessions: 100, down_window: 1m}, max_requests: 1000, max_lifetime: 1day, \
+         rlimits: {nofile: 4096, core: unlimited}");
+    let (policy, spec) = (policy.policy, policy.spec);
+    assert_eq!((policy.instances, policy.most(), policy.surge, policy.min_ready.as_secs()), (2, 8, 2, 3));
+    assert_eq!((policy.crashes.max, policy.crashes.window.as_secs(), policy.crashes.retry.as_secs()), (3, 60, 9));
+    assert_eq!((policy.health.path.as_deref(), policy.health.expect), (Some("/healthz"), (204, 204)));
+    assert_eq!((policy.health.heartbeat_timeout.as_secs(), policy.drain_window.as_secs()), (6, 4));
+    assert_eq!((policy.scaling.target, policy.scaling.max_sessions), (50, Some(100)));
+    assert_eq!((policy.limits.memory, policy.limits.requests), (Some(512 << 20), Some(1000)));
+    assert_eq!((spec.rlimits.nofile, spec.rlimits.core), (Some(4096), Some(u64::MAX)));
+    for (wrong, says) in [
+        ("health_check: {path: healthz}", "must be a path"),
+        ("health_check: {expect: 700}", "must be a status"),
+        ("health_check: /healthz", "write health_check: {path: /healthz}"),
+        ("scaling: {min: 2}", "write instances: {min: 2, max: 8}"),
+        ("rlimits: {nofile: 5}", "from 64"),
+    ] {
+        let text = errors(&format!("apps: {{chat: {{script: app.js, {wrong}}}}}"));
+        assert!(text.contains(says), "{text}");
+    }
+}
+
+#[test]
 fn oddities_are_warned_of() {
     let unrouted = warnings("apps: {a: {script: a.js}, b: {script: b.js}}\nroutes: [{app: a}]");
     assert_eq!(unrouted.len(), 1, "{unrouted:?}");
     assert!(unrouted[0].starts_with("conf.yaml:1:27: app b has no route"), "{unrouted:?}");
-    let range = warnings("apps: {a: {script: a.js, instances: {min: 2, max: 8}}}");
-    assert!(range[0].contains("2 workers will run"), "{range:?}");
     let port = warnings("apps: {a: {command: 'python3 a.py {socket} {port}'}}");
     assert!(port.is_empty() || port[0].contains("{port}"), "{port:?}");
     let both = warnings("apps: {a: {script: a.js}}\nlisteners: [{address: '0.0.0.0:80'}, {address: '[::]:80'}]");

@@ -22,7 +22,7 @@ use arc_swap::ArcSwap;
 use pingora_load_balancing::{Backends, LoadBalancer};
 use selector::{PoolDiscovery, Rendezvous};
 use std::any::Any;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// A worker as traffic sees it.
@@ -52,6 +52,8 @@ pub(crate) struct Load {
     pub(crate) active: AtomicU32,
     /// Waiting Engine.IO polls and open tunnels: they cost a worker next to nothing.
     pub(crate) parked: AtomicU32,
+    /// Requests and tunnels since the beginning.
+    pub(crate) total: AtomicU64,
 }
 
 /// A member's place in a published pool.

@@ -184,6 +184,8 @@ mod tests {
             socket: Some("/run/x/workers/chat.0.1.sock".into()),
             stats: None,
             carried: Carried::default(),
+            rss: None,
+            cpu: None,
         }
     }
 
@@ -207,9 +209,21 @@ mod tests {
             last_exit: None,
             last_words: [].into(),
             retry_at: Some(Duration::from_secs(1)),
+            is_failed: false,
         };
         let restarts = vec![(Cause::Exit, 2), (Cause::Start, 0)];
-        let app = AppStatus { name: "chat".into(), workers, slots: vec![waiting], restarts };
+        let app = AppStatus {
+            name: "chat".into(),
+            generation: Generation(1),
+            rolling: None,
+            desired: 3,
+            range: (3, 3),
+            is_manual: false,
+            last_rollout: None,
+            workers,
+            slots: vec![waiting],
+            restarts,
+        };
         let text = page(Status { epoch: None, apps: vec![app] });
         for line in [
             "p_workers{app=\"chat\",state=\"ready\"} 1",

@@ -14,6 +14,10 @@
 //! control.kill();                          // the same as a second stop
 //! control.finished().await;                // Ok: no process, socket, FIFO or directory of ours is left.
 //!                                          // Err: the supervisor failed; also without a stop: exit non-zero
+//! control.reload(apps).await;              // what changed rolls out; Ok or Err says in words what came of it
+//! control.restart(Some(app)).await;        // the same definition as a new generation
+//! control.scale("chat", To::By(1)).await;
+//! supervisor.on_alarm(hook);               // before the start; see `alarm_event`
 //! control.status();                        // Arc<Status>, newest; `changed().await` waits for the next
 //! ```
 //!
@@ -28,9 +32,12 @@
 //! all workers are killed and `finished()` says so.
 
 mod actions;
+pub(crate) mod alarm_event;
+mod definition;
 mod effects;
 mod keeper;
 mod metrics;
+mod orders;
 mod restarts;
 mod room;
 mod status;
@@ -39,6 +46,7 @@ mod tags;
 mod tests;
 
 pub(crate) use metrics::register;
+pub(crate) use orders::To;
 pub(crate) use status::{AppStatus, Carried, SlotStatus, Status, WorkerStatus};
 
 use crate::fleet::policy::Policy;
@@ -53,7 +61,7 @@ use pingora_core::services::background::BackgroundService;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 /// What to run.
 pub(crate) struct Setup {
@@ -106,7 +114,11 @@ pub(crate) struct Control {
     outcome: watch::Receiver<Option<Outcome>>,
     status: watch::Receiver<Arc<Status>>,
     logs: Arc<Logs>,
+    orders: mpsc::Sender<orders::Order>,
 }
+
+/// Orders that may wait to be looked at.
+const ORDERS: usize = 64;
 
 impl Supervisor {
     /// Locks and furnishes the runtime directory. Nothing is started, so the process may still fork.
@@ -117,9 +129,17 @@ impl Supervisor {
         let (outcome, outcome_out) = watch::channel(None);
         let (status, status_out) = watch::channel(Arc::new(Status::default()));
         let logs = Logs::new(setup.logs.clone());
-        let keeper = Keeper::new(setup, dir, logs.clone(), wishes, status);
+        let (orders, orders_out) = mpsc::channel(ORDERS);
+        let keeper = Keeper::new(setup, dir, logs.clone(), orders_out, wishes, status);
         let supervisor = Supervisor { keeper: Mutex::new(Some(keeper)), outcome: Arc::new(outcome) };
-        Ok((supervisor, Control { wish: Arc::new(wish), outcome: outcome_out, status: status_out, logs }))
+        Ok((supervisor, Control { wish: Arc::new(wish), outcome: outcome_out, status: status_out, logs, orders }))
+    }
+
+    /// Who hears of alarms. To be said before the start.
+    pub(crate) fn on_alarm(&self, hook: Arc<dyn alarm_event::Hook>) {
+        if let Some(keeper) = self.keeper.lock().unwrap_or_else(|e| e.into_inner()).as_mut() {
+            keeper.alarms = Some(hook);
+        }
     }
 }
 

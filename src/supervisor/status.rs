@@ -19,6 +19,16 @@ pub(crate) struct Status {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct AppStatus {
     pub(crate) name: Arc<str>,
+    /// The one in force, and the one that is rolling out.
+    pub(crate) generation: Generation,
+    pub(crate) rolling: Option<Generation>,
+    /// Workers that are to take new sessions, the least and the most of them.
+    pub(crate) desired: u16,
+    pub(crate) range: (u16, u16),
+    /// Whether a person decided how many.
+    pub(crate) is_manual: bool,
+    /// How the newest rollout that has ended did so.
+    pub(crate) last_rollout: Option<(Generation, Result<String, String>)>,
     /// Every process that is not cleaned up yet.
     pub(crate) workers: Vec<WorkerStatus>,
     pub(crate) slots: Vec<SlotStatus>,
@@ -43,6 +53,10 @@ pub(crate) struct WorkerStatus {
     /// The newest it said of itself.
     pub(crate) stats: Option<Stats>,
     pub(crate) carried: Carried,
+    /// Resident bytes.
+    pub(crate) rss: Option<u64>,
+    /// Processors used in the last second.
+    pub(crate) cpu: Option<f64>,
 }
 
 /// What a worker carries, read at the moment of asking.
@@ -62,6 +76,8 @@ pub(crate) struct SlotStatus {
     pub(crate) last_words: Arc<[String]>,
     /// When it starts again, since the supervisor's start, if it backs off.
     pub(crate) retry_at: Option<Duration>,
+    /// In a crash loop: started again only now and then.
+    pub(crate) is_failed: bool,
 }
 
 impl Carried {
@@ -72,6 +88,10 @@ impl Carried {
     /// Requests in flight.
     pub(crate) fn active(&self) -> u32 {
         self.0.iter().map(|member| member.load.active.load(Ordering::Relaxed)).sum()
+    }
+
+    pub(crate) fn tunnels(&self) -> usize {
+        self.0.iter().map(|member| member.tunnels.open()).sum()
     }
 
     /// Waiting polls and open tunnels.

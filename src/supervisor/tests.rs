@@ -1,3 +1,5 @@
+mod deploys;
+
 use super::*;
 use crate::fleet::State;
 use crate::pool::affinity::{Affinity, Balance};
@@ -72,6 +74,10 @@ fn new_pool() -> Arc<Pool> {
 
 impl Stage {
     fn start(apps: Vec<(Spec, Policy)>) -> Stage {
+        Stage::start_with(apps, |_| {})
+    }
+
+    fn start_with(apps: Vec<(Spec, Policy)>, prepare: impl FnOnce(&Supervisor)) -> Stage {
         let base = base_dir();
         let output = Written::default();
         let pools: Vec<_> = apps.iter().map(|_| new_pool()).collect();
@@ -92,6 +98,7 @@ impl Stage {
         };
         let (supervisor, control) = Supervisor::new(setup).unwrap();
         let faults = supervisor.faults();
+        prepare(&supervisor);
         let (shutdown, shutdown_in) = watch::channel(false);
         let task = tokio::spawn(async move { supervisor.start(shutdown_in).await });
         Stage { base, control, pools, output, shutdown, faults, task }

@@ -142,7 +142,6 @@ impl Hands for Steering {
     async fn scale(&self, app: &str, to: Target) -> Outcome {
         let to = match to {
             Target::Count(count) => To::Count(count),
-<<<<<<< ours
             Target::By(step) => To::By(step.into()),
             Target::Auto => To::Auto,
         };
@@ -151,16 +150,6 @@ impl Hands for Steering {
 
     async fn restart(&self, app: &str) -> Outcome {
         of(app, self.control.restart(Some(app.to_owned())).await)
-=======
-            Target::By(more) => To::By(more.into()),
-            Target::Auto => To::Auto,
-        };
-        self.control.scale(app, to).await.map_err(Refusal::Failed)
-    }
-
-    async fn restart(&self, app: &str) -> Outcome {
-        self.control.restart(Some(app.to_owned())).await.map_err(Refusal::Failed)
->>>>>>> theirs
     }
 }
 
@@ -207,7 +196,7 @@ fn process(worker: &WorkerStatus, slot: Option<&SlotStatus>, now: Duration) -> v
 fn waiting(slot: &SlotStatus, retry_at: Duration, now: Duration) -> view::Worker {
     view::Worker {
         slot: slot.slot.0,
-        state: if slot.is_failed { "failed" } else { "backing off" }.to_owned(),
+        state: "backing off".to_owned(),
         reason: slot.last_exit.clone().unwrap_or_default(),
         restarts: slot.restarts,
         failures: slot.failures,

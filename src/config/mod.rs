@@ -61,11 +61,11 @@ pub(crate) struct Config {
     /// Never empty: a single app without routes gets the one that matches everything.
     pub(crate) routes: Vec<Route>,
     pub(crate) limits: Limits,
-    pub(crate) logs: output::Policy,
     /// Absolute path of the socket for commands, unless there is none.
     pub(crate) admin: Option<PathBuf>,
     /// Where metrics are served, if at all.
     pub(crate) metrics: Option<SocketAddr>,
+    pub(crate) logs: output::Policy,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -291,11 +291,11 @@ fn decode(found: Findings, base: &Path, root: &Node, machine: &dyn Machine) -> L
     let apps = apps::decode(&mut d, &top);
     let routes = routes::decode(&mut d, &top, &apps);
     let limits = limits::decode(&mut d, &top);
-    let logs = logs::decode(&mut d, &top);
     let admin = admin::socket(&mut d, &top, &runtime_dir);
     let metrics = admin::metrics(&mut d, &top, &listeners);
+    let logs = logs::decode(&mut d, &top);
     limits::check_socket_paths(&mut d, &top, &runtime_dir, &apps.apps);
-    let config = Config { server, listeners, runtime_dir, apps: apps.apps, routes, limits, logs, admin, metrics };
+    let config = Config { server, listeners, runtime_dir, apps: apps.apps, routes, limits, admin, metrics, logs };
     d.found.finish(Some(config))
 }
 

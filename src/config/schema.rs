@@ -66,7 +66,7 @@ const fn key(name: &'static str, kind: Kind, default: Preset) -> Key {
 }
 
 pub(super) const ALL: &[&Section] =
-    &[&TOP, &SERVER, &LISTENER, &APP, &INSTANCES, &BACKOFF, &QUEUE, &ROUTE, &LIMITS, &LOGS, &ROTATE, &ADMIN, &METRICS];
+    &[&TOP, &SERVER, &LISTENER, &APP, &INSTANCES, &BACKOFF, &QUEUE, &ROUTE, &LIMITS, &ADMIN, &METRICS, &LOGS, &ROTATE];
 
 pub(super) const TOP: Section = Section {
     name: "",
@@ -77,9 +77,9 @@ pub(super) const TOP: Section = Section {
         key("apps", Map, Required),
         key("routes", List, Words("everything to the only app")),
         key("limits", Map, Words("see below")),
-        key("logs", Map, Words("see below")),
         key("admin", Map, Yaml("{socket: default}")),
         key("metrics", Map, Words("not served")),
+        key("logs", Map, Words("see below")),
     ],
     elsewhere: &[
         ("prometheus", Write("write metrics: {address: \"127.0.0.1:9901\"}")),
@@ -375,6 +375,30 @@ pub(super) const LIMITS: Section = Section {
     ],
 };
 
+pub(super) const ADMIN: Section = Section {
+    name: "admin",
+    keys: &[key("socket", Other("default, off or a path"), Yaml("default"))],
+    elsewhere: &[
+        ("path", Write("write socket")),
+        ("address", Write("write socket: commands are taken on a Unix socket only")),
+        ("port", Write("write socket: commands are taken on a Unix socket only")),
+        ("listen", Write("write socket: commands are taken on a Unix socket only")),
+        ("mode", Useless("the socket is for the proxy's user and root only")),
+        ("enabled", Write("write socket: off, or leave admin out")),
+    ],
+};
+
+pub(super) const METRICS: Section = Section {
+    name: "metrics",
+    keys: &[key("address", Other("IP:PORT"), Required)],
+    elsewhere: &[
+        ("port", Write("write address: \"127.0.0.1:9901\"")),
+        ("listen", Write("write address: \"127.0.0.1:9901\"")),
+        ("path", Useless("it is /metrics")),
+        ("enabled", Write("leave metrics out to serve none")),
+    ],
+};
+
 pub(super) const LOGS: Section = Section {
     name: "logs",
     keys: &[
@@ -414,30 +438,6 @@ pub(super) const ROTATE: Section = Section {
         ("interval", Write("write age")),
         ("daily", Write("write age: 1day")),
         ("compress", Later),
-    ],
-};
-
-pub(super) const ADMIN: Section = Section {
-    name: "admin",
-    keys: &[key("socket", Other("default, off or a path"), Yaml("default"))],
-    elsewhere: &[
-        ("path", Write("write socket")),
-        ("address", Write("write socket: commands are taken on a Unix socket only")),
-        ("port", Write("write socket: commands are taken on a Unix socket only")),
-        ("listen", Write("write socket: commands are taken on a Unix socket only")),
-        ("mode", Useless("the socket is for the proxy's user and root only")),
-        ("enabled", Write("write socket: off, or leave admin out")),
-    ],
-};
-
-pub(super) const METRICS: Section = Section {
-    name: "metrics",
-    keys: &[key("address", Other("IP:PORT"), Required)],
-    elsewhere: &[
-        ("port", Write("write address: \"127.0.0.1:9901\"")),
-        ("listen", Write("write address: \"127.0.0.1:9901\"")),
-        ("path", Useless("it is /metrics")),
-        ("enabled", Write("leave metrics out to serve none")),
     ],
 };
 

@@ -1,5 +1,6 @@
 //! The task that owns all state of the supervisor.
 
+use super::alarms::{self, Alarms};
 use super::effects::{self, Inputs, Started};
 use super::room::Room;
 use super::tags::Tags;
@@ -59,6 +60,7 @@ pub(super) struct Keeper {
     wishes: watch::Receiver<Wish>,
     status: watch::Sender<Arc<Status>>,
     logs: Arc<Logs>,
+    pub(super) alerts: Alarms,
     output: Option<Box<dyn Write + Send>>,
     /// Present while running.
     pub(super) tools: Option<Tools>,
@@ -71,11 +73,14 @@ pub(super) struct Tools {
     pub(super) check: Arc<TcpHealthCheck>,
     pub(super) preload: PathBuf,
     control: AbortHandle,
+    watch: AbortHandle,
+    _alerts: alarms::Running,
 }
 
 impl Drop for Tools {
     fn drop(&mut self) {
         self.control.abort();
+        self.watch.abort();
     }
 }
 
@@ -84,6 +89,7 @@ impl Keeper {
         setup: Setup,
         dir: RuntimeDir,
         logs: Arc<Logs>,
+        alerts: Alarms,
         wishes: watch::Receiver<Wish>,
         status: watch::Sender<Arc<Status>>,
     ) -> Keeper {
@@ -111,6 +117,7 @@ impl Keeper {
             wishes,
             status,
             logs,
+            alerts,
             output: setup.output,
             tools: None,
             #[cfg(test)]
@@ -156,7 +163,10 @@ impl Keeper {
         let started = self.logs.start(self.output.take());
         started.map_err(|source| Error::Io { doing: "starting the threads for output".into(), source })?;
         let control = tokio::spawn(control::serve(listener, self.registry.clone())).abort_handle();
-        Ok(Tools { check: TcpHealthCheck::new().into(), preload, control })
+        let alerts = self.alerts.start();
+        let (alarms, logs, dir) = (self.alerts.clone(), self.logs.clone(), self.dir.control_socket());
+        let watch = tokio::spawn(alarms::watch(alarms, self.status.subscribe(), logs, dir)).abort_handle();
+        Ok(Tools { watch, _alerts: alerts, check: TcpHealthCheck::new().into(), preload, control })
     }
 
     /// The loop. May be dropped and begun again at any await.

@@ -33,6 +33,7 @@ const STATES: [&str; 11] = [
 
 /// Adds everything that is known of the workers.
 pub(crate) fn register(registry: &mut Registry, control: Control) {
+    super::alarms::register(registry, control.alarms().clone(), control.logs().clone());
     registry.register_collector(Box::new(Workers(control)));
 }
 
@@ -209,7 +210,7 @@ mod tests {
             retry_at: Some(Duration::from_secs(1)),
         };
         let restarts = vec![(Cause::Exit, 2), (Cause::Start, 0)];
-        let app = AppStatus { name: "chat".into(), workers, slots: vec![waiting], restarts };
+        let app = AppStatus { name: "chat".into(), workers, slots: vec![waiting], restarts, queue: Default::default() };
         let text = page(Status { epoch: None, apps: vec![app] });
         for line in [
             "p_workers{app=\"chat\",state=\"ready\"} 1",

@@ -28,6 +28,7 @@
 //! all workers are killed and `finished()` says so.
 
 mod actions;
+pub(crate) mod alarms;
 mod effects;
 mod keeper;
 mod metrics;
@@ -39,13 +40,14 @@ mod tags;
 mod tests;
 
 pub(crate) use metrics::register;
-pub(crate) use status::{AppStatus, Carried, SlotStatus, Status, WorkerStatus};
+pub(crate) use status::{AppStatus, Carried, SlotStatus, Status, Waiting, WorkerStatus};
 
 use crate::fleet::policy::Policy;
 use crate::pool::Pool;
 use crate::process::output::{self, Logs};
 use crate::process::spec::Spec;
 use crate::process::{Error, RuntimeDir, Tenant};
+use alarms::Alarms;
 use async_trait::async_trait;
 use keeper::Keeper;
 use pingora_core::server::ShutdownWatch;
@@ -68,6 +70,7 @@ pub(crate) struct Setup {
     pub(crate) orphan_timeout: Duration,
     /// Where workers' output goes, and in what form.
     pub(crate) logs: output::Policy,
+    pub(crate) alarms: alarms::Policy,
     /// Stands for standard output.
     pub(crate) output: Option<Box<dyn std::io::Write + Send>>,
 }
@@ -106,6 +109,7 @@ pub(crate) struct Control {
     outcome: watch::Receiver<Option<Outcome>>,
     status: watch::Receiver<Arc<Status>>,
     logs: Arc<Logs>,
+    alarms: Alarms,
 }
 
 impl Supervisor {
@@ -117,9 +121,10 @@ impl Supervisor {
         let (outcome, outcome_out) = watch::channel(None);
         let (status, status_out) = watch::channel(Arc::new(Status::default()));
         let logs = Logs::new(setup.logs.clone());
-        let keeper = Keeper::new(setup, dir, logs.clone(), wishes, status);
+        let alarms = Alarms::new(setup.alarms.clone());
+        let keeper = Keeper::new(setup, dir, logs.clone(), alarms.clone(), wishes, status);
         let supervisor = Supervisor { keeper: Mutex::new(Some(keeper)), outcome: Arc::new(outcome) };
-        Ok((supervisor, Control { wish: Arc::new(wish), outcome: outcome_out, status: status_out, logs }))
+        Ok((supervisor, Control { wish: Arc::new(wish), outcome: outcome_out, status: status_out, logs, alarms }))
     }
 }
 
@@ -155,6 +160,10 @@ impl Control {
     /// Workers' output: to open its files anew, and to ask for what was dropped.
     pub(crate) fn logs(&self) -> &Arc<Logs> {
         &self.logs
+    }
+
+    pub(crate) fn alarms(&self) -> &Alarms {
+        &self.alarms
     }
 
     /// Waits for the end, however it came about.

@@ -1,7 +1,7 @@
 //! One app: its fleet, and what the fleet need not know of its workers.
 
 use super::restarts::Restarts;
-use super::{AppSpec, AppStatus, Carried, SlotStatus, WorkerStatus};
+use super::{AppSpec, AppStatus, Carried, SlotStatus, Waiting, WorkerStatus};
 use crate::fleet::{Fleet, Occupant, Time};
 use crate::pool::{Member, Pool, Seat};
 use crate::process::control::Stats;
@@ -154,6 +154,7 @@ impl Room {
             workers: self.fleet.workers().map(worker).collect(),
             slots: self.fleet.slots().map(slot).collect(),
             restarts: self.restarts.by_cause(),
+            queue: Waiting::new(self.pool.clone()),
         }
     }
 

@@ -11,6 +11,9 @@ const MOST: usize = 10_000;
 /// Bytes kept of a detail.
 const LONGEST_DETAIL: usize = 16 * 1024;
 
+/// How much sooner than asked for a notice may be repeated.
+const EARLY: Duration = Duration::from_millis(500);
+
 /// Now, for reckoning and for people.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment {
@@ -123,7 +126,8 @@ impl Book {
 
     /// What lasts and was told so long ago that it is told again.
     pub(super) fn repeats(&mut self, now: Moment) -> Vec<Notice> {
-        let repeat = self.repeat;
+        // Who asks once a second may come a little early, and would be a whole second late the next time.
+        let repeat = self.repeat - (self.repeat / 8).min(EARLY);
         let due = self.active.iter_mut().filter(|(_, active)| now.at.saturating_sub(active.told) >= repeat);
         due.map(|(key, active)| active.notice(key.clone(), Status::Repeated, now)).collect()
     }

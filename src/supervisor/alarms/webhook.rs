@@ -74,9 +74,8 @@ impl Webhook {
 
     async fn exchange_with(&self, to: SocketAddr, tls: bool, name: &str, body: &str) -> Result<u16, Refused> {
         let peer = HttpPeer::new(to, tls, name.to_owned());
-        // Not its own words: they go on to name where in the source it happened.
         let failed = |what: &'static str| {
-            move |e: Box<pingora_core::Error>| Refused::again(format!("{what} {to}: {}", e.etype().as_str()))
+            move |e: Box<pingora_core::Error>| Refused::again(format!("{what} {to}: {}", reason(&e)))
         };
         let (mut session, _) = connector().await?.get_http_session(&peer).await.map_err(failed("connecting to"))?;
         session.write_request_header(Box::new(self.head(body)?)).await.map_err(failed("writing to"))?;
@@ -107,6 +106,17 @@ impl Webhook {
         head.insert_header("Content-Length", body.len()).map_err(odd)?;
         head.insert_header("Connection", "close").map_err(odd)?;
         Ok(head)
+    }
+}
+
+/// What it was, and what the library below said.
+fn reason(error: &pingora_core::Error) -> String {
+    let name = error.etype().as_str();
+    match &error.cause {
+        Some(cause) => format!("{name}: {cause}"),
+        None => {
+            error.context.as_ref().map_or_else(|| name.to_owned(), |context| format!("{name}: {}", context.as_str()))
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::config::verbs::Asked;
 use crate::config::{self, Config};
 use crate::gateway::{self, Gateway};
 use crate::pool::{Pool, Settings};
-use crate::supervisor::{AppSpec, Control, Setup, Supervisor};
+use crate::supervisor::{AppSpec, Control, Setup, Supervisor, alarms};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pingora_core::listeners::ListenerConfig;
@@ -156,9 +156,33 @@ fn supervise(config: &Config, apps: Vec<AppSpec>) -> Result<(Supervisor, Control
         keep_alive: KEEP_ALIVE,
         orphan_timeout: ORPHAN_TIMEOUT,
         logs: config.logs.clone(),
+        alarms: alarms(&config.alarms),
         output: None,
     };
     Supervisor::new(setup).map_err(|error| error.to_string())
+}
+
+fn alarms(config: &config::Alarms) -> alarms::Policy {
+    let webhook = |hook: &config::Webhook| alarms::Webhook {
+        url: hook.url.clone(),
+        headers: hook.headers.clone(),
+        timeout: hook.timeout,
+        retries: hook.retries,
+    };
+    alarms::Policy {
+        repeat: config.repeat,
+        rules: alarms::Rules {
+            hold: config.hold,
+            memory: config.memory,
+            elu: config.elu,
+            lag: config.lag,
+            disk_free: config.disk_free,
+            queue_overflow: config.queue_overflow,
+            log_drops: config.log_drops,
+        },
+        webhook: config.webhook.as_ref().map(webhook),
+        exec: config.exec.clone(),
+    }
 }
 
 fn gateway(config: &Config, apps: Vec<gateway::App>) -> Gateway {

@@ -83,6 +83,8 @@ pub(super) const ALL: &[&Section] = &[
     &METRICS,
     &LOGS,
     &ROTATE,
+    &ALARMS,
+    &WEBHOOK,
 ];
 
 pub(super) const TOP: Section = Section {
@@ -97,6 +99,7 @@ pub(super) const TOP: Section = Section {
         key("admin", Map, Yaml("{socket: default}")),
         key("metrics", Map, Words("not served")),
         key("logs", Map, Words("see below")),
+        key("alarms", Map, Words("see below")),
     ],
     elsewhere: &[
         ("prometheus", Write("write metrics: {address: \"127.0.0.1:9901\"}")),
@@ -528,6 +531,46 @@ pub(super) const ROTATE: Section = Section {
         ("interval", Write("write age")),
         ("daily", Write("write age: 1day")),
         ("compress", Later),
+    ],
+};
+
+pub(super) const ALARMS: Section = Section {
+    name: "alarms",
+    keys: &[
+        key("repeat", Duration(1000, 30 * 86_400_000), Yaml("1h")),
+        key("for", Duration(0, 86_400_000), Yaml("30s")),
+        key("memory", Size(1024 * 1024, 1 << 50, "none"), Yaml("none")),
+        key("elu", Other("number, 0.1 to 1, or none"), Yaml("0.95")),
+        key("lag", DurationOrNone(10, 3_600_000), Yaml("500ms")),
+        key("disk_free", Size(4096, 1 << 50, "none"), Yaml("100mb")),
+        key("queue_overflow", Flag, Yaml("true")),
+        key("log_drops", Flag, Yaml("true")),
+        key("webhook", Map, Words("none")),
+        key("exec", Other("list, or words in one text"), Words("none")),
+    ],
+    elsewhere: &[
+        ("interval", Write("write repeat")),
+        ("url", Write("write webhook: {url: \"https://alarms.example.com/\"}")),
+        ("command", Write("write exec")),
+        ("cpu", Write("write elu: the share of time in which a worker's event loop is busy")),
+        ("disk", Write("write disk_free")),
+        ("email", Write("write exec, with a program that sends mail")),
+        ("smtp", Write("write exec, with a program that sends mail")),
+    ],
+};
+
+pub(super) const WEBHOOK: Section = Section {
+    name: "alarms.webhook",
+    keys: &[
+        key("url", Other("URL"), Required),
+        key("headers", Map, Yaml("{}")),
+        key("timeout", Duration(100, 60_000), Yaml("5s")),
+        key("retries", Integer(0, 20, ""), Yaml("5")),
+    ],
+    elsewhere: &[
+        ("address", Write("write url")),
+        ("method", Useless("it is always POST")),
+        ("body", Useless("it is always the same JSON")),
     ],
 };
 

@@ -165,6 +165,35 @@ fn logs_arrive() {
 }
 
 #[test]
+fn alarms_arrive() {
+    let alarms = |text: &str| good(&format!("alarms: {text}\napps: {{chat: {{script: app.js}}}}")).alarms;
+    assert_eq!(alarms("{}"), Alarms::default());
+    let none = alarms("{memory: none, elu: none, lag: none, disk_free: none, queue_overflow: false, log_drops: false}");
+    assert_eq!(
+        (none.elu, none.lag, none.disk_free, none.queue_overflow, none.log_drops),
+        (None, None, None, false, false)
+    );
+    let all = alarms(
+        "{repeat: 10m, for: 5s, memory: 1gb, elu: 1, lag: 2s, disk_free: 1gib, exec: /usr/bin/alarm --now, \
+         webhook: {url: \"https://example.com:8443/hook?x=1\", headers: {X-Token: abc}, timeout: 1s, retries: 2}}",
+    );
+    let seconds = Duration::from_secs;
+    assert_eq!((all.repeat, all.hold, all.memory, all.elu), (seconds(600), seconds(5), Some(1_000_000_000), Some(1.0)));
+    assert_eq!(
+        (all.lag, all.disk_free, all.exec),
+        (Some(seconds(2)), Some(1 << 30), vec!["/usr/bin/alarm".into(), "--now".into()])
+    );
+    let hook = all.webhook.expect("a webhook");
+    assert_eq!(
+        (hook.url.to_string().as_str(), hook.timeout, hook.retries),
+        ("https://example.com:8443/hook?x=1", seconds(1), 2)
+    );
+    assert!(!format!("{hook:?}").contains("abc"), "a header may be a secret");
+    let defaults = alarms("{webhook: {url: \"http://localhost/\", headers: {}, timeout: 5s, retries: 5}}");
+    assert_eq!(defaults, alarms("{webhook: {url: \"http://localhost/\"}}"));
+}
+
+#[test]
 fn a_written_default_changes_nothing() {
     let plain = format!("{:?}", good("apps: {chat: {script: app.js}}"));
     let mut seen = 0;
@@ -183,6 +212,8 @@ fn a_written_default_changes_nothing() {
                 "listeners" => format!(
                     "listeners: [{{address: \"127.0.0.1:8000\", {name}: {value}}}]\napps: {{chat: {{script: app.js}}}}"
                 ),
+                // Nothing without a URL.
+                "alarms.webhook" => continue,
                 "routes" => format!("routes: [{{{name}: {value}}}]\napps: {{chat: {{script: app.js}}}}"),
                 other => format!("{other}: {{{name}: {value}}}\napps: {{chat: {{script: app.js}}}}"),
             };
@@ -243,6 +274,7 @@ fn words_from_elsewhere_are_told_apart() {
                     format!("apps: {{chat: {{script: app.js, {map}: {{{word}: 1}}}}}}")
                 }
                 "logs.rotate" => format!("logs: {{rotate: {{{word}: 1}}}}\napps: {{chat: {{script: app.js}}}}"),
+                "alarms.webhook" => format!("alarms: {{webhook: {{{word}: 1}}}}\napps: {{chat: {{script: app.js}}}}"),
                 "listeners" | "routes" => {
                     format!("{}: [{{{word}: 1}}]\napps: {{chat: {{script: app.js}}}}", section.name)
                 }

@@ -1,6 +1,7 @@
 //! The task that owns all state of the supervisor.
 
 use super::alarm_event::Hook;
+use super::alarms::{self, Alarms};
 use super::definition::Definition;
 use super::effects::{self, Inputs, Started};
 use super::orders::{Order, Pending};
@@ -74,6 +75,7 @@ pub(super) struct Keeper {
     pub(super) wishes: watch::Receiver<Wish>,
     status: watch::Sender<Arc<Status>>,
     logs: Arc<Logs>,
+    pub(super) alerts: Alarms,
     output: Option<Box<dyn Write + Send>>,
     /// Present while running.
     pub(super) tools: Option<Tools>,
@@ -86,11 +88,14 @@ pub(super) struct Tools {
     pub(super) check: Arc<TcpHealthCheck>,
     pub(super) preload: PathBuf,
     control: AbortHandle,
+    watch: AbortHandle,
+    _alerts: alarms::Running,
 }
 
 impl Drop for Tools {
     fn drop(&mut self) {
         self.control.abort();
+        self.watch.abort();
     }
 }
 
@@ -100,6 +105,7 @@ impl Keeper {
         dir: RuntimeDir,
         logs: Arc<Logs>,
         orders: mpsc::Receiver<Order>,
+        alerts: Alarms,
         wishes: watch::Receiver<Wish>,
         status: watch::Sender<Arc<Status>>,
     ) -> Keeper {
@@ -119,7 +125,7 @@ impl Keeper {
             leaving: Vec::new(),
             pending: Vec::new(),
             orders,
-            alarms: None,
+            alarms: Some(Arc::new(alerts.clone())),
             measured: Time::ZERO,
             drains_seen: Time::ZERO,
             dir: Arc::new(dir),
@@ -135,6 +141,7 @@ impl Keeper {
             wishes,
             status,
             logs,
+            alerts,
             output: setup.output,
             tools: None,
             #[cfg(test)]
@@ -180,7 +187,10 @@ impl Keeper {
         let started = self.logs.start(self.output.take());
         started.map_err(|source| Error::Io { doing: "starting the threads for output".into(), source })?;
         let control = tokio::spawn(control::serve(listener, self.registry.clone())).abort_handle();
-        Ok(Tools { check: TcpHealthCheck::new().into(), preload, control })
+        let alerts = self.alerts.start();
+        let (alarms, logs, dir) = (self.alerts.clone(), self.logs.clone(), self.dir.control_socket());
+        let watch = tokio::spawn(alarms::watch(alarms, self.status.subscribe(), logs, dir)).abort_handle();
+        Ok(Tools { watch, _alerts: alerts, check: TcpHealthCheck::new().into(), preload, control })
     }
 
     /// The loop. May be dropped and begun again at any await.

@@ -33,6 +33,7 @@ const STATES: [&str; 11] = [
 
 /// Adds everything that is known of the workers.
 pub(crate) fn register(registry: &mut Registry, control: Control) {
+    super::alarms::register(registry, control.alarms().clone(), control.logs().clone());
     registry.register_collector(Box::new(Workers(control)));
 }
 
@@ -223,6 +224,7 @@ mod tests {
             workers,
             slots: vec![waiting],
             restarts,
+            queue: Default::default(),
         };
         let text = page(Status { epoch: None, apps: vec![app] });
         for line in [

@@ -17,7 +17,6 @@
 //! control.reload(apps).await;              // what changed rolls out; Ok or Err says in words what came of it
 //! control.restart(Some(app)).await;        // the same definition as a new generation
 //! control.scale("chat", To::By(1)).await;
-//! supervisor.on_alarm(hook);               // before the start; see `alarm_event`
 //! control.status();                        // Arc<Status>, newest; `changed().await` waits for the next
 //! ```
 //!
@@ -33,6 +32,7 @@
 
 mod actions;
 pub(crate) mod alarm_event;
+pub(crate) mod alarms;
 mod definition;
 mod effects;
 mod keeper;
@@ -47,13 +47,14 @@ mod tests;
 
 pub(crate) use metrics::register;
 pub(crate) use orders::To;
-pub(crate) use status::{AppStatus, Carried, SlotStatus, Status, WorkerStatus};
+pub(crate) use status::{AppStatus, Carried, SlotStatus, Status, Waiting, WorkerStatus};
 
 use crate::fleet::policy::Policy;
 use crate::pool::Pool;
 use crate::process::output::{self, Logs};
 use crate::process::spec::Spec;
 use crate::process::{Error, RuntimeDir, Tenant};
+use alarms::Alarms;
 use async_trait::async_trait;
 use keeper::Keeper;
 use pingora_core::server::ShutdownWatch;
@@ -76,6 +77,7 @@ pub(crate) struct Setup {
     pub(crate) orphan_timeout: Duration,
     /// Where workers' output goes, and in what form.
     pub(crate) logs: output::Policy,
+    pub(crate) alarms: alarms::Policy,
     /// Stands for standard output.
     pub(crate) output: Option<Box<dyn std::io::Write + Send>>,
 }
@@ -115,6 +117,7 @@ pub(crate) struct Control {
     status: watch::Receiver<Arc<Status>>,
     logs: Arc<Logs>,
     orders: mpsc::Sender<orders::Order>,
+    alarms: Alarms,
 }
 
 /// Orders that may wait to be looked at.
@@ -130,13 +133,18 @@ impl Supervisor {
         let (status, status_out) = watch::channel(Arc::new(Status::default()));
         let logs = Logs::new(setup.logs.clone());
         let (orders, orders_out) = mpsc::channel(ORDERS);
-        let keeper = Keeper::new(setup, dir, logs.clone(), orders_out, wishes, status);
+        let alarms = Alarms::new(setup.alarms.clone());
+        let keeper = Keeper::new(setup, dir, logs.clone(), orders_out, alarms.clone(), wishes, status);
         let supervisor = Supervisor { keeper: Mutex::new(Some(keeper)), outcome: Arc::new(outcome) };
-        Ok((supervisor, Control { wish: Arc::new(wish), outcome: outcome_out, status: status_out, logs, orders }))
+        Ok((
+            supervisor,
+            Control { wish: Arc::new(wish), outcome: outcome_out, status: status_out, logs, orders, alarms },
+        ))
     }
 
-    /// Who hears of alarms. To be said before the start.
-    pub(crate) fn on_alarm(&self, hook: Arc<dyn alarm_event::Hook>) {
+    /// Who hears of the fleet's alarms instead. To be said before the start.
+    #[cfg(test)]
+    fn on_alarm(&self, hook: Arc<dyn alarm_event::Hook>) {
         if let Some(keeper) = self.keeper.lock().unwrap_or_else(|e| e.into_inner()).as_mut() {
             keeper.alarms = Some(hook);
         }
@@ -175,6 +183,10 @@ impl Control {
     /// Workers' output: to open its files anew, and to ask for what was dropped.
     pub(crate) fn logs(&self) -> &Arc<Logs> {
         &self.logs
+    }
+
+    pub(crate) fn alarms(&self) -> &Alarms {
+        &self.alarms
     }
 
     /// Waits for the end, however it came about.

@@ -2,7 +2,7 @@
 
 use super::definition::Definition;
 use super::restarts::Restarts;
-use super::{AppStatus, Carried, SlotStatus, WorkerStatus};
+use super::{AppStatus, Carried, SlotStatus, Waiting, WorkerStatus};
 use crate::fleet::{self, Event, Fleet, Occupant, Time};
 use crate::pool::{Member, Pool, Seat};
 use crate::process::control::Stats;
@@ -289,6 +289,7 @@ impl Room {
             workers: self.fleet.workers().map(worker).collect(),
             slots: self.fleet.slots().map(slot).collect(),
             restarts: self.restarts.by_cause(),
+            queue: Waiting::new(self.pool.clone()),
         }
     }
 

@@ -2,9 +2,10 @@
 
 use super::restarts::Cause;
 use crate::fleet::State;
-use crate::pool::Member;
+use crate::pool::{Member, Pool};
 use crate::process::control::Stats;
 use crate::worker::{Generation, Incarnation, Slot};
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -34,6 +35,7 @@ pub(crate) struct AppStatus {
     pub(crate) slots: Vec<SlotStatus>,
     /// How often a slot was started again, by what had ended the process before; every cause.
     pub(crate) restarts: Vec<(Cause, u64)>,
+    pub(crate) queue: Waiting,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -59,6 +61,10 @@ pub(crate) struct WorkerStatus {
     pub(crate) cpu: Option<f64>,
 }
 
+/// An app's queue, read at the moment of asking.
+#[derive(Clone, Default)]
+pub(crate) struct Waiting(Option<Arc<Pool>>);
+
 /// What a worker carries, read at the moment of asking.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Carried(Vec<Arc<Member>>);
@@ -78,6 +84,30 @@ pub(crate) struct SlotStatus {
     pub(crate) retry_at: Option<Duration>,
     /// In a crash loop: started again only now and then.
     pub(crate) is_failed: bool,
+}
+
+impl Waiting {
+    pub(super) fn new(pool: Arc<Pool>) -> Waiting {
+        Waiting(Some(pool))
+    }
+
+    /// Requests that found the queue full or waited too long, since the start.
+    pub(crate) fn refused(&self) -> u64 {
+        self.0.as_ref().map_or(0, |pool| pool.queue().refused())
+    }
+}
+
+/// By whose queue it is: a changed number is no change of the status.
+impl PartialEq for Waiting {
+    fn eq(&self, other: &Waiting) -> bool {
+        self.0.as_ref().map(Arc::as_ptr) == other.0.as_ref().map(Arc::as_ptr)
+    }
+}
+
+impl fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} refused", self.refused())
+    }
 }
 
 impl Carried {

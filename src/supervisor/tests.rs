@@ -94,6 +94,7 @@ impl Stage {
             keep_alive: Duration::from_secs(75),
             orphan_timeout: Duration::from_secs(30),
             logs: Default::default(),
+            alarms: Default::default(),
             output: Some(Box::new(output.clone())),
         };
         let (supervisor, control) = Supervisor::new(setup).unwrap();
@@ -338,6 +339,7 @@ async fn it_runs_as_a_service_of_pingora() {
         keep_alive: Duration::from_secs(75),
         orphan_timeout: Duration::from_secs(30),
         logs: Default::default(),
+        alarms: Default::default(),
         output: Some(Box::new(io::sink())),
     })
     .unwrap();

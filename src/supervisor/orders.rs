@@ -49,8 +49,6 @@ pub(super) struct Pending {
     parts: Vec<Part>,
     done: Vec<Answered>,
     reply: Option<oneshot::Sender<Answered>>,
-    /// The one app it is about.
-    about: Option<String>,
 }
 
 /// What an order waits for.
@@ -105,12 +103,6 @@ fn pinned(app: AppSpec) -> Result<Wanted, String> {
 
 impl Keeper {
     pub(super) fn obey(&mut self, Order { what, reply }: Order) {
-        // Who asks for one app need not be told which.
-        let about = match &what {
-            What::Reload(_) => None,
-            What::Restart(app) => app.clone(),
-            What::Scale(app, _) => Some(app.clone()),
-        };
         let begun = match what {
             _ if *self.wishes.borrow() != Wish::Run => Err("the proxy is stopping".to_owned()),
             What::Reload(apps) => self.reload(apps),
@@ -118,7 +110,7 @@ impl Keeper {
             What::Scale(app, to) => self.scale(&app, to),
         };
         match begun {
-            Ok(pending) => self.pending.push(Pending { reply: Some(reply), about, ..pending }),
+            Ok(pending) => self.pending.push(Pending { reply: Some(reply), ..pending }),
             // Who asked may have left.
             Err(why) => drop(reply.send(Err(why))),
         }
@@ -133,7 +125,7 @@ impl Keeper {
         if apps.is_empty() {
             return Err("nothing was changed: no app would be left".into());
         }
-        let mut pending = Pending { parts: Vec::new(), done: Vec::new(), reply: None, about: None };
+        let mut pending = Pending { parts: Vec::new(), done: Vec::new(), reply: None };
         for (at, room) in &mut self.rooms {
             if !room.removed && !apps.iter().any(|app| app.name == room.name) {
                 room.removed = true;
@@ -201,7 +193,7 @@ impl Keeper {
             None => self.rooms.iter().filter(|(_, room)| !room.removed).map(|(at, _)| *at).collect(),
         };
         let now = self.now();
-        let mut pending = Pending { parts: Vec::new(), done: Vec::new(), reply: None, about: None };
+        let mut pending = Pending { parts: Vec::new(), done: Vec::new(), reply: None };
         for at in rooms {
             let Some(room) = self.rooms.get_mut(&at) else { continue };
             let (present, _) = room.fleet.generations();
@@ -228,7 +220,7 @@ impl Keeper {
         };
         let slots = room.failing();
         room.fleet.handle(Event::Scale(wanted), now);
-        Ok(Pending { parts: vec![Part::Up { room: at, slots }], done: Vec::new(), reply: None, about: None })
+        Ok(Pending { parts: vec![Part::Up { room: at, slots }], done: Vec::new(), reply: None })
     }
 
     /// Answers the orders whose outcome is known.
@@ -259,12 +251,7 @@ impl Pending {
         // What failed stands first: it is what matters.
         let bad = self.done.iter().filter_map(|outcome| outcome.as_ref().err());
         let good = self.done.iter().filter_map(|outcome| outcome.as_ref().ok());
-        let prefix = self.about.as_ref().map(|app| format!("{app}: "));
-        let short = |text: &'_ String| match &prefix {
-            Some(prefix) => text.strip_prefix(prefix.as_str()).unwrap_or(text).to_owned(),
-            None => text.clone(),
-        };
-        let text = bad.chain(good).map(short).collect::<Vec<_>>().join("\n");
+        let text = bad.chain(good).map(String::as_str).collect::<Vec<_>>().join("\n");
         if failed { Err(text) } else { Ok(text) }
     }
 }

@@ -71,7 +71,7 @@ async fn a_reload_replaces_one_by_one_and_never_has_too_few() {
     assert!(after.apps[0].workers.iter().all(|w| !pids.contains(&w.pid) && w.generation == Generation(2)));
     // A restart is the same code as a new generation.
     let outcome = stage.control.restart(Some("app0".into())).await.unwrap();
-    assert!(outcome.starts_with("generation 3 runs"), "{outcome}");
+    assert!(outcome.starts_with("app0: generation 3 runs"), "{outcome}");
     assert!(stage.control.restart(Some("app7".into())).await.unwrap_err().contains("no app app7"));
     stage.end().await;
 }
@@ -217,14 +217,14 @@ async fn apps_come_and_go_with_a_reload() {
 async fn scaling_by_hand_and_back() {
     let stage = Stage::start(vec![(node(&saying("one")), Policy { instances: 2, ..quick() })]);
     stage.ready(2).await;
-    assert_eq!(stage.control.scale("app0", To::By(1)).await.unwrap(), "3 workers are ready");
+    assert_eq!(stage.control.scale("app0", To::By(1)).await.unwrap(), "app0: 3 workers are ready");
     assert_eq!(stage.control.status().apps[0].ready(), 3);
     stage.control.scale("app0", To::Count(1)).await.unwrap();
     // Nobody has a session there.
     stage.until("gone", |status| status.apps[0].workers.len() == 1).await;
     assert_eq!(stage.control.status().apps[0].workers[0].slot, Slot(0));
     assert!(stage.control.scale("app0", To::By(-1)).await.unwrap_err().contains("1 to 1024"));
-    assert_eq!(stage.control.scale("app0", To::Auto).await.unwrap(), "2 workers are ready");
+    assert_eq!(stage.control.scale("app0", To::Auto).await.unwrap(), "app0: 2 workers are ready");
     stage.end().await;
 }
 

@@ -192,3 +192,6 @@ fn needed(rule: &Scaling, busy: f64, sessions: u64, queued: bool) -> u16 {
     let by_sessions = rule.max_sessions.map_or(0, |max| narrow((sessions as f64 / f64::from(max.max(1))).ceil()));
     by_load.max(by_sessions).saturating_add(u16::from(queued))
 }
+
+#[cfg(test)]
+mod tests;

@@ -196,7 +196,7 @@ fn process(worker: &WorkerStatus, slot: Option<&SlotStatus>, now: Duration) -> v
 fn waiting(slot: &SlotStatus, retry_at: Duration, now: Duration) -> view::Worker {
     view::Worker {
         slot: slot.slot.0,
-        state: "backing off".to_owned(),
+        state: if slot.is_failed { "failed" } else { "backing off" }.to_owned(),
         reason: slot.last_exit.clone().unwrap_or_default(),
         restarts: slot.restarts,
         failures: slot.failures,

@@ -24,6 +24,7 @@ impl Keeper {
 
     async fn publish(&mut self, at: usize) {
         let Some(room) = self.rooms.get_mut(&at) else { return };
+        room.tell_silence();
         let seats = room.seats();
         for pool in room.pools() {
             pool.publish(seats.clone()).await;

@@ -130,8 +130,10 @@ fn by_state(app: &AppStatus) -> impl Iterator<Item = (String, i64)> + use<> {
     for worker in &app.workers {
         *counts.entry(worker.state.to_string().replace(' ', "_")).or_default() += 1;
     }
-    let waiting = app.slots.iter().filter(|slot| slot.retry_at.is_some()).count();
-    *counts.entry("backing_off".to_owned()).or_default() += waiting as i64;
+    for slot in app.slots.iter().filter(|slot| slot.retry_at.is_some()) {
+        let state = if slot.is_failed { "failed" } else { "backing_off" };
+        *counts.entry(state.to_owned()).or_default() += 1;
+    }
     counts.into_iter()
 }
 

@@ -3,7 +3,7 @@
 use super::definition::Definition;
 use super::restarts::Restarts;
 use super::{AppStatus, Carried, SlotStatus, Waiting, WorkerStatus};
-use crate::fleet::{self, Event, Fleet, Occupant, Time};
+use crate::fleet::{self, Event, Fleet, Occupant, State, Time};
 use crate::pool::{Member, Pool, Seat};
 use crate::process::control::Stats;
 use crate::process::output::Tail;
@@ -203,6 +203,15 @@ impl Room {
             let old = std::mem::replace(&mut self.pool, pool);
             self.old_pools.push(Arc::downgrade(&old));
             self.fleet.publish_again();
+        }
+    }
+
+    /// Lets traffic know which workers do not answer any more.
+    pub(super) fn tell_silence(&self) {
+        for worker in self.fleet.workers() {
+            let silent = matches!(worker.state, State::Unhealthy | State::Killing);
+            let members = self.workers.get(&worker.incarnation).into_iter().flat_map(|entry| &entry.members);
+            members.for_each(|member| member.silence.set(silent));
         }
     }
 

@@ -257,9 +257,15 @@ async fn a_stopped_worker_gets_nothing_and_is_replaced() {
     let pid = victim.pid.unwrap();
     kill(pid, rustix::process::Signal::STOP);
     let began = std::time::Instant::now();
+    let held: Vec<_> = (0..2).filter_map(|_| stage.pools[0].select(Wanted::Any, Use::Request, &[])).collect();
+    let theirs = |lease: &&crate::pool::Lease| lease.member().id.incarnation == victim.incarnation;
+    let member = held.iter().find(theirs).unwrap().member().clone();
+    drop(held);
+    assert!(!member.silence.is_silent());
     let of = move |status: &Status| status.apps[0].workers.iter().find(|w| w.pid == Some(pid)).map(|w| w.state);
     stage.until("unhealthy", |status| of(status) == Some(State::Unhealthy)).await;
     assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    timeout(Duration::from_secs(1), member.silence.fallen()).await.expect("who waits for it is told");
     for _ in 0..20 {
         let lease = stage.pools[0].select(Wanted::Any, Use::Request, &[]).unwrap();
         assert_ne!(lease.member().id.incarnation, victim.incarnation);

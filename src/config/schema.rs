@@ -227,7 +227,7 @@ pub(super) const APP: Section = Section {
         key("backoff", Map, Yaml("{min: 100ms, max: 30s}")),
         key("min_uptime", Duration(0, 86_400_000), Yaml("10s")),
         key("crash_loop", Map, Yaml("{max: 5, window: 60s, retry: 60s}")),
-        key("heartbeat_timeout", Duration(2000, 3_600_000), Yaml("5s")),
+        key("heartbeat_timeout", Duration(2000, 3_600_000), Yaml("3s")),
         key("unhealthy_timeout", Duration(0, 3_600_000), Yaml("15s")),
         key("health_check", Map, Words("whether the socket takes connections")),
         key("scaling", Map, Words("see below")),

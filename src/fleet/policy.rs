@@ -146,7 +146,7 @@ impl Default for Crashes {
 impl Default for Health {
     fn default() -> Self {
         Health {
-            heartbeat_timeout: Duration::from_secs(5),
+            heartbeat_timeout: Duration::from_secs(3),
             unhealthy_timeout: Duration::from_secs(15),
             path: None,
             interval: Duration::from_secs(5),

@@ -10,6 +10,7 @@ use crate::gateway::front::with_scratch;
 use crate::gateway::http1::body::BodyScanner;
 use crate::gateway::http1::head::Head;
 use crate::gateway::http1::{Body, Method, Progress, Version, response};
+use crate::pool::Silence;
 use bytes::{Buf, BytesMut};
 use pingora_core::protocols::Stream;
 use std::io;
@@ -22,6 +23,8 @@ use tokio::net::UnixStream;
 /// A client that ended its side looks the same as one that left. It gets its answer if that moves
 /// at least this often; then the app learns that the client has gone.
 const HALF_CLOSED_LIMIT: Duration = Duration::from_secs(2);
+/// Between two looks at a worker that owes an answer.
+const PULSE: Duration = Duration::from_millis(500);
 /// Steps of one direction in one go, so that a flood leaves room for others.
 const BURST: usize = 16;
 
@@ -41,6 +44,8 @@ pub(super) enum Broken {
     ClientEnded,
     /// The worker did not begin to answer in time.
     NoAnswer,
+    /// The worker has stopped answering anything.
+    Hung,
     /// The client stopped sending its body.
     BodyTimeout,
     /// The client does not take the answer.
@@ -72,6 +77,9 @@ pub(super) struct Exchange<'a, W> {
     /// Read from the client beyond what was given on.
     ahead: &'a mut BytesMut,
     alarm: &'a mut Alarm,
+    /// Wakes a request that waits for its answer, to see whether its worker still lives.
+    pulse: &'a mut Alarm,
+    silence: &'a Silence,
     worker: UnixStream,
     method: Method,
     version: Version,
@@ -117,6 +125,7 @@ impl<'a, W: Watch> Exchange<'a, W> {
     #[allow(clippy::too_many_arguments)]
     pub(super) fn new(
         conn: &'a mut Conn,
+        silence: &'a Silence,
         worker: UnixStream,
         head: &Head,
         first: &'a [u8],
@@ -125,10 +134,13 @@ impl<'a, W: Watch> Exchange<'a, W> {
         watch: W,
     ) -> Self {
         conn.alarm.clear();
+        conn.pulse.clear();
         Exchange {
             client: &mut conn.stream,
             ahead: &mut conn.ahead,
             alarm: &mut conn.alarm,
+            pulse: &mut conn.pulse,
+            silence,
             worker,
             method: head.method,
             version: head.version,
@@ -213,6 +225,14 @@ impl<'a, W: Watch> Exchange<'a, W> {
         } else {
             (self.limits.body_timeout, Broken::BodyTimeout)
         };
+        if matches!(late, Broken::NoAnswer) {
+            while self.pulse.poll(cx, PULSE).is_ready() {
+                if self.silence.is_silent() && self.is_replayable() {
+                    return Poll::Ready(Err(Broken::Hung));
+                }
+                self.pulse.clear();
+            }
+        }
         ready!(self.alarm.poll(cx, limit));
         Poll::Ready(Err(late))
     }

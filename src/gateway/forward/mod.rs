@@ -45,11 +45,12 @@ pub(super) struct Conn {
     pub(super) ahead: BytesMut,
     /// For every deadline of the connection.
     pub(super) alarm: Alarm,
+    pulse: Alarm,
 }
 
 impl Conn {
     pub(super) fn new(client: Client, stream: Stream) -> Conn {
-        Conn { client, stream, ahead: BytesMut::new(), alarm: Alarm::default() }
+        Conn { client, stream, ahead: BytesMut::new(), alarm: Alarm::default(), pulse: Alarm::default() }
     }
 
     /// Ends when the client leaves. What it sends meanwhile is kept, up to a limit.
@@ -158,7 +159,8 @@ impl<'a> Attempts<'a> {
             let Some(lease) = lease else { break };
             let Some((worker, reused)) = self.reach(&lease).await? else { continue };
             let learner = self.plan.handshake.then(|| Learner::new(&self.app.pool, lease.member()));
-            let mut exchange = Exchange::new(conn, worker, head, first, body.clone(), limits, learner);
+            let mut exchange =
+                Exchange::new(conn, &lease.member().silence, worker, head, first, body.clone(), limits, learner);
             let Err(broken) = exchange.run().await else {
                 let finished = exchange.finish();
                 self.app.metrics.answered(finished.status, (self.plan.usage == Use::Request).then(|| began.elapsed()));
@@ -232,8 +234,14 @@ impl<'a> Attempts<'a> {
                 self.app.metrics.failed(Failure::ClientGone);
                 return Err(Ended::Silently);
             }
+            // Its own sessions wait for it; for them no other worker is of use.
+            Broken::Hung if whole && self.replayable && !self.replayed && !self.plan.is_bound() => {
+                self.replayed = true;
+                self.tried.push(lease.member().clone());
+                return Ok(());
+            }
             Broken::Unsent | Broken::Died | Broken::Unread => Answer::BROKEN,
-            Broken::NoAnswer => Answer::NO_ANSWER,
+            Broken::Hung | Broken::NoAnswer => Answer::NO_ANSWER,
             Broken::BodyTimeout => Answer::HEAD_TIMEOUT,
             Broken::BodyTooLong => Answer::TOO_LONG,
             Broken::Framing(detail) => Answer { status: 400, detail },
@@ -244,7 +252,7 @@ impl<'a> Attempts<'a> {
         };
         self.app.metrics.failed(match broken {
             Broken::Malformed(_) => Failure::Malformed,
-            Broken::NoAnswer => Failure::NoAnswer,
+            Broken::NoAnswer | Broken::Hung => Failure::NoAnswer,
             Broken::Unsent | Broken::Died | Broken::Unread => Failure::WorkerDied,
             _ => Failure::BadRequest,
         });

@@ -7,7 +7,7 @@ import test from 'node:test';
 import { request } from './lib/http.mjs';
 import { Load } from './lib/load.mjs';
 import { needsProxy, withProxy } from './lib/proxy.mjs';
-import { command, conf, describe, pidsOf, ready, statusByCommand, steady, workers } from './lib/steer.mjs';
+import { command, describe, pidsOf, ready, statusByCommand, steady, workers } from './lib/steer.mjs';
 import { range, sleep, until } from './lib/wait.mjs';
 
 const options = { timeout: 120_000, ...needsProxy };
@@ -101,7 +101,7 @@ test('a six-second crash loop of one of three workers: over 95 % succeed', optio
   }));
 
 test('a crash loop of 1.5 s is found, shown, and costs nothing', options, t =>
-  withProxy({ apps: { web: { script: './roll.js', instances: 3, max_crashes: 3, crash_window: '60s', env: { CRASH_SLOT: '1', CRASH_MS: '1500' } } } }, async proxy => {
+  withProxy({ apps: { web: { script: './roll.js', instances: 3, crash_loop: { max: 3 }, env: { CRASH_SLOT: '1', CRASH_MS: '1500' } } } }, async proxy => {
     const load = await new Load(proxy, { polling: 3, websocket: 3, raw: 3, slow: 0 }).start();
     const began = performance.now();
     const failed = await until(async () => (await workers(proxy)).find(worker => worker.slot === 1 && worker.state === 'failed'), {
@@ -113,7 +113,7 @@ test('a crash loop of 1.5 s is found, shown, and costs nothing', options, t =>
     assert.match(failed.reason, /crash loop|exited with code 1/);
     assert.ok(failed.retry_seconds > 5, 'it is not tried at once');
     assert.ok(failed.last_stderr.some(line => /slot 1 loses its mind/.test(line)), JSON.stringify(failed.last_stderr));
-    const { out } = await command(proxy, ['status', '-c', conf(proxy)].slice(0, 1));
+    const { out } = await command(proxy, ['status']);
     assert.match(out, /failed/);
     assert.match(out, /loses its mind/);
     await load.more();

@@ -428,7 +428,7 @@ pub(super) const ROTATE: Section = Section {
     name: "logs.rotate",
     keys: &[
         key("size", Size(4096, 1 << 50, "none"), Yaml("100mb")),
-        key("age", DurationOrNone(60_000, 365 * 86_400_000), Yaml("none")),
+        key("age", DurationOrNone(60_000, 30 * 86_400_000), Yaml("none")),
         key("keep", Integer(0, 1000, ""), Yaml("5")),
     ],
     elsewhere: &[

@@ -12,7 +12,7 @@ pub(super) async fn acquire(pool: &Pool, plan: &Plan<'_>, tried: &[Arc<Member>])
     if let Some(lease) = pool.select(plan.wanted(), plan.usage, tried) {
         return Some(lease);
     }
-    let (queue, policy) = (pool.queue(), pool.queue_policy());
+    let (queue, policy) = (pool.queue(), pool.settings().queue);
     let began = Instant::now();
     let lease = match queue.enter(policy.max) {
         Some(_place) => timeout(policy.timeout, wait(pool, plan, tried)).await.ok(),

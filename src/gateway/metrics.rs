@@ -1,6 +1,6 @@
 //! What traffic counts, per app. Counting is an atomic addition; text is made when somebody scrapes.
 
-use super::Rules;
+use super::{App, Rules};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -94,6 +94,9 @@ struct Traffic {
     connections: Arc<AtomicUsize>,
 }
 
+/// Name, help and value of a family with one value per app.
+type Family<V> = (&'static str, &'static str, fn(&App) -> V);
+
 impl fmt::Debug for Traffic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Traffic")
@@ -136,7 +139,7 @@ impl Collector for Traffic {
             let sum = get(&metrics.microseconds) as f64 / 1e6;
             metric.encode_family(&[("app", name)])?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
         }
-        let counters: [(&str, &str, fn(&super::App) -> u64); 3] = [
+        let counters: [Family<u64>; 3] = [
             ("request_retries", "Requests that went to a second worker.", |app| {
                 app.metrics.retries.load(Ordering::Relaxed)
             }),
@@ -151,7 +154,7 @@ impl Collector for Traffic {
                 ConstCounter::new(value(app)).encode(metric.encode_family(&[("app", name)])?)?;
             }
         }
-        let gauges: [(&str, &str, fn(&super::App) -> i64); 2] = [
+        let gauges: [Family<i64>; 2] = [
             ("tunnels_open", "Open WebSocket tunnels.", |app| app.metrics.tunnels_open.load(Ordering::Relaxed)),
             ("queue_waiting", "Requests that wait for a worker.", |app| i64::from(app.pool.queue().waiting())),
         ];

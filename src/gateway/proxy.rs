@@ -111,8 +111,14 @@ impl ProxyHttp for Proxy {
         };
         let app = &gateway.apps[index];
         let get = request.method == http::Method::GET;
-        let plan =
-            policy::plan(&app.pool.affinity, request.raw_path(), &request.headers, client_ip(session), get, false);
+        let plan = policy::plan(
+            &app.pool.settings().affinity,
+            request.raw_path(),
+            &request.headers,
+            client_ip(session),
+            get,
+            false,
+        );
         let Some(lease) = acquire(&app.pool, &plan, &ctx.tried).await else {
             return Err(Self::refuse(ctx, Answer::NO_WORKER));
         };

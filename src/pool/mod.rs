@@ -75,6 +75,14 @@ pub(crate) enum Wanted<'a> {
     Key(&'a [u8]),
 }
 
+/// How an app's requests are led to its workers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Settings {
+    pub(crate) affinity: Affinity,
+    pub(crate) balance: Balance,
+    pub(crate) queue: QueuePolicy,
+}
+
 struct Snapshot {
     seats: Vec<Seat>,
 }
@@ -82,15 +90,13 @@ struct Snapshot {
 /// The routable workers of one app.
 pub(crate) struct Pool {
     pub(crate) app: Arc<str>,
-    pub(crate) affinity: Affinity,
-    balance: Balance,
+    settings: ArcSwap<Settings>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     /// Open workers by consistent hash.
     by_hash: LoadBalancer<Rendezvous>,
     /// Owners of sids that carry no tag, learnt from handshake answers. Bounded; the least used go.
     learnt: quick_cache::sync::Cache<Box<[u8]>, WorkerId>,
     has_learnt: AtomicBool,
-    queue_policy: QueuePolicy,
     queue: Arc<Queue>,
     /// Where the next scan begins, so that ties and round robin go around.
     cursor: AtomicU32,
@@ -105,13 +111,11 @@ impl Pool {
         let backends = Backends::new(Box::new(PoolDiscovery(snapshot.clone())));
         Pool {
             app,
-            affinity,
-            balance,
+            settings: ArcSwap::from_pointee(Settings { affinity, balance, queue: queue_policy }),
             snapshot,
             by_hash: LoadBalancer::from_backends(backends),
             learnt: quick_cache::sync::Cache::with_weighter(1024, Self::LEARNT as u64, quick_cache::UnitWeighter),
             has_learnt: AtomicBool::new(false),
-            queue_policy,
             queue: Arc::default(),
             cursor: AtomicU32::new(0),
         }
@@ -129,19 +133,26 @@ impl Pool {
         &self.queue
     }
 
-    pub(crate) fn queue_policy(&self) -> &QueuePolicy {
-        &self.queue_policy
+    pub(crate) fn settings(&self) -> arc_swap::Guard<Arc<Settings>> {
+        self.settings.load()
+    }
+
+    /// From the next request on.
+    pub(crate) fn reconfigure(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
+        self.queue.wake.notify_waiters();
     }
 
     /// Picks a worker, or `None` when no worker may take this. `avoid` are workers that were tried.
     pub(crate) fn select(&self, wanted: Wanted<'_>, usage: Use, avoid: &[Arc<Member>]) -> Option<Lease> {
         let snapshot = self.snapshot.load();
-        let max = self.queue_policy.max_concurrency.filter(|_| usage == Use::Request);
+        let settings = self.settings.load();
+        let max = settings.queue.max_concurrency.filter(|_| usage == Use::Request);
         let has_room = |member: &Member| max.is_none_or(|max| member.load.active.load(Ordering::Relaxed) < max);
         let usable = |member: &Arc<Member>| !avoid.iter().any(|a| Arc::ptr_eq(a, member)) && has_room(member);
         let member = match wanted {
-            Wanted::Any => self.balanced(&snapshot, &usable, |load| (load.0, load.1)),
-            Wanted::NewSession => self.balanced(&snapshot, &usable, |load| (load.0 + load.1, load.0)),
+            Wanted::Any => self.balanced(&snapshot, settings.balance, &usable, |load| (load.0, load.1)),
+            Wanted::NewSession => self.balanced(&snapshot, settings.balance, &usable, |load| (load.0 + load.1, load.0)),
             Wanted::Key(key) => self.hashed(key, &usable),
             // A session's own requests are never held back: its owner alone can serve them.
             Wanted::Sid(sid) => match self.owner(&snapshot, sid).filter(|o| !avoid.iter().any(|a| Arc::ptr_eq(a, o))) {
@@ -185,6 +196,7 @@ impl Pool {
     fn balanced<R: Ord>(
         &self,
         snapshot: &Snapshot,
+        balance: Balance,
         usable: &impl Fn(&Arc<Member>) -> bool,
         rank: impl Fn((u32, u32)) -> R,
     ) -> Option<Arc<Member>> {
@@ -192,7 +204,7 @@ impl Pool {
         let start = self.cursor.fetch_add(1, Ordering::Relaxed) as usize % seats.len().max(1);
         let (before, after) = seats.split_at(start.min(seats.len()));
         let mut around = after.iter().chain(before).filter(|seat| seat.open && usable(&seat.member));
-        let seat = match self.balance {
+        let seat = match balance {
             Balance::RoundRobin => around.next(),
             // The first of equals wins, and the scan begins elsewhere each time.
             Balance::LeastLoaded => around.min_by_key(|seat| {

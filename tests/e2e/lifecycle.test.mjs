@@ -104,8 +104,8 @@ test('an app that cannot start: its words are shown, the proxy keeps trying', op
   withProxy(proxy => ({ apps: { a: life('fails', { queue, backoff: { min: '50ms', max: '300ms' }, env: { FLAG: proxy.file('flag'), BOOTS: proxy.file('boots', '') } }) } }),
     { ready: { status: 503 } },
     async proxy => {
-      await proxy.line(/a\[0\] \d+ err \| cannot start: no database at db\.example/);
-      await proxy.line(/a\[0\] \d+ out \| about to start/);
+      await proxy.line(/a\[0\] \d+ g1 err \| cannot start: no database at db\.example/);
+      await proxy.line(/a\[0\] \d+ g1 out \| about to start/);
       // The proxy's own words name the exit code.
       await proxy.line(/a\[0\].*\b7\b/);
       await until(() => boots(proxy.file('boots')).length >= 3, { what: 'three tries' });

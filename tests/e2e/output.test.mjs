@@ -16,9 +16,9 @@ test('each line says app, slot, pid and stream', options, () =>
     await request(proxy.port, { path: '/print?stream=stderr&text=to%20stderr' });
     await request(proxy.port, { path: '/print?text=one%0Atwo%0D%0Athree' });
     const text = async pattern => assert.equal((await proxy.line(pattern)).stream, 'stdout');
-    await text(new RegExp(`^web\\[0\\] ${pid} out \\| to stdout ✓$`));
-    await text(new RegExp(`^web\\[0\\] ${pid} err \\| to stderr$`));
-    for (const line of ['one', 'two', 'three']) await text(new RegExp(`^web\\[0\\] ${pid} out \\| ${line}$`));
+    await text(new RegExp(`^[-0-9T:.]{23}Z web\\[0\\] ${pid} g1 out \\| to stdout ✓$`));
+    await text(new RegExp(`^[-0-9T:.]{23}Z web\\[0\\] ${pid} g1 err \\| to stderr$`));
+    for (const line of ['one', 'two', 'three']) await text(new RegExp(`^[-0-9T:.]{23}Z web\\[0\\] ${pid} g1 out \\| ${line}$`));
   }));
 
 test('a line cannot pretend to be another\'s, and a very long one is cut', options, () =>
@@ -38,7 +38,7 @@ test('50 MB in a burst do not block the worker; what was dropped is counted', op
     let dropped = 0;
     proxy.listeners.add(({ text }) => {
       if (/\| x{99}$/.test(text)) lines++;
-      dropped += Number(/(\d+) lines dropped/.exec(text)?.[1] ?? 0);
+      dropped += Number(/(\d+) lines? dropped/.exec(text)?.[1] ?? 0);
     });
     const started = performance.now();
     const printing = request(proxy.port, { path: `/print?times=${times}`, timeout: 60_000 });
@@ -54,7 +54,7 @@ test('50 MB in a burst do not block the worker; what was dropped is counted', op
 test('nobody reads our output: workers and traffic go on, drops are counted', options, () =>
   withProxy(web, async proxy => {
     let dropped = 0;
-    proxy.listeners.add(({ text }) => (dropped += Number(/(\d+) lines dropped/.exec(text)?.[1] ?? 0)));
+    proxy.listeners.add(({ text }) => (dropped += Number(/(\d+) lines? dropped/.exec(text)?.[1] ?? 0)));
     proxy.child.stdout.pause();
     // Answered when all of it has left the worker.
     const answer = await request(proxy.port, { path: '/print?times=300000', timeout: 30_000 });
@@ -68,5 +68,5 @@ test('output without a newline at the end of a worker\'s life is shown', options
   withProxy({ apps: { a: { command: ['node', '-e', "process.stdout.write('last words without newline'); process.exit(4)"], backoff: { min: '1s', max: '2s' } } } },
     { ready: false },
     async proxy => {
-      await proxy.line(/a\[0\] \d+ out \| last words without newline$/);
+      await proxy.line(/a\[0\] \d+ g1 out \| last words without newline$/);
     }));

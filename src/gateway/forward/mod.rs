@@ -133,7 +133,7 @@ impl<'a> Attempts<'a> {
         let headers = RawHeaders { head, buf };
         let target = head.target.of(buf);
         let get = head.method == Method::Get;
-        let plan = policy::plan(&app.pool.affinity, target, headers, client.ip, get, false);
+        let plan = policy::plan(&app.pool.settings().affinity, target, headers, client.ip, get, false);
         let name = head.method_name.of(buf);
         let replayable = policy::is_replayable(name);
         Attempts { app, plan, replayable, name, target, tried: Vec::new(), replayed: false, last: Answer::NO_WORKER }

@@ -43,7 +43,7 @@ struct Answered {
 pub(super) async fn upgrade(gateway: &Gateway, app: &App, conn: Conn, head: &Head, admission: Admission) {
     let Conn { client, mut stream, mut ahead, .. } = conn;
     let headers = RawHeaders { head, buf: &ahead };
-    let plan = policy::plan(&app.pool.affinity, head.target.of(&ahead), headers, client.ip, true, true);
+    let plan = policy::plan(&app.pool.settings().affinity, head.target.of(&ahead), headers, client.ip, true, true);
     let request = rewrite(&ahead, head, client);
     let outcome = offer(app, &plan, &request, &mut stream, &mut Early { bytes: BytesMut::new() }).await;
     drop(plan);

@@ -168,8 +168,11 @@ fn open(path: &Path, now: SystemTime) -> io::Result<Open> {
 
 /// `FILE` becomes `FILE.1`, that one `FILE.2`, and so on; the last one is overwritten.
 fn put_aside(path: &Path, keep: u32) -> io::Result<()> {
-    if keep == 0 {
-        return std::fs::remove_file(path);
+    match path.symlink_metadata() {
+        // Somebody has moved it away already.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        _ if keep == 0 => return std::fs::remove_file(path),
+        _ => {}
     }
     let old = |n: u32| {
         let mut name: OsString = path.as_os_str().to_owned();

@@ -6,7 +6,7 @@
 //! writes ([`writer`]): one for our stdout, one for all files ([`files`]). When that is slow or fails, lines are
 //! dropped and counted: neither the worker nor our memory pays for it.
 //!
-//! What bounds it: a queue holds 4 MiB, 8 at the very most; one stream holds 1 MiB of that; a reader keeps a
+//! What bounds it: a queue holds 8 MiB, 16 at the very most; one stream holds 4 MiB of that; a reader keeps a
 //! partial line of 16 KiB and shares all other buffers with its thread. A stream that drops is only counted,
 //! and a busy one is read a few hundred times a second, so output costs little however it comes.
 

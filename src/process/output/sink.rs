@@ -27,7 +27,7 @@ pub(super) struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Bounds {
-        Bounds { all: 4 << 20, lane: 1 << 20, reserve: 32 << 10 }
+        Bounds { all: 8 << 20, lane: 4 << 20, reserve: 32 << 10 }
     }
 }
 

@@ -264,8 +264,8 @@ fn files_that_were_moved_away_are_opened_anew() {
     assert_eq!(std::fs::read(&path).unwrap(), b"three\n");
 }
 
-#[test]
-fn a_file_that_cannot_be_is_an_error_and_no_harm() {
+#[tokio::test]
+async fn a_file_that_cannot_be_is_an_error_and_no_harm() {
     let temp = Temp::new();
     let mut files = Files::new(Rotate::default());
     let now = SystemTime::now();

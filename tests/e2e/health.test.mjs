@@ -77,7 +77,8 @@ test('a health check that answers 500 takes a worker out, and back', options, t 
       await load.stop();
       t.diagnostic(load.summary());
       assert.deepEqual(load.failed, []);
-      assert.deepEqual(load.ends, [], 'its sessions, which it can serve, stay');
+      // A session that polls may begin anew elsewhere; what is open stays open.
+      assert.deepEqual(load.ends.filter(end => end.kind !== 'polling' || end.pid !== victim.pid), []);
       assert.deepEqual(pidsOf(await ready(proxy)), pidsOf(before), 'the same processes');
     },
   ));

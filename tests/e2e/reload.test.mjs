@@ -10,14 +10,14 @@ import { Releases, Watch, command, conf, describe, pidsOf, ready, refuse, status
 import { range, until } from './lib/wait.mjs';
 
 const options = { timeout: 120_000, ...needsProxy };
-const WINDOW = 1500;
+const WINDOW = 1200;
 
 /** An app in `releases/current`, whose first release is r1. */
 const config = (app = {}, more = {}) => proxy => {
   proxy.releases = new Releases(proxy).deploy('r1');
   return {
     ...more,
-    apps: { web: { script: 'app.js', cwd: proxy.releases.current, instances: 3, min_ready: '200ms', drain_window: `${WINDOW}ms`, ...app } },
+    apps: { web: { script: 'app.js', cwd: proxy.releases.current, instances: 3, min_ready: '200ms', drain_window: `${WINDOW}ms`, drain_timeout: '2s', ...app } },
   };
 };
 

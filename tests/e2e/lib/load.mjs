@@ -123,9 +123,9 @@ export class Load {
     }
   }
 
-  /** Waits until every kind of load was answered so often from now on: what comes next is seen by all. */
+  /** Waits until every kind of load that asks was answered so often from now on. */
   async more(answers = 5, timeout = 20_000) {
-    const tallies = Object.values(this.tallies);
+    const tallies = Object.entries(this.tallies).flatMap(([kind, tally]) => (kind === 'raw' ? [] : [tally]));
     const from = tallies.map(tally => tally.done);
     await until(() => tallies.every((tally, i) => tally.done >= from[i] + answers), { timeout, what: () => `load (${this.summary()})` });
   }

@@ -1,13 +1,14 @@
 //! Composition root: from a configuration to a running Pingora server.
 
+mod reload;
 mod steering;
 
 use crate::config::cli::{Cli, Stop};
 use crate::config::verbs::Asked;
 use crate::config::{self, Config};
 use crate::gateway::{self, Gateway};
-use crate::pool::Pool;
-use crate::supervisor::{AppSpec, Control, Setup, Supervisor};
+use crate::pool::{Pool, Settings};
+use crate::supervisor::{AppSpec, Control, Setup, Supervisor, alarms};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pingora_core::listeners::ListenerConfig;
@@ -15,12 +16,14 @@ use pingora_core::protocols::l4::stream::L4BufferSettings;
 use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
 use pingora_core::services::background::background_service;
 use pingora_core::services::listening::Service;
+use reload::{Fixed, Reloader};
 use std::ffi::OsString;
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use steering::Steering;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How long an idle connection to a worker with the preload script is kept. The script keeps its
@@ -59,7 +62,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     warnings.iter().for_each(|warning| log::warn!("{warning}"));
-    match run(config) {
+    match run(cli, config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => fail(&why),
     }
@@ -79,7 +82,8 @@ fn fail(why: &str) -> ExitCode {
 }
 
 /// Runs until a signal or a failure ends it.
-fn run(mut config: Config) -> Result<(), String> {
+fn run(cli: Cli, mut config: Config) -> Result<(), String> {
+    let fixed = Fixed::of(&config);
     for listener in &mut config.listeners {
         listener.address = bindable(listener.address, "listeners")?;
     }
@@ -87,17 +91,22 @@ fn run(mut config: Config) -> Result<(), String> {
     let conf = std::mem::take(&mut config.server);
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
-    let (supervisor, control) = supervise(&mut config)?;
-    let (supervisor, apps) = supervisor;
+    let new_pool = |name: &Arc<str>, s: Settings| Arc::new(Pool::new(name.clone(), s.affinity, s.balance, s.queue));
+    let AppWiring { specs, apps } = wire(&mut config, new_pool);
+    let (supervisor, control) = supervise(&config, specs)?;
     server.add_service(background_service("supervisor", supervisor));
     let rules = Arc::new(ArcSwap::from_pointee(gateway(&config, apps)));
+    let reloader = Arc::new(Reloader::new(cli, fixed, rules.clone(), control.clone()));
     let front = gateway::front(rules, &server.configuration);
     // Each room that measures registers its families here.
     let registry = steering::registry(&control, &front);
-    server.add_service(listen(&config, front));
-    steering::serve(&mut server, &config, control.clone(), registry)?;
+    for service in listen(&config, front) {
+        server.add_service(service);
+    }
+    let steering = Steering { control: control.clone(), reloader: reloader.clone() };
+    steering::serve(&mut server, &config, steering, registry)?;
     let failed = Arc::new(AtomicBool::new(false));
-    let signals = Signals { control, failed: failed.clone() };
+    let signals = Signals { control, reloader, failed: failed.clone() };
     server.run(RunArgs { shutdown_signal: Box::new(signals) });
     config.admin.iter().for_each(|socket| steering::remove_socket(socket));
     if failed.load(Ordering::Acquire) { Err("the supervisor failed, see the log".into()) } else { Ok(()) }
@@ -120,28 +129,60 @@ fn bindable(address: SocketAddr, key: &str) -> Result<SocketAddr, String> {
     })
 }
 
-/// The supervisor over every app, and what traffic needs of the apps.
-fn supervise(config: &mut Config) -> Result<((Supervisor, Vec<gateway::App>), Control), String> {
-    let mut specs = Vec::new();
-    let mut apps = Vec::new();
+/// The apps for the supervisor and, in the same order, for traffic.
+struct AppWiring {
+    specs: Vec<AppSpec>,
+    apps: Vec<gateway::App>,
+}
+
+/// Takes the apps out of a configuration; `pool` finds or makes an app's pool.
+fn wire(config: &mut Config, mut pool: impl FnMut(&Arc<str>, Settings) -> Arc<Pool>) -> AppWiring {
+    let mut wiring = AppWiring { specs: Vec::new(), apps: Vec::new() };
     for app in std::mem::take(&mut config.apps) {
         let name: Arc<str> = app.name.into();
-        let pool = Arc::new(Pool::new(name.clone(), app.affinity, app.balance, app.queue));
+        let pool = pool(&name, Settings { affinity: app.affinity, balance: app.balance, queue: app.queue });
         let keep_alive = if app.spec.preload { IDLE } else { IDLE_UNKNOWN };
-        apps.push(gateway::App::new(pool.clone(), app.response_timeout, keep_alive));
-        specs.push(AppSpec { name, spec: app.spec, policy: app.policy, pool });
+        wiring.apps.push(gateway::App::new(pool.clone(), app.response_timeout, keep_alive));
+        wiring.specs.push(AppSpec { name, spec: app.spec, policy: app.policy, pool });
     }
+    wiring
+}
+
+fn supervise(config: &Config, apps: Vec<AppSpec>) -> Result<(Supervisor, Control), String> {
     let setup = Setup {
-        apps: specs,
+        apps,
         runtime_dir: config.runtime_dir.clone(),
         port: config.listeners.first().map_or(0, |listener| listener.address.port()),
         keep_alive: KEEP_ALIVE,
         orphan_timeout: ORPHAN_TIMEOUT,
         logs: config.logs.clone(),
+        alarms: alarms(&config.alarms),
         output: None,
     };
-    let (supervisor, control) = Supervisor::new(setup).map_err(|error| error.to_string())?;
-    Ok(((supervisor, apps), control))
+    Supervisor::new(setup).map_err(|error| error.to_string())
+}
+
+fn alarms(config: &config::Alarms) -> alarms::Policy {
+    let webhook = |hook: &config::Webhook| alarms::Webhook {
+        url: hook.url.clone(),
+        headers: hook.headers.clone(),
+        timeout: hook.timeout,
+        retries: hook.retries,
+    };
+    alarms::Policy {
+        repeat: config.repeat,
+        rules: alarms::Rules {
+            hold: config.hold,
+            memory: config.memory,
+            elu: config.elu,
+            lag: config.lag,
+            disk_free: config.disk_free,
+            queue_overflow: config.queue_overflow,
+            log_drops: config.log_drops,
+        },
+        webhook: config.webhook.as_ref().map(webhook),
+        exec: config.exec.clone(),
+    }
 }
 
 fn gateway(config: &Config, apps: Vec<gateway::App>) -> Gateway {
@@ -159,20 +200,24 @@ fn gateway(config: &Config, apps: Vec<gateway::App>) -> Gateway {
     Gateway::new(apps, config.routes.iter().map(route).collect(), limits)
 }
 
-fn listen(config: &Config, front: gateway::Front) -> Service<gateway::Front> {
-    let mut service = Service::new("front".to_owned(), front);
+/// The services that listen: Pingora's listeners of one service share one application.
+fn listen(config: &Config, front: gateway::Front) -> Vec<Service<gateway::Front>> {
+    let with_h2c = Service::new("front-h2c".to_owned(), front.with_h2c());
+    let mut services = [Service::new("front".to_owned(), front), with_h2c];
     for listener in &config.listeners {
         // The front buffers what it needs: Pingora's buffers would cost every idle connection 10 KiB and more.
         let tcp = ListenerConfig::tcp(listener.address.to_string()).l4_buffer(L4BufferSettings::unbuffered());
-        service.add_listener(tcp);
+        services[usize::from(listener.h2c)].add_listener(tcp);
         log::info!("listening on http://{}", listener.address);
     }
-    service
+    let used = [false, true].map(|h2c| config.listeners.iter().any(|listener| listener.h2c == h2c));
+    services.into_iter().zip(used).filter_map(|(service, used)| used.then_some(service)).collect()
 }
 
 /// Ends the server when the supervisor has: nothing of it is left then.
 struct Signals {
     control: Control,
+    reloader: Arc<Reloader>,
     failed: Arc<AtomicBool>,
 }
 
@@ -189,7 +234,7 @@ impl Signals {
                 () = next(&mut terminate) => self.stop("SIGTERM"),
                 () = next(&mut interrupt) => self.stop("SIGINT"),
                 () = next(&mut quit) => log::warn!("SIGQUIT: no successor is ready to take over; going on"),
-                () = next(&mut hangup) => log::warn!("SIGHUP: reload is not supported yet; going on"),
+                () = next(&mut hangup) => self.reload(),
                 () = next(&mut user1) => {
                     log::info!("SIGUSR1: opening log files anew");
                     self.control.logs().reopen();
@@ -197,6 +242,18 @@ impl Signals {
                 outcome = self.control.finished() => return outcome,
             }
         }
+    }
+
+    /// In a task of its own: a stop, or the next reload, must not wait for this one.
+    fn reload(&self) {
+        log::info!("SIGHUP: reloading");
+        let reloader = self.reloader.clone();
+        tokio::spawn(async move {
+            match reloader.reload().await {
+                Ok(outcome) => log::info!("reloaded: {outcome}"),
+                Err(why) => log::error!("reload: {why}"),
+            }
+        });
     }
 
     fn stop(&self, signal: &str) {

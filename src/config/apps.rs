@@ -5,7 +5,7 @@ use super::fields::{Decoder, Field, Fields};
 use super::machine::Seen;
 use super::schema::{APP, BACKOFF, INSTANCES, QUEUE};
 use super::yaml::{Kind, Node, Value};
-use super::{App, affinity, command};
+use super::{App, affinity, care, command};
 use crate::fleet::policy::Policy;
 use crate::pool::QueuePolicy;
 use crate::process::spec::{Identity, Spec};
@@ -111,6 +111,7 @@ fn app(d: &mut Decoder<'_>, name: &str, field: &Field<'_>) -> Option<App> {
     let user = identity(d, &fields);
     let umask = umask(d, &fields);
     let policy = policy(d, &fields);
+    let rlimits = care::rlimits(d, &fields);
     let affinity = affinity::affinity(d, &fields).unwrap_or_default();
     let balance = affinity::balance(d, &fields);
     let response_timeout = d.duration(&fields, "response_timeout").unwrap_or(RESPONSE_TIMEOUT);
@@ -125,7 +126,7 @@ fn app(d: &mut Decoder<'_>, name: &str, field: &Field<'_>) -> Option<App> {
             format!("{}.wait_ready needs preload: only then process.send('ready') reaches the proxy", fields.path);
         d.found.error(at, message, "remove wait_ready, or write preload: true for a Node.js program");
     }
-    let spec = Spec { command: command.words, cwd, env, preload: command.preload, user, umask };
+    let spec = Spec { command: command.words, cwd, env, preload: command.preload, user, umask, rlimits };
     Some(App { name: name.to_owned(), spec, policy, affinity, balance, queue, response_timeout })
 }
 
@@ -256,8 +257,17 @@ fn umask(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<u32> {
 fn policy(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Policy {
     let default = Policy::default();
     let (backoff_min, backoff_max) = backoff(d, fields).unwrap_or((default.backoff_min, default.backoff_max));
+    let (least, most) = instances(d, fields).unwrap_or((default.instances, default.max_instances));
     Policy {
-        instances: instances(d, fields).unwrap_or(default.instances),
+        instances: least,
+        max_instances: most,
+        min_ready: d.duration(fields, "min_ready").unwrap_or(default.min_ready),
+        surge: care::narrow(d.integer(fields, "surge")).unwrap_or(default.surge),
+        drain_window: d.duration(fields, "drain_window").unwrap_or(default.drain_window),
+        crashes: care::crashes(d, fields),
+        health: care::health(d, fields),
+        scaling: care::scaling(d, fields),
+        limits: care::limits(d, fields),
         start_timeout: d.duration(fields, "start_timeout").unwrap_or(default.start_timeout),
         wait_ready: d.flag(fields, "wait_ready").unwrap_or(default.wait_ready),
         stop_timeout: d.duration(fields, "stop_timeout").unwrap_or(default.stop_timeout),
@@ -269,38 +279,36 @@ fn policy(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Policy {
     }
 }
 
-fn instances(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<u16> {
+/// The least and the most.
+fn instances(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<(u16, u16)> {
     let field = fields.get("instances")?;
     let narrow = |count: u64| u16::try_from(count).ok();
     match &field.node.value {
         Value::Map(_) => {
             let range = d.fields(&field, &INSTANCES)?;
             let (min, max) = (d.integer(&range, "min"), d.integer(&range, "max"));
-            let Some(min_field) = range.get("min") else {
+            if range.get("min").is_none() {
                 d.found.error(field.key_at, format!("{} says no min", field.path), "write {min: 2}");
                 return None;
-            };
-            let min = min?;
-            match max {
-                Some(max) if max < min => {
-                    let message = format!("{}.max ({max}) is less than min ({min})", field.path);
-                    d.found.error(range.get("max").and_then(|field| field.at()), message, "swap them");
-                }
-                Some(max) if max > min => {
-                    let message = format!("{}: scaling between min and max is not supported yet", field.path);
-                    d.found.warn(min_field.at(), message, format!("{min} workers will run"));
-                }
-                _ => {}
             }
-            narrow(min)
+            let min = min?;
+            let max = max.unwrap_or(min);
+            if max < min {
+                let message = format!("{}.max ({max}) is less than min ({min})", field.path);
+                d.found.error(range.get("max").and_then(|field| field.at()), message, "swap them");
+            }
+            narrow(min).zip(narrow(max))
         }
-        Value::Scalar(scalar) if matches!(scalar.text.as_str(), "auto" | "max") => Some(d.machine.cpus()),
+        Value::Scalar(scalar) if matches!(scalar.text.as_str(), "auto" | "max") => {
+            let cpus = d.machine.cpus();
+            Some((cpus, cpus))
+        }
         Value::Scalar(scalar) if matches!(scalar.kind, Kind::Int(count) if count <= 0) => {
             let expected = "a whole number from 1 to 1024, or auto, max, {min, max}";
             d.wrong(&field, expected, "write auto for one worker per processor");
             None
         }
-        _ => d.number(&field, fields.section.kind("instances")).and_then(narrow),
+        _ => d.number(&field, fields.section.kind("instances")).and_then(narrow).map(|count| (count, count)),
     }
 }
 

@@ -215,7 +215,13 @@ fn neighbour(path: &Path) -> Option<String> {
     nearest(name, names.iter().map(String::as_str)).map(str::to_owned)
 }
 
-fn check_program(d: &mut Decoder<'_>, field: &Field<'_>, program: &str, cwd: &Path, env: &[(String, String)]) {
+pub(super) fn check_program(
+    d: &mut Decoder<'_>,
+    field: &Field<'_>,
+    program: &str,
+    cwd: &Path,
+    env: &[(String, String)],
+) {
     let path = &field.path;
     if program.is_empty() {
         return d.found.error(field.at(), format!("{path}: the name of the program is empty"), "");

@@ -14,7 +14,7 @@ pub(super) const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCA
 const MOST: usize = 64;
 
 pub(super) fn decode(d: &mut Decoder<'_>, top: &Fields<'_>) -> Vec<Listener> {
-    let Some(field) = top.filled("listeners") else { return vec![Listener { address: DEFAULT }] };
+    let Some(field) = top.filled("listeners") else { return vec![Listener { address: DEFAULT, h2c: false }] };
     let Some(items) = field.items() else {
         let hint = match (&field.node.value, field.scalar()) {
             (Value::Map(_), _) => "write it as a list: listeners: [{address: \"127.0.0.1:8000\"}]".to_owned(),
@@ -32,6 +32,7 @@ pub(super) fn decode(d: &mut Decoder<'_>, top: &Fields<'_>) -> Vec<Listener> {
         );
     }
     let mut found: Vec<(SocketAddr, Field<'_>)> = Vec::new();
+    let mut listeners = Vec::new();
     if items.len() > MOST {
         d.found.error(
             field.key_at,
@@ -40,20 +41,22 @@ pub(super) fn decode(d: &mut Decoder<'_>, top: &Fields<'_>) -> Vec<Listener> {
         );
     }
     for item in items.into_iter().take(MOST) {
-        if let Some((address, field)) = listener(d, &item) {
-            compare(d, &found, address, &field);
-            found.push((address, field));
+        if let Some((listener, field)) = listener(d, &item) {
+            compare(d, &found, listener.address, &field);
+            found.push((listener.address, field));
+            listeners.push(listener);
         }
     }
-    found.into_iter().map(|(address, _)| Listener { address }).collect()
+    listeners
 }
 
-fn listener<'n>(d: &mut Decoder<'_>, item: &Field<'n>) -> Option<(SocketAddr, Field<'n>)> {
+fn listener<'n>(d: &mut Decoder<'_>, item: &Field<'n>) -> Option<(Listener, Field<'n>)> {
     if let Some(scalar) = item.scalar() {
         d.wrong(item, "a map", &format!("write {{address: \"{}\"}}", guess(&scalar.text)));
         return None;
     }
     let fields = d.fields(item, &LISTENER)?;
+    let h2c = d.flag(&fields, "h2c").unwrap_or(false);
     let Some(field) = fields.get("address") else {
         if fields.misspelt("address") {
             return None;
@@ -66,7 +69,7 @@ fn listener<'n>(d: &mut Decoder<'_>, item: &Field<'n>) -> Option<(SocketAddr, Fi
         return None;
     };
     match scalar.text.parse::<SocketAddr>() {
-        Ok(address) => Some((address, field)),
+        Ok(address) => Some((Listener { address, h2c }, field)),
         Err(_) => {
             let hint = advice(&scalar.text);
             d.wrong(&field, "IP:PORT", &hint);

@@ -7,7 +7,9 @@
 
 mod admin;
 mod affinity;
+mod alarms;
 mod apps;
+mod care;
 pub mod cli;
 mod command;
 mod error;
@@ -66,11 +68,14 @@ pub(crate) struct Config {
     /// Where metrics are served, if at all.
     pub(crate) metrics: Option<SocketAddr>,
     pub(crate) logs: output::Policy,
+    pub(crate) alarms: Alarms,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Listener {
     pub(crate) address: SocketAddr,
+    /// HTTP/2 without TLS is spoken here, too.
+    pub(crate) h2c: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,6 +118,63 @@ pub(crate) struct Limits {
     pub(crate) tunnel_idle_timeout: Duration,
     /// Open client connections in all; beyond, new ones are closed at once.
     pub(crate) connections: usize,
+}
+
+/// When somebody is to be told, and who.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Alarms {
+    /// Between two notices of an alarm that lasts.
+    pub(crate) repeat: Duration,
+    /// How long a threshold must be crossed before the alarm, and not be crossed before it is over.
+    pub(crate) hold: Duration,
+    /// Resident memory of a worker, in bytes.
+    pub(crate) memory: Option<u64>,
+    /// Event-loop utilization of a worker, 0 to 1.
+    pub(crate) elu: Option<f64>,
+    /// Event-loop lag of a worker.
+    pub(crate) lag: Option<Duration>,
+    /// Least free bytes on the disk of the log files.
+    pub(crate) disk_free: Option<u64>,
+    pub(crate) queue_overflow: bool,
+    pub(crate) log_drops: bool,
+    pub(crate) webhook: Option<Webhook>,
+    /// Program and arguments, run for each notice; empty for none.
+    pub(crate) exec: Vec<String>,
+}
+
+impl Default for Alarms {
+    fn default() -> Self {
+        Alarms {
+            repeat: Duration::from_secs(3600),
+            hold: Duration::from_secs(30),
+            memory: None,
+            elu: Some(0.95),
+            lag: Some(Duration::from_millis(500)),
+            disk_free: Some(100_000_000),
+            queue_overflow: true,
+            log_drops: true,
+            webhook: None,
+            exec: Vec::new(),
+        }
+    }
+}
+
+/// Where notices are posted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Webhook {
+    /// `http` or `https`, with a host.
+    pub(crate) url: http::Uri,
+    pub(crate) headers: Vec<(http::HeaderName, http::HeaderValue)>,
+    /// For one try.
+    pub(crate) timeout: Duration,
+    /// Tries after the first one.
+    pub(crate) retries: u32,
+}
+
+impl Default for Webhook {
+    fn default() -> Self {
+        Webhook { url: http::Uri::default(), headers: Vec::new(), timeout: Duration::from_secs(5), retries: 5 }
+    }
 }
 
 impl Default for Limits {
@@ -294,8 +356,10 @@ fn decode(found: Findings, base: &Path, root: &Node, machine: &dyn Machine) -> L
     let admin = admin::socket(&mut d, &top, &runtime_dir);
     let metrics = admin::metrics(&mut d, &top, &listeners);
     let logs = logs::decode(&mut d, &top);
+    let alarms = alarms::decode(&mut d, &top);
     limits::check_socket_paths(&mut d, &top, &runtime_dir, &apps.apps);
-    let config = Config { server, listeners, runtime_dir, apps: apps.apps, routes, limits, admin, metrics, logs };
+    let config =
+        Config { server, listeners, runtime_dir, apps: apps.apps, routes, limits, admin, metrics, logs, alarms };
     d.found.finish(Some(config))
 }
 

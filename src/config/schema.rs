@@ -65,8 +65,27 @@ const fn key(name: &'static str, kind: Kind, default: Preset) -> Key {
     Key { name, kind, default }
 }
 
-pub(super) const ALL: &[&Section] =
-    &[&TOP, &SERVER, &LISTENER, &APP, &INSTANCES, &BACKOFF, &QUEUE, &ROUTE, &LIMITS, &ADMIN, &METRICS, &LOGS, &ROTATE];
+pub(super) const ALL: &[&Section] = &[
+    &TOP,
+    &SERVER,
+    &LISTENER,
+    &APP,
+    &INSTANCES,
+    &BACKOFF,
+    &QUEUE,
+    &CRASH_LOOP,
+    &HEALTH_CHECK,
+    &SCALING,
+    &RLIMITS,
+    &ROUTE,
+    &LIMITS,
+    &ADMIN,
+    &METRICS,
+    &LOGS,
+    &ROTATE,
+    &ALARMS,
+    &WEBHOOK,
+];
 
 pub(super) const TOP: Section = Section {
     name: "",
@@ -80,6 +99,7 @@ pub(super) const TOP: Section = Section {
         key("admin", Map, Yaml("{socket: default}")),
         key("metrics", Map, Words("not served")),
         key("logs", Map, Words("see below")),
+        key("alarms", Map, Words("see below")),
     ],
     elsewhere: &[
         ("prometheus", Write("write metrics: {address: \"127.0.0.1:9901\"}")),
@@ -162,11 +182,10 @@ pub(super) const SERVER: Section = Section {
 
 pub(super) const LISTENER: Section = Section {
     name: "listeners",
-    keys: &[key("address", Other("IP:PORT"), Required)],
+    keys: &[key("address", Other("IP:PORT"), Required), key("h2c", Flag, Yaml("false"))],
     elsewhere: &[
         ("tls", Later),
-        ("http2", Later),
-        ("h2c", Later),
+        ("http2", Write("write h2c: true for HTTP/2 without TLS")),
         ("proxy_protocol", Later),
         ("port", Write("write the port into address: \"0.0.0.0:8000\"")),
         ("host", Write("write address: \"127.0.0.1:8000\"")),
@@ -201,9 +220,21 @@ pub(super) const APP: Section = Section {
         key("start_timeout", Duration(100, 3_600_000), Yaml("60s")),
         key("stop_timeout", Duration(0, 3_600_000), Yaml("10s")),
         key("drain_timeout", Duration(0, 86_400_000), Yaml("30s")),
+        key("drain_window", Duration(0, 86_400_000), Yaml("10s")),
         key("stop_signal", Other("signal name"), Yaml("SIGTERM")),
+        key("min_ready", Duration(0, 3_600_000), Yaml("1s")),
+        key("surge", Integer(1, 1024, ""), Yaml("1")),
         key("backoff", Map, Yaml("{min: 100ms, max: 30s}")),
         key("min_uptime", Duration(0, 86_400_000), Yaml("10s")),
+        key("crash_loop", Map, Yaml("{max: 5, window: 60s, retry: 60s}")),
+        key("heartbeat_timeout", Duration(2000, 3_600_000), Yaml("5s")),
+        key("unhealthy_timeout", Duration(0, 3_600_000), Yaml("15s")),
+        key("health_check", Map, Words("whether the socket takes connections")),
+        key("scaling", Map, Words("see below")),
+        key("max_memory_restart", Size(1 << 20, 1 << 50, "none"), Yaml("none")),
+        key("max_requests", Integer(1, 1_000_000_000_000, "none"), Yaml("none")),
+        key("max_lifetime", Duration(1000, 30 * 86_400_000), Words("no limit")),
+        key("rlimits", Map, Words("those of the proxy")),
         key("response_timeout", Duration(10, 86_400_000), Yaml("60s")),
         key("max_concurrency", Integer(1, 1_000_000, ""), Words("no limit")),
         key("queue", Map, Yaml("{max: 1000, timeout: 10s}")),
@@ -236,7 +267,7 @@ pub(super) const APP: Section = Section {
         ("exp_backoff_restart_delay", Write("write backoff: {min: 100ms, max: 30s}")),
         (
             "max_restarts",
-            Write("leave it out: a crashing worker is restarted for ever, with pauses that grow to backoff.max"),
+            Write("leave it out: a crashing worker is restarted for ever, more and more rarely; crash_loop says how"),
         ),
         ("autorestart", Write("leave it out: workers are always restarted")),
         ("stop_exit_codes", Write("leave it out: workers are always restarted")),
@@ -257,9 +288,13 @@ pub(super) const APP: Section = Section {
         ("sticky", Write("write affinity: socket.io")),
         ("timeout", Write("write response_timeout: 60s")),
         ("proxy_read_timeout", Write("write response_timeout: 60s")),
-        ("max_memory_restart", Later),
-        ("health_check", Later),
-        ("max_requests", Later),
+        ("max_memory", Write("write max_memory_restart")),
+        ("memory_limit", Write("write max_memory_restart")),
+        ("max_restart_time", Write("write crash_loop: {max: 5, window: 60s}")),
+        ("healthcheck", Write("write health_check")),
+        ("ulimits", Write("write rlimits")),
+        ("max_instances", Write("write instances: {min: 2, max: 8}")),
+        ("min_instances", Write("write instances: {min: 2, max: 8}")),
         ("cron_restart", Later),
         ("watch", Useless("the proxy does not watch files; use node --watch while you develop")),
         ("ignore_watch", Useless("the proxy does not watch files")),
@@ -307,6 +342,64 @@ pub(super) const QUEUE: Section = Section {
     name: "apps.NAME.queue",
     keys: &[key("max", Integer(0, 1_000_000, ""), Yaml("1000")), key("timeout", Duration(0, 3_600_000), Yaml("10s"))],
     elsewhere: &[("size", Write("write max")), ("length", Write("write max")), ("max_wait", Write("write timeout"))],
+};
+
+pub(super) const CRASH_LOOP: Section = Section {
+    name: "apps.NAME.crash_loop",
+    keys: &[
+        key("max", Integer(1, 10_000, ""), Yaml("5")),
+        key("window", Duration(1000, 86_400_000), Yaml("60s")),
+        key("retry", Duration(100, 86_400_000), Yaml("60s")),
+    ],
+    elsewhere: &[("crashes", Write("write max")), ("within", Write("write window"))],
+};
+
+pub(super) const HEALTH_CHECK: Section = Section {
+    name: "apps.NAME.health_check",
+    keys: &[
+        key("path", Other("path"), Words("none")),
+        key("interval", Duration(100, 3_600_000), Yaml("5s")),
+        key("timeout", Duration(10, 3_600_000), Yaml("2s")),
+        key("unhealthy_threshold", Integer(1, 1000, ""), Yaml("3")),
+        key("healthy_threshold", Integer(1, 1000, ""), Yaml("2")),
+        key("expect", Other("status, or first-last"), Yaml("200-399")),
+    ],
+    elsewhere: &[
+        ("uri", Write("write path")),
+        ("url", Write("write path")),
+        ("fails", Write("write unhealthy_threshold")),
+        ("fall", Write("write unhealthy_threshold")),
+        ("passes", Write("write healthy_threshold")),
+        ("rise", Write("write healthy_threshold")),
+        ("status", Write("write expect")),
+    ],
+};
+
+pub(super) const SCALING: Section = Section {
+    name: "apps.NAME.scaling",
+    keys: &[
+        key("target", Integer(1, 100, ""), Yaml("70")),
+        key("max_sessions", Integer(1, 10_000_000, "none"), Yaml("none")),
+        key("max_active", Integer(1, 1_000_000, ""), Yaml("10")),
+        key("queue_wait", Duration(1, 3_600_000), Yaml("200ms")),
+        key("up_window", Duration(1000, 3_600_000), Yaml("10s")),
+        key("down_window", Duration(1000, 86_400_000), Yaml("5m")),
+        key("young", Duration(0, 3_600_000), Yaml("5s")),
+        key("cordon_timeout", Duration(0, 30 * 86_400_000), Yaml("10m")),
+    ],
+    elsewhere: &[
+        ("min", Write("write instances: {min: 2, max: 8}")),
+        ("max", Write("write instances: {min: 2, max: 8}")),
+    ],
+};
+
+pub(super) const RLIMITS: Section = Section {
+    name: "apps.NAME.rlimits",
+    keys: &[
+        key("nofile", Integer(64, 1 << 30, ""), Words("the proxy's")),
+        key("core", Size(0, 1 << 50, "unlimited"), Words("the proxy's")),
+    ],
+    elsewhere: &[("files", Write("write nofile")), ("open_files", Write("write nofile"))],
 };
 
 pub(super) const ROUTE: Section = Section {
@@ -438,6 +531,46 @@ pub(super) const ROTATE: Section = Section {
         ("interval", Write("write age")),
         ("daily", Write("write age: 1day")),
         ("compress", Later),
+    ],
+};
+
+pub(super) const ALARMS: Section = Section {
+    name: "alarms",
+    keys: &[
+        key("repeat", Duration(1000, 30 * 86_400_000), Yaml("1h")),
+        key("for", Duration(0, 86_400_000), Yaml("30s")),
+        key("memory", Size(1024 * 1024, 1 << 50, "none"), Yaml("none")),
+        key("elu", Other("number, 0.1 to 1, or none"), Yaml("0.95")),
+        key("lag", DurationOrNone(10, 3_600_000), Yaml("500ms")),
+        key("disk_free", Size(4096, 1 << 50, "none"), Yaml("100mb")),
+        key("queue_overflow", Flag, Yaml("true")),
+        key("log_drops", Flag, Yaml("true")),
+        key("webhook", Map, Words("none")),
+        key("exec", Other("list, or words in one text"), Words("none")),
+    ],
+    elsewhere: &[
+        ("interval", Write("write repeat")),
+        ("url", Write("write webhook: {url: \"https://alarms.example.com/\"}")),
+        ("command", Write("write exec")),
+        ("cpu", Write("write elu: the share of time in which a worker's event loop is busy")),
+        ("disk", Write("write disk_free")),
+        ("email", Write("write exec, with a program that sends mail")),
+        ("smtp", Write("write exec, with a program that sends mail")),
+    ],
+};
+
+pub(super) const WEBHOOK: Section = Section {
+    name: "alarms.webhook",
+    keys: &[
+        key("url", Other("URL"), Required),
+        key("headers", Map, Yaml("{}")),
+        key("timeout", Duration(100, 60_000), Yaml("5s")),
+        key("retries", Integer(0, 20, ""), Yaml("5")),
+    ],
+    elsewhere: &[
+        ("address", Write("write url")),
+        ("method", Useless("it is always POST")),
+        ("body", Useless("it is always the same JSON")),
     ],
 };
 

@@ -53,7 +53,7 @@ fn a_script_is_enough() {
     assert_eq!((&app.affinity, app.balance), (&Affinity::SocketIo, Balance::LeastLoaded));
     assert_eq!(config.limits, Limits::default());
     assert_eq!(config.routes, [Route { host: None, path: "/".into(), app: 0 }]);
-    assert_eq!(config.listeners, [Listener { address: "127.0.0.1:8000".parse().unwrap() }]);
+    assert_eq!(config.listeners, [Listener { address: "127.0.0.1:8000".parse().unwrap(), h2c: false }]);
     assert_eq!(config.runtime_dir, Path::new("/run/pingora-unix-proxy"));
     assert_eq!(config.server.upgrade_sock, "/run/pingora-unix-proxy/upgrade.sock");
     assert_eq!(config.server.pid_file, "/run/pingora-unix-proxy/pingora-unix-proxy.pid");
@@ -114,6 +114,7 @@ limits: {head_size: 8kib, head_timeout: 1s, keepalive_timeout: 2s, body_size: 1.
     assert_eq!(chat.spec.umask, Some(0o027));
     let policy = Policy {
         instances: 2,
+        max_instances: 2,
         start_timeout: seconds(5),
         wait_ready: true,
         stop_timeout: seconds(0),
@@ -122,6 +123,7 @@ limits: {head_size: 8kib, head_timeout: 1s, keepalive_timeout: 2s, body_size: 1.
         backoff_min: seconds(1),
         backoff_max: seconds(60),
         min_uptime: seconds(3),
+        ..Policy::default()
     };
     assert_eq!(chat.policy, policy);
     assert_eq!((&chat.affinity, chat.balance), (&Affinity::Header("x-user".into()), Balance::RoundRobin));
@@ -163,6 +165,35 @@ fn logs_arrive() {
 }
 
 #[test]
+fn alarms_arrive() {
+    let alarms = |text: &str| good(&format!("alarms: {text}\napps: {{chat: {{script: app.js}}}}")).alarms;
+    assert_eq!(alarms("{}"), Alarms::default());
+    let none = alarms("{memory: none, elu: none, lag: none, disk_free: none, queue_overflow: false, log_drops: false}");
+    assert_eq!(
+        (none.elu, none.lag, none.disk_free, none.queue_overflow, none.log_drops),
+        (None, None, None, false, false)
+    );
+    let all = alarms(
+        "{repeat: 10m, for: 5s, memory: 1gb, elu: 1, lag: 2s, disk_free: 1gib, exec: /usr/bin/alarm --now, \
+         webhook: {url: \"https://example.com:8443/hook?x=1\", headers: {X-Token: abc}, timeout: 1s, retries: 2}}",
+    );
+    let seconds = Duration::from_secs;
+    assert_eq!((all.repeat, all.hold, all.memory, all.elu), (seconds(600), seconds(5), Some(1_000_000_000), Some(1.0)));
+    assert_eq!(
+        (all.lag, all.disk_free, all.exec),
+        (Some(seconds(2)), Some(1 << 30), vec!["/usr/bin/alarm".into(), "--now".into()])
+    );
+    let hook = all.webhook.expect("a webhook");
+    assert_eq!(
+        (hook.url.to_string().as_str(), hook.timeout, hook.retries),
+        ("https://example.com:8443/hook?x=1", seconds(1), 2)
+    );
+    assert!(!format!("{hook:?}").contains("abc"), "a header may be a secret");
+    let defaults = alarms("{webhook: {url: \"http://localhost/\", headers: {}, timeout: 5s, retries: 5}}");
+    assert_eq!(defaults, alarms("{webhook: {url: \"http://localhost/\"}}"));
+}
+
+#[test]
 fn a_written_default_changes_nothing() {
     let plain = format!("{:?}", good("apps: {chat: {script: app.js}}"));
     let mut seen = 0;
@@ -178,6 +209,11 @@ fn a_written_default_changes_nothing() {
                     format!("apps: {{chat: {{script: app.js, {map}: {{{name}: {value}}}}}}}")
                 }
                 "logs.rotate" => format!("logs: {{rotate: {{{name}: {value}}}}}\napps: {{chat: {{script: app.js}}}}"),
+                "listeners" => format!(
+                    "listeners: [{{address: \"127.0.0.1:8000\", {name}: {value}}}]\napps: {{chat: {{script: app.js}}}}"
+                ),
+                // Nothing without a URL.
+                "alarms.webhook" => continue,
                 "routes" => format!("routes: [{{{name}: {value}}}]\napps: {{chat: {{script: app.js}}}}"),
                 other => format!("{other}: {{{name}: {value}}}\napps: {{chat: {{script: app.js}}}}"),
             };
@@ -238,6 +274,7 @@ fn words_from_elsewhere_are_told_apart() {
                     format!("apps: {{chat: {{script: app.js, {map}: {{{word}: 1}}}}}}")
                 }
                 "logs.rotate" => format!("logs: {{rotate: {{{word}: 1}}}}\napps: {{chat: {{script: app.js}}}}"),
+                "alarms.webhook" => format!("alarms: {{webhook: {{{word}: 1}}}}\napps: {{chat: {{script: app.js}}}}"),
                 "listeners" | "routes" => {
                     format!("{}: [{{{word}: 1}}]\napps: {{chat: {{script: app.js}}}}", section.name)
                 }
@@ -295,12 +332,37 @@ fn anchors_and_merges_work() {
 }
 
 #[test]
+fn the_care_for_workers_is_read() {
+    let policy =
+        app(", instances: {min: 2, max: 8}, surge: 2, min_ready: 3s, drain_window: 4s, heartbeat_timeout: 6s, \
+         crash_loop: {max: 3, retry: 9s}, health_check: {path: /healthz, expect: 204}, max_memory_restart: 512mib, \
+         scaling: {target: 50, max_sessions: 100, down_window: 1m}, max_requests: 1000, max_lifetime: 1day, \
+         rlimits: {nofile: 4096, core: unlimited}");
+    let (policy, spec) = (policy.policy, policy.spec);
+    assert_eq!((policy.instances, policy.most(), policy.surge, policy.min_ready.as_secs()), (2, 8, 2, 3));
+    assert_eq!((policy.crashes.max, policy.crashes.window.as_secs(), policy.crashes.retry.as_secs()), (3, 60, 9));
+    assert_eq!((policy.health.path.as_deref(), policy.health.expect), (Some("/healthz"), (204, 204)));
+    assert_eq!((policy.health.heartbeat_timeout.as_secs(), policy.drain_window.as_secs()), (6, 4));
+    assert_eq!((policy.scaling.target, policy.scaling.max_sessions), (50, Some(100)));
+    assert_eq!((policy.limits.memory, policy.limits.requests), (Some(512 << 20), Some(1000)));
+    assert_eq!((spec.rlimits.nofile, spec.rlimits.core), (Some(4096), Some(u64::MAX)));
+    for (wrong, says) in [
+        ("health_check: {path: healthz}", "must be a path"),
+        ("health_check: {expect: 700}", "must be a status"),
+        ("health_check: /healthz", "write health_check: {path: /healthz}"),
+        ("scaling: {min: 2}", "write instances: {min: 2, max: 8}"),
+        ("rlimits: {nofile: 5}", "from 64"),
+    ] {
+        let text = errors(&format!("apps: {{chat: {{script: app.js, {wrong}}}}}"));
+        assert!(text.contains(says), "{text}");
+    }
+}
+
+#[test]
 fn oddities_are_warned_of() {
     let unrouted = warnings("apps: {a: {script: a.js}, b: {script: b.js}}\nroutes: [{app: a}]");
     assert_eq!(unrouted.len(), 1, "{unrouted:?}");
     assert!(unrouted[0].starts_with("conf.yaml:1:27: app b has no route"), "{unrouted:?}");
-    let range = warnings("apps: {a: {script: a.js, instances: {min: 2, max: 8}}}");
-    assert!(range[0].contains("2 workers will run"), "{range:?}");
     let port = warnings("apps: {a: {command: 'python3 a.py {socket} {port}'}}");
     assert!(port.is_empty() || port[0].contains("{port}"), "{port:?}");
     let both = warnings("apps: {a: {script: a.js}}\nlisteners: [{address: '0.0.0.0:80'}, {address: '[::]:80'}]");
@@ -352,7 +414,7 @@ fn a_command_needs_no_file() {
     assert_eq!(app.name, "My-app-v2");
     assert_eq!(app.spec.cwd, std::env::current_dir().unwrap());
     assert_eq!(app.policy.instances, Here.cpus());
-    assert_eq!(config.listeners, [Listener { address: listeners::DEFAULT }]);
+    assert_eq!(config.listeners, [Listener { address: listeners::DEFAULT, h2c: false }]);
     let absent = from_command(&["no-such-program-anywhere".into()]).expect_err("bad");
     let text = lines(&absent);
     assert!(text.starts_with("command line: apps.no-such-program-anywhere.command: there is no program"), "{text}");

@@ -1,7 +1,8 @@
-//! How long a slot pauses after a failure.
+//! How long a slot pauses after a failure, and when failures are a loop.
 
 use super::Time;
-use super::policy::Policy;
+use super::policy::{Crashes, Policy};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 /// The pause after the `failures`th failure in a row, from 1: doubles from `backoff_min` up to
@@ -15,6 +16,37 @@ pub(super) fn pause(policy: &Policy, failures: u32, random: &mut fastrand::Rng) 
 /// `now + pause` that cannot overflow.
 pub(super) fn after(now: Time, pause: Duration) -> Time {
     now.saturating_add(pause)
+}
+
+/// The ends of a slot's processes that nobody asked for. How long each lived does not matter: a
+/// loop of six seconds is found as surely as one of a fifth.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct History {
+    recent: VecDeque<Time>,
+    /// Found to be a loop, until a worker stays for the whole window.
+    looping: bool,
+}
+
+impl History {
+    /// Takes note of one more; returns how many there were within the window.
+    pub(super) fn crashed(&mut self, rule: &Crashes, now: Time) -> u32 {
+        self.recent.push_back(now);
+        while self.recent.front().is_some_and(|at| after(*at, rule.window) < now)
+            || self.recent.len() > rule.max.max(1) as usize
+        {
+            self.recent.pop_front();
+        }
+        self.looping |= self.recent.len() >= rule.max.max(1) as usize;
+        self.recent.len() as u32
+    }
+
+    pub(crate) fn looping(&self) -> bool {
+        self.looping
+    }
+
+    pub(super) fn recovered(&mut self) {
+        *self = History::default();
+    }
 }
 
 #[cfg(test)]
@@ -38,5 +70,17 @@ mod tests {
         let pauses: std::collections::BTreeSet<_> =
             (0..100).map(|_| pause(&Policy::default(), 3, &mut random)).collect();
         assert!(pauses.len() > 90);
+    }
+
+    #[test]
+    fn a_slow_loop_is_a_loop_and_rare_crashes_are_none() {
+        let rule = Crashes::default();
+        for (period, looping) in [(200, true), (1500, true), (6000, true), (20_000, false)] {
+            let mut history = History::default();
+            (1..=20u64).for_each(|n| {
+                history.crashed(&rule, Duration::from_millis(period) * n as u32);
+            });
+            assert_eq!(history.looping(), looping, "{period} ms");
+        }
     }
 }

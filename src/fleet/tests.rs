@@ -133,8 +133,9 @@ fn a_start_that_takes_too_long_is_killed_and_says_why() {
 
 #[test]
 fn a_crash_backs_off_longer_each_time_and_recovers() {
-    let mut play = Play::up(policy());
-    assert_eq!(play.at(500, exited()), [Action::Cleanup { incarnation: A }, Action::Publish]);
+    let crashes = policy::Crashes { max: 100, ..Default::default() };
+    let mut play = Play::up(Policy { crashes, ..policy() });
+    assert_eq!(play.at(500, exited()), [Action::Publish, Action::Cleanup { incarnation: A }]);
     assert_eq!(play.seats(), []);
     let due = play.fleet.next_deadline().unwrap();
     assert!((ms(575)..=ms(625)).contains(&due), "{due:?}");
@@ -177,11 +178,14 @@ fn a_process_that_cannot_start_backs_off() {
 #[test]
 fn a_stop_drains_asks_and_ends() {
     let mut play = Play::up(policy());
-    assert_eq!(play.at(100, Event::Stop), [Action::Publish]);
+    let close = Action::CloseTunnels { incarnation: A, code: 1001, window: ms(2000) };
+    assert_eq!(play.at(100, Event::Stop), [Action::Publish, close]);
     assert_eq!((play.state(), play.seats()), (State::Draining, vec![(A, false)]));
+    // One look is not enough.
+    assert_eq!(play.at(150, Event::Carries { incarnation: A, carried: Carried::default() }), []);
     assert_eq!(
-        play.at(200, Event::Idle { incarnation: A }),
-        [Action::SendShutdown { incarnation: A }, Action::Publish]
+        play.at(200, Event::Carries { incarnation: A, carried: Carried::default() }),
+        [Action::Publish, Action::SendShutdown { incarnation: A }]
     );
     assert_eq!((play.state(), play.seats()), (State::Stopping, vec![]));
     let signal = Action::Signal { incarnation: A, signal: 15 };
@@ -197,7 +201,7 @@ fn a_stop_drains_asks_and_ends() {
 fn a_stop_is_bounded_whatever_the_worker_does() {
     let mut play = Play::up(policy());
     play.at(0, Event::Stop);
-    assert_eq!(play.at(3000, Event::Tick), [Action::SendShutdown { incarnation: A }, Action::Publish]);
+    assert_eq!(play.at(3000, Event::Tick), [Action::Publish, Action::SendShutdown { incarnation: A }]);
     assert_eq!(play.at(3100, Event::Tick), [Action::Signal { incarnation: A, signal: 15 }]);
     assert_eq!(play.at(5100, Event::Tick), [Action::KillGroup { incarnation: A }]);
     let mut now = ms(5100);
@@ -216,7 +220,7 @@ fn a_stop_is_bounded_whatever_the_worker_does() {
 fn a_kill_has_no_patience() {
     let mut play = Play::up(policy());
     play.at(0, Event::Stop);
-    assert_eq!(play.at(1, Event::Kill), [Action::KillGroup { incarnation: A }, Action::Publish]);
+    assert_eq!(play.at(1, Event::Kill), [Action::Publish, Action::KillGroup { incarnation: A }]);
     assert_eq!(play.at(2, Event::Kill), []);
     assert_eq!(play.state(), State::Killing);
 }
@@ -270,7 +274,7 @@ fn a_closed_server_is_waited_for_again() {
 fn a_moved_server_is_probed_before_it_gets_traffic() {
     let mut play = Play::up(policy());
     let probe = Action::Probe { incarnation: A, attempt: 2 };
-    assert_eq!(play.at(10, Event::Path { incarnation: A }), [probe, Action::Publish]);
+    assert_eq!(play.at(10, Event::Path { incarnation: A }), [Action::Publish, probe]);
     assert_eq!(play.seats(), []);
     assert_eq!(play.at(11, Event::ProbeOk { incarnation: A, attempt: 2 }), [Action::Publish]);
 }
@@ -293,7 +297,7 @@ fn late_and_foreign_events_change_nothing() {
         Event::Exited { incarnation: other, how: "x".into() },
         Event::Cleaned { incarnation: other },
         Event::Cleaned { incarnation: A },
-        Event::Idle { incarnation: A },
+        Event::Carries { incarnation: A, carried: Carried::default() },
         Event::Start,
     ] {
         assert_eq!(play.at(1, event), []);

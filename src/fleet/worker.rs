@@ -1,8 +1,12 @@
 //! One process, and the seat it sits in, as the fleet sees them.
 
 use super::Time;
+use super::backoff::{History, after};
+use super::event::Load;
+use super::policy::Policy;
 use crate::worker::{Generation, Incarnation, Slot};
 use std::fmt;
+use std::sync::Arc;
 
 /// Where a process is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -14,6 +18,10 @@ pub(crate) enum State {
     Listening,
     /// Takes traffic. The deadline, if any, is when it counts as recovered.
     Ready,
+    /// Does not answer; gets no request. Until it does, or is killed.
+    Unhealthy,
+    /// Keeps its sessions and takes no new one. Until it has none, or a limit.
+    Cordoned,
     /// Finishes its requests and takes no new session. Until the drain time-out.
     Draining,
     /// Was asked to end. Until the stop time-out.
@@ -24,18 +32,37 @@ pub(crate) enum State {
     Exited,
 }
 
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl State {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
             State::Starting => "starting",
             State::Listening => "listening",
             State::Ready => "ready",
+            State::Unhealthy => "unhealthy",
+            State::Cordoned => "cordoned",
             State::Draining => "draining",
             State::Stopping => "stopping",
             State::Killing => "killing",
             State::Exited => "exited",
-        })
+        }
     }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a process is to its slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It sits in it.
+    Seated,
+    /// It takes the seat over once it has proven itself.
+    Successor,
+    /// It has left the seat and is on its way out.
+    Retired,
 }
 
 /// One process in a slot.
@@ -47,34 +74,50 @@ pub(crate) struct Worker {
     /// Unknown until the spawn is reported.
     pub(crate) pid: Option<u32>,
     pub(crate) state: State,
+    pub(crate) role: Role,
     /// When it came into this state.
     pub(crate) since: Time,
     /// When this state ends if nothing happens.
     pub(crate) deadline: Option<Time>,
     /// Why it is in this state, for people.
     pub(crate) reason: String,
+    /// The newest measurement.
+    pub(crate) load: Option<Load>,
+    /// The rules of its generation.
+    pub(super) policy: Arc<Policy>,
     pub(super) spawned_at: Time,
     pub(super) connected: bool,
     pub(super) has_path: bool,
     pub(super) app_ready: bool,
     pub(super) probe: Probe,
+    pub(super) health: Pulse,
+    /// When a successor has proven itself.
+    pub(super) proven_at: Option<Time>,
+    /// Until when it may keep its sessions, if it is to go.
+    pub(super) cordon: Option<Time>,
+    /// Gets no new session although it is ready: it alone is busy.
+    pub(super) hot: bool,
+    pub(super) hot_since: Option<Time>,
+    /// Smoothed share of its target that it uses.
+    pub(super) busy: f64,
+    /// When it became ready first.
+    pub(super) ready_at: Option<Time>,
+    pub(super) drain: Drain,
+    /// Why another is to take its seat.
+    pub(super) replace: Option<String>,
+    /// Of its limits, around 1.
+    pub(super) jitter: f64,
+    pub(super) expires: Option<Time>,
+    pub(super) warned: bool,
+    /// Looks in a row at which it carried nothing.
+    pub(super) quiet: u32,
     /// When the stop signal is due: a moment after the shutdown message.
     pub(super) signal_at: Option<Time>,
     /// How often SIGKILL was sent.
     pub(super) kills: u32,
-    pub(super) after: After,
 }
 
-/// What becomes of the slot when the process is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum After {
-    /// It backs off and starts another.
-    Restart,
-    /// It stays empty.
-    Vacate,
-}
-
-/// Whether the socket answers.
+/// Whether the socket answers, while the worker comes up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Probe {
     /// Number of the newest probe; answers to others are ignored.
@@ -84,25 +127,78 @@ pub(super) struct Probe {
     pub(super) next: Option<Time>,
 }
 
+/// Whether a worker that was ready is well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Pulse {
+    /// When the heart counts as stopped; `None` while nobody listens for it.
+    pub(super) due: Option<Time>,
+    pub(super) stopped: bool,
+    pub(super) check: u32,
+    /// When to check next.
+    pub(super) next: Option<Time>,
+    /// Bad answers in a row, and good ones.
+    pub(super) bad: u32,
+    pub(super) good: u32,
+    pub(super) failing: bool,
+}
+
+impl Pulse {
+    pub(super) fn is_sick(&self) -> bool {
+        self.stopped || self.failing
+    }
+}
+
+/// How far a drain is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Drain {
+    /// Its tunnels were asked to close.
+    pub(super) asked: bool,
+    /// Out of the pool: what comes back is all that still comes.
+    pub(super) silent: bool,
+    /// Another took its seat, so it counts against the surge.
+    pub(super) replaced: bool,
+}
+
 impl Worker {
-    pub(super) fn new(slot: Slot, incarnation: Incarnation, generation: Generation, now: Time) -> Worker {
+    pub(super) fn new(
+        slot: Slot,
+        incarnation: Incarnation,
+        generation: Generation,
+        policy: Arc<Policy>,
+        now: Time,
+    ) -> Worker {
         Worker {
             slot,
             incarnation,
             generation,
             pid: None,
             state: State::Starting,
+            role: Role::Seated,
             since: now,
-            deadline: None,
+            deadline: Some(after(now, policy.start_timeout)),
             reason: "its process is being started".into(),
+            load: None,
+            policy,
             spawned_at: now,
             connected: false,
             has_path: false,
             app_ready: false,
             probe: Probe { attempt: 0, ok: false, next: None },
+            health: Pulse::default(),
+            proven_at: None,
+            cordon: None,
+            hot: false,
+            hot_since: None,
+            busy: 0.0,
+            ready_at: None,
+            drain: Drain::default(),
+            replace: None,
+            jitter: 1.0,
+            expires: None,
+            warned: false,
+            quiet: 0,
             signal_at: None,
             kills: 0,
-            after: After::Restart,
         }
     }
 
@@ -115,9 +211,29 @@ impl Worker {
         matches!(self.state, State::Starting | State::Listening)
     }
 
+    /// Was ready, and nobody has asked it to go at once.
+    pub(super) fn is_up(&self) -> bool {
+        matches!(self.state, State::Ready | State::Unhealthy | State::Cordoned)
+    }
+
+    /// Serves as one of those that the user wants.
+    pub(crate) fn serves(&self) -> bool {
+        self.state == State::Ready && self.role == Role::Seated
+    }
+
     /// Everything that will fall due.
     pub(super) fn timers(&self) -> impl Iterator<Item = Time> + use<> {
-        [self.deadline, self.signal_at, self.probe.next].into_iter().flatten()
+        [
+            self.deadline,
+            self.signal_at,
+            self.probe.next,
+            self.health.due,
+            self.health.next,
+            self.proven_at,
+            self.expires,
+        ]
+        .into_iter()
+        .flatten()
     }
 }
 
@@ -125,8 +241,14 @@ impl Worker {
 #[derive(Clone, Debug)]
 pub(crate) struct Seat {
     pub(crate) occupant: Occupant,
+    /// Who is to take the occupant's place.
+    pub(crate) successor: Option<Incarnation>,
+    /// When to try again to replace the occupant.
+    pub(super) successor_due: Option<Time>,
+    pub(super) successor_failures: u32,
     /// Failures in a row.
     pub(crate) failures: u32,
+    pub(crate) history: History,
     /// Why the last process in it ended, for people.
     pub(crate) last_exit: Option<String>,
 }
@@ -135,16 +257,37 @@ pub(crate) struct Seat {
 pub(crate) enum Occupant {
     Empty,
     Worker(Incarnation),
-    BackingOff { until: Time },
+    BackingOff {
+        until: Time,
+    },
+    /// In a crash loop; tried again now and then.
+    Failed {
+        until: Time,
+    },
 }
 
 impl Seat {
-    pub(super) const EMPTY: Seat = Seat { occupant: Occupant::Empty, failures: 0, last_exit: None };
+    pub(super) fn new() -> Seat {
+        Seat {
+            occupant: Occupant::Empty,
+            successor: None,
+            successor_due: None,
+            successor_failures: 0,
+            failures: 0,
+            history: History::default(),
+            last_exit: None,
+        }
+    }
 
-    pub(super) fn due(&self) -> Option<Time> {
+    /// When it starts a process again.
+    pub(crate) fn due(&self) -> Option<Time> {
         match self.occupant {
-            Occupant::BackingOff { until } => Some(until),
+            Occupant::BackingOff { until } | Occupant::Failed { until } => Some(until),
             _ => None,
         }
+    }
+
+    pub(super) fn timers(&self) -> impl Iterator<Item = Time> + use<> {
+        self.due().into_iter().chain(self.successor_due)
     }
 }

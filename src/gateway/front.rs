@@ -10,7 +10,7 @@ use super::proxy::Proxy;
 use super::{Rules, tunnel};
 use async_trait::async_trait;
 use bytes::BytesMut;
-use pingora_core::apps::{HttpServerApp, ServerApp};
+use pingora_core::apps::{HttpServerApp, HttpServerOptions, ServerApp};
 use pingora_core::protocols::{ALPN, Stream};
 use pingora_core::server::ShutdownWatch;
 use pingora_proxy::HttpProxy;
@@ -44,7 +44,12 @@ pub(crate) struct Front {
     rules: Rules,
     proxy: Arc<HttpProxy<Proxy>>,
     open: Arc<AtomicUsize>,
+    /// Clients may speak HTTP/2 without TLS, from their first byte.
+    h2c: bool,
 }
+
+/// What a client says first that speaks HTTP/2 (RFC 9113, section 3.4).
+const H2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// One open connection, counted until it ends.
 pub(crate) struct Admission(Arc<AtomicUsize>);
@@ -64,8 +69,29 @@ enum NoRequest {
 }
 
 impl Front {
-    pub(crate) fn new(rules: Rules, proxy: HttpProxy<Proxy>) -> Front {
-        Front { rules, proxy: Arc::new(proxy), open: Arc::default() }
+    pub(crate) fn new(rules: Rules, mut proxy: HttpProxy<Proxy>) -> Front {
+        let mut options = HttpServerOptions::default();
+        options.h2c = true;
+        options.h2_idle_timeout = Some(rules.load().limits.keepalive_timeout);
+        proxy.server_options = Some(options);
+        Front { rules, proxy: Arc::new(proxy), open: Arc::default(), h2c: false }
+    }
+
+    /// The same front for listeners that also take HTTP/2 without TLS.
+    pub(crate) fn with_h2c(&self) -> Front {
+        let (rules, proxy, open) = (self.rules.clone(), self.proxy.clone(), self.open.clone());
+        Front { rules, proxy, open, h2c: true }
+    }
+
+    /// Whether a client begins with HTTP/2. Waits for its first 24 bytes, which every request has.
+    async fn speaks_h2(&self, stream: &mut Stream) -> io::Result<bool> {
+        if !self.h2c {
+            return Ok(false);
+        }
+        let limit = self.rules.load().limits.head_timeout;
+        let mut first = [0; H2_PREFACE.len()];
+        timeout(limit, stream.try_peek(&mut first)).await.map_err(io::Error::from)??;
+        Ok(&first == H2_PREFACE)
     }
 
     pub(super) fn rules(&self) -> Rules {
@@ -154,12 +180,12 @@ impl Front {
 
 #[async_trait]
 impl ServerApp for Front {
-    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+    async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let Some(admission) = self.admit() else {
             log::debug!("connection limit reached");
             return None;
         };
-        if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
+        if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) || self.speaks_h2(&mut stream).await.ok()? {
             return ServerApp::process_new(&self.proxy, stream, shutdown).await;
         }
         self.serve(stream, admission).await;

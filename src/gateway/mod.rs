@@ -42,12 +42,6 @@ impl App {
     pub(crate) fn new(pool: Arc<Pool>, response_timeout: Duration, keep_alive: Duration) -> App {
         App { metrics: Arc::default(), pool, response_timeout, keep_alive }
     }
-
-    /// The same app under new rules: what was counted goes on.
-    pub(crate) fn succeeds(mut self, before: &App) -> App {
-        self.metrics = before.metrics.clone();
-        self
-    }
 }
 
 /// What clients may ask for, and how long it may take.
@@ -71,9 +65,18 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    /// The app of this name.
-    pub(crate) fn app(&self, name: &str) -> Option<&Arc<App>> {
-        self.apps.iter().find(|app| &*app.pool.app == name)
+    /// These rules in the place of `before`: what was counted of an app goes on.
+    pub(crate) fn succeeding(mut self, before: &Gateway) -> Gateway {
+        for app in self.apps.iter_mut().filter_map(Arc::get_mut) {
+            if let Some(old) = before.apps.iter().find(|old| old.pool.app == app.pool.app) {
+                app.metrics = old.metrics.clone();
+            }
+        }
+        self
+    }
+
+    pub(crate) fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        self.apps.iter().map(|app| &app.pool)
     }
 
     /// `routes` name apps by their index.

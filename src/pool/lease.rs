@@ -26,6 +26,7 @@ pub(crate) struct Lease {
 impl Lease {
     pub(super) fn new(member: Arc<Member>, usage: Use, queue: Option<Arc<Queue>>) -> Lease {
         counter(&member, usage).fetch_add(1, Ordering::Relaxed);
+        member.load.total.fetch_add(1, Ordering::Relaxed);
         Lease { member, usage, queue }
     }
 

@@ -22,7 +22,7 @@ use arc_swap::ArcSwap;
 use pingora_load_balancing::{Backends, LoadBalancer};
 use selector::{PoolDiscovery, Rendezvous};
 use std::any::Any;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// A worker as traffic sees it.
@@ -35,13 +35,52 @@ pub(crate) struct Member {
     pub(crate) socket: Arc<str>,
     pub(crate) load: Load,
     pub(crate) tunnels: Tunnels,
+    pub(crate) silence: Silence,
     /// What traffic keeps with the worker: its idle connections. They end with it.
     pub(crate) kept: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 impl Member {
     pub(crate) fn new(id: WorkerId, tag: Option<Tag>, socket: Arc<str>) -> Member {
-        Member { id, tag, socket, load: Load::default(), tunnels: Tunnels::default(), kept: OnceLock::new() }
+        Member {
+            id,
+            tag,
+            socket,
+            load: Load::default(),
+            tunnels: Tunnels::default(),
+            silence: Silence::default(),
+            kept: OnceLock::new(),
+        }
+    }
+}
+
+/// Whether a worker has stopped answering. Requests that wait for it and may be repeated need not wait
+/// until it is killed.
+#[derive(Debug, Default)]
+pub(crate) struct Silence {
+    silent: AtomicBool,
+    fell: tokio::sync::Notify,
+}
+
+impl Silence {
+    pub(crate) fn set(&self, silent: bool) {
+        if silent != self.silent.swap(silent, Ordering::AcqRel) && silent {
+            self.fell.notify_waiters();
+        }
+    }
+
+    pub(crate) fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Acquire)
+    }
+
+    /// Ends when the worker stops answering; at once if it already has.
+    pub(crate) async fn fallen(&self) {
+        let mut fell = std::pin::pin!(self.fell.notified());
+        // Before the look, or a fall in between is missed.
+        fell.as_mut().enable();
+        if !self.is_silent() {
+            fell.await;
+        }
     }
 }
 
@@ -52,6 +91,8 @@ pub(crate) struct Load {
     pub(crate) active: AtomicU32,
     /// Waiting Engine.IO polls and open tunnels: they cost a worker next to nothing.
     pub(crate) parked: AtomicU32,
+    /// Requests and tunnels since the beginning.
+    pub(crate) total: AtomicU64,
 }
 
 /// A member's place in a published pool.

@@ -71,6 +71,7 @@ mod tests {
             preload: true,
             user: None,
             umask: None,
+            rlimits: Default::default(),
         }
     }
 

@@ -6,7 +6,9 @@
 pub(crate) mod control;
 mod environment;
 mod error;
+pub(crate) mod evidence;
 mod exit;
+pub(crate) mod memory;
 pub(crate) mod output;
 mod runtime_dir;
 mod spawn;

@@ -43,7 +43,7 @@ pub(crate) struct RuntimeDir {
     lock: Mutex<File>,
     /// How many directories, from `path` upwards, are ours to remove.
     created: usize,
-    tenants: Vec<Tenant>,
+    tenants: Mutex<Vec<Tenant>>,
     /// Highest incarnation that left something in here, per app.
     seen: HashMap<String, u32>,
 }
@@ -63,7 +63,13 @@ impl RuntimeDir {
         }
         let (file, remembered) = locked?;
         let created = if made > 0 { made } else { remembered };
-        let mut dir = RuntimeDir { path: path.into(), lock: Mutex::new(file), created, tenants, seen: HashMap::new() };
+        let mut dir = RuntimeDir {
+            path: path.into(),
+            lock: Mutex::new(file),
+            created,
+            tenants: Mutex::new(tenants),
+            seen: HashMap::new(),
+        };
         dir.write_pid()?;
         dir.furnish()?;
         Ok(dir)
@@ -92,7 +98,7 @@ impl RuntimeDir {
 
     /// Whether processes of other users must be able to reach the control socket.
     pub(crate) fn is_shared(&self) -> bool {
-        self.tenants.iter().any(|tenant| tenant.user.is_some())
+        self.tenants().iter().any(|tenant| tenant.user.is_some())
     }
 
     /// Writes the script that Node.js workers load first.
@@ -118,7 +124,10 @@ impl RuntimeDir {
     /// Removes every socket and FIFO of a worker that is gone.
     pub(crate) fn remove_worker(&self, id: &WorkerId) -> Result<(), Error> {
         let stem = stem(id);
-        for dir in [self.socket_dir(&id.app), self.path.join("logs")] {
+        // The app may have changed its user since.
+        let workers = self.path.join("workers");
+        let own = Some(workers.join(&*id.app)).filter(|dir| dir.is_dir());
+        for dir in [Some(workers), own, Some(self.path.join("logs"))].into_iter().flatten() {
             let ours = |name: &str| name.strip_prefix(&stem).is_some_and(|rest| rest.starts_with(['.', '-']));
             for path in entries(&dir)?.into_iter().filter(|p| file_name(p).is_some_and(ours)) {
                 remove(&path).map_err(Error::io(format!("removing {}", path.display())))?;
@@ -136,9 +145,46 @@ impl RuntimeDir {
     }
 
     fn socket_dir(&self, app: &str) -> PathBuf {
-        let own = self.tenants.iter().any(|tenant| tenant.app == app && tenant.user.is_some());
+        let own = self.tenants().iter().any(|tenant| tenant.app == app && tenant.user.is_some());
         let workers = self.path.join("workers");
         if own { workers.join(app) } else { workers }
+    }
+
+    /// Takes in an app that was not there at the start, or that changes its user.
+    pub(crate) fn admit(&self, tenant: Tenant) -> Result<(), Error> {
+        check_names(&self.path, &tenant)?;
+        if tenant.user.is_some() && !self.is_shared() {
+            for (path, mode) in [
+                (self.path.clone(), 0o711),
+                (self.path.join("workers"), 0o711),
+                (self.path.join("logs"), 0o711),
+                (self.path.join("preload.cjs"), 0o644),
+                (self.control_socket(), 0o666),
+            ] {
+                chmod(&path, mode)?;
+            }
+        }
+        self.make_room(&tenant)?;
+        let mut tenants = self.tenants();
+        tenants.retain(|known| known.app != tenant.app);
+        tenants.push(tenant);
+        Ok(())
+    }
+
+    fn tenants(&self) -> std::sync::MutexGuard<'_, Vec<Tenant>> {
+        self.tenants.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// The directory that the sockets of another user's processes need.
+    fn make_room(&self, tenant: &Tenant) -> Result<(), Error> {
+        let Some(user) = &tenant.user else { return Ok(()) };
+        let path = self.path.join("workers").join(&tenant.app);
+        make(&path, 0o700)?;
+        std::os::unix::fs::chown(&path, Some(user.uid), Some(user.gid)).map_err(|source| Error::Identity {
+            user: user.name.clone(),
+            doing: "giving it a directory",
+            source,
+        })
     }
 
     /// Makes the rooms and removes what dead workers left in them. Only with the lock.
@@ -148,15 +194,8 @@ impl RuntimeDir {
         for (name, mode) in [("workers", open), ("logs", open)] {
             make(&self.path.join(name), mode)?;
         }
-        for tenant in self.tenants.clone() {
-            let Some(user) = &tenant.user else { continue };
-            let path = self.path.join("workers").join(&tenant.app);
-            make(&path, 0o700)?;
-            std::os::unix::fs::chown(&path, Some(user.uid), Some(user.gid)).map_err(|source| Error::Identity {
-                user: user.name.clone(),
-                doing: "giving it a directory",
-                source,
-            })?;
+        for tenant in self.tenants().clone() {
+            self.make_room(&tenant)?;
         }
         for name in ["control.sock", ADMIN_SOCKET] {
             remove(&self.path.join(name)).map_err(Error::io(format!("removing the old {name}")))?;

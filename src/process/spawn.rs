@@ -86,6 +86,7 @@ enum Step {
     User = 3,
     Cwd = 4,
     Files = 5,
+    Limits = 6,
 }
 
 fn check(step: Step, result: libc::c_int) -> io::Result<()> {
@@ -109,6 +110,7 @@ fn explain(error: io::Error, spec: &Spec, program: &Path) -> Error {
         3 => identity("setting its user id")(source),
         4 => Error::Cwd { path: spec.cwd.clone(), source },
         5 => Error::io("closing our files for the worker")(source),
+        6 => Error::io("setting its rlimits (only root can raise them above the proxy's own)")(source),
         _ => Error::io(format!("starting {}", program.display()))(error),
     }
 }
@@ -118,8 +120,17 @@ fn prepare(command: &mut Command, spec: &Spec) -> Result<(), Error> {
     let cwd = CString::new(spec.cwd.as_os_str().as_bytes());
     let cwd = cwd.map_err(|e| Error::Cwd { path: spec.cwd.clone(), source: e.into() })?;
     let umask = spec.umask;
+    let rlimits = spec.rlimits;
     let identity = spec.user.as_ref().map(resolve).transpose()?.flatten();
     let in_child = move || {
+        // While we may still raise them.
+        for (resource, limit) in [(libc::RLIMIT_NOFILE, rlimits.nofile), (libc::RLIMIT_CORE, rlimits.core)] {
+            if let Some(most) = limit {
+                let both = libc::rlimit { rlim_cur: most, rlim_max: most };
+                // SAFETY: a plain system call with a pointer to a value that lives on this stack.
+                check(Step::Limits, unsafe { libc::setrlimit(resource, &both) })?;
+            }
+        }
         if let Some((uid, gid, groups)) = &identity {
             // SAFETY: plain system calls; `groups` was allocated before the fork and is only read.
             unsafe {

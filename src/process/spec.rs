@@ -19,6 +19,16 @@ pub(crate) struct Spec {
     pub(crate) user: Option<Identity>,
     /// File mode creation mask of the worker, e.g. `0o027`.
     pub(crate) umask: Option<u32>,
+    pub(crate) rlimits: Rlimits,
+}
+
+/// Resource limits of the worker (getrlimit(2)), soft and hard; ours where `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Rlimits {
+    /// Open files.
+    pub(crate) nofile: Option<u64>,
+    /// Bytes of a core dump; `u64::MAX` is no limit.
+    pub(crate) core: Option<u64>,
 }
 
 /// A resolved user and group.

@@ -62,6 +62,7 @@ fn spec(command: &[&str]) -> Spec {
         preload: false,
         user: None,
         umask: None,
+        rlimits: Default::default(),
     }
 }
 

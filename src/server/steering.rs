@@ -1,5 +1,6 @@
 //! Joins the room of commands with the supervisor, and the page of metrics with everyone who measures.
 
+use super::reload::Reloader;
 use crate::admin::commands::{Command, Verb};
 use crate::admin::{self, Api, Hands, Outcome, Refusal, Scrape, Target, view};
 use crate::config::Config;
@@ -7,7 +8,7 @@ use crate::config::verbs::{self, Asked};
 use crate::fleet::State;
 use crate::gateway;
 use crate::process::usage::Usage;
-use crate::supervisor::{self, AppStatus, Control, SlotStatus, WorkerStatus};
+use crate::supervisor::{self, AppStatus, Control, SlotStatus, To, WorkerStatus};
 use async_trait::async_trait;
 use pingora_core::server::Server;
 use pingora_core::services::listening::Service;
@@ -57,10 +58,15 @@ pub(super) fn registry(control: &Control, front: &gateway::Front) -> Registry {
 }
 
 /// Adds the services that the configuration asks for.
-pub(super) fn serve(server: &mut Server, config: &Config, control: Control, registry: Registry) -> Result<(), String> {
+pub(super) fn serve(
+    server: &mut Server,
+    config: &Config,
+    steering: Steering,
+    registry: Registry,
+) -> Result<(), String> {
     if let Some(path) = &config.admin {
         let address = vacant(path)?;
-        let mut service = Service::new("admin".to_owned(), Api::new(Arc::new(Steering { control })));
+        let mut service = Service::new("admin".to_owned(), Api::new(Arc::new(steering)));
         service.add_uds(address, Some(Permissions::from_mode(0o600)));
         service.threads = Some(1);
         server.add_service(service);
@@ -104,9 +110,16 @@ pub(super) fn remove_socket(path: &Path) {
     }
 }
 
-/// What commands can do. Each operation is one method of [`Control`].
-struct Steering {
-    control: Control,
+/// The outcome for one app, whose name the caller says itself.
+fn of(app: &str, outcome: Result<String, String>) -> Outcome {
+    let plain = |text: String| text.strip_prefix(&format!("{app}: ")).map(str::to_owned).unwrap_or(text);
+    outcome.map(plain).map_err(|why| Refusal::Failed(plain(why)))
+}
+
+/// What commands can do. Each operation is one method of [`Control`] or [`Reloader`].
+pub(super) struct Steering {
+    pub(super) control: Control,
+    pub(super) reloader: Arc<Reloader>,
 }
 
 #[async_trait]
@@ -123,23 +136,21 @@ impl Hands for Steering {
     }
 
     async fn reload(&self) -> Outcome {
-        // self.control.reload().await.map_err(Refusal::Failed)
-        not_yet("reload")
+        self.reloader.reload().await.map_err(Refusal::Failed)
     }
 
-    async fn scale(&self, _app: &str, _to: Target) -> Outcome {
-        // self.control.scale(app, to).await.map_err(Refusal::Failed)
-        not_yet("scale")
+    async fn scale(&self, app: &str, to: Target) -> Outcome {
+        let to = match to {
+            Target::Count(count) => To::Count(count),
+            Target::By(step) => To::By(step.into()),
+            Target::Auto => To::Auto,
+        };
+        of(app, self.control.scale(app, to).await)
     }
 
-    async fn restart(&self, _app: &str) -> Outcome {
-        // self.control.restart(app).await.map_err(Refusal::Failed)
-        not_yet("restart")
+    async fn restart(&self, app: &str) -> Outcome {
+        of(app, self.control.restart(Some(app.to_owned())).await)
     }
-}
-
-fn not_yet(what: &str) -> Outcome {
-    Err(Refusal::Unsupported(format!("this version of the proxy cannot {what} yet; nothing was changed")))
 }
 
 fn view_of(app: &AppStatus, now: Duration) -> view::App {
@@ -185,7 +196,7 @@ fn process(worker: &WorkerStatus, slot: Option<&SlotStatus>, now: Duration) -> v
 fn waiting(slot: &SlotStatus, retry_at: Duration, now: Duration) -> view::Worker {
     view::Worker {
         slot: slot.slot.0,
-        state: "backing off".to_owned(),
+        state: if slot.is_failed { "failed" } else { "backing off" }.to_owned(),
         reason: slot.last_exit.clone().unwrap_or_default(),
         restarts: slot.restarts,
         failures: slot.failures,

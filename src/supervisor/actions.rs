@@ -1,17 +1,19 @@
 //! Carries out what the fleets ask.
 
+use super::alarm_event::{Kind, Raised};
 use super::effects::{self, Introduction, Start};
 use super::keeper::Keeper;
 use super::room::Entry;
 use crate::fleet::{Action, Event};
+use crate::pool::Closing;
 use crate::process::control::{self, Expected, ProxySays, Token};
-use crate::process::{Error, Process};
+use crate::process::{Error, Process, evidence};
 use crate::worker::{Incarnation, Slot, WorkerId};
 
 impl Keeper {
     pub(super) async fn carry_out(&mut self) {
-        for at in 0..self.rooms.len() {
-            while let Some(action) = self.rooms.get_mut(at).and_then(|room| room.fleet.poll_action()) {
+        for at in self.rooms.keys().copied().collect::<Vec<_>>() {
+            while let Some(action) = self.rooms.get_mut(&at).and_then(|room| room.fleet.poll_action()) {
                 match action {
                     Action::Publish => self.publish(at).await,
                     other => self.act(at, other),
@@ -21,13 +23,16 @@ impl Keeper {
     }
 
     async fn publish(&mut self, at: usize) {
-        if let Some(room) = self.rooms.get(at) {
-            room.pool.publish(room.seats()).await;
+        let Some(room) = self.rooms.get_mut(&at) else { return };
+        room.tell_silence();
+        let seats = room.seats();
+        for pool in room.pools() {
+            pool.publish(seats.clone()).await;
         }
     }
 
     fn act(&mut self, at: usize, action: Action) {
-        let Some(room) = self.rooms.get_mut(at) else { return };
+        let Some(room) = self.rooms.get_mut(&at) else { return };
         let entry = |incarnation| room.workers.get(incarnation);
         let process = |incarnation| entry(incarnation).and_then(|entry| entry.process.as_ref());
         match action {
@@ -37,6 +42,14 @@ impl Keeper {
                 room.restarts.begun(slot);
                 self.spawn(at, slot, incarnation);
             }
+            Action::Check { incarnation, attempt } => self.check(at, incarnation, attempt),
+            Action::CloseTunnels { incarnation, code, window } => {
+                let members = entry(&incarnation).into_iter().flat_map(|entry| &entry.members);
+                members.for_each(|member| member.tunnels.close(Closing { code, window }));
+            }
+            Action::Examine { incarnation } => self.examine(at, incarnation),
+            Action::Rolled { generation, outcome } => room.rolled(generation, outcome),
+            Action::Alarm { kind, slot, active, detail } => self.alarm(at, kind, slot, active, detail),
             Action::Signal { incarnation, signal } => {
                 if let Some(process) = process(&incarnation) {
                     process.ask_to_end();
@@ -73,13 +86,14 @@ impl Keeper {
     }
 
     fn try_spawn(&mut self, at: usize, slot: Slot, incarnation: Incarnation) -> Result<(), String> {
-        let (Some(room), Some(tools)) = (self.rooms.get_mut(at), &self.tools) else { return Ok(()) };
+        let (Some(room), Some(tools)) = (self.rooms.get_mut(&at), &self.tools) else { return Ok(()) };
+        let definition = room.definition_of(incarnation).cloned().ok_or("its definition is gone")?;
         let id = WorkerId { app: room.name.clone(), slot, incarnation };
         let socket = self.dir.socket(&id);
         // First, so that a failure is cleaned up after.
         let entry = room.workers.entry(incarnation).or_insert(Entry::new(id.clone(), socket.clone()));
         let mut preload = None;
-        if room.spec.preload {
+        if definition.spec.preload {
             let tag = self.tags.take().ok_or("all tags are in use")?;
             entry.tag = Some(tag);
             let token = Token::random().map_err(|e| format!("no random numbers: {e}"))?;
@@ -93,24 +107,63 @@ impl Keeper {
                 token: token.as_str(),
                 tag: tag.as_str(),
                 port: self.port,
-                wait_ready: room.wait_ready,
+                wait_ready: definition.policy.wait_ready,
                 keep_alive_ms: self.keep_alive.as_millis() as u64,
                 orphan_ms: self.orphan_timeout.as_millis() as u64,
             };
             let text = serde_json::to_string(&introduction).map_err(|e| e.to_string())?;
             preload = Some((tools.preload.clone(), text));
             let own = rustix::process::geteuid().as_raw();
-            let uid = room.spec.user.as_ref().map_or(own, |user| user.uid);
+            let uid = definition.spec.user.as_ref().map_or(own, |user| user.uid);
             self.registry.expect(Expected { id: id.clone(), token, uid, socket: socket.clone() });
         }
-        let (spec, dir) = (room.spec.clone(), self.dir.clone());
+        let (spec, dir) = (definition.pinned.clone(), self.dir.clone());
         Start { room: at, id, spec, dir, socket, preload }.begin(self.inputs.clone());
         Ok(())
     }
 
+    fn check(&mut self, at: usize, incarnation: Incarnation, attempt: u32) {
+        let (Some(room), Some(tools)) = (self.rooms.get(&at), &self.tools) else { return };
+        let Some(member) = room.workers.get(&incarnation).and_then(Entry::member).cloned() else { return };
+        let Some(definition) = room.definition_of(incarnation) else { return };
+        let limit = definition.policy.health.timeout;
+        match definition.http_check() {
+            Some(check) => effects::check(at, attempt, member, check, limit, self.inputs.clone()),
+            None => effects::check(at, attempt, member, tools.check.clone(), limit, self.inputs.clone()),
+        }
+    }
+
+    /// What can be seen of a worker that hangs, before it is killed.
+    fn examine(&mut self, at: usize, incarnation: Incarnation) {
+        let Some(entry) = self.rooms.get(&at).and_then(|room| room.workers.get(&incarnation)) else { return };
+        let Some(process) = &entry.process else { return };
+        let pid = entry.serving_pid.unwrap_or(process.pid());
+        let mut seen = evidence::of(pid);
+        if let Some(stats) = &entry.stats {
+            seen.push(format!("last statistics: {stats:?}"));
+        }
+        let carried = entry.carried();
+        seen.push(format!("carries: {} requests, {} parked", carried.active, carried.parked));
+        let (slot, text) = (entry.id.slot, seen.join("; "));
+        log::warn!("{} (pid {pid}) hangs: {text}", entry.id);
+        let detail = format!("{} (pid {pid}) hangs and is killed: {text}", entry.id);
+        self.alarm(at, Kind::Hung, Some(slot), true, detail);
+    }
+
+    fn alarm(&mut self, at: usize, kind: Kind, slot: Option<Slot>, active: bool, mut detail: String) {
+        let (Some(room), Some(hook)) = (self.rooms.get(&at), &self.alarms) else { return };
+        if !active {
+            return hook.clear(kind, &room.name, slot);
+        }
+        if kind == Kind::CrashLoop {
+            detail = room.why_failed(slot, &detail);
+        }
+        hook.raise(Raised { kind, app: room.name.clone(), slot, detail });
+    }
+
     /// The last resort: no rule decides any more.
     pub(super) fn kill_processes(&self) {
-        let entries = self.rooms.iter().flat_map(|room| room.workers.values());
+        let entries = self.rooms.values().flat_map(|room| room.workers.values());
         for process in entries.filter_map(|entry| entry.process.as_ref()) {
             warn(process.kill_group());
         }

@@ -133,6 +133,31 @@ pub(super) fn probe(
     });
 }
 
+/// Sees whether a ready worker is well.
+pub(super) fn check(
+    room: usize,
+    attempt: u32,
+    member: Arc<Member>,
+    check: Arc<impl HealthCheck + Send + Sync + 'static + ?Sized>,
+    limit: Duration,
+    inputs: Inputs,
+) {
+    tokio::spawn(async move {
+        let answer = match backend(&member) {
+            Some(backend) => match tokio::time::timeout(limit, check.check(&backend)).await {
+                Ok(answer) => answer.map_err(|e| match &e.context {
+                    Some(context) => context.as_str().to_owned(),
+                    None => e.etype().as_str().to_owned(),
+                }),
+                Err(_) => Err(format!("no answer within {limit:?}")),
+            },
+            None => Err("its path is no socket address".to_owned()),
+        };
+        let answer = Answer::Checked { attempt, answer };
+        let _ = inputs.send(Input { room, incarnation: member.id.incarnation, answer }).await;
+    });
+}
+
 /// Removes what a process left, once its output is read.
 pub(super) fn clean(room: usize, id: WorkerId, dir: Arc<RuntimeDir>, readers: Vec<JoinHandle<()>>, inputs: Inputs) {
     tokio::spawn(async move {

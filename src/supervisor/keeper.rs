@@ -1,16 +1,21 @@
 //! The task that owns all state of the supervisor.
 
+use super::alarm_event::Hook;
+use super::alarms::{self, Alarms};
+use super::definition::Definition;
 use super::effects::{self, Inputs, Started};
+use super::orders::{Order, Pending};
 use super::room::Room;
 use super::tags::Tags;
 use super::{Outcome, Setup, Status, Wish};
-use crate::fleet::{Event, State, Time};
+use crate::fleet::{Event, State, Surroundings, Time};
 use crate::process::control::{self, Registry, Report, Reported};
 use crate::process::output::{self, Logs, Stream};
-use crate::process::{Error, Exit, RuntimeDir};
+use crate::process::{Error, Exit, RuntimeDir, memory};
 use crate::worker::{Generation, Incarnation, WorkerId};
 use pingora_core::server::ShutdownWatch;
 use pingora_load_balancing::health_check::TcpHealthCheck;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -21,9 +26,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 /// Between two looks at a draining worker's requests.
-const IDLE_POLL: Duration = Duration::from_millis(50);
-/// Looks in a row without a request: one may have been chosen before the pool knew, and not begun.
-const IDLE_LOOKS: u32 = 2;
+const DRAIN_POLL: Duration = Duration::from_millis(50);
+/// Between two measurements of all workers.
+const MEASURE: Duration = Duration::from_secs(1);
 /// Panics in a row after which the supervisor gives up, and how long a row lasts.
 const PANICS: usize = 5;
 const PANICS_WITHIN: Duration = Duration::from_secs(60);
@@ -40,12 +45,23 @@ pub(super) struct Input {
 pub(super) enum Answer {
     Started(Result<Started, Error>),
     Probed { attempt: u32, answer: Result<(), String> },
+    Checked { attempt: u32, answer: Result<(), String> },
     Exited(Exit),
     Cleaned,
 }
 
 pub(super) struct Keeper {
-    pub(super) rooms: Vec<Room>,
+    /// By a number that is never used again: answers may come late.
+    pub(super) rooms: BTreeMap<usize, Room>,
+    pub(super) next_room: usize,
+    /// Rooms that are to stop although the proxy runs.
+    pub(super) leaving: Vec<usize>,
+    pub(super) pending: Vec<Pending>,
+    orders: mpsc::Receiver<Order>,
+    pub(super) alarms: Option<Arc<dyn Hook>>,
+    /// When all workers were measured last.
+    measured: Time,
+    drains_seen: Time,
     pub(super) dir: Arc<RuntimeDir>,
     pub(super) port: u16,
     pub(super) keep_alive: Duration,
@@ -56,9 +72,10 @@ pub(super) struct Keeper {
     reports: mpsc::Receiver<Reported>,
     pub(super) inputs: Inputs,
     answers: mpsc::Receiver<Input>,
-    wishes: watch::Receiver<Wish>,
+    pub(super) wishes: watch::Receiver<Wish>,
     status: watch::Sender<Arc<Status>>,
     logs: Arc<Logs>,
+    pub(super) alerts: Alarms,
     output: Option<Box<dyn Write + Send>>,
     /// Present while running.
     pub(super) tools: Option<Tools>,
@@ -71,11 +88,14 @@ pub(super) struct Tools {
     pub(super) check: Arc<TcpHealthCheck>,
     pub(super) preload: PathBuf,
     control: AbortHandle,
+    watch: AbortHandle,
+    _alerts: alarms::Running,
 }
 
 impl Drop for Tools {
     fn drop(&mut self) {
         self.control.abort();
+        self.watch.abort();
     }
 }
 
@@ -84,6 +104,8 @@ impl Keeper {
         setup: Setup,
         dir: RuntimeDir,
         logs: Arc<Logs>,
+        orders: mpsc::Receiver<Order>,
+        alerts: Alarms,
         wishes: watch::Receiver<Wish>,
         status: watch::Sender<Arc<Status>>,
     ) -> Keeper {
@@ -92,12 +114,20 @@ impl Keeper {
         let seed = effects::random_seed();
         let room = |(n, app): (usize, super::AppSpec)| {
             let first = dir.first_incarnation(&app.name);
-            Room::new(app, seed.wrapping_add(n as u64), first)
+            let definition = Definition::pin_or_keep(app.spec, app.policy);
+            (n, Room::new(app.name, definition, app.pool, seed.wrapping_add(n as u64), first))
         };
-        let rooms: Vec<Room> = setup.apps.into_iter().enumerate().map(room).collect();
-        status.send_replace(Arc::new(Status { epoch: None, apps: rooms.iter().map(Room::status).collect() }));
+        let rooms: BTreeMap<usize, Room> = setup.apps.into_iter().enumerate().map(room).collect();
+        status.send_replace(Arc::new(Status { epoch: None, apps: rooms.values().map(Room::status).collect() }));
         Keeper {
+            next_room: rooms.len(),
             rooms,
+            leaving: Vec::new(),
+            pending: Vec::new(),
+            orders,
+            alarms: Some(Arc::new(alerts.clone())),
+            measured: Time::ZERO,
+            drains_seen: Time::ZERO,
             dir: Arc::new(dir),
             port: setup.port,
             keep_alive: setup.keep_alive,
@@ -111,6 +141,7 @@ impl Keeper {
             wishes,
             status,
             logs,
+            alerts,
             output: setup.output,
             tools: None,
             #[cfg(test)]
@@ -156,7 +187,10 @@ impl Keeper {
         let started = self.logs.start(self.output.take());
         started.map_err(|source| Error::Io { doing: "starting the threads for output".into(), source })?;
         let control = tokio::spawn(control::serve(listener, self.registry.clone())).abort_handle();
-        Ok(Tools { check: TcpHealthCheck::new().into(), preload, control })
+        let alerts = self.alerts.start();
+        let (alarms, logs, dir) = (self.alerts.clone(), self.logs.clone(), self.dir.control_socket());
+        let watch = tokio::spawn(alarms::watch(alarms, self.status.subscribe(), logs, dir)).abort_handle();
+        Ok(Tools { watch, _alerts: alerts, check: TcpHealthCheck::new().into(), preload, control })
     }
 
     /// The loop. May be dropped and begun again at any await.
@@ -167,14 +201,16 @@ impl Keeper {
             self.carry_out().await;
             #[cfg(test)]
             self.fail_as_planned();
-            let apps = self.rooms.iter().map(Room::status).collect();
+            self.settle_orders();
+            self.rooms.retain(|_, room| !(room.removed && room.fleet.is_finished()));
+            let apps = self.rooms.values().map(Room::status).collect();
             let status = Arc::new(Status { epoch: Some(self.epoch), apps });
             self.status.send_if_modified(|old| {
                 let differs = **old != *status;
                 *old = status;
                 differs
             });
-            if self.rooms.iter().all(|room| room.fleet.is_finished()) {
+            if self.rooms.values().all(|room| room.fleet.is_finished()) {
                 return;
             }
             let wake = self.wake().map(|at| tokio::time::Instant::from_std(self.epoch + at));
@@ -183,11 +219,12 @@ impl Keeper {
                 Some((id, report)) = self.reports.recv() => self.reported(&id, report),
                 Ok(()) = self.wishes.changed() => {}
                 changed = shutdown.changed(), if !shutdown_seen => shutdown_seen = changed.is_err() || *shutdown.borrow(),
-                () = sleep_until(wake) => {
-                    self.look_for_idle();
-                    self.tell_all(Event::Tick);
-                }
+                Some(order) = self.orders.recv() => self.obey(order),
+                () = sleep_until(wake) => self.tell_all(Event::Tick),
             }
+            // Not only when nothing else happens: a busy app must not hide a hanging one.
+            self.look_at_drains();
+            self.measure();
         }
     }
 
@@ -199,18 +236,18 @@ impl Keeper {
         }
     }
 
-    fn now(&self) -> Time {
+    pub(super) fn now(&self) -> Time {
         self.epoch.elapsed()
     }
 
     fn tell_all(&mut self, event: Event) {
         let now = self.now();
-        self.rooms.iter_mut().for_each(|room| room.fleet.handle(event.clone(), now));
+        self.rooms.values_mut().for_each(|room| room.fleet.handle(event.clone(), now));
     }
 
     pub(super) fn tell(&mut self, room: usize, event: Event) {
         let now = self.now();
-        if let Some(room) = self.rooms.get_mut(room) {
+        if let Some(room) = self.rooms.get_mut(&room) {
             if let Event::SpawnFailed { incarnation, .. } = event {
                 room.ended(incarnation, None);
             }
@@ -226,26 +263,56 @@ impl Keeper {
             Wish::Run if shutdown => self.tell_all(Event::Stop),
             Wish::Run => {}
         }
+        let now = self.now();
+        for at in std::mem::take(&mut self.leaving) {
+            if let Some(room) = self.rooms.get_mut(&at) {
+                room.fleet.handle(Event::Stop, now);
+            }
+        }
     }
 
     fn wake(&self) -> Option<Time> {
-        let deadline = self.rooms.iter().filter_map(Room::next_deadline).min();
-        let draining = self.rooms.iter().any(|room| room.fleet.workers().any(|w| w.state == State::Draining));
-        let poll = draining.then(|| self.now() + IDLE_POLL);
-        deadline.into_iter().chain(poll).min()
+        let deadline = self.rooms.values().filter_map(Room::next_deadline).min();
+        let draining = self.rooms.values().any(|room| room.fleet.workers().any(|w| w.state == State::Draining));
+        let look = draining.then(|| self.drains_seen + DRAIN_POLL);
+        deadline.into_iter().chain(look).chain([self.measured + MEASURE]).min()
     }
 
-    fn look_for_idle(&mut self) {
+    fn look_at_drains(&mut self) {
         let now = self.now();
-        for room in &mut self.rooms {
+        if now < self.drains_seen + DRAIN_POLL {
+            return;
+        }
+        self.drains_seen = now;
+        for room in self.rooms.values_mut() {
             let draining = room.fleet.workers().filter(|w| w.state == State::Draining).map(|w| w.incarnation);
             for incarnation in draining.collect::<Vec<_>>() {
-                let Some(entry) = room.workers.get_mut(&incarnation) else { continue };
-                entry.idle = if entry.active() == 0 { entry.idle + 1 } else { 0 };
-                if entry.idle >= IDLE_LOOKS {
-                    room.fleet.handle(Event::Idle { incarnation }, now);
-                }
+                let Some(carried) = room.workers.get(&incarnation).map(|entry| entry.carried()) else { continue };
+                room.fleet.handle(Event::Carries { incarnation, carried }, now);
             }
+        }
+    }
+
+    /// Once a second: what every worker does and uses.
+    fn measure(&mut self) {
+        let now = self.now();
+        let passed = now.saturating_sub(self.measured);
+        if passed < MEASURE {
+            return;
+        }
+        self.measured = now;
+        let scales = self.rooms.values().any(|room| {
+            let policy = room.fleet.policy();
+            policy.most() > policy.instances
+        });
+        let head_room = if scales { memory::head_room() } else { None };
+        for room in self.rooms.values_mut() {
+            for (incarnation, entry) in &mut room.workers {
+                let load = entry.measure(passed);
+                room.fleet.handle(Event::Measured { incarnation: *incarnation, load }, now);
+            }
+            let queue_wait = room.pool.queue().take_longest();
+            room.fleet.handle(Event::Second(Surroundings { queue_wait, head_room }), now);
         }
     }
 
@@ -257,15 +324,16 @@ impl Keeper {
             Answer::Probed { attempt, answer: Err(why) } => {
                 self.tell(room, Event::ProbeFailed { incarnation, attempt, why });
             }
+            Answer::Checked { attempt, answer } => self.tell(room, Event::Checked { incarnation, attempt, answer }),
             Answer::Exited(exit) => {
-                if let Some(room) = self.rooms.get_mut(room) {
+                if let Some(room) = self.rooms.get_mut(&room) {
                     room.keep_last_words(incarnation);
                     room.ended(incarnation, Some(exit));
                 }
                 self.tell(room, Event::Exited { incarnation, how: exit.to_string() });
             }
             Answer::Cleaned => {
-                let entry = self.rooms.get_mut(room).and_then(|room| room.workers.remove(&incarnation));
+                let entry = self.rooms.get_mut(&room).and_then(|room| room.workers.remove(&incarnation));
                 if let Some(tag) = entry.and_then(|entry| entry.tag) {
                     self.tags.give_back(tag);
                 }
@@ -275,17 +343,17 @@ impl Keeper {
     }
 
     fn started(&mut self, at: usize, incarnation: Incarnation, started: Started) {
-        let Some(room) = self.rooms.get_mut(at) else { return };
-        let Some(slot) = room.workers.get(&incarnation).map(|entry| entry.id.slot) else {
-            log::error!("{} #{incarnation} started too late and is killed", room.name);
+        let entry = self.rooms.get_mut(&at).filter(|room| room.workers.contains_key(&incarnation));
+        let Some(room) = entry else {
+            log::error!("#{incarnation} started too late and is killed");
             effects::discard(started.process);
             return;
         };
         let generation = room.fleet.workers().find(|worker| worker.incarnation == incarnation);
         let generation = generation.map_or(Generation(0), |worker| worker.generation);
-        let tail = room.new_tail(slot);
-        let with_preload = room.spec.preload;
+        let with_preload = room.definition_of(incarnation).is_none_or(|definition| definition.spec.preload);
         let Some(entry) = room.workers.get_mut(&incarnation) else { return };
+        let tail = entry.tail.clone();
         let (process, pid) = (started.process.clone(), started.process.pid());
         let (exited, exited_out) = watch::channel(false);
         let (reading, read) = mpsc::channel(1);
@@ -312,10 +380,15 @@ impl Keeper {
 
     fn reported(&mut self, id: &WorkerId, report: Report) {
         let incarnation = id.incarnation;
-        let Some(at) = self.rooms.iter().position(|room| room.name == id.app) else { return };
-        let Some(entry) = self.rooms.get_mut(at).and_then(|room| room.workers.get_mut(&incarnation)) else { return };
+        // An app that left may have a namesake; numbers of workers are never used twice.
+        let theirs = |room: &Room| room.name == id.app && room.workers.contains_key(&incarnation);
+        let Some(at) = self.rooms.iter().find(|(_, room)| theirs(room)).map(|(at, _)| *at) else { return };
+        let Some(entry) = self.rooms.get_mut(&at).and_then(|room| room.workers.get_mut(&incarnation)) else { return };
         let event = match report {
-            Report::Hello { .. } => Event::Hello { incarnation },
+            Report::Hello { pid, .. } => {
+                entry.serving_pid = Some(pid);
+                Event::Hello { incarnation }
+            }
             Report::HungUp => Event::HungUp { incarnation },
             Report::Path(socket) => {
                 entry.moved(socket);
@@ -325,7 +398,7 @@ impl Keeper {
             Report::Ready => Event::AppReady { incarnation },
             Report::Stats(stats) => {
                 entry.stats = Some(stats);
-                return;
+                Event::Heartbeat { incarnation }
             }
             // Messages between workers: to come.
             Report::Message(_) => return,

@@ -33,6 +33,7 @@ const STATES: [&str; 11] = [
 
 /// Adds everything that is known of the workers.
 pub(crate) fn register(registry: &mut Registry, control: Control) {
+    super::alarms::register(registry, control.alarms().clone(), control.logs().clone());
     registry.register_collector(Box::new(Workers(control)));
 }
 
@@ -129,8 +130,10 @@ fn by_state(app: &AppStatus) -> impl Iterator<Item = (String, i64)> + use<> {
     for worker in &app.workers {
         *counts.entry(worker.state.to_string().replace(' ', "_")).or_default() += 1;
     }
-    let waiting = app.slots.iter().filter(|slot| slot.retry_at.is_some()).count();
-    *counts.entry("backing_off".to_owned()).or_default() += waiting as i64;
+    for slot in app.slots.iter().filter(|slot| slot.retry_at.is_some()) {
+        let state = if slot.is_failed { "failed" } else { "backing_off" };
+        *counts.entry(state.to_owned()).or_default() += 1;
+    }
     counts.into_iter()
 }
 
@@ -184,6 +187,8 @@ mod tests {
             socket: Some("/run/x/workers/chat.0.1.sock".into()),
             stats: None,
             carried: Carried::default(),
+            rss: None,
+            cpu: None,
         }
     }
 
@@ -207,9 +212,22 @@ mod tests {
             last_exit: None,
             last_words: [].into(),
             retry_at: Some(Duration::from_secs(1)),
+            is_failed: false,
         };
         let restarts = vec![(Cause::Exit, 2), (Cause::Start, 0)];
-        let app = AppStatus { name: "chat".into(), workers, slots: vec![waiting], restarts };
+        let app = AppStatus {
+            name: "chat".into(),
+            generation: Generation(1),
+            rolling: None,
+            desired: 3,
+            range: (3, 3),
+            is_manual: false,
+            last_rollout: None,
+            workers,
+            slots: vec![waiting],
+            restarts,
+            queue: Default::default(),
+        };
         let text = page(Status { epoch: None, apps: vec![app] });
         for line in [
             "p_workers{app=\"chat\",state=\"ready\"} 1",

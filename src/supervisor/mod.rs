@@ -14,6 +14,9 @@
 //! control.kill();                          // the same as a second stop
 //! control.finished().await;                // Ok: no process, socket, FIFO or directory of ours is left.
 //!                                          // Err: the supervisor failed; also without a stop: exit non-zero
+//! control.reload(apps).await;              // what changed rolls out; Ok or Err says in words what came of it
+//! control.restart(Some(app)).await;        // the same definition as a new generation
+//! control.scale("chat", To::By(1)).await;
 //! control.status();                        // Arc<Status>, newest; `changed().await` waits for the next
 //! ```
 //!
@@ -28,9 +31,13 @@
 //! all workers are killed and `finished()` says so.
 
 mod actions;
+pub(crate) mod alarm_event;
+pub(crate) mod alarms;
+mod definition;
 mod effects;
 mod keeper;
 mod metrics;
+mod orders;
 mod restarts;
 mod room;
 mod status;
@@ -39,13 +46,15 @@ mod tags;
 mod tests;
 
 pub(crate) use metrics::register;
-pub(crate) use status::{AppStatus, Carried, SlotStatus, Status, WorkerStatus};
+pub(crate) use orders::To;
+pub(crate) use status::{AppStatus, Carried, SlotStatus, Status, Waiting, WorkerStatus};
 
 use crate::fleet::policy::Policy;
 use crate::pool::Pool;
 use crate::process::output::{self, Logs};
 use crate::process::spec::Spec;
 use crate::process::{Error, RuntimeDir, Tenant};
+use alarms::Alarms;
 use async_trait::async_trait;
 use keeper::Keeper;
 use pingora_core::server::ShutdownWatch;
@@ -53,7 +62,7 @@ use pingora_core::services::background::BackgroundService;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 /// What to run.
 pub(crate) struct Setup {
@@ -68,6 +77,7 @@ pub(crate) struct Setup {
     pub(crate) orphan_timeout: Duration,
     /// Where workers' output goes, and in what form.
     pub(crate) logs: output::Policy,
+    pub(crate) alarms: alarms::Policy,
     /// Stands for standard output.
     pub(crate) output: Option<Box<dyn std::io::Write + Send>>,
 }
@@ -106,7 +116,12 @@ pub(crate) struct Control {
     outcome: watch::Receiver<Option<Outcome>>,
     status: watch::Receiver<Arc<Status>>,
     logs: Arc<Logs>,
+    orders: mpsc::Sender<orders::Order>,
+    alarms: Alarms,
 }
+
+/// Orders that may wait to be looked at.
+const ORDERS: usize = 64;
 
 impl Supervisor {
     /// Locks and furnishes the runtime directory. Nothing is started, so the process may still fork.
@@ -117,9 +132,22 @@ impl Supervisor {
         let (outcome, outcome_out) = watch::channel(None);
         let (status, status_out) = watch::channel(Arc::new(Status::default()));
         let logs = Logs::new(setup.logs.clone());
-        let keeper = Keeper::new(setup, dir, logs.clone(), wishes, status);
+        let (orders, orders_out) = mpsc::channel(ORDERS);
+        let alarms = Alarms::new(setup.alarms.clone());
+        let keeper = Keeper::new(setup, dir, logs.clone(), orders_out, alarms.clone(), wishes, status);
         let supervisor = Supervisor { keeper: Mutex::new(Some(keeper)), outcome: Arc::new(outcome) };
-        Ok((supervisor, Control { wish: Arc::new(wish), outcome: outcome_out, status: status_out, logs }))
+        Ok((
+            supervisor,
+            Control { wish: Arc::new(wish), outcome: outcome_out, status: status_out, logs, orders, alarms },
+        ))
+    }
+
+    /// Who hears of the fleet's alarms instead. To be said before the start.
+    #[cfg(test)]
+    fn on_alarm(&self, hook: Arc<dyn alarm_event::Hook>) {
+        if let Some(keeper) = self.keeper.lock().unwrap_or_else(|e| e.into_inner()).as_mut() {
+            keeper.alarms = Some(hook);
+        }
     }
 }
 
@@ -155,6 +183,10 @@ impl Control {
     /// Workers' output: to open its files anew, and to ask for what was dropped.
     pub(crate) fn logs(&self) -> &Arc<Logs> {
         &self.logs
+    }
+
+    pub(crate) fn alarms(&self) -> &Alarms {
+        &self.alarms
     }
 
     /// Waits for the end, however it came about.

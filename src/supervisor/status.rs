@@ -2,9 +2,10 @@
 
 use super::restarts::Cause;
 use crate::fleet::State;
-use crate::pool::Member;
+use crate::pool::{Member, Pool};
 use crate::process::control::Stats;
 use crate::worker::{Generation, Incarnation, Slot};
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -19,11 +20,22 @@ pub(crate) struct Status {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct AppStatus {
     pub(crate) name: Arc<str>,
+    /// The one in force, and the one that is rolling out.
+    pub(crate) generation: Generation,
+    pub(crate) rolling: Option<Generation>,
+    /// Workers that are to take new sessions, the least and the most of them.
+    pub(crate) desired: u16,
+    pub(crate) range: (u16, u16),
+    /// Whether a person decided how many.
+    pub(crate) is_manual: bool,
+    /// How the newest rollout that has ended did so.
+    pub(crate) last_rollout: Option<(Generation, Result<String, String>)>,
     /// Every process that is not cleaned up yet.
     pub(crate) workers: Vec<WorkerStatus>,
     pub(crate) slots: Vec<SlotStatus>,
     /// How often a slot was started again, by what had ended the process before; every cause.
     pub(crate) restarts: Vec<(Cause, u64)>,
+    pub(crate) queue: Waiting,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -43,7 +55,15 @@ pub(crate) struct WorkerStatus {
     /// The newest it said of itself.
     pub(crate) stats: Option<Stats>,
     pub(crate) carried: Carried,
+    /// Resident bytes.
+    pub(crate) rss: Option<u64>,
+    /// Processors used in the last second.
+    pub(crate) cpu: Option<f64>,
 }
+
+/// An app's queue, read at the moment of asking.
+#[derive(Clone, Default)]
+pub(crate) struct Waiting(Option<Arc<Pool>>);
 
 /// What a worker carries, read at the moment of asking.
 #[derive(Clone, Debug, Default)]
@@ -62,6 +82,32 @@ pub(crate) struct SlotStatus {
     pub(crate) last_words: Arc<[String]>,
     /// When it starts again, since the supervisor's start, if it backs off.
     pub(crate) retry_at: Option<Duration>,
+    /// In a crash loop: started again only now and then.
+    pub(crate) is_failed: bool,
+}
+
+impl Waiting {
+    pub(super) fn new(pool: Arc<Pool>) -> Waiting {
+        Waiting(Some(pool))
+    }
+
+    /// Requests that found the queue full or waited too long, since the start.
+    pub(crate) fn refused(&self) -> u64 {
+        self.0.as_ref().map_or(0, |pool| pool.queue().refused())
+    }
+}
+
+/// By whose queue it is: a changed number is no change of the status.
+impl PartialEq for Waiting {
+    fn eq(&self, other: &Waiting) -> bool {
+        self.0.as_ref().map(Arc::as_ptr) == other.0.as_ref().map(Arc::as_ptr)
+    }
+}
+
+impl fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} refused", self.refused())
+    }
 }
 
 impl Carried {
@@ -72,6 +118,10 @@ impl Carried {
     /// Requests in flight.
     pub(crate) fn active(&self) -> u32 {
         self.0.iter().map(|member| member.load.active.load(Ordering::Relaxed)).sum()
+    }
+
+    pub(crate) fn tunnels(&self) -> usize {
+        self.0.iter().map(|member| member.tunnels.open()).sum()
     }
 
     /// Waiting polls and open tunnels.

@@ -1,3 +1,5 @@
+mod deploys;
+
 use super::*;
 use crate::fleet::State;
 use crate::pool::affinity::{Affinity, Balance};
@@ -54,7 +56,7 @@ fn node(script: &str) -> Spec {
 
 fn spec(command: &[&str], preload: bool) -> Spec {
     let command = command.iter().map(|word| word.to_string()).collect();
-    Spec { command, cwd: "/".into(), env: vec![], preload, user: None, umask: None }
+    Spec { command, cwd: "/".into(), env: vec![], preload, user: None, umask: None, rlimits: Default::default() }
 }
 
 fn policy() -> Policy {
@@ -72,6 +74,10 @@ fn new_pool() -> Arc<Pool> {
 
 impl Stage {
     fn start(apps: Vec<(Spec, Policy)>) -> Stage {
+        Stage::start_with(apps, |_| {})
+    }
+
+    fn start_with(apps: Vec<(Spec, Policy)>, prepare: impl FnOnce(&Supervisor)) -> Stage {
         let base = base_dir();
         let output = Written::default();
         let pools: Vec<_> = apps.iter().map(|_| new_pool()).collect();
@@ -88,10 +94,12 @@ impl Stage {
             keep_alive: Duration::from_secs(75),
             orphan_timeout: Duration::from_secs(30),
             logs: Default::default(),
+            alarms: Default::default(),
             output: Some(Box::new(output.clone())),
         };
         let (supervisor, control) = Supervisor::new(setup).unwrap();
         let faults = supervisor.faults();
+        prepare(&supervisor);
         let (shutdown, shutdown_in) = watch::channel(false);
         let task = tokio::spawn(async move { supervisor.start(shutdown_in).await });
         Stage { base, control, pools, output, shutdown, faults, task }
@@ -331,6 +339,7 @@ async fn it_runs_as_a_service_of_pingora() {
         keep_alive: Duration::from_secs(75),
         orphan_timeout: Duration::from_secs(30),
         logs: Default::default(),
+        alarms: Default::default(),
         output: Some(Box::new(io::sink())),
     })
     .unwrap();

@@ -76,7 +76,7 @@ test('a second SIGTERM ends it at once', options, () =>
   }));
 
 test('a crashed worker is back, with longer and longer pauses', options, t =>
-  withProxy(proxy => ({ apps: { a: life('leaves', { backoff: { min: '100ms', max: '10s' }, env: { BOOTS: proxy.file('boots', '') } }) } }), { ready: false }, async proxy => {
+  withProxy(proxy => ({ apps: { a: life('leaves', { backoff: { min: '100ms', max: '10s' }, crash_loop: { max: 100 }, env: { BOOTS: proxy.file('boots', '') } }) } }), { ready: false }, async proxy => {
     const file = proxy.file('boots');
     await until(() => boots(file).length >= 6, { timeout: 30_000, what: 'six starts' });
     const at = boots(file).map(([time]) => time);

@@ -1,0 +1,143 @@
+//! Whether a worker that was ready still is.
+
+use super::backoff::after;
+use super::rules::{PROBE_LOST, brief};
+use super::{Action, Alarm, Fleet, Role, State};
+use crate::worker::Incarnation;
+use log::Level;
+
+impl Fleet {
+    /// It became ready: from now on it must show that it is well.
+    pub(super) fn watch(&mut self, incarnation: Incarnation) {
+        let now = self.now;
+        let Some(worker) = self.workers.get_mut(&incarnation) else { return };
+        let check = worker.health.check;
+        let next = Some(after(now, worker.policy.health.interval));
+        // Its heart counts from its first beat: not every worker has one.
+        worker.health = super::worker::Pulse { check, next, ..Default::default() };
+    }
+
+    pub(super) fn heartbeat(&mut self, incarnation: Incarnation) {
+        let now = self.now;
+        let Some(worker) = self.workers.get_mut(&incarnation).filter(|w| w.is_up()) else { return };
+        worker.health.due = Some(after(now, worker.policy.health.heartbeat_timeout));
+        worker.health.stopped = false;
+        self.heal(incarnation);
+    }
+
+    /// Without a channel nobody can hear its heart; the checks go on.
+    pub(super) fn hung_up(&mut self, incarnation: Incarnation) {
+        let Some(worker) = self.workers.get_mut(&incarnation) else { return };
+        worker.connected = false;
+        worker.health.due = None;
+    }
+
+    pub(super) fn check(&mut self, incarnation: Incarnation) {
+        let now = self.now;
+        let Some(worker) = self.workers.get_mut(&incarnation) else { return };
+        worker.health.check += 1;
+        // Asked again when no answer comes.
+        worker.health.next = Some(after(now, worker.policy.health.timeout.saturating_add(PROBE_LOST)));
+        let attempt = worker.health.check;
+        self.actions.push_back(Action::Check { incarnation, attempt });
+    }
+
+    pub(super) fn checked(&mut self, incarnation: Incarnation, attempt: u32, answer: Result<(), String>) {
+        let now = self.now;
+        let Some(worker) = self.workers.get_mut(&incarnation).filter(|w| w.is_up()) else { return };
+        let (pulse, rule) = (&mut worker.health, &worker.policy.health);
+        if pulse.check != attempt || pulse.next.is_none() {
+            return;
+        }
+        pulse.next = Some(after(now, rule.interval));
+        match answer {
+            Ok(()) => {
+                pulse.bad = 0;
+                pulse.good = pulse.good.saturating_add(1);
+                if pulse.good >= rule.healthy_threshold {
+                    pulse.failing = false;
+                    self.heal(incarnation);
+                }
+            }
+            Err(why) => {
+                pulse.good = 0;
+                pulse.bad = pulse.bad.saturating_add(1);
+                if pulse.bad >= rule.unhealthy_threshold {
+                    pulse.failing = true;
+                    if worker.state != State::Unhealthy {
+                        worker.reason = format!("its health check fails: {why}");
+                    }
+                    self.sicken(incarnation);
+                }
+            }
+        }
+    }
+
+    /// Takes a worker out of the pool that does not answer.
+    pub(super) fn sicken(&mut self, incarnation: Incarnation) {
+        let now = self.now;
+        let Some(worker) = self.workers.get_mut(&incarnation) else { return };
+        if worker.state == State::Unhealthy || !worker.is_up() {
+            return;
+        }
+        let limit = worker.policy.health.unhealthy_timeout;
+        worker.deadline = Some(after(now, limit));
+        worker.proven_at = None;
+        let reason = match worker.health.stopped {
+            true => {
+                let silent = brief(worker.policy.health.heartbeat_timeout);
+                format!("its event loop stands still: no sign of it for {silent}")
+            }
+            false => worker.reason.clone(),
+        };
+        let (slot, role) = (worker.slot, worker.role);
+        self.enter(incarnation, State::Unhealthy, &reason);
+        if role == Role::Successor {
+            // Nobody waits for it.
+            return self.kill(incarnation, &reason);
+        }
+        self.note(
+            Level::Warn,
+            incarnation,
+            &format!("{reason}; it gets no request, and is killed in {}", brief(limit)),
+        );
+        let name = self.name(incarnation);
+        self.alarm(Alarm::Hung, Some(slot), true, &format!("{name}: {reason}"));
+    }
+
+    fn heal(&mut self, incarnation: Incarnation) {
+        let now = self.now;
+        let Some(worker) = self.workers.get_mut(&incarnation) else { return };
+        if worker.state != State::Unhealthy || worker.health.is_sick() {
+            return;
+        }
+        let slot = worker.slot;
+        let state = match worker.cordon {
+            Some(limit) if limit > now => {
+                worker.deadline = Some(limit);
+                State::Cordoned
+            }
+            Some(_) => {
+                self.alarm(Alarm::Hung, Some(slot), false, "it answers again");
+                return self.retire(incarnation, false, "is not needed any more");
+            }
+            None => {
+                worker.deadline = Some(after(now, worker.policy.min_uptime));
+                State::Ready
+            }
+        };
+        self.enter(incarnation, state, "it answers again");
+        self.note(Level::Info, incarnation, "answers again");
+        self.alarm(Alarm::Hung, Some(slot), false, "it answers again");
+    }
+
+    /// It had its time.
+    pub(super) fn give_up(&mut self, incarnation: Incarnation) {
+        let Some(worker) = self.workers.get_mut(&incarnation) else { return };
+        let reason = format!("hung for {}: {}", brief(worker.policy.health.unhealthy_timeout), worker.reason);
+        let slot = worker.slot;
+        self.actions.push_back(Action::Examine { incarnation });
+        self.kill(incarnation, &reason);
+        self.alarm(Alarm::Hung, Some(slot), false, "it was killed");
+    }
+}

@@ -69,7 +69,7 @@ pub(super) async fn upgrade(gateway: &Gateway, app: &App, conn: Conn, head: &Hea
         let relay = relay::Relay::new(
             stream,
             answered.worker,
-            answered.received,
+            (answered.received, answered.head.len),
             to_worker,
             idle,
             (lease, admission, app.metrics.tunnel()),

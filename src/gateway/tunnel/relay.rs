@@ -65,25 +65,26 @@ enum State {
 }
 
 impl Relay {
-    /// `to_client` and `to_worker` have been read already and go first.
+    /// `to_client` and `to_worker` have been read already and go first. The worker's answer head, no WebSocket
+    /// frame, is the first `head` bytes of `to_client`.
     pub(super) fn new(
         client: Stream,
         worker: UnixStream,
-        to_client: BytesMut,
+        (to_client, head): (BytesMut, usize),
         to_worker: BytesMut,
         idle: Duration,
         held: (Lease, Admission, OpenTunnel),
     ) -> Relay {
-        let direction = |waiting: BytesMut| {
+        let direction = |waiting: BytesMut, head: usize| {
             let mut frames = Tracker::new();
-            frames.feed(&waiting);
+            frames.feed(waiting.get(head..).unwrap_or_default());
             Direction { waiting, unflushed: false, state: State::Open, frames, last: None }
         };
         Relay {
             client,
             worker,
-            to_client: direction(to_client),
-            to_worker: direction(to_worker),
+            to_client: direction(to_client, head),
+            to_worker: direction(to_worker, 0),
             idle,
             alarm: Alarm::default(),
             farewell: Farewell::None,

@@ -310,7 +310,7 @@ function parse(text) {
   return families;
 }
 
-const LABELS = ['app', 'slot', 'state', 'reason', 'code', 'class', 'le', 'version'];
+const LABELS = ['app', 'slot', 'state', 'reason', 'code', 'class', 'le', 'version', 'kind'];
 
 test('metrics: well formed, bounded labels, true numbers', options, async () => {
   const port = await freePort();

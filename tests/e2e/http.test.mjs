@@ -487,7 +487,7 @@ test('no worker ready: 503 soon, with a body; no such route: 404', { timeout: 60
   ));
 
 test('answers of a worker that breaks', { timeout: 60_000, ...needsProxy }, t =>
-  withProxy({ apps: { web: { script: './http.js', backoff: { min: '50ms', max: '200ms' }, min_uptime: '10ms' } } }, async proxy => {
+  withProxy({ apps: { web: { script: './http.js', backoff: { min: '50ms', max: '200ms' }, min_uptime: '10ms', crash_loop: { max: 100 } } } }, async proxy => {
     for (const how of ['kill', 'exit', 'throw', 'reset', 'garbage']) {
       await t.test(`${how}: 502 with a body`, async () => {
         await proxy.ready();

@@ -6,6 +6,7 @@ use crate::config::cli::Cli;
 use crate::config::{self, Config};
 use crate::gateway::Rules;
 use crate::pool::{Pool, Settings};
+use crate::process::output;
 use crate::supervisor::Control;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -14,12 +15,14 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 
 /// What a reload cannot change, because connections or processes hang on it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Fixed {
     listeners: Vec<SocketAddr>,
     runtime_dir: PathBuf,
     admin: Option<PathBuf>,
     metrics: Option<SocketAddr>,
+    logs: output::Policy,
+    alarms: config::Alarms,
 }
 
 impl Fixed {
@@ -29,6 +32,8 @@ impl Fixed {
             runtime_dir: config.runtime_dir.clone(),
             admin: config.admin.clone(),
             metrics: config.metrics,
+            logs: config.logs.clone(),
+            alarms: config.alarms.clone(),
         }
     }
 
@@ -39,6 +44,8 @@ impl Fixed {
             ("runtime_dir", self.runtime_dir != next.runtime_dir),
             ("admin", self.admin != next.admin),
             ("metrics", self.metrics != next.metrics),
+            ("logs", self.logs != next.logs),
+            ("alarms", self.alarms != next.alarms),
         ];
         keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }

@@ -169,6 +169,33 @@ test('little room for log files', options, t =>
     });
   }));
 
+test('a crash loop: with its last words, and over when the app is well again', options, () =>
+  withListener({}, listener =>
+    withProxy(
+      proxy => ({
+        apps: {
+          web: {
+            command: ['node', '-e', `
+              if (!require('fs').existsSync(${JSON.stringify(proxy.file('well'))})) { console.error('no database here'); process.exit(3); }
+              require('http').createServer((q, s) => s.end(String(process.pid))).listen(3000)`],
+            backoff: { min: '20ms', max: '200ms' },
+            min_uptime: '1s',
+            crash_loop: { max: 3, window: '30s', retry: '1s' },
+            queue: { timeout: '200ms' },
+          },
+        },
+        alarms: { ...quiet, queue_overflow: false, webhook: webhook(listener) },
+      }),
+      { ready: false },
+      async proxy => {
+        const { body } = await listener.notice(body => body.kind === 'crash-loop', { timeout: 30_000 });
+        assert.deepEqual([body.status, body.app, body.slot], ['raised', 'web', 0]);
+        assert.match(body.detail, /no database here/);
+        proxy.file('well', '');
+        await listener.notice(body => body.kind === 'crash-loop' && body.status === 'resolved', { timeout: 40_000 });
+      },
+    )));
+
 /** A key and a certificate for localhost that only who trusts it takes; null without openssl. */
 function certificate(dir) {
   const [key, cert] = ['key.pem', 'cert.pem'].map(name => path.join(dir, name));

@@ -213,7 +213,6 @@ function cpu(pid) {
 
 for (const [name, logs] of [
   ['read by nobody', { output: 'stdout' }],
-  ['into a file', { output: 'file', rotate: { size: '20mb', keep: 2 } }],
   ['as JSON into a file', { format: 'json', output: 'file', rotate: { size: '20mb', keep: 2 } }],
 ]) {
   test(`a worker that writes 50 MB/s, ${name}: its sibling and our memory do not mind`, options, t =>

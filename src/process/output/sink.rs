@@ -218,6 +218,13 @@ impl Sink {
         }
     }
 
+    /// The writer has taken all there was, and has it in hand.
+    #[cfg(test)]
+    pub(super) fn is_writing_all(&self) -> bool {
+        let queue = self.lock();
+        queue.writing && queue.items.is_empty()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(|e| e.into_inner())
     }

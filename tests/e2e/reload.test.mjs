@@ -9,6 +9,13 @@ import { configure, needsProxy, withProxy } from './lib/proxy.mjs';
 import { Releases, Watch, command, conf, describe, pidsOf, ready, refuse, statusByCommand, steady, succeed, workers } from './lib/steer.mjs';
 import { range, until } from './lib/wait.mjs';
 
+/** As Map.groupBy of Node.js 21. */
+const groupBy = (items, key) => {
+  const groups = new Map();
+  for (const item of items) groups.set(key(item), [...(groups.get(key(item)) ?? []), item]);
+  return groups;
+};
+
 const options = { timeout: 120_000, ...needsProxy };
 const WINDOW = 1200;
 
@@ -44,7 +51,7 @@ function unharmed(t, load, gone) {
 
 /** The WebSockets of each worker that went were closed over the window, not all at once. */
 function paced(t, raw) {
-  const byWorker = Map.groupBy(raw, end => end.pid);
+  const byWorker = groupBy(raw, end => end.pid);
   for (const [pid, ends] of byWorker) {
     const at = ends.map(end => end.at).sort((a, b) => a - b);
     const span = at.at(-1) - at[0];

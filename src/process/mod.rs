@@ -9,6 +9,7 @@ mod error;
 pub(crate) mod evidence;
 mod exit;
 pub(crate) mod memory;
+mod other;
 pub(crate) mod output;
 mod runtime_dir;
 mod spawn;
@@ -19,5 +20,6 @@ pub(crate) mod usage;
 
 pub(crate) use error::Error;
 pub(crate) use exit::{Exit, Process};
+pub(crate) use other::Other;
 pub(crate) use runtime_dir::{ADMIN_SOCKET, RuntimeDir, Tenant};
 pub(crate) use spawn::{Job, Preload, spawn};

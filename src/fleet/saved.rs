@@ -61,11 +61,11 @@ impl Fleet {
     }
 
     /// Takes up what was written down; the next step begins again what was under way. `now` is the
-    /// present; incarnations are counted on from at least `first`.
+    /// present.
     ///
     /// # Errors
     /// Says which rule does not hold.
-    pub(crate) fn restore(app: Arc<str>, saved: Saved, first: u32, now: Time) -> Result<Fleet, String> {
+    pub(crate) fn restore(app: Arc<str>, saved: Saved, now: Time) -> Result<Fleet, String> {
         saved.check()?;
         let policies: BTreeMap<Generation, Arc<Policy>> =
             saved.policies.into_iter().map(|(generation, policy)| (generation, Arc::new(policy))).collect();
@@ -79,7 +79,7 @@ impl Fleet {
             app,
             policies,
             random: fastrand::Rng::with_seed(saved.random),
-            next_incarnation: saved.next_incarnation.max(first),
+            next_incarnation: saved.next_incarnation,
             generation: saved.generation,
             rollout: saved.rollout,
             goal: saved.goal,
@@ -98,6 +98,11 @@ impl Fleet {
         fleet.verify()?;
         fleet.begin_again(now);
         Ok(fleet)
+    }
+
+    /// Incarnations are counted on from at least here.
+    pub(crate) fn count_from(&mut self, first: Incarnation) {
+        self.next_incarnation = self.next_incarnation.max(first.0);
     }
 
     /// Nobody is connected any more, and no answer comes to what was asked.

@@ -488,7 +488,7 @@ impl World {
                 other => self.after(ms(0), other),
             }
         }
-        self.fleet = Fleet::restore("sim".into(), saved, 0, self.now).unwrap();
+        self.fleet = Fleet::restore("sim".into(), saved, self.now).unwrap();
         self.fleet.planted = planted;
         for worker in self.fleet.workers().filter(|w| !w.is_alive()) {
             self.cleaned.remove(&worker.incarnation);

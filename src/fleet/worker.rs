@@ -209,6 +209,16 @@ impl Worker {
         self.state != State::Exited
     }
 
+    /// Whether it has a control channel.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    /// Whether it is known where it listens.
+    pub(crate) fn listens(&self) -> bool {
+        self.has_path
+    }
+
     pub(super) fn is_coming_up(&self) -> bool {
         matches!(self.state, State::Starting | State::Listening)
     }

@@ -15,6 +15,7 @@ pub(crate) mod output;
 mod runtime_dir;
 mod spawn;
 pub(crate) mod spec;
+pub(crate) mod state;
 #[cfg(test)]
 mod tests;
 pub(crate) mod usage;

@@ -4,6 +4,7 @@
 //! Errors are [`Error`]s for people, never panics.
 
 pub(crate) mod control;
+mod descriptor;
 mod environment;
 mod error;
 pub(crate) mod evidence;
@@ -17,6 +18,7 @@ pub(crate) mod spec;
 mod tests;
 pub(crate) mod usage;
 
+pub(crate) use descriptor::descriptor;
 pub(crate) use error::Error;
 pub(crate) use exit::{Exit, Process};
 pub(crate) use runtime_dir::{ADMIN_SOCKET, RuntimeDir, Tenant};

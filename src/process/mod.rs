@@ -5,6 +5,7 @@
 
 pub(crate) mod activation;
 pub(crate) mod control;
+mod descriptor;
 mod environment;
 mod error;
 pub(crate) mod evidence;
@@ -20,6 +21,7 @@ pub(crate) mod state;
 mod tests;
 pub(crate) mod usage;
 
+pub(crate) use descriptor::descriptor;
 pub(crate) use error::Error;
 pub(crate) use exit::{Exit, Process};
 pub(crate) use other::Other;

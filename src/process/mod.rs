@@ -8,6 +8,7 @@ mod environment;
 mod error;
 pub(crate) mod evidence;
 mod exit;
+pub(crate) mod init;
 pub(crate) mod memory;
 pub(crate) mod output;
 mod runtime_dir;

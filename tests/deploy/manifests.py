@@ -80,14 +80,16 @@ def pod_is_sound(pod, config, config_map):
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
             if container.get(probe, {}).get("httpGet", {}).get("port") != "health":
                 yield f"{container['name']}: {probe} does not ask the port named health"
+    limit = config.get("shutdown", {}).get("limit")
+    if limit is not None and seconds(limit) != pod["terminationGracePeriodSeconds"]:
+        yield f"shutdown.limit is {limit}, terminationGracePeriodSeconds {pod['terminationGracePeriodSeconds']}"
     # As the comment in the file computes it.
     sleep = max(
         container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0) for container in containers
     )
     needed = sleep + seconds(config.get("shutdown", {}).get("pre_stop_delay", "0s"))
     for app in config["apps"].values():
-        if "external" not in app:
-            needed += seconds(app["drain_timeout"]) + seconds(app["stop_timeout"])
+        needed += seconds(app["drain_timeout"]) + seconds(app.get("stop_timeout", "0s"))
     if pod["terminationGracePeriodSeconds"] < needed + 5:
         yield f"terminationGracePeriodSeconds is {pod['terminationGracePeriodSeconds']}, a stop may take {needed:.0f}"
 

@@ -10,6 +10,7 @@ mod environment;
 mod error;
 pub(crate) mod evidence;
 mod exit;
+pub(crate) mod init;
 pub(crate) mod memory;
 mod other;
 pub(crate) mod output;

@@ -312,7 +312,7 @@ export class Proxy {
   }
 
   /** Ends the proxy by a signal, then checks that it left nothing. */
-  async stop({ signal = 'SIGTERM', timeout = 20_000, code = 0 } = {}) {
+  async stop({ signal = 'SIGTERM', timeout = 20_000, code = 0, killed = null } = {}) {
     try {
       this.processes();
       if (alive(this.pid)) process.kill(this.pid, signal);
@@ -320,7 +320,7 @@ export class Proxy {
       // One that has handed over ends by itself.
       const ended = await within(timeout, `the end of the proxy's first process`, this.exit);
       if (PLAIN) return;
-      assert.deepEqual(ended, { code, signal: null }, 'exit of the proxy');
+      assert.deepEqual(ended, { code, signal: killed }, 'exit of the proxy');
       await this.assertNothingLeft();
     } finally {
       this.killAll();

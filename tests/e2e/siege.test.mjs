@@ -2,6 +2,8 @@
 
 import assert from 'node:assert/strict';
 import test from 'node:test';
+import { connections } from './lib/connections.mjs';
+import { Lines, owned, ownsAll } from './lib/handoff.mjs';
 import { needsProxy, withProxy } from './lib/proxy.mjs';
 import { Siege, besiege, siegeApp } from './lib/siege.mjs';
 import { pidsOf, steady } from './lib/steer.mjs';
@@ -11,13 +13,25 @@ const options = { timeout: 300_000, ...needsProxy };
 const SECONDS = Number(process.env.SIEGE_SECONDS ?? 2);
 
 test('nothing happens: nothing fails', options, t =>
-  withProxy(proxy => ({ apps: { web: siegeApp(proxy) } }), proxy =>
-    besiege(t, proxy, { share: Number(process.env.SIEGE_SHARE ?? 0.2) }, async siege => {
+  withProxy(proxy => ({ apps: { web: siegeApp(proxy, { env: { LINES_MS: '30' } }) } }), async proxy => {
+    const lines = new Lines(proxy);
+    await besiege(t, proxy, { share: Number(process.env.SIEGE_SHARE ?? 0.2) }, async siege => {
       await sleep(SECONDS * 1000);
       await siege.more();
       assert.deepEqual(siege.pids, pidsOf(await steady(proxy, 2)));
       assert.deepEqual(siege.lost, []);
-    })));
+      // The looks at the kernel's tables see what is there.
+      const { open } = siege;
+      assert.equal(connections(proxy.port).size > open.size && siege.websockets.length > 30, true, `${siege.websockets.length} of ${connections(proxy.port).size}`);
+      ownsAll(proxy, proxy.pid);
+      assert.throws(() => ownsAll(proxy, process.pid), /does not have/);
+      await owned(siege, { pid: proxy.pid, old: 0 });
+      const last = await siege.lastRequestOf(proxy.pid);
+      assert.ok(last > performance.now() - 6000 && last <= performance.now());
+    });
+    assert.ok(lines.check() > 50);
+    assert.equal(lines.workers.size, 2);
+  }));
 
 test('a worker is killed: its sessions and WebSockets are lost, those of the other are not', options, t =>
   withProxy(proxy => ({ apps: { web: siegeApp(proxy, { min_uptime: '100ms' }) } }), async proxy => {

@@ -109,6 +109,7 @@ export class Lines {
   constructor(proxy) {
     this.proxy = proxy;
     this.listener = line => this.take(line.text);
+    proxy?.lines.forEach(this.listener);
     proxy?.listeners.add(this.listener);
   }
 

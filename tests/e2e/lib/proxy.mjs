@@ -346,7 +346,8 @@ export class Proxy {
 
   /** Prints what the proxy said, for a failed test. */
   show(title = 'output of the proxy') {
-    const tail = this.lines.slice(-80).map(line => `  ${line.stream === 'stderr' ? '!' : '|'} ${line.text}`);
+    const told = this.lines.filter(line => !/ \| line \d+ of \d+ /.test(line.text));
+    const tail = told.slice(-80).map(line => `  ${line.from} ${line.stream === 'stderr' ? '!' : '|'} ${line.text.slice(0, 2000)}`);
     console.error(`--- ${title} (last ${tail.length} lines)\n${tail.join('\n')}\n---`);
   }
 }

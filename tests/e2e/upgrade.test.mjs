@@ -21,6 +21,28 @@ const LINGER = 2000;
 
 const one = (app, more = {}) => proxy => ({ apps: { web: siegeApp(proxy, app) }, ...more });
 const small = { share: 0.15 };
+/** Requests all the time while `body` runs; none may fail. The first lane takes new connections, the others keep theirs. */
+async function asking(proxy, lanes, body) {
+  const agent = new http.Agent({ keepAlive: true });
+  const failed = [];
+  let over = false;
+  const going = range(lanes).map(async lane => {
+    for (let n = 0; !over; n++) {
+      const answer = await request(proxy.port, { path: `/ask?id=${lane}.${n}&ms=5`, agent: lane > 0 && agent }).catch(error => ({ status: error.message }));
+      if (answer.status !== 200) failed.push(`${lane}.${n}: ${answer.status}`);
+      await sleep(10);
+    }
+  });
+  try {
+    await body();
+  } finally {
+    over = true;
+    await Promise.all(going);
+    agent.destroy();
+  }
+  assert.deepEqual(failed, []);
+}
+
 const of = (list, slot) => list.find(worker => worker.slot === slot);
 
 test('five upgrades in a row under siege: nobody notices', options, t =>
@@ -134,21 +156,12 @@ test('a changed configuration: new environment, app, route and listener come wit
       routes: [{ path: '/', app: 'web' }, { host: 'other.example', app: 'other' }],
       listeners: [{ address: `127.0.0.1:${proxy.port}` }, { address: `127.0.0.1:${second}` }],
     });
-    const failed = [];
-    let over = false;
-    const asking = (async () => {
-      for (let n = 0; !over; n++) {
-        const answer = await request(proxy.port, { path: `/ask?id=${n}` }).catch(error => ({ status: error.message }));
-        if (answer.status !== 200) failed.push(answer.status);
-        await sleep(10);
-      }
-    })();
-    await upgraded(proxy);
-    const now = await steady(proxy, 2, { app: 'web', timeout: 40_000, fits: list => list.every(worker => !before.includes(worker.pid)) });
+    let now;
+    await asking(proxy, 2, async () => {
+      await upgraded(proxy);
+      now = await steady(proxy, 2, { app: 'web', timeout: 40_000, fits: list => list.every(worker => !before.includes(worker.pid)) });
+    });
     assert.deepEqual([...new Set(now.map(worker => worker.generation))], [2]);
-    over = true;
-    await asking;
-    assert.deepEqual(failed, []);
     assert.equal(await colour(), 'blue');
     assert.equal(await colour(second), 'blue', 'the new listener');
     await until(async () => (await request(proxy.port, { path: '/head', headers: { host: 'other.example' } })).status === 200, { what: 'the new app' });
@@ -186,30 +199,17 @@ test('another binary: from a new path, and from one that was replaced', options,
 test('in the middle of a reload: it goes on, and no request fails', options, t =>
   withProxy(one({ instances: 3, min_ready: '700ms', drain_timeout: '5s' }), async proxy => {
     const before = await steady(proxy, 3);
-    const agent = new http.Agent({ keepAlive: true });
-    const failed = [];
-    let over = false;
-    const asking = range(3).map(async lane => {
-      for (let n = 0; !over; n++) {
-        const answer = await request(proxy.port, { path: `/ask?id=${lane}.${n}&ms=5`, agent: lane && agent }).catch(error => ({ status: error.message }));
-        if (answer.status !== 200) failed.push(answer.status);
-        await sleep(10);
-      }
+    configure(proxy, one({ instances: 3, min_ready: '700ms', drain_timeout: '5s', env: { COLOUR: 'green' } })(proxy));
+    await asking(proxy, 3, async () => {
+      const reload = command(proxy, ['reload']);
+      await until(async () => (await workers(proxy)).some(worker => worker.generation === 2), { what: 'the first new worker' });
+      const outcome = await proxy.upgrade();
+      const { code, out, err } = await reload;
+      t.diagnostic(`upgrade: ${outcome.code} ${outcome.out}${outcome.err}; reload: ${code} ${out}${err}`);
+      assert.equal(outcome.code, 0, outcome.err);
+      const now = await steady(proxy, 3, { timeout: 40_000, fits: list => list.every(worker => worker.generation === 2) });
+      for (const { pid } of before) assert.ok(!pidsOf(now).includes(pid), `${pid} was replaced`);
     });
-    const made = one({ instances: 3, min_ready: '700ms', drain_timeout: '5s', env: { COLOUR: 'green' } })(proxy);
-    configure(proxy, made);
-    const reload = command(proxy, ['reload']);
-    await until(async () => (await workers(proxy)).some(worker => worker.generation === 2), { what: 'the first new worker' });
-    const outcome = await proxy.upgrade();
-    const { code, out, err } = await reload;
-    t.diagnostic(`upgrade: ${outcome.code} ${outcome.out}${outcome.err}; reload: ${code} ${out}${err}`);
-    assert.equal(outcome.code, 0, outcome.err);
-    const now = await steady(proxy, 3, { timeout: 40_000, fits: list => list.every(worker => worker.generation === 2) });
-    for (const { pid } of before) assert.ok(!pidsOf(now).includes(pid), `${pid} was replaced`);
-    over = true;
-    await Promise.all(asking);
-    agent.destroy();
-    assert.deepEqual(failed, []);
     await alone(proxy);
   }));
 

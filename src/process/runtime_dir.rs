@@ -33,6 +33,9 @@ pub(crate) const ADMIN_SOCKET: &str = "admin.sock";
 /// Name of the file that says what the proxy knows of its workers.
 const STATE: &str = "state.json";
 
+/// Name of the file in the directory that a daemon writes its process id into.
+pub(crate) const PID_FILE: &str = "pingora-unix-proxy.pid";
+
 /// An app that lives in the directory.
 #[derive(Clone, Debug)]
 pub(crate) struct Tenant {
@@ -338,9 +341,11 @@ impl RuntimeDir {
         }
         entries(&self.path).unwrap_or_default().iter().filter(|p| is_half_bound(p)).for_each(|p| ignore(remove(p)));
         let state = ["", ".new", ".bad"].map(|ending| format!("{STATE}{ending}"));
-        for name in ["control.sock", ADMIN_SOCKET, "preload.cjs"].into_iter().chain(state.iter().map(String::as_str)) {
+        for name in ["control.sock", ADMIN_SOCKET, "preload.cjs", PID_FILE].into_iter().chain(state.iter().map(String::as_str)) {
             ignore(remove(&self.path.join(name)));
         }
+        // Where Pingora puts the one of a daemon that was killed.
+        ignore(remove(&self.path.join(format!("{PID_FILE}.old"))));
         // Last: from here on another proxy may take the directory.
         ignore(remove(&self.path.join("lock")));
         remove_upwards(&self.path, self.created);

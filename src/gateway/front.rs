@@ -232,11 +232,9 @@ fn wait(conn: &mut Conn, cx: &mut Context<'_>, limit: Duration, begun: bool, fir
     }
     match conn.admission.standing() {
         Standing::Moves => return Poll::Ready(Waited::Moves),
-        Standing::Closed if !begun => {
-            // Who has just come is about to speak.
-            if !first || conn.pulse.poll(cx, FIRST_REQUEST).is_ready() {
-                return Poll::Ready(Waited::Late);
-            }
+        // Who has just come is about to speak.
+        Standing::Closed if !begun && (!first || conn.pulse.poll(cx, FIRST_REQUEST).is_ready()) => {
+            return Poll::Ready(Waited::Late);
         }
         _ => {}
     }

@@ -20,9 +20,10 @@ mod tests;
 mod tunnel;
 
 pub(crate) use front::Front;
-// For the room that carries them to the other process.
+// For those that stop the front, and that carry connections to another process.
 #[allow(unused_imports)]
 pub(crate) use parcel::Parcel;
+#[allow(unused_imports)]
 pub(crate) use phase::Phase;
 pub(crate) use route::Route;
 pub(crate) use tunnel::Frozen;

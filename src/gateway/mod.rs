@@ -32,6 +32,7 @@ use crate::pool::Pool;
 use arc_swap::ArcSwap;
 use http1::head;
 use metrics::AppMetrics;
+use phase::House;
 use pingora_core::server::configuration::ServerConf;
 use prometheus_client::registry::Registry;
 use proxy::Proxy;
@@ -104,8 +105,9 @@ pub(crate) type Rules = Arc<ArcSwap<Gateway>>;
 
 /// The service application for Pingora's listeners.
 pub(crate) fn front(rules: Rules, conf: &Arc<ServerConf>) -> Front {
-    let proxy = Proxy { rules: rules.clone(), connector: Arc::new(connect::Connector) };
-    Front::new(rules, pingora_proxy::http_proxy(conf, proxy))
+    let house = Arc::<House>::default();
+    let proxy = Proxy { rules: rules.clone(), connector: Arc::new(connect::Connector), house: house.clone() };
+    Front::new(rules, pingora_proxy::http_proxy(conf, proxy), house)
 }
 
 /// Adds what traffic counts to a registry.

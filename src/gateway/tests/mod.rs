@@ -86,7 +86,7 @@ impl Rig {
     async fn with(workers: &Workers, limits: Limits) -> Rig {
         let id = WorkerId { app: "app".into(), slot: Slot(0), incarnation: Incarnation(1) };
         let member = Arc::new(Member::new(id, None, workers.socket().into()));
-        let pool = Arc::new(Pool::new("app".into(), Affinity::None, Balance::LeastLoaded, QueuePolicy::default()));
+        let pool = Arc::new(Pool::new("app".into(), Affinity::SocketIo, Balance::LeastLoaded, QueuePolicy::default()));
         pool.publish(vec![Seat { member: member.clone(), open: true }]).await;
         let app = App::new(pool.clone(), LONG, LONG);
         let route = Route { host: None, path: "/".into(), app: 0 };

@@ -140,3 +140,22 @@ pub(super) async fn frame(client: &mut TcpStream) -> u8 {
     client.read_exact(&mut payload).await.unwrap();
     head[3]
 }
+
+#[tokio::test]
+async fn a_poll_whose_worker_ends_with_the_proxy_is_answered() {
+    let workers = Workers::new();
+    let rig = Rig::new(&workers).await;
+    let poll = "GET /socket.io/?EIO=4&transport=polling&sid=abcdefghijklmnopqrst HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut client = rig.client().await;
+    client.write_all(poll.as_bytes()).await.unwrap();
+    let worker = workers.accept().await;
+    rig.front.enter(Phase::Closed);
+    drop(worker);
+    let answer = String::from_utf8(rest(&mut client).await).unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\n1") && says_close(&answer),
+        "{answer}"
+    );
+    drop(client);
+    rig.front.emptied().await;
+}

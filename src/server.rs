@@ -1,11 +1,15 @@
 //! Composition root: from a configuration to a running Pingora server.
 
 mod gate;
+mod herald;
 mod listen;
+mod notify;
 mod reload;
 mod signals;
 mod sockets;
 mod steering;
+mod stop;
+mod vitals;
 
 use crate::config::cli::{Cli, Stop};
 use crate::config::verbs::Asked;
@@ -15,18 +19,21 @@ use crate::pool::{Pool, Settings};
 use crate::process::activation;
 use crate::supervisor::{AppSpec, Control, Setup, Supervisor, alarms};
 use arc_swap::ArcSwap;
+use herald::Herald;
 use listen::Doors;
 use pingora_core::server::{RunArgs, Server};
 use pingora_core::services::background::background_service;
 use reload::{Fixed, Reloader};
-use signals::Signals;
+use signals::{Listening, Signals};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use steering::Steering;
+use stop::Stopper;
+use vitals::Vitals;
 
 /// How long an idle connection to a worker with the preload script is kept. The script keeps its
 /// server's end longer (`KEEP_ALIVE`), so a request never meets a connection that just closed.
@@ -86,6 +93,9 @@ fn fail(why: &str) -> ExitCode {
 /// Runs until a signal or a failure ends it.
 fn run(cli: Cli, mut config: Config) -> Result<(), String> {
     let fixed = Fixed::of(&config);
+    // A daemon's foreground process is ended by signals as ever.
+    let listening = (!config.server.daemon).then(Listening::early).transpose()?;
+    let longest_start = config.apps.iter().map(|app| app.policy.start_timeout).max().unwrap_or_default();
     let doors = Doors::new();
     doors.sockets.inherit(activation::take());
     doors.bind(&mut config)?;
@@ -98,17 +108,29 @@ fn run(cli: Cli, mut config: Config) -> Result<(), String> {
     let (supervisor, control) = supervise(&config, specs)?;
     server.add_service(background_service("supervisor", supervisor));
     let rules = Arc::new(ArcSwap::from_pointee(gateway(&config, apps)));
-    let reloader = Arc::new(Reloader::new(cli, fixed, rules.clone(), control.clone()));
+    let shutdown = Arc::new(ArcSwap::from_pointee(config.shutdown));
+    let vitals = Vitals::new(control.clone(), rules.clone());
+    let succeeds = cli.upgrade;
+    let reloader = Arc::new(Reloader::new(cli, fixed, rules.clone(), shutdown.clone(), control.clone()));
     let front = gateway::front(rules, &server.configuration);
     // Each room that measures registers its families here.
     let registry = steering::registry(&control, &front);
+    let stop = Stopper::new(front.clone(), doors.clone(), control.clone(), vitals.clone(), shutdown);
     for service in doors.traffic(&config, front) {
         server.add_service(service);
     }
-    let steering = Steering { control: control.clone(), reloader: reloader.clone() };
+    let steering = Steering { control: control.clone(), vitals: vitals.clone(), reloader: reloader.clone() };
     steering::serve(&mut server, &doors, &config, steering, registry)?;
     let failed = Arc::new(AtomicBool::new(false));
-    let signals = Signals { control, reloader, failed: failed.clone() };
+    let herald = Herald { control: control.clone(), vitals, doors: doors.clone(), longest_start, succeeds };
+    let signals = Signals {
+        control,
+        reloader,
+        stop: Arc::new(stop),
+        herald: Mutex::new(Some(herald)),
+        listening: Mutex::new(listening),
+        failed: failed.clone(),
+    };
     server.run(RunArgs { shutdown_signal: Box::new(signals) });
     doors.sockets.release();
     config.admin.iter().for_each(|socket| sockets::remove_path(socket));

@@ -203,6 +203,11 @@ impl Fleet {
         })
     }
 
+    /// All its workers are to end, and none will come in their place.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.goal >= Goal::Stop
+    }
+
     pub(crate) fn workers(&self) -> impl Iterator<Item = &Worker> + '_ {
         self.workers.values()
     }

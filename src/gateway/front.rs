@@ -39,7 +39,16 @@ pub(super) fn with_scratch<R>(use_it: impl FnOnce(&mut [u8]) -> R) -> R {
     BUFFER.with_borrow_mut(|buffer| use_it(buffer))
 }
 
+/// What becomes of the connections.
+#[derive(Clone, Debug)]
+pub(crate) enum Phase {
+    Open,
+    Leaving,
+    Closed,
+}
+
 /// The application that serves every listener.
+#[derive(Clone)]
 pub(crate) struct Front {
     rules: Rules,
     proxy: Arc<HttpProxy<Proxy>>,
@@ -83,6 +92,15 @@ impl Front {
         Front { rules, proxy, open, h2c: true }
     }
 
+    pub(crate) fn enter(&self, _phase: Phase) {}
+
+    /// Ends when no connection is open. One that is being accepted counts a moment later.
+    pub(crate) async fn emptied(&self) {
+        while self.open.load(Ordering::Acquire) > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Whether a client begins with HTTP/2. Waits for its first 24 bytes, which every request has.
     async fn speaks_h2(&self, stream: &mut Stream) -> io::Result<bool> {
         if !self.h2c {
@@ -99,7 +117,7 @@ impl Front {
     }
 
     /// Open client connections.
-    pub(super) fn connections(&self) -> Arc<AtomicUsize> {
+    pub(crate) fn connections(&self) -> Arc<AtomicUsize> {
         self.open.clone()
     }
 

@@ -14,7 +14,7 @@ mod route;
 mod socketio;
 mod tunnel;
 
-pub(crate) use front::Front;
+pub(crate) use front::{Front, Phase};
 pub(crate) use route::Route;
 
 use crate::pool::Pool;

@@ -5,6 +5,7 @@ use super::alarms::{self, Alarms};
 use super::definition::Definition;
 use super::effects::{self, Inputs, Started};
 use super::orders::{Order, Pending};
+use super::pulse::Pulse;
 use super::room::Room;
 use super::tags::Tags;
 use super::{Outcome, Setup, Status, Wish};
@@ -76,6 +77,7 @@ pub(super) struct Keeper {
     status: watch::Sender<Arc<Status>>,
     logs: Arc<Logs>,
     pub(super) alerts: Alarms,
+    pub(super) pulse: Arc<Pulse>,
     output: Option<Box<dyn Write + Send>>,
     /// Present while running.
     pub(super) tools: Option<Tools>,
@@ -142,6 +144,7 @@ impl Keeper {
             status,
             logs,
             alerts,
+            pulse: Arc::default(),
             output: setup.output,
             tools: None,
             #[cfg(test)]
@@ -197,8 +200,10 @@ impl Keeper {
     async fn work(&mut self, shutdown: &mut ShutdownWatch) {
         let mut shutdown_seen = false;
         loop {
+            self.pulse.beat();
             self.follow_wish(*shutdown.borrow());
             self.carry_out().await;
+            self.rooms.values().filter(|room| room.is_closed()).for_each(|room| room.pool.queue().close());
             #[cfg(test)]
             self.fail_as_planned();
             self.settle_orders();
@@ -287,7 +292,10 @@ impl Keeper {
         for room in self.rooms.values_mut() {
             let draining = room.fleet.workers().filter(|w| w.state == State::Draining).map(|w| w.incarnation);
             for incarnation in draining.collect::<Vec<_>>() {
-                let Some(carried) = room.workers.get(&incarnation).map(|entry| entry.carried()) else { continue };
+                let Some(mut carried) = room.workers.get(&incarnation).map(|entry| entry.carried()) else { continue };
+                if self.pulse.expects_requests() {
+                    carried.active = carried.active.max(1);
+                }
                 room.fleet.handle(Event::Carries { incarnation, carried }, now);
             }
         }

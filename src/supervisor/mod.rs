@@ -38,6 +38,7 @@ mod effects;
 mod keeper;
 mod metrics;
 mod orders;
+mod pulse;
 mod restarts;
 mod room;
 mod status;
@@ -59,6 +60,7 @@ use async_trait::async_trait;
 use keeper::Keeper;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
+use pulse::Pulse;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -118,6 +120,7 @@ pub(crate) struct Control {
     logs: Arc<Logs>,
     orders: mpsc::Sender<orders::Order>,
     alarms: Alarms,
+    pulse: Arc<Pulse>,
 }
 
 /// Orders that may wait to be looked at.
@@ -135,10 +138,11 @@ impl Supervisor {
         let (orders, orders_out) = mpsc::channel(ORDERS);
         let alarms = Alarms::new(setup.alarms.clone());
         let keeper = Keeper::new(setup, dir, logs.clone(), orders_out, alarms.clone(), wishes, status);
+        let pulse = keeper.pulse.clone();
         let supervisor = Supervisor { keeper: Mutex::new(Some(keeper)), outcome: Arc::new(outcome) };
         Ok((
             supervisor,
-            Control { wish: Arc::new(wish), outcome: outcome_out, status: status_out, logs, orders, alarms },
+            Control { wish: Arc::new(wish), outcome: outcome_out, status: status_out, logs, orders, alarms, pulse },
         ))
     }
 
@@ -178,6 +182,17 @@ impl Control {
 
     pub(crate) fn kill(&self) {
         self.wish.send_replace(Wish::Kill);
+    }
+
+    /// Whether requests may still come although workers are to stop: then a worker is not asked to end because
+    /// it has none just now. Its drain time-out holds all the same.
+    pub(crate) fn expect_requests(&self, expects: bool) {
+        self.pulse.expect_requests(expects);
+    }
+
+    /// Since the supervisor's loop turned last. It does so every second, whatever its workers do.
+    pub(crate) fn since_beat(&self) -> Duration {
+        self.pulse.age()
     }
 
     /// Workers' output: to open its files anew, and to ask for what was dropped.

@@ -146,7 +146,7 @@ impl Keeper {
     /// Traffic goes to the workers as it did, but for those that have died.
     async fn show_seats(&mut self) {
         for room in self.rooms.values_mut() {
-            let mut seats = room.seats();
+            let mut seats = room.seats(false);
             seats.retain(|seat| {
                 room.workers.get(&seat.member.id.incarnation).is_some_and(|entry| entry.process.is_some())
             });
@@ -163,7 +163,7 @@ impl Keeper {
                 let process = room.workers.get(&seat.member.id.incarnation)?.process.clone()?;
                 Some((process, seat.member))
             };
-            room.seats().into_iter().filter_map(seat).collect::<Vec<_>>()
+            room.seats(false).into_iter().filter_map(seat).collect::<Vec<_>>()
         };
         self.rooms.values().flat_map(of).collect()
     }

@@ -131,6 +131,9 @@ impl Fleet {
     pub(super) fn ask_to_end(&mut self, incarnation: Incarnation) {
         let now = self.now;
         let Some(worker) = self.workers.get_mut(&incarnation) else { return };
+        if worker.policy.external {
+            return self.let_go(incarnation, "is left to itself");
+        }
         let (signal, stop_timeout) = (worker.policy.stop_signal, worker.policy.stop_timeout);
         worker.probe.next = None;
         if worker.connected {
@@ -150,6 +153,9 @@ impl Fleet {
     pub(super) fn kill(&mut self, incarnation: Incarnation, reason: &str) {
         let now = self.now;
         let Some(worker) = self.workers.get_mut(&incarnation) else { return };
+        if worker.policy.external {
+            return self.let_go(incarnation, reason);
+        }
         worker.kills += 1;
         worker.signal_at = None;
         worker.probe.next = None;
@@ -171,6 +177,7 @@ impl Fleet {
         let cordoned = worker.cordon.is_some();
         worker.probe.next = None;
         worker.signal_at = None;
+        worker.leaves_at = None;
         worker.cordon = None;
         worker.role = Role::Retired;
         worker.deadline = Some(after(now, CLEANUP_LOST));
@@ -182,6 +189,7 @@ impl Fleet {
         let text = format!("{how}, {was} for {lasted}");
         match role {
             Role::Retired => self.note(Level::Info, incarnation, &text),
+            Role::Seated if self.is_external() => self.guest_left(slot, incarnation, was, &text),
             Role::Seated if cordoned => {
                 self.note(Level::Warn, incarnation, &text);
                 self.drop_seat(slot);

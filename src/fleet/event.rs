@@ -15,6 +15,14 @@ pub(crate) enum Event {
         incarnation: Incarnation,
         pid: u32,
     },
+    /// A worker that we did not start has dialled in, and was promised this place by
+    /// [`Fleet::vacancy`](super::Fleet::vacancy).
+    Joined {
+        slot: Slot,
+        incarnation: Incarnation,
+        /// As we see it; `None` when it lives in another PID namespace.
+        pid: Option<u32>,
+    },
     /// The process could not be started; `why` is for people.
     SpawnFailed {
         incarnation: Incarnation,

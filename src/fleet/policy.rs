@@ -34,6 +34,8 @@ pub(crate) struct Policy {
     pub(crate) health: Health,
     pub(crate) scaling: Scaling,
     pub(crate) limits: Limits,
+    /// Workers come and go by themselves, at most `max_instances`: none is started, signalled or killed.
+    pub(crate) external: bool,
 }
 
 /// When a slot counts as failed.
@@ -133,6 +135,7 @@ impl Default for Policy {
             health: Health::default(),
             scaling: Scaling::default(),
             limits: Limits::default(),
+            external: false,
         }
     }
 }

@@ -115,6 +115,8 @@ pub(crate) struct Worker {
     pub(super) signal_at: Option<Time>,
     /// How often SIGKILL was sent.
     pub(super) kills: u32,
+    /// When an external worker that hung up counts as gone.
+    pub(super) leaves_at: Option<Time>,
 }
 
 /// Whether the socket answers, while the worker comes up.
@@ -199,6 +201,7 @@ impl Worker {
             quiet: 0,
             signal_at: None,
             kills: 0,
+            leaves_at: None,
         }
     }
 
@@ -231,6 +234,7 @@ impl Worker {
             self.health.next,
             self.proven_at,
             self.expires,
+            self.leaves_at,
         ]
         .into_iter()
         .flatten()

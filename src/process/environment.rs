@@ -72,6 +72,7 @@ mod tests {
             user: None,
             umask: None,
             rlimits: Default::default(),
+            external: None,
         }
     }
 

@@ -11,6 +11,7 @@ mod exit;
 pub(crate) mod memory;
 pub(crate) mod output;
 mod runtime_dir;
+mod shared_dir;
 mod spawn;
 pub(crate) mod spec;
 #[cfg(test)]
@@ -20,4 +21,5 @@ pub(crate) mod usage;
 pub(crate) use error::Error;
 pub(crate) use exit::{Exit, Process};
 pub(crate) use runtime_dir::{ADMIN_SOCKET, RuntimeDir, Tenant};
+pub(crate) use shared_dir::{LONGEST_SHARED, SharedDir};
 pub(crate) use spawn::{Job, Preload, spawn};

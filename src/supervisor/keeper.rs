@@ -9,7 +9,7 @@ use super::room::Room;
 use super::tags::Tags;
 use super::{Outcome, Setup, Status, Wish};
 use crate::fleet::{Event, State, Surroundings, Time};
-use crate::process::control::{self, Registry, Report, Reported};
+use crate::process::control::{self, Join, Registry, Report, Reported};
 use crate::process::output::{self, Logs, Stream};
 use crate::process::{Error, Exit, RuntimeDir, memory};
 use crate::worker::{Generation, Incarnation, WorkerId};
@@ -70,6 +70,8 @@ pub(super) struct Keeper {
     epoch: Instant,
     pub(super) registry: Registry,
     reports: mpsc::Receiver<Reported>,
+    pub(super) joins_in: mpsc::Sender<Join>,
+    joins: mpsc::Receiver<Join>,
     pub(super) inputs: Inputs,
     answers: mpsc::Receiver<Input>,
     pub(super) wishes: watch::Receiver<Wish>,
@@ -111,6 +113,7 @@ impl Keeper {
     ) -> Keeper {
         let (reports_in, reports) = mpsc::channel(1024);
         let (inputs, answers) = mpsc::channel(1024);
+        let (joins_in, joins) = mpsc::channel(super::external::JOINS);
         let seed = effects::random_seed();
         let room = |(n, app): (usize, super::AppSpec)| {
             let first = dir.first_incarnation(&app.name);
@@ -136,6 +139,8 @@ impl Keeper {
             epoch: Instant::now(),
             registry: Registry::new(reports_in),
             reports,
+            joins_in,
+            joins,
             inputs,
             answers,
             wishes,
@@ -153,6 +158,9 @@ impl Keeper {
     pub(super) async fn run(mut self, mut shutdown: ShutdownWatch) -> Outcome {
         self.epoch = Instant::now();
         self.tools = Some(self.equip().map_err(|e| e.to_string())?);
+        for at in self.rooms.keys().copied().collect::<Vec<_>>() {
+            self.open_entrance(at, false).map_err(|e| e.to_string())?;
+        }
         self.tell_all(Event::Start);
         let mut panics: Vec<Instant> = Vec::new();
         let outcome = loop {
@@ -217,6 +225,7 @@ impl Keeper {
             tokio::select! {
                 Some(input) = self.answers.recv() => self.answered(input),
                 Some((id, report)) = self.reports.recv() => self.reported(&id, report),
+                Some(join) = self.joins.recv() => self.join(join),
                 Ok(()) = self.wishes.changed() => {}
                 changed = shutdown.changed(), if !shutdown_seen => shutdown_seen = changed.is_err() || *shutdown.borrow(),
                 Some(order) = self.orders.recv() => self.obey(order),
@@ -383,10 +392,15 @@ impl Keeper {
         // An app that left may have a namesake; numbers of workers are never used twice.
         let theirs = |room: &Room| room.name == id.app && room.workers.contains_key(&incarnation);
         let Some(at) = self.rooms.iter().find(|(_, room)| theirs(room)).map(|(at, _)| *at) else { return };
-        let Some(entry) = self.rooms.get_mut(&at).and_then(|room| room.workers.get_mut(&incarnation)) else { return };
+        let Some(room) = self.rooms.get_mut(&at) else { return };
+        let external = room.fleet.is_external();
+        let Some(entry) = room.workers.get_mut(&incarnation) else { return };
         let event = match report {
             Report::Hello { pid, .. } => {
-                entry.serving_pid = Some(pid);
+                // What another PID namespace calls it says nothing here.
+                if !external {
+                    entry.serving_pid = Some(pid);
+                }
                 Event::Hello { incarnation }
             }
             Report::HungUp => Event::HungUp { incarnation },

@@ -35,6 +35,7 @@ pub(crate) mod alarm_event;
 pub(crate) mod alarms;
 mod definition;
 mod effects;
+mod external;
 mod keeper;
 mod metrics;
 mod orders;

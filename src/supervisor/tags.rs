@@ -28,6 +28,11 @@ impl Tags {
         None
     }
 
+    /// One that a worker had before we knew it; `false` when another has it now.
+    pub(super) fn claim(&mut self, tag: Tag) -> bool {
+        self.used.insert(tag)
+    }
+
     pub(super) fn give_back(&mut self, tag: Tag) {
         self.used.remove(&tag);
     }

@@ -91,8 +91,9 @@ impl Fleet {
         self.enter(incarnation, State::Draining, why);
     }
 
-    /// Tunnels are closed once their clients have somewhere to go.
+    /// Tunnels are closed once their clients have somewhere to go, and sessions that poll are ended.
     pub(super) fn ask_tunnels(&mut self) {
+        let now = self.now;
         let stopping = self.goal >= Goal::Stop;
         if !stopping && self.serving() == 0 {
             return;
@@ -104,22 +105,29 @@ impl Fleet {
             // The last to be closed need a moment to leave before the drain's end.
             let window = worker.policy.drain_window.min(worker.policy.drain_timeout.mul_f64(0.8)).min(most);
             let incarnation = worker.incarnation;
+            let listens = worker.connected && !worker.policy.external;
+            worker.drain.until = listens.then(|| after(now, window));
             self.actions.push_back(Action::CloseTunnels { incarnation, code, window });
         }
     }
 
-    /// What a draining worker still has. First its tunnels go. Then it leaves the pool, so that what
-    /// waits there can come to an end: a session that polls comes back elsewhere and begins anew.
+    /// What a draining worker still has. First its tunnels go, and its polling sessions as far as it can
+    /// end them. Then it leaves the pool, so that what still waits there can come to an end: a session
+    /// that polls comes back elsewhere and begins anew.
     pub(super) fn carries(&mut self, incarnation: Incarnation, carried: Carried) {
+        let now = self.now;
         let stopping = self.goal >= Goal::Stop;
         let elsewhere = self.serving() > 0;
         let Some(worker) = self.workers.get_mut(&incarnation).filter(|w| w.state == State::Draining) else { return };
+        let ending = worker.drain.until.is_some_and(|until| now < until);
         if !stopping && worker.drain.asked && elsewhere && carried.tunnels == 0 && !worker.drain.silent {
-            worker.drain.silent = true;
+            let sessions = worker.load.map_or(0, |load| load.sessions);
+            // One that is between two polls must find it: only its worker can end it.
+            worker.drain.silent = !ending || (carried.parked == 0 && sessions == 0);
             worker.quiet = 0;
             return;
         }
-        let waits = if stopping { carried.tunnels } else { carried.parked.max(carried.tunnels) };
+        let waits = if stopping && !ending { carried.tunnels } else { carried.parked.max(carried.tunnels) };
         let idle = carried.active == 0 && waits == 0;
         worker.quiet = if idle { worker.quiet + 1 } else { 0 };
         if worker.quiet >= QUIET_LOOKS {

@@ -164,7 +164,8 @@ pub(crate) enum Action {
     Check { incarnation: Incarnation, attempt: u32 },
     /// [`Fleet::seats`](super::Fleet::seats) changed.
     Publish,
-    /// Close the worker's tunnels, spread over the window, with this WebSocket close code.
+    /// Close the worker's tunnels, spread over the window, with this WebSocket close code, and have it
+    /// end the sessions that poll.
     CloseTunnels { incarnation: Incarnation, code: u16, window: Duration },
     /// Tell the worker over its control channel to finish.
     SendShutdown { incarnation: Incarnation },

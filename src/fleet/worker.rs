@@ -157,6 +157,8 @@ pub(super) struct Drain {
     pub(super) asked: bool,
     /// Out of the pool: what comes back is all that still comes.
     pub(super) silent: bool,
+    /// Until when it ends its polling sessions, if it was told to.
+    pub(super) until: Option<Time>,
     /// Another took its seat, so it counts against the surge.
     pub(super) replaced: bool,
 }

@@ -37,6 +37,9 @@ const SHARED_SOCKET_MODE = 0o666;
 /** How long a worker that joins waits in silence, and then between two complaints. */
 const PATIENCE_MS = 10000;
 const COMPLAIN_EVERY_MS = 60000;
+/** Between two sessions that a drain ends, where it need not hurry; and between two looks for more of them. */
+const DRAIN_STEP_MS = 10;
+const DRAIN_LOOK_MS = 100;
 /** From one refusal to the next try, doubled each time. */
 const REFUSED_FIRST_MS = 2000;
 const REFUSED_LAST_MS = 30000;
@@ -859,7 +862,8 @@ function createEngines(shared) {
   const live = new Set();
   const known = new WeakSet();
   let lastScan = 0;
-  const engines = { none: true, scan, scanAgain, sessions };
+  let drains = false;
+  const engines = { none: true, scan, scanAgain, sessions, drain };
 
   function tagged(id) {
     const tag = settings.tag;
@@ -926,6 +930,45 @@ function createEngines(shared) {
       else count += engine.clientsCount > 0 ? engine.clientsCount : 0;
     }
     return count;
+  }
+
+  function polling() {
+    const found = [];
+    for (const reference of live) {
+      const engine = reference.deref();
+      const clients = (engine && engine.clients) || {};
+      for (const id of Object.keys(clients)) {
+        const session = clients[id];
+        // One that is about to upgrade will be a WebSocket, which the proxy closes; or it polls at the next look.
+        if (session.readyState !== 'open' || session.upgrading) continue;
+        if (session.transport && session.transport.name === 'polling') found.push(session);
+      }
+    }
+    return found;
+  }
+
+  /**
+   * Ends the sessions that poll, all within the window: the poll that waits, or else the next one, is answered with
+   * Engine.IO's close packet, whereupon every client begins anew at once and, by the proxy, elsewhere.
+   */
+  function drain(windowMs) {
+    if (drains) return;
+    drains = true;
+    const last = process.uptime() * 1000 + (windowMs >= 0 ? windowMs : 0);
+    let left = [];
+    const step = function () {
+      if (left.length === 0) left = polling();
+      const steps = Math.max((last - process.uptime() * 1000) / DRAIN_STEP_MS, 1);
+      for (const session of left.splice(0, Math.max(1, Math.ceil(left.length / steps)))) {
+        try {
+          session.close();
+        } catch (_) {
+          // It ends with its worker.
+        }
+      }
+      shared.timers.setTimeout(step, left.length > 0 ? DRAIN_STEP_MS : DRAIN_LOOK_MS).unref();
+    };
+    step();
   }
 
   return engines;
@@ -1132,6 +1175,9 @@ function createChannel(shared) {
         break;
       case 'message':
         if (welcome && channel.onMessage !== null) channel.onMessage(said.data);
+        break;
+      case 'drain':
+        if (welcome) shared.engines.drain(said.window_ms);
         break;
       case 'shutdown':
         if (welcome) finish(shared);

@@ -47,6 +47,10 @@ impl Keeper {
             Action::CloseTunnels { incarnation, code, window } => {
                 let members = entry(&incarnation).into_iter().flat_map(|entry| &entry.members);
                 members.for_each(|member| member.tunnels.close(Closing { code, window }));
+                if let Some(entry) = entry(&incarnation).filter(|_| !room.fleet.is_external()) {
+                    let window_ms = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
+                    self.registry.send_all(&entry.id, &ProxySays::Drain { window_ms });
+                }
             }
             Action::Examine { incarnation } => self.examine(at, incarnation),
             Action::Rolled { generation, outcome } => room.rolled(generation, outcome),

@@ -87,6 +87,10 @@ pub(crate) enum ProxySays {
     Message {
         data: serde_json::Value,
     },
+    /// Requests still come, but no session may stay: those that poll are to end.
+    Drain {
+        window_ms: u64,
+    },
     Shutdown,
 }
 

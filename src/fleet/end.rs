@@ -106,7 +106,8 @@ impl Fleet {
             let window = worker.policy.drain_window.min(worker.policy.drain_timeout.mul_f64(0.8)).min(most);
             let incarnation = worker.incarnation;
             let listens = worker.connected && !worker.policy.external;
-            worker.drain.until = listens.then(|| after(now, window));
+            // Asked again after a change of the proxy, it may not have dialled in yet.
+            worker.drain.until = listens.then(|| after(now, window)).or(worker.drain.until);
             self.actions.push_back(Action::CloseTunnels { incarnation, code, window });
         }
     }

@@ -12,6 +12,9 @@ use std::time::Duration;
 /// How long a worker that hung up may take to come back.
 const REDIAL: Duration = Duration::from_secs(2);
 
+/// The same when we were away: who has tried for long tries every 2 s.
+pub(super) const REDIAL_AFTER_CHANGE: Duration = Duration::from_secs(5);
+
 impl Fleet {
     /// Whether workers come by themselves.
     pub(crate) fn is_external(&self) -> bool {

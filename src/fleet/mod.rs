@@ -33,6 +33,7 @@
 //! | `rollout.rs` | generations, successors, replacement |
 //! | `scaling.rs`, `size.rs` | how many workers; which one goes |
 //! | `limits.rs` | memory, requests, lifetime |
+//! | `saved.rs` | written down, and taken up again by another process |
 //! | `verify.rs` | what holds after every step |
 
 #![deny(clippy::disallowed_methods)]
@@ -46,6 +47,7 @@ mod limits;
 pub(crate) mod policy;
 mod rollout;
 mod rules;
+mod saved;
 mod scaling;
 #[cfg(test)]
 mod simulation;
@@ -57,6 +59,7 @@ mod verify;
 mod worker;
 
 pub(crate) use event::{Action, Alarm, Carried, Event, Load, Surroundings};
+pub(crate) use saved::Saved;
 pub(crate) use worker::{Occupant, Role, Seat, State, Worker};
 
 use crate::worker::{Generation, Incarnation, Slot};
@@ -100,7 +103,7 @@ pub(crate) struct Fleet {
 }
 
 /// What the fleet is asked to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, serde::Serialize, serde::Deserialize)]
 enum Goal {
     /// Not started yet.
     Idle,
@@ -211,6 +214,11 @@ impl Fleet {
 
     pub(crate) fn slots(&self) -> impl Iterator<Item = (Slot, &Seat)> + '_ {
         self.slots.iter().map(|(slot, seat)| (*slot, seat))
+    }
+
+    /// Whether it is to end, or has ended.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.goal >= Goal::Stop
     }
 
     /// How many workers are to take new sessions.

@@ -5,11 +5,12 @@ use super::backoff::{History, after};
 use super::event::Load;
 use super::policy::Policy;
 use crate::worker::{Generation, Incarnation, Slot};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
 
 /// Where a process is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum State {
     /// No server of it listens yet, or none listens any more. Until the start time-out.
     Starting,
@@ -55,7 +56,7 @@ impl fmt::Display for State {
 }
 
 /// What a process is to its slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Role {
     /// It sits in it.
     Seated,
@@ -65,8 +66,8 @@ pub(crate) enum Role {
     Retired,
 }
 
-/// One process in a slot.
-#[derive(Clone, Debug)]
+/// One process in a slot. A field that comes later needs a default: another version may have saved it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Worker {
     pub(crate) slot: Slot,
     pub(crate) incarnation: Incarnation,
@@ -84,6 +85,7 @@ pub(crate) struct Worker {
     /// The newest measurement.
     pub(crate) load: Option<Load>,
     /// The rules of its generation.
+    #[serde(skip)]
     pub(super) policy: Arc<Policy>,
     pub(super) spawned_at: Time,
     pub(super) connected: bool,
@@ -116,11 +118,12 @@ pub(crate) struct Worker {
     /// How often SIGKILL was sent.
     pub(super) kills: u32,
     /// When an external worker that hung up counts as gone.
+    #[serde(default)]
     pub(super) leaves_at: Option<Time>,
 }
 
 /// Whether the socket answers, while the worker comes up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Probe {
     /// Number of the newest probe; answers to others are ignored.
     pub(super) attempt: u32,
@@ -130,7 +133,7 @@ pub(super) struct Probe {
 }
 
 /// Whether a worker that was ready is well.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Pulse {
     /// When the heart counts as stopped; `None` while nobody listens for it.
     pub(super) due: Option<Time>,
@@ -151,13 +154,14 @@ impl Pulse {
 }
 
 /// How far a drain is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Drain {
     /// Its tunnels were asked to close.
     pub(super) asked: bool,
     /// Out of the pool: what comes back is all that still comes.
     pub(super) silent: bool,
     /// Until when it ends its polling sessions, if it was told to.
+    #[serde(default)]
     pub(super) until: Option<Time>,
     /// Another took its seat, so it counts against the surge.
     pub(super) replaced: bool,
@@ -212,6 +216,16 @@ impl Worker {
         self.state != State::Exited
     }
 
+    /// Whether it has a control channel.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    /// Whether it is known where it listens.
+    pub(crate) fn listens(&self) -> bool {
+        self.has_path
+    }
+
     pub(super) fn is_coming_up(&self) -> bool {
         matches!(self.state, State::Starting | State::Listening)
     }
@@ -244,7 +258,7 @@ impl Worker {
 }
 
 /// A slot: outlives the process in it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Seat {
     pub(crate) occupant: Occupant,
     /// Who is to take the occupant's place.
@@ -259,7 +273,7 @@ pub(crate) struct Seat {
     pub(crate) last_exit: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Occupant {
     Empty,
     Worker(Incarnation),

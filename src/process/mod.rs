@@ -14,6 +14,7 @@ mod runtime_dir;
 mod shared_dir;
 mod spawn;
 pub(crate) mod spec;
+pub(crate) mod state;
 #[cfg(test)]
 mod tests;
 pub(crate) mod usage;

@@ -1,9 +1,10 @@
 //! What to start: the policy type that `config` fills.
 
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// How an app's worker process is started. No shell is ever involved.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Spec {
     /// Program and arguments. `{socket}` in any of them stands for the worker's socket path,
     /// `{slot}` for its slot number.
@@ -21,11 +22,12 @@ pub(crate) struct Spec {
     pub(crate) umask: Option<u32>,
     pub(crate) rlimits: Rlimits,
     /// Nothing is started: workers dial in by themselves, and the rest of this says nothing.
+    #[serde(default)]
     pub(crate) external: Option<External>,
 }
 
 /// Workers that somebody else starts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct External {
     /// Shared with them: holds the socket they dial, the script they load, the sockets they bind. Absolute.
     pub(crate) directory: PathBuf,
@@ -34,7 +36,7 @@ pub(crate) struct External {
 }
 
 /// Resource limits of the worker (getrlimit(2)), soft and hard; ours where `None`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Rlimits {
     /// Open files.
     pub(crate) nofile: Option<u64>,
@@ -43,7 +45,7 @@ pub(crate) struct Rlimits {
 }
 
 /// A resolved user and group.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
     pub(crate) uid: u32,
     pub(crate) gid: u32,

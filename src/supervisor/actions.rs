@@ -71,7 +71,7 @@ impl Keeper {
             Action::Probe { incarnation, attempt } => {
                 if let (Some(entry), Some(tools)) = (entry(&incarnation), &self.tools) {
                     let foreign = room.definition_of(incarnation).is_some_and(Definition::is_foreign);
-                    let user = self.registry.user_of(&entry.id).filter(|_| foreign);
+                    let user = foreign.then_some(entry.uid);
                     let member = entry.member().cloned();
                     effects::probe(at, attempt, member, user, tools.check.clone(), self.inputs.clone());
                 }
@@ -105,6 +105,7 @@ impl Keeper {
         let socket = self.dir.socket(&id);
         // First, so that a failure is cleaned up after.
         let entry = room.workers.entry(incarnation).or_insert(Entry::new(id.clone(), socket.clone()));
+        entry.uid = definition.spec.user.as_ref().map_or(entry.uid, |user| user.uid);
         let mut preload = None;
         if definition.spec.preload {
             let tag = self.tags.take().ok_or("all tags are in use")?;
@@ -126,11 +127,12 @@ impl Keeper {
             };
             let text = serde_json::to_string(&introduction).map_err(|e| e.to_string())?;
             preload = Some((tools.preload.clone(), text));
-            let own = rustix::process::geteuid().as_raw();
-            let uid = definition.spec.user.as_ref().map_or(own, |user| user.uid);
+            entry.token = Some(token.clone());
+            let uid = entry.uid;
             self.registry.expect(Expected { id: id.clone(), token, uid, socket: socket.clone() });
         }
         let (spec, dir) = (definition.pinned.clone(), self.dir.clone());
+        self.starting.insert((at, incarnation));
         Start { room: at, id, spec, dir, socket, preload }.begin(self.inputs.clone());
         Ok(())
     }

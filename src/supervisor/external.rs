@@ -10,7 +10,7 @@ use crate::process::{Error, SharedDir};
 use crate::worker::{Tag, WorkerId};
 use std::sync::Arc;
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 
 /// Joins that may wait to be looked at.
 pub(super) const JOINS: usize = 64;
@@ -19,7 +19,7 @@ pub(super) const JOINS: usize = 64;
 pub(super) struct Entrance {
     door: Arc<Door>,
     pub(super) dir: Arc<SharedDir>,
-    serving: AbortHandle,
+    serving: JoinHandle<()>,
 }
 
 impl Drop for Entrance {
@@ -42,7 +42,7 @@ impl Entrance {
         let listener =
             tokio::net::UnixListener::from_std(listener).map_err(|source| Error::Io { doing: doing(), source })?;
         let door = Arc::new(Door::new(app, external.directory.clone(), external.users.clone(), joins));
-        let serving = tokio::spawn(control::serve_external(listener, registry, door.clone())).abort_handle();
+        let serving = tokio::spawn(control::serve_external(listener, registry, door.clone()));
         let dir = Arc::new(dir);
         sweep(dir.clone());
         log::info!("external workers join in {}", external.directory.display());
@@ -100,13 +100,27 @@ impl Keeper {
         Ok(())
     }
 
-    /// A worker has dialled in. Who asks may have left meanwhile: its place is dropped in time.
-    pub(super) fn join(&mut self, join: Join) {
-        let answer = self.place(&join);
+    /// The same for all apps.
+    pub(super) fn open_entrances(&mut self, take_over: bool) -> Result<(), Error> {
+        self.rooms.keys().copied().collect::<Vec<_>>().into_iter().try_for_each(|at| self.open_entrance(at, take_over))
+    }
+
+    /// External workers that are hung up on dial in to whoever took our place.
+    pub(super) async fn close_entrances(&mut self) {
+        for entrance in self.rooms.values_mut().filter_map(|room| room.entrance.as_mut()) {
+            entrance.serving.abort();
+            let _ = (&mut entrance.serving).await;
+        }
+    }
+
+    /// A worker has dialled in. Who asks may have left meanwhile: its place is dropped in time. Without
+    /// `may_change` only those that are known get theirs.
+    pub(super) fn join(&mut self, join: Join, may_change: bool) {
+        let answer = self.place(&join, may_change);
         let _ = join.reply.send(answer);
     }
 
-    fn place(&mut self, join: &Join) -> Result<(WorkerId, Place), String> {
+    fn place(&mut self, join: &Join, may_change: bool) -> Result<(WorkerId, Place), String> {
         let now = self.now();
         let found = self.rooms.values_mut().find(|room| room.name == join.app && !room.removed);
         let room = found.filter(|room| room.fleet.is_external()).ok_or("the app is not configured any more")?;
@@ -119,18 +133,22 @@ impl Keeper {
             let place = describe(room, &known.id, entry.tag, self.port, self.keep_alive);
             return Ok((known.id, place));
         }
-        if room.workers.values().any(|entry| entry.socket == join.socket && self.registry.user_of(&entry.id).is_some())
-        {
+        let alive = |entry: &Entry| room.fleet.workers().any(|w| w.incarnation == entry.id.incarnation && w.is_alive());
+        if room.workers.values().any(|entry| entry.socket == join.socket && alive(entry)) {
             return Err(format!("{} is another worker's socket", join.socket.display()));
+        }
+        if !may_change {
+            return Err("the proxy is being replaced; try again".into());
         }
         let (slot, incarnation) = room.fleet.vacancy()?;
         // Its sessions are found by the tag that it had, if nobody has it now.
-        let tag = join.tag.filter(|tag| self.tags.claim(*tag)).or_else(|| self.tags.take());
+        let tag = join.tag.filter(|tag| self.tags.reserve(*tag)).or_else(|| self.tags.take());
         let tag = tag.ok_or("all tags are in use")?;
         let id = WorkerId { app: join.app.clone(), slot, incarnation };
         let mut entry = Entry::new(id.clone(), join.socket.clone());
         entry.tag = Some(tag);
         entry.serving_pid = join.pid;
+        (entry.token, entry.uid) = (Some(join.token.clone()), join.uid);
         room.workers.insert(incarnation, entry);
         let (token, uid, socket) = (join.token.clone(), join.uid, join.socket.clone());
         self.registry.expect(Expected { id: id.clone(), token, uid, socket });

@@ -28,8 +28,13 @@ impl Tags {
         None
     }
 
-    /// One that a worker had before we knew it; `false` when another has it now.
-    pub(super) fn claim(&mut self, tag: Tag) -> bool {
+    /// The number of the next one to try.
+    pub(super) fn next(&self) -> u32 {
+        self.next
+    }
+
+    /// A living worker has it; false when another has.
+    pub(super) fn reserve(&mut self, tag: Tag) -> bool {
         self.used.insert(tag)
     }
 

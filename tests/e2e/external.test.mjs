@@ -212,6 +212,31 @@ test('the proxy may go and come back: workers and their sessions live', options,
     }
   }));
 
+test('the proxy is killed and started again: the workers are known, and nothing of them changes', options, () =>
+  stage({}, async (proxy, start) => {
+    const workers = [start('./sio.js'), start('./sio.js')];
+    await answering(proxy, 2);
+    const session = new Polling(proxy.port);
+    await session.handshake();
+    const [owner] = [...session.pids];
+    const before = (await statusOf(proxy)).workers.map(worker => [worker.slot, worker.incarnation, worker.pid]);
+    // Its state is written within a second.
+    await sleep(1200);
+    await proxy.interrupt({ signal: 'SIGKILL', code: null });
+    // One comes while nobody is there.
+    const third = start('./sio.js');
+    await sleep(300);
+    proxy.run(BIN, ['-c', configure(proxy, app(proxy))]);
+    assert.deepEqual(await answering(proxy, 3), pids([...workers, third]));
+    const after = (await statusOf(proxy)).workers.map(worker => [worker.slot, worker.incarnation, worker.pid]);
+    assert.deepEqual(after.slice(0, 2), before);
+    await session.emit('echo', 'after');
+    await session.poll();
+    assert.deepEqual([...session.pids], [owner]);
+    await workers[0].kill();
+    assert.deepEqual([...new Set(await pooled(range(40), 8, () => ownerOf(proxy)))].sort(), pids([workers[1], third]));
+  }));
+
 test('a worker that is there before the proxy waits, says so, then serves', options, async () => {
   let early;
   await stage(

@@ -15,8 +15,10 @@ mod tests;
 
 pub(crate) use external::{Door, Join, Place};
 pub(crate) use message::{PROTOCOL, ProxySays, Stats};
-pub(crate) use registry::{Expected, Registry, Token};
-pub(crate) use server::{bind, serve, serve_external};
+pub(crate) use registry::{Expected, Registry, Token, is_own_socket};
+#[cfg(test)]
+pub(crate) use server::bind;
+pub(crate) use server::{bind_over, serve, serve_external};
 
 use crate::worker::WorkerId;
 use std::sync::Arc;

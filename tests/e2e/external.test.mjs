@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { execFile, spawn } from 'node:child_process';
-import { chmodSync, copyFileSync, existsSync, mkdirSync, readdirSync, statSync } from 'node:fs';
+import { chmodSync, copyFileSync, existsSync, linkSync, mkdirSync, readdirSync, statSync, symlinkSync } from 'node:fs';
 import path from 'node:path';
 import test from 'node:test';
 import { Polling } from './lib/engineio.mjs';
@@ -270,6 +270,50 @@ test('proxy and workers are different users; strangers are refused', asRoot, () 
       for (const name of readdirSync(shared(proxy)).filter(name => name.startsWith('worker.'))) {
         assert.equal(statSync(path.join(shared(proxy), name)).mode & 0o777, 0o666);
       }
+    },
+    proxy => {
+      chmodSync(proxy.dir, 0o711);
+      chmodSync(shared(proxy), 0o1777);
+    },
+  ));
+
+/** Speaks as a worker does, but says where its sockets are as it likes. */
+const liar = `
+  const net = require('node:net');
+  const [control, socket, random] = process.argv.slice(1);
+  const connection = net.connect(control, () => {
+    connection.write(JSON.stringify({ type: 'join', protocol: 1, id: random, socket, pid: process.pid }) + '\\n');
+  });
+  connection.on('data', text => {
+    console.log(String(text).trim());
+    if (String(text).includes('welcome')) connection.write(JSON.stringify({ type: 'path', path: socket, main: true }) + '\\n');
+  });`;
+
+test('no worker leads traffic to a socket that is not its own', asRoot, () =>
+  stage(
+    { external: { users: [65_534, 1001] } },
+    async (proxy, start) => {
+      const honest = start('./sio.js', { uid: 65_534 });
+      await answering(proxy, 1);
+      const dir = shared(proxy);
+      const [target] = readdirSync(dir).filter(name => name.startsWith('worker.'));
+      symlinkSync(path.join(dir, target), path.join(dir, 'worker.00000000000a.sock'));
+      // Another user's socket under a free name, as whoever may write there can make one.
+      linkSync(path.join(dir, target), path.join(dir, 'worker.00000000000b.sock'));
+      const lie = (name, n) => start('-e', { uid: 1001, args: [liar, path.join(dir, 'control.sock'), name, String(n).repeat(32)], env: { NODE_OPTIONS: '' } });
+      for (const name of ['../../run/docker.sock', 'control.sock', '/run/docker.sock']) {
+        const refused = lie(name, 1);
+        await until(() => /refused.*no name of a worker's socket/.test(refused.output), { what: `${name} to be refused` });
+      }
+      lie('worker.00000000000a.sock', 2);
+      lie('worker.00000000000b.sock', 3);
+      const reasons = async () => (await statusOf(proxy)).workers.map(worker => worker.reason).join('\n');
+      await until(async () => /its path is a symbolic link/.test(await reasons()), { what: 'the link to be seen' });
+      await until(async () => /user 65534 listens there, and not user 1001/.test(await reasons()), { what: 'the user to be seen' });
+      const taken = lie(target, 4);
+      await until(() => /refused.*another worker's socket/.test(taken.output), { what: 'a socket of another to be refused' });
+      assert.deepEqual(await answering(proxy, 1), [honest.pid]);
+      assert.equal((await statusOf(proxy)).ready, 1);
     },
     proxy => {
       chmodSync(proxy.dir, 0o711);

@@ -156,8 +156,13 @@ impl Hands for Steering {
 }
 
 fn view_of(app: &AppStatus, now: Duration) -> view::App {
+    let origin = if app.is_external { "external" } else { "spawned" };
     let slot = |worker: &WorkerStatus| app.slots.iter().find(|slot| slot.slot == worker.slot);
-    let mut workers: Vec<view::Worker> = app.workers.iter().map(|worker| process(worker, slot(worker), now)).collect();
+    let mut workers: Vec<view::Worker> = app
+        .workers
+        .iter()
+        .map(|worker| view::Worker { origin: origin.to_owned(), ..process(worker, slot(worker), now) })
+        .collect();
     let waiting = app.slots.iter().filter_map(|slot| slot.retry_at.map(|at| waiting(slot, at, now)));
     workers.extend(waiting);
     workers.sort_by_key(|worker| (worker.slot, worker.incarnation.is_none(), worker.incarnation));
@@ -172,6 +177,8 @@ fn process(worker: &WorkerStatus, slot: Option<&SlotStatus>, now: Duration) -> v
     view::Worker {
         slot: worker.slot.0,
         pid: worker.pid,
+        // The app knows.
+        origin: String::new(),
         incarnation: Some(worker.incarnation.0),
         generation: Some(worker.generation.0),
         state: worker.state.to_string(),

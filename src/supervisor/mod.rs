@@ -41,6 +41,7 @@ pub(crate) mod alarms;
 mod definition;
 mod effects;
 mod estate;
+mod external;
 mod heir;
 mod keeper;
 mod metrics;

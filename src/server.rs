@@ -1,6 +1,10 @@
 //! Composition root: from a configuration to a running Pingora server.
 
+mod gate;
+mod listen;
 mod reload;
+mod signals;
+mod sockets;
 mod steering;
 
 use crate::config::cli::{Cli, Stop};
@@ -8,24 +12,22 @@ use crate::config::verbs::Asked;
 use crate::config::{self, Config};
 use crate::gateway::{self, Gateway};
 use crate::pool::{Pool, Settings};
-use crate::process::{self, init::Role};
+use crate::process::activation;
+use crate::process::init::{self, Role};
 use crate::supervisor::{AppSpec, Control, Setup, Supervisor, alarms};
 use arc_swap::ArcSwap;
-use async_trait::async_trait;
-use pingora_core::listeners::ListenerConfig;
-use pingora_core::protocols::l4::stream::L4BufferSettings;
-use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
+use listen::Doors;
+use pingora_core::server::{RunArgs, Server};
 use pingora_core::services::background::background_service;
-use pingora_core::services::listening::Service;
 use reload::{Fixed, Reloader};
+use signals::Signals;
 use std::ffi::OsString;
-use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use steering::Steering;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How long an idle connection to a worker with the preload script is kept. The script keeps its
 /// server's end longer (`KEEP_ALIVE`), so a request never meets a connection that just closed.
@@ -53,7 +55,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
     // A successor joins the proxies under the init that is there.
     if !cli.upgrade {
-        match process::init::enter() {
+        match init::enter() {
             Ok(Role::Main) => {}
             Ok(Role::Init(code)) => return ExitCode::from(code),
             Err(why) => return fail(&why.to_string()),
@@ -93,11 +95,11 @@ fn fail(why: &str) -> ExitCode {
 /// Runs until a signal or a failure ends it.
 fn run(cli: Cli, mut config: Config) -> Result<(), String> {
     let fixed = Fixed::of(&config);
-    for listener in &mut config.listeners {
-        listener.address = bindable(listener.address, "listeners")?;
-    }
-    config.metrics = config.metrics.map(|address| bindable(address, "metrics")).transpose()?;
+    let doors = Doors::new();
+    doors.sockets.inherit(activation::take());
+    doors.bind(&mut config)?;
     let conf = std::mem::take(&mut config.server);
+    let pid_file = PathBuf::from(&conf.pid_file);
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
     let new_pool = |name: &Arc<str>, s: Settings| Arc::new(Pool::new(name.clone(), s.affinity, s.balance, s.queue));
@@ -109,33 +111,18 @@ fn run(cli: Cli, mut config: Config) -> Result<(), String> {
     let front = gateway::front(rules, &server.configuration);
     // Each room that measures registers its families here.
     let registry = steering::registry(&control, &front);
-    for service in listen(&config, front) {
+    for service in doors.traffic(&config, front) {
         server.add_service(service);
     }
     let steering = Steering { control: control.clone(), reloader: reloader.clone() };
-    steering::serve(&mut server, &config, steering, registry)?;
+    steering::serve(&mut server, &doors, &config, steering, registry)?;
     let failed = Arc::new(AtomicBool::new(false));
     let signals = Signals { control, reloader, failed: failed.clone() };
     server.run(RunArgs { shutdown_signal: Box::new(signals) });
-    config.admin.iter().for_each(|socket| steering::remove_socket(socket));
+    doors.sockets.release();
+    config.admin.iter().for_each(|socket| sockets::remove_path(socket));
+    sockets::remove_pid_file(&pid_file);
     if failed.load(Ordering::Acquire) { Err("the supervisor failed, see the log".into()) } else { Ok(()) }
-}
-
-/// Sees that an address can be listened on before anything is started: Pingora would try for half a
-/// minute and then go on without its listener. Port 0 becomes a free port.
-fn bindable(address: SocketAddr, key: &str) -> Result<SocketAddr, String> {
-    let bound = TcpListener::bind(address).and_then(|listener| listener.local_addr());
-    bound.map_err(|error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            format!(
-                "cannot listen on {address}: another program does (ss -ltnp shows which); stop it or change `{key}`"
-            )
-        }
-        std::io::ErrorKind::PermissionDenied => {
-            format!("cannot listen on {address}: ports below 1024 need root or CAP_NET_BIND_SERVICE")
-        }
-        _ => format!("cannot listen on {address}: {error}"),
-    })
 }
 
 /// The apps for the supervisor and, in the same order, for traffic.
@@ -207,83 +194,4 @@ fn gateway(config: &Config, apps: Vec<gateway::App>) -> Gateway {
         connections: config.limits.connections,
     };
     Gateway::new(apps, config.routes.iter().map(route).collect(), limits)
-}
-
-/// The services that listen: Pingora's listeners of one service share one application.
-fn listen(config: &Config, front: gateway::Front) -> Vec<Service<gateway::Front>> {
-    let with_h2c = Service::new("front-h2c".to_owned(), front.with_h2c());
-    let mut services = [Service::new("front".to_owned(), front), with_h2c];
-    for listener in &config.listeners {
-        // The front buffers what it needs: Pingora's buffers would cost every idle connection 10 KiB and more.
-        let tcp = ListenerConfig::tcp(listener.address.to_string()).l4_buffer(L4BufferSettings::unbuffered());
-        services[usize::from(listener.h2c)].add_listener(tcp);
-        log::info!("listening on http://{}", listener.address);
-    }
-    let used = [false, true].map(|h2c| config.listeners.iter().any(|listener| listener.h2c == h2c));
-    services.into_iter().zip(used).filter_map(|(service, used)| used.then_some(service)).collect()
-}
-
-/// Ends the server when the supervisor has: nothing of it is left then.
-struct Signals {
-    control: Control,
-    reloader: Arc<Reloader>,
-    failed: Arc<AtomicBool>,
-}
-
-impl Signals {
-    async fn wait(&self) -> Result<(), String> {
-        let listen = |kind| signal(kind).map_err(|error| format!("signals cannot be received: {error}"));
-        let mut terminate = listen(SignalKind::terminate())?;
-        let mut interrupt = listen(SignalKind::interrupt())?;
-        let mut quit = listen(SignalKind::quit())?;
-        let mut hangup = listen(SignalKind::hangup())?;
-        let mut user1 = listen(SignalKind::user_defined1())?;
-        loop {
-            tokio::select! {
-                () = next(&mut terminate) => self.stop("SIGTERM"),
-                () = next(&mut interrupt) => self.stop("SIGINT"),
-                () = next(&mut quit) => log::warn!("SIGQUIT: no successor is ready to take over; going on"),
-                () = next(&mut hangup) => self.reload(),
-                () = next(&mut user1) => {
-                    log::info!("SIGUSR1: opening log files anew");
-                    self.control.logs().reopen();
-                }
-                outcome = self.control.finished() => return outcome,
-            }
-        }
-    }
-
-    /// In a task of its own: a stop, or the next reload, must not wait for this one.
-    fn reload(&self) {
-        log::info!("SIGHUP: reloading");
-        let reloader = self.reloader.clone();
-        tokio::spawn(async move {
-            match reloader.reload().await {
-                Ok(outcome) => log::info!("reloaded: {outcome}"),
-                Err(why) => log::error!("reload: {why}"),
-            }
-        });
-    }
-
-    fn stop(&self, signal: &str) {
-        log::info!("{signal}: stopping; once more stops at once");
-        self.control.stop();
-    }
-}
-
-async fn next(signal: &mut Signal) {
-    if signal.recv().await.is_none() {
-        std::future::pending().await
-    }
-}
-
-#[async_trait]
-impl ShutdownSignalWatch for Signals {
-    async fn recv(&self) -> ShutdownSignal {
-        if let Err(why) = self.wait().await {
-            log::error!("{why}");
-            self.failed.store(true, Ordering::Release);
-        }
-        ShutdownSignal::FastShutdown
-    }
 }

@@ -3,6 +3,7 @@
 //! Nothing here decides; the supervisor calls it and turns what comes back into events of the fleet.
 //! Errors are [`Error`]s for people, never panics.
 
+pub(crate) mod activation;
 pub(crate) mod control;
 mod environment;
 mod error;
@@ -10,6 +11,7 @@ pub(crate) mod evidence;
 mod exit;
 pub(crate) mod init;
 pub(crate) mod memory;
+mod other;
 pub(crate) mod output;
 mod runtime_dir;
 mod spawn;
@@ -20,5 +22,6 @@ pub(crate) mod usage;
 
 pub(crate) use error::Error;
 pub(crate) use exit::{Exit, Process};
-pub(crate) use runtime_dir::{ADMIN_SOCKET, RuntimeDir, Tenant};
+pub(crate) use other::Other;
+pub(crate) use runtime_dir::{ADMIN_SOCKET, PID_FILE, RuntimeDir, Tenant};
 pub(crate) use spawn::{Job, Preload, spawn};

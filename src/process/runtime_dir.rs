@@ -28,6 +28,9 @@ pub(crate) const SOCKET_PATH_LIMIT: usize = 107;
 /// Name of the socket in the directory on which commands are taken.
 pub(crate) const ADMIN_SOCKET: &str = "admin.sock";
 
+/// Name of the file in the directory that a daemon writes its process id into.
+pub(crate) const PID_FILE: &str = "pingora-unix-proxy.pid";
+
 /// An app that lives in the directory.
 #[derive(Clone, Debug)]
 pub(crate) struct Tenant {
@@ -235,9 +238,11 @@ impl RuntimeDir {
             left.iter().filter(|p| !p.is_dir() && !is_in_use(p)).for_each(|p| ignore(remove(p)));
             ignore(fs::remove_dir(dir));
         }
-        for name in ["control.sock", ADMIN_SOCKET, "preload.cjs", "lock"] {
+        for name in ["control.sock", ADMIN_SOCKET, "preload.cjs", PID_FILE, "lock"] {
             ignore(remove(&self.path.join(name)));
         }
+        // Where Pingora puts the one of a daemon that was killed.
+        ignore(remove(&self.path.join(format!("{PID_FILE}.old"))));
         remove_upwards(&self.path, self.created);
     }
 }

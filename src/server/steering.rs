@@ -1,6 +1,8 @@
 //! Joins the room of commands with the supervisor, and the page of metrics with everyone who measures.
 
+use super::listen::Doors;
 use super::reload::Reloader;
+use super::sockets::Purpose;
 use crate::admin::commands::{Command, Verb};
 use crate::admin::{self, Api, Hands, Outcome, Refusal, Scrape, Target, view};
 use crate::config::Config;
@@ -11,14 +13,10 @@ use crate::process::usage::Usage;
 use crate::supervisor::{self, AppStatus, Control, SlotStatus, To, WorkerStatus};
 use async_trait::async_trait;
 use pingora_core::server::Server;
-use pingora_core::services::listening::Service;
 use prometheus_client::registry::Registry;
-use std::fs::{Permissions, symlink_metadata};
+use std::fs::Permissions;
 use std::io::{stderr, stdout};
-use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,57 +55,28 @@ pub(super) fn registry(control: &Control, front: &gateway::Front) -> Registry {
     registry
 }
 
-/// Adds the services that the configuration asks for.
+/// The services that the configuration asks for beside traffic.
 pub(super) fn serve(
     server: &mut Server,
+    doors: &Doors,
     config: &Config,
     steering: Steering,
     registry: Registry,
 ) -> Result<(), String> {
     if let Some(path) = &config.admin {
-        let address = vacant(path)?;
-        let mut service = Service::new("admin".to_owned(), Api::new(Arc::new(steering)));
-        service.add_uds(address, Some(Permissions::from_mode(0o600)));
-        service.threads = Some(1);
-        server.add_service(service);
+        let address = doors.sockets.unix(Purpose::Admin, path)?;
+        let api = Api::new(Arc::new(steering));
+        let endpoint = address.clone();
+        let service = doors.own.service("admin", api, vec![address], &doors.sockets, move |service| {
+            service.add_uds(&endpoint, Some(Permissions::from_mode(0o600)));
+        });
+        server.add_service(service.threads(1));
     }
     if let Some(address) = config.metrics {
-        server.add_service(metrics(address, registry));
+        server.add_service(doors.tcp("metrics", Scrape::new(registry), address));
         log::info!("metrics on http://{address}/metrics");
     }
     Ok(())
-}
-
-fn metrics(address: SocketAddr, registry: Registry) -> Service<Scrape> {
-    let mut service = Service::new("metrics".to_owned(), Scrape::new(registry));
-    service.add_tcp(&address.to_string());
-    service.threads = Some(1);
-    service
-}
-
-/// Sees that the socket can be bound: Pingora would remove whatever stands in its way.
-fn vacant(path: &Path) -> Result<&str, String> {
-    let shown = path.display();
-    let address = path.to_str().ok_or_else(|| format!("{shown} is not UTF-8; change `admin` or `runtime_dir`"))?;
-    match symlink_metadata(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(address),
-        Err(error) => Err(format!("cannot take commands on {shown}: {error}")),
-        Ok(meta) if !meta.file_type().is_socket() => {
-            Err(format!("cannot take commands on {shown}: it is there and no socket; remove it or change `admin`"))
-        }
-        Ok(_) if UnixStream::connect(path).is_ok() => {
-            Err(format!("cannot take commands on {shown}: another program does; stop it or change `admin`"))
-        }
-        Ok(_) => Ok(address),
-    }
-}
-
-/// Removes the socket, which Pingora leaves behind. One of another proxy, started meanwhile, answers and stays.
-pub(super) fn remove_socket(path: &Path) {
-    let is_socket = symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
-    if is_socket && UnixStream::connect(path).is_err() {
-        let _ = std::fs::remove_file(path);
-    }
 }
 
 /// The outcome for one app, whose name the caller says itself.

@@ -7,7 +7,7 @@
 //!
 //! One proxy at a time is the *owner* of what the container does: first the one that the init started. It names its heir
 //! with [`promise_to`] when it begins to give everything away, and retires with [`succeeded_by`] when that is done. No one
-//! else can: the init looks at who sent the signal. If the owner ends, its heir is the owner; if the heir ends, nothing has changed.
+//! else can: the init looks at who sent the signal. If the owner ends unasked, its heir is the owner; if the heir ends, nothing has changed.
 //! When there is neither, the init ends, with the exit code of the last owner (128 and the number of the signal that killed it).
 
 use super::Error;
@@ -333,11 +333,10 @@ impl Init {
         if let Some(code) = code.filter(|code| *code > 128) {
             say(&format!("the proxy, process {}, was killed by signal {}", pid.as_raw_pid(), code - 128));
         }
-        match self.owner() {
-            Some(heir) if self.stopping => heir.signal(libc::SIGTERM),
-            Some(_) => {}
+        // An end that was asked for is nobody's inheritance.
+        if self.stopping || self.owner().is_none() {
             // Of somebody else's child nobody tells how it ended.
-            None => self.code = Some(code.unwrap_or(u8::from(!self.stopping))),
+            self.code.get_or_insert(code.unwrap_or(u8::from(!self.stopping)));
         }
     }
 }

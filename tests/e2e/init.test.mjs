@@ -150,10 +150,11 @@ for (const [way, tell] of Object.entries({ succeeded, promise })) {
 
 test('an heir that ends changes nothing, and signals go to the owner', options, () =>
   under('asked', async ({ proxy, init, main, orphan }) => {
-    const [first, second] = [await orphan(30), await orphan(0.5)];
+    const [first, second] = [await orphan(30), await orphan(30)];
     promise(init, main, first);
+    process.kill(first, 'SIGKILL');
+    await until(() => gone(first), { what: 'the end of the heir' });
     promise(init, main, second);
-    await until(() => gone(second), { what: 'the end of the heir' });
     process.kill(init, 'SIGUSR1');
     await proxy.line(/SIGUSR1/);
     process.kill(init, 'SIGTERM');

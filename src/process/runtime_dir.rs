@@ -341,7 +341,9 @@ impl RuntimeDir {
         }
         entries(&self.path).unwrap_or_default().iter().filter(|p| is_half_bound(p)).for_each(|p| ignore(remove(p)));
         let state = ["", ".new", ".bad"].map(|ending| format!("{STATE}{ending}"));
-        for name in ["control.sock", ADMIN_SOCKET, "preload.cjs", PID_FILE].into_iter().chain(state.iter().map(String::as_str)) {
+        for name in
+            ["control.sock", ADMIN_SOCKET, "preload.cjs", PID_FILE].into_iter().chain(state.iter().map(String::as_str))
+        {
             ignore(remove(&self.path.join(name)));
         }
         // Where Pingora puts the one of a daemon that was killed.

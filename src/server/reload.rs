@@ -19,6 +19,7 @@ use tokio::sync::Mutex;
 pub(super) struct Fixed {
     listeners: Vec<SocketAddr>,
     runtime_dir: PathBuf,
+    orphan_timeout: std::time::Duration,
     admin: Option<PathBuf>,
     metrics: Option<SocketAddr>,
     logs: output::Policy,
@@ -30,6 +31,7 @@ impl Fixed {
         Fixed {
             listeners: config.listeners.iter().map(|listener| listener.address).collect(),
             runtime_dir: config.runtime_dir.clone(),
+            orphan_timeout: config.orphan_timeout,
             admin: config.admin.clone(),
             metrics: config.metrics,
             logs: config.logs.clone(),
@@ -42,6 +44,7 @@ impl Fixed {
         let keys = [
             ("listeners", self.listeners != next.listeners),
             ("runtime_dir", self.runtime_dir != next.runtime_dir),
+            ("orphan_timeout", self.orphan_timeout != next.orphan_timeout),
             ("admin", self.admin != next.admin),
             ("metrics", self.metrics != next.metrics),
             ("logs", self.logs != next.logs),

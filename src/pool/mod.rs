@@ -145,7 +145,7 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// How many sids without a tag are remembered per app.
-    const LEARNT: usize = 200_000;
+    pub(crate) const LEARNT: usize = 200_000;
 
     pub(crate) fn new(app: Arc<str>, affinity: Affinity, balance: Balance, queue_policy: QueuePolicy) -> Pool {
         let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot { seats: Vec::new() }));
@@ -205,6 +205,15 @@ impl Pool {
         member.map(|member| Lease::new(member, usage, queue))
     }
 
+    /// Picks among all workers that are left, cordoned ones too: for the last requests before they end.
+    pub(crate) fn select_last(&self, usage: Use, avoid: &[Arc<Member>]) -> Option<Lease> {
+        let snapshot = self.snapshot.load();
+        let left = snapshot.seats.iter().map(|seat| &seat.member);
+        let usable = left.filter(|member| !avoid.iter().any(|a| Arc::ptr_eq(a, member)));
+        let member = usable.min_by_key(|member| member.load.active.load(Ordering::Relaxed))?;
+        Some(Lease::new(member.clone(), usage, None))
+    }
+
     /// A worker by its name, cordoned or not.
     pub(crate) fn member(&self, id: &WorkerId) -> Option<Arc<Member>> {
         self.snapshot.load().seats.iter().map(|seat| &seat.member).find(|member| member.id == *id).cloned()
@@ -216,6 +225,20 @@ impl Pool {
             return;
         }
         self.learnt.insert(sid.into(), owner.id.clone());
+        self.has_learnt.store(true, Ordering::Release);
+    }
+
+    /// Up to `most` of the sids that were learnt, with their owners: for a successor.
+    pub(crate) fn learnt(&self, most: usize) -> Vec<(Box<[u8]>, WorkerId)> {
+        match self.has_learnt.load(Ordering::Acquire) {
+            true => self.learnt.iter().take(most).collect(),
+            false => Vec::new(),
+        }
+    }
+
+    /// What another proxy has learnt.
+    pub(crate) fn learn_again(&self, sid: &[u8], owner: WorkerId) {
+        self.learnt.insert(sid.into(), owner);
         self.has_learnt.store(true, Ordering::Release);
     }
 

@@ -21,8 +21,9 @@ pub(super) struct Doors {
 }
 
 impl Doors {
-    pub(super) fn new() -> Doors {
-        Doors { sockets: Arc::default(), traffic: Gate::new(true), own: Gate::new(true) }
+    /// Those of an heir open when everything is its own.
+    pub(super) fn new(open: bool) -> Doors {
+        Doors { sockets: Arc::default(), traffic: Gate::new(open), own: Gate::new(open) }
     }
 
     /// Listens on every address of the configuration, which then has the real ones.
@@ -33,6 +34,7 @@ impl Doors {
         let mut addresses: Vec<(Purpose, &mut SocketAddr)> = Vec::new();
         addresses.extend(config.listeners.iter_mut().map(|listener| (Purpose::Listeners, &mut listener.address)));
         addresses.extend(config.metrics.iter_mut().map(|address| (Purpose::Metrics, address)));
+        addresses.extend(config.health.iter_mut().map(|address| (Purpose::Health, address)));
         // What is written goes first: a free port may not take what another key names.
         addresses.sort_by_key(|(_, address)| address.port() == 0);
         for (purpose, address) in addresses {

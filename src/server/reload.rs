@@ -8,6 +8,7 @@ use crate::gateway::Rules;
 use crate::pool::{Pool, Settings};
 use crate::process::output;
 use crate::supervisor::Control;
+use arc_swap::ArcSwap;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ pub(super) struct Fixed {
     orphan_timeout: std::time::Duration,
     admin: Option<PathBuf>,
     metrics: Option<SocketAddr>,
+    health: Option<SocketAddr>,
     logs: output::Policy,
     alarms: config::Alarms,
 }
@@ -34,6 +36,7 @@ impl Fixed {
             orphan_timeout: config.orphan_timeout,
             admin: config.admin.clone(),
             metrics: config.metrics,
+            health: config.health,
             logs: config.logs.clone(),
             alarms: config.alarms.clone(),
         }
@@ -47,6 +50,7 @@ impl Fixed {
             ("orphan_timeout", self.orphan_timeout != next.orphan_timeout),
             ("admin", self.admin != next.admin),
             ("metrics", self.metrics != next.metrics),
+            ("health", self.health != next.health),
             ("logs", self.logs != next.logs),
             ("alarms", self.alarms != next.alarms),
         ];
@@ -59,6 +63,7 @@ pub(super) struct Reloader {
     cli: Cli,
     fixed: Fixed,
     rules: Rules,
+    shutdown: Arc<ArcSwap<config::Shutdown>>,
     control: Control,
     /// Of the running apps. A newer reload supersedes one under way, so none waits for another here
     /// but to change this.
@@ -66,9 +71,15 @@ pub(super) struct Reloader {
 }
 
 impl Reloader {
-    pub(super) fn new(cli: Cli, fixed: Fixed, rules: Rules, control: Control) -> Reloader {
+    pub(super) fn new(
+        cli: Cli,
+        fixed: Fixed,
+        rules: Rules,
+        shutdown: Arc<ArcSwap<config::Shutdown>>,
+        control: Control,
+    ) -> Reloader {
         let pools = rules.load().pools().map(|pool| (pool.app.clone(), pool.clone())).collect();
-        Reloader { cli, fixed, rules, control, pools: Mutex::new(pools) }
+        Reloader { cli, fixed, rules, shutdown, control, pools: Mutex::new(pools) }
     }
 
     /// Reads the configuration anew and puts it into force. Tells what came of it, for people.
@@ -96,6 +107,7 @@ impl Reloader {
         }
         let gateway = gateway.succeeding(&self.rules.load());
         self.rules.store(Arc::new(gateway));
+        self.shutdown.store(Arc::new(config.shutdown));
         Ok(outcome)
     }
 

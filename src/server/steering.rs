@@ -3,7 +3,10 @@
 use super::listen::Doors;
 use super::reload::Reloader;
 use super::sockets::Purpose;
+use super::upgrade::Upgrader;
+use super::vitals::Vitals;
 use crate::admin::commands::{Command, Verb};
+use crate::admin::health::{self, Health};
 use crate::admin::{self, Api, Hands, Outcome, Refusal, Scrape, Target, view};
 use crate::config::Config;
 use crate::config::verbs::{self, Asked};
@@ -17,6 +20,7 @@ use prometheus_client::registry::Registry;
 use std::fs::Permissions;
 use std::io::{stderr, stdout};
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,8 +35,19 @@ pub(super) fn command(asked: Asked) -> ExitCode {
         verbs::Verb::Reload => Verb::Reload,
         verbs::Verb::Scale { app, to } => Verb::Scale { app, to },
         verbs::Verb::Restart { app } => Verb::Restart { app },
+        verbs::Verb::Upgrade => Verb::Upgrade { program: std::env::current_exe().ok(), conf: asked.proxy.conf() },
+        verbs::Verb::Health { check } => {
+            let check = match check {
+                verbs::Check::Live => health::Check::Live,
+                verbs::Check::Ready => health::Check::Ready,
+                verbs::Check::Startup => health::Check::Startup,
+            };
+            Verb::Health { check, address: asked.proxy.health() }
+        }
     };
-    match asked.proxy.socket() {
+    // Whoever has an address for health need not have a socket for commands.
+    let address = matches!(verb, Verb::Health { address: Some(_), .. });
+    match asked.proxy.socket().or_else(|why| if address { Ok(PathBuf::new()) } else { Err(why) }) {
         Ok(socket) => {
             let command = Command { socket, verb, timeout: asked.timeout };
             ExitCode::from(command.run(&mut stdout().lock(), &mut stderr().lock()))
@@ -63,9 +78,14 @@ pub(super) fn serve(
     steering: Steering,
     registry: Registry,
 ) -> Result<(), String> {
+    let steering: Arc<dyn Hands> = Arc::new(steering);
+    if let Some(address) = config.health {
+        server.add_service(doors.tcp("health", Health::new(steering.clone()), address));
+        log::info!("health on http://{address}/readyz");
+    }
     if let Some(path) = &config.admin {
         let address = doors.sockets.unix(Purpose::Admin, path)?;
-        let api = Api::new(Arc::new(steering));
+        let api = Api::new(steering);
         let endpoint = address.clone();
         let service = doors.own.service("admin", api, vec![address], &doors.sockets, move |service| {
             service.add_uds(&endpoint, Some(Permissions::from_mode(0o600)));
@@ -88,7 +108,9 @@ fn of(app: &str, outcome: Result<String, String>) -> Outcome {
 /// What commands can do. Each operation is one method of [`Control`] or [`Reloader`].
 pub(super) struct Steering {
     pub(super) control: Control,
+    pub(super) vitals: Vitals,
     pub(super) reloader: Arc<Reloader>,
+    pub(super) upgrader: Upgrader,
 }
 
 #[async_trait]
@@ -104,8 +126,19 @@ impl Hands for Steering {
         }
     }
 
+    fn condition(&self) -> health::Condition {
+        self.vitals.condition()
+    }
+
     async fn reload(&self) -> Outcome {
         self.reloader.reload().await.map_err(Refusal::Failed)
+    }
+
+    /// In a task of its own: that who asked has left does not end it.
+    async fn upgrade(&self, program: Option<PathBuf>, conf: Option<PathBuf>) -> Outcome {
+        let upgrader = self.upgrader.clone();
+        let task = tokio::spawn(async move { upgrader.upgrade(program, conf).await });
+        task.await.map_err(|e| Refusal::Failed(e.to_string()))?.map_err(Refusal::Failed)
     }
 
     async fn scale(&self, app: &str, to: Target) -> Outcome {
@@ -123,8 +156,13 @@ impl Hands for Steering {
 }
 
 fn view_of(app: &AppStatus, now: Duration) -> view::App {
+    let origin = if app.is_external { "external" } else { "spawned" };
     let slot = |worker: &WorkerStatus| app.slots.iter().find(|slot| slot.slot == worker.slot);
-    let mut workers: Vec<view::Worker> = app.workers.iter().map(|worker| process(worker, slot(worker), now)).collect();
+    let mut workers: Vec<view::Worker> = app
+        .workers
+        .iter()
+        .map(|worker| view::Worker { origin: origin.to_owned(), ..process(worker, slot(worker), now) })
+        .collect();
     let waiting = app.slots.iter().filter_map(|slot| slot.retry_at.map(|at| waiting(slot, at, now)));
     workers.extend(waiting);
     workers.sort_by_key(|worker| (worker.slot, worker.incarnation.is_none(), worker.incarnation));
@@ -139,6 +177,8 @@ fn process(worker: &WorkerStatus, slot: Option<&SlotStatus>, now: Duration) -> v
     view::Worker {
         slot: worker.slot.0,
         pid: worker.pid,
+        // The app knows.
+        origin: String::new(),
         incarnation: Some(worker.incarnation.0),
         generation: Some(worker.generation.0),
         state: worker.state.to_string(),

@@ -11,7 +11,7 @@ use crate::pool::{Member, Pool};
 use crate::process::control::{Expected, Registry, Stats, Token, is_own_socket};
 use crate::process::output::Stream;
 use crate::process::spec::Spec;
-use crate::process::{Process, RuntimeDir, Tenant, state};
+use crate::process::{Process, RuntimeDir, SharedDir, Tenant, state};
 use crate::worker::{Generation, Incarnation, Slot, Tag, WorkerId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -43,6 +43,9 @@ struct SavedRoom {
     workers: Vec<SavedWorker>,
     last_words: BTreeMap<Slot, Vec<String>>,
     restarts: Restarts,
+    /// Owners of the sids that do not name theirs.
+    #[serde(default)]
+    learnt: Vec<(String, Incarnation)>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -92,13 +95,14 @@ pub(super) struct Revived {
 }
 
 impl Estate {
-    pub(super) fn of<'a>(rooms: impl Iterator<Item = &'a Room>, tags: &Tags, epoch: Instant) -> Estate {
+    /// `learnt`: sids of each app at most.
+    pub(super) fn of<'a>(rooms: impl Iterator<Item = &'a Room>, tags: &Tags, epoch: Instant, learnt: usize) -> Estate {
         Estate {
             version: VERSION,
             boot: state::boot_id(),
             epoch: state::monotonic().saturating_sub(epoch.elapsed()),
             next_tag: tags.next(),
-            rooms: rooms.map(SavedRoom::of).collect(),
+            rooms: rooms.map(|room| SavedRoom::of(room, learnt)).collect(),
         }
     }
 
@@ -156,7 +160,9 @@ impl Estate {
 }
 
 impl SavedRoom {
-    fn of(room: &Room) -> SavedRoom {
+    fn of(room: &Room, learnt: usize) -> SavedRoom {
+        // What is no text is no sid.
+        let sid = |(sid, owner): (Box<[u8]>, WorkerId)| Some((String::from_utf8(sid.into()).ok()?, owner.incarnation));
         let definition = |d: &Definition| SavedDefinition {
             spec: d.spec.clone(),
             policy: d.policy.clone(),
@@ -175,6 +181,7 @@ impl SavedRoom {
             workers: room.fleet.workers().filter_map(worker).collect(),
             last_words: room.last_words.iter().map(|(slot, words)| (*slot, words.to_vec())).collect(),
             restarts: room.restarts.clone(),
+            learnt: room.pool.learnt(learnt).into_iter().filter_map(sid).collect(),
         }
     }
 
@@ -206,26 +213,33 @@ impl SavedRoom {
             workers: Default::default(),
             last_words: self.last_words.into_iter().map(|(slot, words)| (slot, words.into())).collect(),
             restarts: self.restarts,
+            entrance: None,
         };
+        let shared = room.external().map(|external| external.directory.clone());
         for saved in self.workers {
             let incarnation = saved.incarnation;
             let known = room.fleet.workers().find(|w| w.incarnation == saved.incarnation && w.slot == saved.slot);
             let id = WorkerId { app: app.clone(), slot: saved.slot, incarnation: saved.incarnation };
             let worker = known.ok_or_else(|| format!("its {id} has no seat"))?;
             let (alive, connected) = (worker.is_alive(), saved.connected);
-            let entry = saved.revive(id.clone(), dir, alive)?;
+            let entry = saved.revive(id.clone(), dir, shared.as_deref(), alive)?;
             if let Some(tag) = entry.tag
                 && !revived.tags.reserve(tag)
             {
                 return Err(format!("{id} shares tag {tag} with another"));
             }
-            if connected && entry.process.is_some() {
+            if connected && (entry.process.is_some() || shared.is_some()) {
                 revived.connected.push(id);
             }
             room.workers.insert(incarnation, entry);
         }
         if let Some(worker) = room.fleet.workers().find(|w| !room.workers.contains_key(&w.incarnation)) {
             return Err(format!("nothing is known of its worker #{}", worker.incarnation));
+        }
+        for (sid, owner) in &self.learnt {
+            if let Some(entry) = room.workers.get(owner) {
+                room.pool.learn_again(sid.as_bytes(), entry.id.clone());
+            }
         }
         Ok(room)
     }
@@ -250,15 +264,22 @@ impl SavedWorker {
         }
     }
 
-    fn revive(self, id: WorkerId, dir: &Path, alive: bool) -> Result<Entry, String> {
+    /// `shared` is the directory of the app's workers if they are external.
+    fn revive(self, id: WorkerId, dir: &Path, shared: Option<&Path>, alive: bool) -> Result<Entry, String> {
         let foreign = |path: &str| !is_own_socket(&self.socket, path);
         let name = format!("{}.{}.{}.sock", id.app, id.slot, id.incarnation);
-        let ours = self.socket.starts_with(dir) && self.socket.file_name().is_some_and(|file| *file == *name);
+        let ours = match shared {
+            Some(shared) => {
+                let named = self.socket.to_str().and_then(|path| SharedDir::socket(shared, path));
+                named.as_ref() == Some(&self.socket)
+            }
+            None => self.socket.starts_with(dir) && self.socket.file_name().is_some_and(|file| *file == *name),
+        };
         if !ours || self.paths.iter().any(|path| foreign(path)) {
             return Err(format!("a socket of {id} is not its own"));
         }
         let mut entry = Entry::new(id.clone(), self.socket);
-        if alive {
+        if alive && shared.is_none() {
             // Without a number it was being started: its process may have come to be.
             let born = || {
                 let pid = state::find_worker(&entry.socket, self.uid)?;
@@ -287,7 +308,8 @@ impl SavedWorker {
 
 /// Lets the workers of a room dial in again.
 pub(super) fn expect(room: &Room, registry: &Registry) {
-    for entry in room.workers.values().filter(|entry| entry.process.is_some()) {
+    let external = room.fleet.is_external();
+    for entry in room.workers.values().filter(|entry| external || entry.process.is_some()) {
         let Some(token) = entry.token.clone() else { continue };
         let listens = room.fleet.workers().any(|w| w.incarnation == entry.id.incarnation && w.listens());
         let main = entry.member().filter(|_| listens).map(|member| member.socket.clone());

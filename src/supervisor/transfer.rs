@@ -6,6 +6,7 @@ use super::keeper::{Answer, Input, Keeper};
 use super::room::Reading;
 use super::{Control, Wish};
 use crate::fleet::Event;
+use crate::pool::Pool;
 use crate::process::output::{Ends, Rest};
 use crate::worker::Incarnation;
 use std::collections::VecDeque;
@@ -152,7 +153,7 @@ impl Keeper {
         if self.starting.is_empty() && !still.replies.is_empty() {
             still.until = None;
             let replies = std::mem::take(&mut still.replies);
-            let estate = Estate::of(self.rooms.values(), &self.tags, self.epoch);
+            let estate = Estate::of(self.rooms.values(), &self.tags, self.epoch, Pool::LEARNT);
             replies.into_iter().for_each(|reply| drop(reply.send(Ok(estate.clone()))));
         }
         let until = still.until;
@@ -194,6 +195,7 @@ impl Keeper {
             door.abort();
             let _ = door.await;
         }
+        self.close_entrances().await;
         self.registry.hang_up();
     }
 
@@ -253,6 +255,9 @@ impl Keeper {
                     break;
                 }
             }
+        }
+        if let Err(e) = self.open_entrances(true) {
+            log::error!("{e}: external workers cannot reach the proxy any more; restart it");
         }
         let Some(still) = self.still.take() else { return };
         self.hushing.send_replace(false);

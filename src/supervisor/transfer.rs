@@ -6,6 +6,7 @@ use super::keeper::{Answer, Input, Keeper};
 use super::room::Reading;
 use super::{Control, Wish};
 use crate::fleet::Event;
+use crate::pool::Pool;
 use crate::process::output::{Ends, Rest};
 use crate::worker::Incarnation;
 use std::collections::VecDeque;
@@ -152,7 +153,7 @@ impl Keeper {
         if self.starting.is_empty() && !still.replies.is_empty() {
             still.until = None;
             let replies = std::mem::take(&mut still.replies);
-            let estate = Estate::of(self.rooms.values(), &self.tags, self.epoch);
+            let estate = Estate::of(self.rooms.values(), &self.tags, self.epoch, Pool::LEARNT);
             replies.into_iter().for_each(|reply| drop(reply.send(Ok(estate.clone()))));
         }
         let until = still.until;

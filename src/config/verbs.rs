@@ -32,6 +32,8 @@ pub enum Verb {
     Restart {
         app: Option<String>,
     },
+    /// By this very program.
+    Upgrade,
 }
 
 /// Which proxy is meant.
@@ -45,6 +47,14 @@ pub enum Proxy {
 }
 
 impl Proxy {
+    /// Its file, absolute, if one is named.
+    pub(crate) fn conf(&self) -> Option<PathBuf> {
+        match self {
+            Proxy::Conf(file) => std::path::absolute(file).ok(),
+            _ => None,
+        }
+    }
+
     /// Where it takes commands. Of a file only that is read: the rest may be wrong, as in a deploy that failed.
     pub(crate) fn socket(&self) -> Result<PathBuf, String> {
         let lines = |errors: Vec<Error>| errors.iter().map(Error::to_string).collect::<Vec<_>>().join("\n");
@@ -61,7 +71,7 @@ impl Proxy {
 
 const NAME: &str = "pingora-unix-proxy";
 /// The verbs of [`Options`], as they are written.
-pub(super) const VERBS: [&str; 4] = ["status", "reload", "scale", "restart"];
+pub(super) const VERBS: [&str; 5] = ["status", "reload", "scale", "restart", "upgrade"];
 
 /// Steers a running proxy
 #[derive(Debug, StructOpt)]
@@ -104,6 +114,11 @@ enum Options {
         #[structopt(flatten)]
         common: Common,
     },
+    /// Replaces the running proxy by this program; workers, sessions and open WebSockets go on
+    Upgrade {
+        #[structopt(flatten)]
+        common: Common,
+    },
 }
 
 #[derive(Debug, StructOpt)]
@@ -139,6 +154,7 @@ impl From<Options> for Asked {
             Options::Reload { common } => (Verb::Reload, common),
             Options::Scale { app, to, common } => (Verb::Scale { app, to }, common),
             Options::Restart { app, common } => (Verb::Restart { app }, common),
+            Options::Upgrade { common } => (Verb::Upgrade, common),
         };
         let proxy = match (common.conf, common.runtime_dir) {
             (Some(file), _) => Proxy::Conf(file),

@@ -20,7 +20,7 @@ pub(crate) trait Predecessor: Send + Sync + 'static {
     async fn freeze(&self) -> Result<Given, String>;
 
     /// Ends the workers' control connections, so that they dial whoever is at the control socket now.
-    fn dismiss(&self);
+    async fn dismiss(&self);
 
     /// Stops whatever moves bytes, and says where it stands.
     async fn pack(&self) -> Packed<Self::Frozen>;
@@ -30,7 +30,7 @@ pub(crate) trait Predecessor: Send + Sync + 'static {
 
     /// The successor has it all. What still opens here comes out of the receiver, which ends when nothing more can
     /// come.
-    fn cede(&self, successor: u32) -> Ceded;
+    async fn cede(&self, successor: u32) -> Ceded;
 }
 
 /// What comes to the successor late.
@@ -67,7 +67,7 @@ pub(super) async fn give<P: Predecessor>(channel: &mut Channel, pid: u32, owner:
     let mut giving = Giving { channel, process: Other::open(pid), pid, committing: false };
     let mut tunnels = Vec::new();
     match giving.attempt(owner, &mut given, &mut tunnels).await {
-        Ok(()) => Ok(owner.cede(giving.pid)),
+        Ok(()) => Ok(owner.cede(giving.pid).await),
         Err(why) => {
             giving.end_successor(&why).await;
             owner.thaw(tunnels).await;
@@ -99,7 +99,7 @@ impl Giving<'_> {
         self.channel.say_with(&estate, &fds).await?;
         drop(estate);
         self.expect("bound").await?;
-        owner.dismiss();
+        owner.dismiss().await;
         self.expect("ready").await?;
         let packed = owner.pack().await;
         *tunnels = packed.tunnels;

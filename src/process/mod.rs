@@ -26,5 +26,5 @@ pub(crate) use descriptor::descriptor;
 pub(crate) use error::Error;
 pub(crate) use exit::{Exit, Process};
 pub(crate) use other::Other;
-pub(crate) use runtime_dir::{ADMIN_SOCKET, PID_FILE, RuntimeDir, Tenant};
+pub(crate) use runtime_dir::{ADMIN_SOCKET, HANDOFF_SOCKET, PID_FILE, RuntimeDir, Tenant};
 pub(crate) use spawn::{Job, Preload, spawn};

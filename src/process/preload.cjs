@@ -18,6 +18,7 @@ const MAX_QUEUE_BYTES = 1024 * 1024;
 /** Bytes the channel's socket may hold back before messages stay in the queue, and statistics are skipped. */
 const MAX_UNWRITTEN = 256 * 1024;
 const REDIAL_FIRST_MS = 100;
+const REDIAL_AT_ONCE_AFTER_MS = 1000; // A connection that lasted so long.
 const REDIAL_LAST_MS = 2000;
 const WELCOME_WITHIN_MS = 10000;
 const EXIT_AFTER_MS = 5000;
@@ -902,6 +903,7 @@ function createChannel(shared) {
   let delay = REDIAL_FIRST_MS;
   let known = false; // Welcomed once.
   let awaySince = null;
+  let welcomedAt = 0;
   const queue = [];
   let queued = 0;
 
@@ -965,10 +967,12 @@ function createChannel(shared) {
   }
 
   function onAway() {
+    const now = process.uptime() * 1000;
+    // The proxy hangs up when another takes its place, which is there already.
+    if (welcome && now - welcomedAt > REDIAL_AT_ONCE_AFTER_MS) delay = 0;
     socket = null;
     welcome = false;
     if (ended) return;
-    const now = process.uptime() * 1000;
     if (awaySince === null) awaySince = now;
     const left = settings.orphan_ms - (now - awaySince);
     if (left <= 0) {
@@ -977,7 +981,7 @@ function createChannel(shared) {
     }
     retry = timers.setTimeout(dial, Math.min(delay, left));
     keep(retry);
-    delay = Math.min(delay * 2, REDIAL_LAST_MS);
+    delay = delay === 0 ? REDIAL_FIRST_MS : Math.min(delay * 2, REDIAL_LAST_MS);
   }
 
   /** Nobody has come back for this worker: it must not serve a socket that nobody knows. */
@@ -1038,6 +1042,7 @@ function createChannel(shared) {
     known = true;
     awaySince = null;
     delay = REDIAL_FIRST_MS;
+    welcomedAt = process.uptime() * 1000;
     for (const seat of shared.seats.open) if (seat.up) announce(seat);
     if (ready) write({ type: 'ready' });
     flush();

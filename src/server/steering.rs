@@ -3,6 +3,7 @@
 use super::listen::Doors;
 use super::reload::Reloader;
 use super::sockets::Purpose;
+use super::upgrade::Upgrader;
 use crate::admin::commands::{Command, Verb};
 use crate::admin::{self, Api, Hands, Outcome, Refusal, Scrape, Target, view};
 use crate::config::Config;
@@ -17,6 +18,7 @@ use prometheus_client::registry::Registry;
 use std::fs::Permissions;
 use std::io::{stderr, stdout};
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +33,7 @@ pub(super) fn command(asked: Asked) -> ExitCode {
         verbs::Verb::Reload => Verb::Reload,
         verbs::Verb::Scale { app, to } => Verb::Scale { app, to },
         verbs::Verb::Restart { app } => Verb::Restart { app },
+        verbs::Verb::Upgrade => Verb::Upgrade { program: std::env::current_exe().ok(), conf: asked.proxy.conf() },
     };
     match asked.proxy.socket() {
         Ok(socket) => {
@@ -89,6 +92,7 @@ fn of(app: &str, outcome: Result<String, String>) -> Outcome {
 pub(super) struct Steering {
     pub(super) control: Control,
     pub(super) reloader: Arc<Reloader>,
+    pub(super) upgrader: Upgrader,
 }
 
 #[async_trait]
@@ -106,6 +110,13 @@ impl Hands for Steering {
 
     async fn reload(&self) -> Outcome {
         self.reloader.reload().await.map_err(Refusal::Failed)
+    }
+
+    /// In a task of its own: that who asked has left does not end it.
+    async fn upgrade(&self, program: Option<PathBuf>, conf: Option<PathBuf>) -> Outcome {
+        let upgrader = self.upgrader.clone();
+        let task = tokio::spawn(async move { upgrader.upgrade(program, conf).await });
+        task.await.map_err(|e| Refusal::Failed(e.to_string()))?.map_err(Refusal::Failed)
     }
 
     async fn scale(&self, app: &str, to: Target) -> Outcome {

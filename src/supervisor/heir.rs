@@ -85,8 +85,8 @@ impl Keeper {
                 None => return Ok(false),
             },
         };
-        self.dir.own();
         self.tools = Some(self.equip()?);
+        self.dir.own();
         self.begin_with(partials);
         held.iter().for_each(|(id, report)| self.reported(id, report.clone()));
         let (reply, answer) = oneshot::channel();

@@ -183,8 +183,14 @@ impl Keeper {
     pub(super) async fn run(mut self, mut shutdown: ShutdownWatch) -> Outcome {
         match self.legacy.take() {
             Some(legacy) => {
-                if !self.take_over(legacy).await.map_err(|e| e.to_string())? {
-                    return Err("the other proxy keeps its workers".to_owned());
+                let kept = match self.take_over(legacy).await {
+                    Ok(true) => None,
+                    Ok(false) => Some("the other proxy keeps its workers".to_owned()),
+                    Err(e) => Some(e.to_string()),
+                };
+                if let Some(why) = kept {
+                    self.door.iter().for_each(JoinHandle::abort);
+                    return Err(why);
                 }
             }
             None => {

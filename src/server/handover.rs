@@ -173,8 +173,7 @@ pub(super) struct Tunnel(gateway::Frozen);
 
 impl Frozen for Tunnel {
     fn portable(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>) {
-        // It was portable when it was packed, and has not moved since.
-        self.0.portable().map(|(bytes, fds)| (bytes, fds.to_vec())).unwrap_or_default()
+        self.0.portable()
     }
 }
 
@@ -206,10 +205,7 @@ impl Predecessor for House {
     }
 
     async fn pack(&self) -> Packed<Tunnel> {
-        let frozen = self.front.freeze(STOP).await;
-        let (tunnels, stuck): (Vec<_>, Vec<_>) = frozen.into_iter().partition(|frozen| frozen.portable().is_ok());
-        // They end here.
-        stuck.into_iter().for_each(gateway::Frozen::thaw);
+        let tunnels = self.front.freeze(STOP).await;
         let output = self.control.hush().await;
         Packed { tunnels: tunnels.into_iter().map(Tunnel).collect(), output: serde_json::json!(output) }
     }

@@ -16,7 +16,8 @@ use crate::config::verbs::Asked;
 use crate::config::{self, Config};
 use crate::gateway::{self, Gateway};
 use crate::pool::{Pool, Settings};
-use crate::process::activation;
+use crate::process::init::Role;
+use crate::process::{self, activation};
 use crate::supervisor::{AppSpec, Control, Setup, Supervisor, alarms};
 use arc_swap::ArcSwap;
 use herald::Herald;
@@ -58,6 +59,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         let (text, good) = config::report(&cli);
         println!("{text}");
         return if good { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    // A successor joins the proxies under the init that is there.
+    if !cli.upgrade {
+        match process::init::enter() {
+            Ok(Role::Main) => {}
+            Ok(Role::Init(code)) => return ExitCode::from(code),
+            Err(why) => return fail(&why.to_string()),
+        }
     }
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,pingora_unix_proxy=info")).init();
     if cli.upgrade {

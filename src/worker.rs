@@ -1,19 +1,20 @@
 //! The words every floor shares: who a worker is.
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::sync::Arc;
 
 /// A worker's seat in its app (0, 1, 2 ...). It outlives the process that sits in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct Slot(pub(crate) u16);
 
 /// One process in a slot. Counts up over all slots of an app and is never used twice while
 /// a runtime directory lives, so that socket paths and tags are never mistaken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct Incarnation(pub(crate) u32);
 
 /// Deploy number of an app, from 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct Generation(pub(crate) u32);
 
 /// Names one worker process in the whole proxy.
@@ -81,6 +82,19 @@ impl Tag {
     pub(crate) fn as_str(&self) -> &str {
         // Every constructor but `of_sid` yields ASCII; `of_sid` is only compared, and shown lossily.
         std::str::from_utf8(&self.0).unwrap_or("???")
+    }
+}
+
+impl Serialize for Tag {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.as_str().serialize(to)
+    }
+}
+
+impl<'de> Deserialize<'de> for Tag {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Tag, D::Error> {
+        let text = String::deserialize(from)?;
+        Tag::parse(&text).ok_or_else(|| serde::de::Error::custom(format!("{text:?} is no tag")))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::Time;
 use super::policy::{Crashes, Policy};
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ pub(super) fn after(now: Time, pause: Duration) -> Time {
 
 /// The ends of a slot's processes that nobody asked for. How long each lived does not matter: a
 /// loop of six seconds is found as surely as one of a fifth.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct History {
     recent: VecDeque<Time>,
     /// Found to be a loop, until a worker stays for the whole window.
@@ -42,6 +43,10 @@ impl History {
 
     pub(crate) fn looping(&self) -> bool {
         self.looping
+    }
+
+    pub(super) fn times(&self) -> impl Iterator<Item = Time> + '_ {
+        self.recent.iter().copied()
     }
 
     pub(super) fn recovered(&mut self) {

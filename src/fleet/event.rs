@@ -2,6 +2,7 @@
 
 use super::policy::Policy;
 use crate::worker::{Generation, Incarnation, Slot};
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// A fact. Facts about an incarnation that is unknown or in a state where they do not matter are
@@ -99,7 +100,8 @@ pub(crate) enum Event {
 }
 
 /// What a worker carries at a moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Carried {
     /// Requests in flight.
     pub(crate) active: u32,
@@ -109,7 +111,8 @@ pub(crate) struct Carried {
 }
 
 /// What a worker does, for scaling and limits.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Load {
     /// Event-loop utilization, 0 to 1; `None` for a worker that does not say.
     pub(crate) elu: Option<f64>,

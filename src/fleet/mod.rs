@@ -32,6 +32,7 @@
 //! | `rollout.rs` | generations, successors, replacement |
 //! | `scaling.rs`, `size.rs` | how many workers; which one goes |
 //! | `limits.rs` | memory, requests, lifetime |
+//! | `saved.rs` | written down, and taken up again by another process |
 //! | `verify.rs` | what holds after every step |
 
 #![deny(clippy::disallowed_methods)]
@@ -44,6 +45,7 @@ mod limits;
 pub(crate) mod policy;
 mod rollout;
 mod rules;
+mod saved;
 mod scaling;
 #[cfg(test)]
 mod simulation;
@@ -55,6 +57,7 @@ mod verify;
 mod worker;
 
 pub(crate) use event::{Action, Alarm, Carried, Event, Load, Surroundings};
+pub(crate) use saved::Saved;
 pub(crate) use worker::{Occupant, Role, Seat, State, Worker};
 
 use crate::worker::{Generation, Incarnation, Slot};
@@ -98,7 +101,7 @@ pub(crate) struct Fleet {
 }
 
 /// What the fleet is asked to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, serde::Serialize, serde::Deserialize)]
 enum Goal {
     /// Not started yet.
     Idle,
@@ -203,17 +206,17 @@ impl Fleet {
         })
     }
 
-    /// All its workers are to end, and none will come in their place.
-    pub(crate) fn is_stopping(&self) -> bool {
-        self.goal >= Goal::Stop
-    }
-
     pub(crate) fn workers(&self) -> impl Iterator<Item = &Worker> + '_ {
         self.workers.values()
     }
 
     pub(crate) fn slots(&self) -> impl Iterator<Item = (Slot, &Seat)> + '_ {
         self.slots.iter().map(|(slot, seat)| (*slot, seat))
+    }
+
+    /// Whether it is to end, or has ended.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.goal >= Goal::Stop
     }
 
     /// How many workers are to take new sessions.

@@ -1,9 +1,11 @@
 //! What the user wants of an app's workers: the policy type that `config` fills.
 
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// How many workers, and how patient to be with them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Policy {
     /// Workers to run at least, from 1.
     pub(crate) instances: u16,
@@ -37,7 +39,8 @@ pub(crate) struct Policy {
 }
 
 /// When a slot counts as failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Crashes {
     /// So many ends that nobody asked for ...
     pub(crate) max: u32,
@@ -48,7 +51,8 @@ pub(crate) struct Crashes {
 }
 
 /// When a ready worker counts as unhealthy.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Health {
     /// Without statistics for so long, a worker with the preload script gets no request.
     pub(crate) heartbeat_timeout: Duration,
@@ -69,7 +73,8 @@ pub(crate) struct Health {
 }
 
 /// When to run more workers, and when fewer. Matters where `max_instances` is more than `instances`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Scaling {
     /// Event-loop utilization to aim at, in percent; for other workers, the use of one processor.
     pub(crate) target: u8,
@@ -90,7 +95,8 @@ pub(crate) struct Scaling {
 }
 
 /// When a worker is replaced although it is well.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Limits {
     /// Resident bytes: a warning at 80 %, replaced above, killed at 150 %.
     pub(crate) memory: Option<u64>,

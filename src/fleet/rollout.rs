@@ -10,14 +10,15 @@ use super::rules::brief;
 use super::{Action, Alarm, Fleet, Goal, Occupant, Role, State, Time};
 use crate::worker::{Generation, Incarnation, Slot};
 use log::Level;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// A rollout under way.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Rollout {
     pub(super) generation: Generation,
-    since: Time,
+    pub(super) since: Time,
     /// Seats that were taken over.
     replaced: u32,
 }

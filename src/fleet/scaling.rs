@@ -6,6 +6,7 @@
 
 use super::policy::Scaling;
 use super::{Load, Surroundings, Time};
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ pub(super) enum Decision {
     Unblocked,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Sample {
     at: Time,
     busy: f64,
@@ -49,7 +50,8 @@ struct Sample {
 }
 
 /// What was seen of one app's load.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Scaler {
     samples: VecDeque<Sample>,
     last_up: Option<Time>,
@@ -71,6 +73,11 @@ pub(super) fn busy(load: &Load, rule: &Scaling) -> f64 {
 }
 
 impl Scaler {
+    /// Every moment it remembers.
+    pub(super) fn times(&self) -> impl Iterator<Item = Time> + '_ {
+        self.samples.iter().map(|sample| sample.at).chain(self.last_up).chain(self.last_down)
+    }
+
     /// Others decide now; what was seen until then is no reason for anything.
     pub(super) fn forget(&mut self, now: Time) {
         self.samples.clear();
@@ -96,7 +103,7 @@ impl Scaler {
             queued: settled && around.queue_wait > rule.queue_wait,
         });
         let window = rule.down_window.saturating_mul(self.stretch.max(1));
-        while self.samples.len() > SAMPLES || self.samples.front().is_some_and(|s| s.at + window < now) {
+        while self.samples.len() > SAMPLES || self.samples.front().is_some_and(|s| s.at.saturating_add(window) < now) {
             self.samples.pop_front();
         }
         let need = self.need_up(rule, least, now);
@@ -155,7 +162,9 @@ impl Scaler {
             };
             return Decision::Blocked(why);
         }
-        let flapped = self.last_down.is_some_and(|at| now.saturating_sub(at) < rule.down_window * self.stretch.max(1));
+        let flapped = self
+            .last_down
+            .is_some_and(|at| now.saturating_sub(at) < rule.down_window.saturating_mul(self.stretch.max(1)));
         if flapped {
             self.stretch = (self.stretch.max(1) * 2).min(LONGEST);
         }
@@ -164,7 +173,7 @@ impl Scaler {
     }
 
     fn shrink(&mut self, rule: &Scaling, least: u16, desired: u16, window: Duration, now: Time) -> Decision {
-        let seen = self.samples.front().is_some_and(|s| s.at + window <= now + Duration::from_secs(1));
+        let seen = self.samples.front().is_some_and(|s| s.at.saturating_add(window) <= now + Duration::from_secs(1));
         let last = self.last_up.max(self.last_down);
         let calm = last.is_none_or(|at| now.saturating_sub(at) >= rule.up_window);
         if desired <= least || !seen || !calm {
@@ -174,7 +183,7 @@ impl Scaler {
         if most.max(least) >= desired {
             return Decision::Hold;
         }
-        if last.is_none_or(|at| now.saturating_sub(at) >= window * 2) {
+        if last.is_none_or(|at| now.saturating_sub(at) >= window.saturating_mul(2)) {
             self.stretch = 1;
         }
         self.last_down = Some(now);

@@ -93,6 +93,8 @@ enum Happens {
     Scale,
     Second,
     Look,
+    /// Another process takes over.
+    Inherit,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -440,6 +442,7 @@ impl World {
                     }
                     Happens::Second => self.second(),
                     Happens::Look => self.look(),
+                    Happens::Inherit => self.inherit(),
                 }
             } else {
                 // A timer may fire late.
@@ -463,6 +466,41 @@ impl World {
         }
         self.rolling.insert(generation);
         self.handle(Event::Roll { generation, policy: Box::new(policy) });
+    }
+
+    /// The proxy is replaced, or killed and started again a moment later: all that it was to be told
+    /// meanwhile is lost, but the ends of processes are seen, as is who was being started.
+    fn inherit(&mut self) {
+        let text = serde_json::to_string(&self.fleet.save()).unwrap();
+        let saved = serde_json::from_str(&text).unwrap();
+        let planted = self.fleet.planted;
+        self.now += ms(if self.random.bool() { 0 } else { self.random.u64(0..5000) });
+        // Nobody was there to be told, but processes went on.
+        let missed: Vec<_> = self.future.iter().filter(|(at, ..)| *at <= self.now).cloned().collect();
+        for item in missed {
+            self.future.remove(&item);
+            match item.2 {
+                Happens::Dies(incarnation) => self.dies(incarnation),
+                Happens::Tell(Told::Spawned | Told::SpawnFailed | Told::Path | Told::Exited, ..) => {
+                    self.future.insert((self.now, item.1, item.2));
+                }
+                Happens::Tell(..) => {}
+                other => self.after(ms(0), other),
+            }
+        }
+        self.fleet = Fleet::restore("sim".into(), saved, self.now).unwrap();
+        self.fleet.planted = planted;
+        for worker in self.fleet.workers().filter(|w| !w.is_alive()) {
+            self.cleaned.remove(&worker.incarnation);
+        }
+        if self.verbose {
+            println!("{:?} taken over", self.now);
+        }
+        let living: Vec<_> = self.processes.iter().filter(|(_, p)| p.alive).map(|(i, p)| (*i, p.fate)).collect();
+        self.handle(Event::Tick);
+        for (incarnation, _) in living.iter().filter(|(_, fate)| fate.listens.is_some()) {
+            self.tell(ms(100), Told::Hello, *incarnation, 0);
+        }
     }
 
     /// What the supervisor looks at every moment, while anybody drains.
@@ -535,6 +573,10 @@ fn one_life(seed: u64, verbose: bool, bug: Bug) {
             let at = ms(world.random.u64(0..40_000));
             world.after(at, happens);
         }
+    }
+    while world.chance(50) {
+        let at = ms(world.random.u64(0..50_000));
+        world.after(at, Happens::Inherit);
     }
     world.run(storm);
     if world.random.bool() {

@@ -5,11 +5,12 @@ use super::backoff::{History, after};
 use super::event::Load;
 use super::policy::Policy;
 use crate::worker::{Generation, Incarnation, Slot};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
 
 /// Where a process is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum State {
     /// No server of it listens yet, or none listens any more. Until the start time-out.
     Starting,
@@ -55,7 +56,7 @@ impl fmt::Display for State {
 }
 
 /// What a process is to its slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Role {
     /// It sits in it.
     Seated,
@@ -65,8 +66,8 @@ pub(crate) enum Role {
     Retired,
 }
 
-/// One process in a slot.
-#[derive(Clone, Debug)]
+/// One process in a slot. A field that comes later needs a default: another version may have saved it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Worker {
     pub(crate) slot: Slot,
     pub(crate) incarnation: Incarnation,
@@ -84,6 +85,7 @@ pub(crate) struct Worker {
     /// The newest measurement.
     pub(crate) load: Option<Load>,
     /// The rules of its generation.
+    #[serde(skip)]
     pub(super) policy: Arc<Policy>,
     pub(super) spawned_at: Time,
     pub(super) connected: bool,
@@ -118,7 +120,7 @@ pub(crate) struct Worker {
 }
 
 /// Whether the socket answers, while the worker comes up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Probe {
     /// Number of the newest probe; answers to others are ignored.
     pub(super) attempt: u32,
@@ -128,7 +130,7 @@ pub(super) struct Probe {
 }
 
 /// Whether a worker that was ready is well.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Pulse {
     /// When the heart counts as stopped; `None` while nobody listens for it.
     pub(super) due: Option<Time>,
@@ -149,7 +151,7 @@ impl Pulse {
 }
 
 /// How far a drain is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Drain {
     /// Its tunnels were asked to close.
     pub(super) asked: bool,
@@ -207,6 +209,16 @@ impl Worker {
         self.state != State::Exited
     }
 
+    /// Whether it has a control channel.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    /// Whether it is known where it listens.
+    pub(crate) fn listens(&self) -> bool {
+        self.has_path
+    }
+
     pub(super) fn is_coming_up(&self) -> bool {
         matches!(self.state, State::Starting | State::Listening)
     }
@@ -238,7 +250,7 @@ impl Worker {
 }
 
 /// A slot: outlives the process in it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Seat {
     pub(crate) occupant: Occupant,
     /// Who is to take the occupant's place.
@@ -253,7 +265,7 @@ pub(crate) struct Seat {
     pub(crate) last_exit: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Occupant {
     Empty,
     Worker(Incarnation),

@@ -8,14 +8,24 @@ mod forward;
 mod front;
 pub(crate) mod http1;
 mod metrics;
+mod parcel;
+mod phase;
 mod policy;
 mod proxy;
 mod route;
+mod settle;
 mod socketio;
+#[cfg(test)]
+mod tests;
 mod tunnel;
 
-pub(crate) use front::{Front, Phase};
+pub(crate) use front::Front;
+// For the room that carries them to the other process.
+#[allow(unused_imports)]
+pub(crate) use parcel::Parcel;
+pub(crate) use phase::Phase;
 pub(crate) use route::Route;
+pub(crate) use tunnel::Frozen;
 
 use crate::pool::Pool;
 use arc_swap::ArcSwap;

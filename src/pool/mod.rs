@@ -205,6 +205,11 @@ impl Pool {
         member.map(|member| Lease::new(member, usage, queue))
     }
 
+    /// A worker by its name, cordoned or not.
+    pub(crate) fn member(&self, id: &WorkerId) -> Option<Arc<Member>> {
+        self.snapshot.load().seats.iter().map(|seat| &seat.member).find(|member| member.id == *id).cloned()
+    }
+
     /// Remembers which worker answered a handshake with this sid, unless the sid says so itself.
     pub(crate) fn learn(&self, sid: &[u8], owner: &Member) {
         if owner.tag.is_some() && Tag::of_sid(sid) == owner.tag {

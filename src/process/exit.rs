@@ -2,6 +2,7 @@
 //! our child (one taken over from an earlier proxy).
 
 use super::Error;
+use super::usage::{real_user, start_time};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_process_group, pidfd_open, waitid,
 };
@@ -26,6 +27,10 @@ struct Inner {
     reaped: Mutex<bool>,
     /// Whether its end was asked for, so that its descendants may finish, too.
     asked: AtomicBool,
+    /// Another proxy looks after it now: all that is left to us is to reap it.
+    ceded: AtomicBool,
+    /// When it was started, if it is not our child: then nobody keeps its number for us.
+    started: Option<u64>,
 }
 
 /// How a process ended.
@@ -57,13 +62,36 @@ impl fmt::Display for Exit {
 }
 
 impl Process {
-    /// For a process that is known to live (our child, or one proven by its start time).
+    /// For our child, which is known to be there until we reap it.
     pub(crate) fn open(pid: u32) -> Result<Process, Error> {
+        Process::watch(pid, None)
+    }
+
+    /// For a process that an earlier proxy started at `started` (proc_pid_stat(5), field 22) as user `uid`.
+    ///
+    /// # Errors
+    /// It is gone, or its number belongs to another now.
+    pub(crate) fn adopt(pid: u32, started: u64, uid: u32) -> Result<Process, Error> {
+        let process = Process::watch(pid, Some(started))?;
+        // The descriptor holds on to whoever has the number now; so only then look who that is.
+        let found = start_time(pid).and_then(|time| Ok((time, real_user(pid)?)));
+        let doing = || format!("taking over process {pid}");
+        let (time, user) = found.map_err(|e| Error::Io { doing: doing(), source: e })?;
+        // One that was started as root may have taken another user's id since.
+        if time != started || (user != uid && uid != 0) {
+            let source = std::io::Error::new(std::io::ErrorKind::NotFound, "its number belongs to another process now");
+            return Err(Error::Io { doing: doing(), source });
+        }
+        Ok(process)
+    }
+
+    fn watch(pid: u32, started: Option<u64>) -> Result<Process, Error> {
         let doing = || format!("watching process {pid}");
         let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
         let pid = raw.ok_or_else(|| Error::Io { doing: doing(), source: std::io::ErrorKind::InvalidInput.into() })?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|e| Error::io(doing())(e.into()))?;
-        Ok(Process(Arc::new(Inner { pid, pidfd, reaped: Mutex::new(false), asked: AtomicBool::new(false) })))
+        let (reaped, asked, ceded) = (Mutex::new(false), AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Process(Arc::new(Inner { pid, pidfd, reaped, asked, ceded, started })))
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -73,7 +101,7 @@ impl Process {
     /// Sends a signal to the process group; nothing happens when it is gone.
     pub(crate) fn signal_group(&self, number: i32) -> Result<(), Error> {
         let reaped = self.0.reaped.lock().unwrap_or_else(|e| e.into_inner());
-        if *reaped {
+        if *reaped || !self.has_its_number() {
             return Ok(());
         }
         let doing = || format!("sending signal {number} to process group {}", self.pid());
@@ -87,6 +115,32 @@ impl Process {
 
     pub(crate) fn kill_group(&self) -> Result<(), Error> {
         self.signal_group(Signal::KILL.as_raw())
+    }
+
+    /// Once a stranger has the number, no process of the group is left: while there is one, the kernel
+    /// gives the number to nobody.
+    fn has_its_number(&self) -> bool {
+        match (self.0.started, start_time(self.pid())) {
+            (Some(started), Ok(now)) => started == now,
+            _ => true,
+        }
+    }
+
+    /// When it was started, in clock ticks since the boot.
+    pub(crate) fn start_time(&self) -> Option<u64> {
+        self.0.started.or_else(|| start_time(self.pid()).ok())
+    }
+
+    /// Whether it has not ended.
+    pub(crate) fn is_alive(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut ended = [PollFd::new(&self.0.pidfd, PollFlags::IN)];
+        matches!(poll(&mut ended, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0))
+    }
+
+    /// From now on its end is only reaped: another proxy does what is to be done.
+    pub(crate) fn cede(&self) {
+        self.0.ceded.store(true, Ordering::Relaxed);
     }
 
     /// From now on the group may outlive its leader until it is killed: the worker may be a child
@@ -104,10 +158,13 @@ impl Process {
         let watched = watched.map_err(|e| failed(e.into()))?;
         let _ready = watched.readable().await.map_err(failed)?;
         // Who asked for the end also limits it, by SIGKILL to the group.
-        while self.0.asked.load(Ordering::Relaxed) && group_has_others(self.pid()) {
+        let ceded = || self.0.ceded.load(Ordering::Relaxed);
+        while !ceded() && self.0.asked.load(Ordering::Relaxed) && group_has_others(self.pid()) {
             tokio::time::sleep(GROUP_POLL).await;
         }
-        if let Err(e) = self.kill_group() {
+        if !ceded()
+            && let Err(e) = self.kill_group()
+        {
             log::warn!("{e}");
         }
         let mut reaped = self.0.reaped.lock().unwrap_or_else(|e| e.into_inner());

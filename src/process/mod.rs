@@ -5,20 +5,26 @@
 
 pub(crate) mod activation;
 pub(crate) mod control;
+mod descriptor;
 mod environment;
 mod error;
 pub(crate) mod evidence;
 mod exit;
+pub(crate) mod init;
 pub(crate) mod memory;
+mod other;
 pub(crate) mod output;
 mod runtime_dir;
 mod spawn;
 pub(crate) mod spec;
+pub(crate) mod state;
 #[cfg(test)]
 mod tests;
 pub(crate) mod usage;
 
+pub(crate) use descriptor::descriptor;
 pub(crate) use error::Error;
 pub(crate) use exit::{Exit, Process};
+pub(crate) use other::Other;
 pub(crate) use runtime_dir::{ADMIN_SOCKET, PID_FILE, RuntimeDir, Tenant};
 pub(crate) use spawn::{Job, Preload, spawn};

@@ -4,6 +4,7 @@
 //! lock                    held with flock while the proxy lives; holds "PID CREATED"
 //! control.sock            workers dial in here
 //! admin.sock              commands; bound by the server, 0600
+//! state.json              what the proxy knows of its workers, for the next one; 0600
 //! preload.cjs             what Node.js workers load first
 //! workers/APP.SLOT.INC.sock       one per worker; a second server of it: APP.SLOT.INC-PORT.sock
 //! workers/APP/APP.SLOT.INC.sock   the same when the app runs as another user, who owns workers/APP
@@ -15,18 +16,22 @@ use super::output::Stream;
 use super::spec::Identity;
 use crate::worker::{Incarnation, Slot, WorkerId};
 use rustix::fs::{FlockOperation, flock};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Bytes of a path that `sockaddr_un` holds beside its terminating zero (unix(7)).
 pub(crate) const SOCKET_PATH_LIMIT: usize = 107;
 
 /// Name of the socket in the directory on which commands are taken.
 pub(crate) const ADMIN_SOCKET: &str = "admin.sock";
+/// Name of the file that says what the proxy knows of its workers.
+const STATE: &str = "state.json";
 
 /// Name of the file in the directory that a daemon writes its process id into.
 pub(crate) const PID_FILE: &str = "pingora-unix-proxy.pid";
@@ -49,6 +54,8 @@ pub(crate) struct RuntimeDir {
     tenants: Mutex<Vec<Tenant>>,
     /// Highest incarnation that left something in here, per app.
     seen: HashMap<String, u32>,
+    /// Another proxy has it: nothing in it is ours to remove any more.
+    ceded: AtomicBool,
 }
 
 impl RuntimeDir {
@@ -58,6 +65,13 @@ impl RuntimeDir {
         for tenant in &tenants {
             check_names(path, tenant)?;
         }
+        let mut dir = RuntimeDir::hold(path)?;
+        dir.furnish(tenants, &[])?;
+        Ok(dir)
+    }
+
+    /// The same, but everything that is in there stays as it is until [`RuntimeDir::furnish`].
+    pub(crate) fn hold(path: &Path) -> Result<RuntimeDir, Error> {
         let made = make_with_parents(path)?;
         check_own(path)?;
         let locked = lock(path);
@@ -66,16 +80,93 @@ impl RuntimeDir {
         }
         let (file, remembered) = locked?;
         let created = if made > 0 { made } else { remembered };
-        let mut dir = RuntimeDir {
-            path: path.into(),
-            lock: Mutex::new(file),
-            created,
-            tenants: Mutex::new(tenants),
-            seen: HashMap::new(),
-        };
+        let dir = RuntimeDir::locked(path, file, created);
         dir.write_pid()?;
-        dir.furnish()?;
         Ok(dir)
+    }
+
+    /// The directory of the proxy that we take over from, by its own lock, which both then hold. Nothing in it
+    /// is touched.
+    ///
+    /// # Errors
+    /// The descriptor is not that of the directory's lock, or another holds that.
+    pub(crate) fn inherit(path: &Path, lock: OwnedFd) -> Result<RuntimeDir, Error> {
+        check_own(path)?;
+        let name = path.join("lock");
+        let doing = || format!("taking over the lock {}", name.display());
+        let mut file = File::from(lock);
+        let ours = file.metadata().map_err(Error::io(doing()))?;
+        let there = fs::symlink_metadata(&name).map_err(Error::io(doing()))?;
+        if (there.dev(), there.ino()) != (ours.dev(), ours.ino()) {
+            return Err(Error::Unsafe { path: path.into(), what: "the lock handed over is not its lock".into() });
+        }
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(Error::InUse { path: path.into(), pid: None }),
+            Err(e) => return Err(Error::Io { doing: doing(), source: e.into() }),
+            Ok(()) => {}
+        }
+        let mut text = String::new();
+        let read = file.rewind().and_then(|()| (&mut file).take(64).read_to_string(&mut text));
+        read.map_err(Error::io(doing()))?;
+        let created = text.split_whitespace().nth(1).and_then(|word| word.parse::<usize>().ok()).unwrap_or(0);
+        let depth = path.ancestors().count();
+        Ok(RuntimeDir::locked(path, file, created.min(depth)))
+    }
+
+    fn locked(path: &Path, lock: File, created: usize) -> RuntimeDir {
+        RuntimeDir {
+            path: path.into(),
+            lock: Mutex::new(lock),
+            created,
+            tenants: Mutex::default(),
+            seen: HashMap::new(),
+            ceded: AtomicBool::new(false),
+        }
+    }
+
+    /// The lock, for a successor: whoever has it holds the directory.
+    pub(crate) fn lock_fd(&self) -> io::Result<OwnedFd> {
+        let file = self.lock.lock().unwrap_or_else(|e| e.into_inner());
+        file.try_clone().map(OwnedFd::from)
+    }
+
+    /// From now on it is another's: nothing is removed at our end.
+    pub(crate) fn cede(&self) {
+        self.ceded.store(true, Ordering::Release);
+    }
+
+    /// It is ours, and cleared at our end.
+    pub(crate) fn own(&self) {
+        self.ceded.store(false, Ordering::Release);
+    }
+
+    /// Whether all of these could live in a directory.
+    ///
+    /// # Errors
+    /// A name that does not fit.
+    pub(crate) fn check(path: &Path, tenants: &[Tenant]) -> Result<(), Error> {
+        tenants.iter().try_for_each(|tenant| check_names(path, tenant))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Says who lives in it, where everything is there already.
+    ///
+    /// # Errors
+    /// A name that does not fit.
+    pub(crate) fn settle(&self, tenants: Vec<Tenant>) -> Result<(), Error> {
+        for tenant in &tenants {
+            check_names(&self.path, tenant)?;
+        }
+        *self.tenants() = tenants;
+        Ok(())
+    }
+
+    /// Where the proxy writes down what it knows of its workers.
+    pub(crate) fn state_file(&self) -> PathBuf {
+        self.path.join(STATE)
     }
 
     /// Writes our process id into the lock file: again after the process has become a daemon.
@@ -144,7 +235,7 @@ impl RuntimeDir {
     pub(super) fn crash(self) {
         let file = self.lock.lock().map(|file| file.try_clone());
         let _ = file.map(|file| file.map(|file| flock(&file, FlockOperation::Unlock)));
-        std::mem::forget(self);
+        self.cede();
     }
 
     fn socket_dir(&self, app: &str) -> PathBuf {
@@ -190,8 +281,10 @@ impl RuntimeDir {
         })
     }
 
-    /// Makes the rooms and removes what dead workers left in them. Only with the lock.
-    fn furnish(&mut self) -> Result<(), Error> {
+    /// Makes the rooms and removes what dead workers left in them, but nothing of those to `keep`.
+    pub(crate) fn furnish(&mut self, tenants: Vec<Tenant>, keep: &[WorkerId]) -> Result<(), Error> {
+        self.settle(tenants)?;
+        let keep: HashSet<String> = keep.iter().map(stem).collect();
         let open = if self.is_shared() { 0o711 } else { 0o700 };
         chmod(&self.path, open)?;
         for (name, mode) in [("workers", open), ("logs", open)] {
@@ -206,7 +299,12 @@ impl RuntimeDir {
         let mut dirs = vec![self.path.join("workers"), self.path.join("logs")];
         dirs.extend(entries(&dirs[0])?.into_iter().filter(|path| path.is_dir()));
         for path in dirs.iter().map(|dir| entries(dir)).collect::<Result<Vec<_>, _>>()?.concat() {
-            self.inspect_left(&path)?;
+            if !file_name(&path).and_then(stem_of).is_some_and(|stem| keep.contains(stem)) {
+                self.inspect_left(&path)?;
+            }
+        }
+        for path in entries(&self.path)?.iter().filter(|path| is_half_bound(path)) {
+            remove(path).map_err(Error::io(format!("removing {}", path.display())))?;
         }
         Ok(())
     }
@@ -231,6 +329,9 @@ impl RuntimeDir {
 
     /// Removes everything that is not in use, and the directories that were not there before.
     pub(crate) fn clear(&self) {
+        if self.ceded.load(Ordering::Acquire) {
+            return;
+        }
         let mut dirs = vec![self.path.join("workers"), self.path.join("logs")];
         dirs.extend(entries(&dirs[0]).unwrap_or_default().into_iter().filter(|path| path.is_dir()));
         for dir in dirs.iter().rev() {
@@ -238,11 +339,17 @@ impl RuntimeDir {
             left.iter().filter(|p| !p.is_dir() && !is_in_use(p)).for_each(|p| ignore(remove(p)));
             ignore(fs::remove_dir(dir));
         }
-        for name in ["control.sock", ADMIN_SOCKET, "preload.cjs", PID_FILE, "lock"] {
+        entries(&self.path).unwrap_or_default().iter().filter(|p| is_half_bound(p)).for_each(|p| ignore(remove(p)));
+        let state = ["", ".new", ".bad"].map(|ending| format!("{STATE}{ending}"));
+        for name in
+            ["control.sock", ADMIN_SOCKET, "preload.cjs", PID_FILE].into_iter().chain(state.iter().map(String::as_str))
+        {
             ignore(remove(&self.path.join(name)));
         }
         // Where Pingora puts the one of a daemon that was killed.
         ignore(remove(&self.path.join(format!("{PID_FILE}.old"))));
+        // Last: from here on another proxy may take the directory.
+        ignore(remove(&self.path.join("lock")));
         remove_upwards(&self.path, self.created);
     }
 }
@@ -257,6 +364,19 @@ fn ignore(_: io::Result<()>) {}
 
 fn stem(id: &WorkerId) -> String {
     format!("{}.{}.{}", id.app, id.slot, id.incarnation)
+}
+
+/// A control socket that did not get as far as its name.
+fn is_half_bound(path: &Path) -> bool {
+    file_name(path).is_some_and(|name| name.starts_with("control.") && name.ends_with(".new"))
+}
+
+/// `APP.SLOT.INC` of a name that begins so.
+fn stem_of(name: &str) -> Option<&str> {
+    let second = name.match_indices('.').nth(1)?.0;
+    let rest = name.get(second + 1..)?;
+    let number = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    name.get(..second + 1 + number)
 }
 
 /// `APP.SLOT.INC` and whatever follows.
@@ -387,10 +507,19 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Whether anybody listens, without waiting for a place in the queue of one that is busy.
+fn answers(path: &Path) -> bool {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let Ok(socket) = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None) else { return true };
+    let Ok(address) = SocketAddrUnix::new(path) else { return false };
+    matches!(connect(&socket, &address), Ok(()) | Err(rustix::io::Errno::AGAIN))
+}
+
 /// Whether a process listens on this socket or holds this FIFO open.
 fn is_in_use(path: &Path) -> bool {
     match fs::symlink_metadata(path).map(|meta| meta.file_type()) {
-        Ok(kind) if kind.is_socket() => std::os::unix::net::UnixStream::connect(path).is_ok(),
+        Ok(kind) if kind.is_socket() => answers(path),
         // Without a reader, opening for writing fails; a worker holds both ends.
         Ok(kind) if kind.is_fifo() => {
             OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(path).is_ok()

@@ -1,9 +1,10 @@
 //! What to start: the policy type that `config` fills.
 
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// How an app's worker process is started. No shell is ever involved.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Spec {
     /// Program and arguments. `{socket}` in any of them stands for the worker's socket path,
     /// `{slot}` for its slot number.
@@ -23,7 +24,7 @@ pub(crate) struct Spec {
 }
 
 /// Resource limits of the worker (getrlimit(2)), soft and hard; ours where `None`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Rlimits {
     /// Open files.
     pub(crate) nofile: Option<u64>,
@@ -32,7 +33,7 @@ pub(crate) struct Rlimits {
 }
 
 /// A resolved user and group.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
     pub(crate) uid: u32,
     pub(crate) gid: u32,

@@ -47,11 +47,34 @@ pub(crate) fn open_files_limit() -> Option<u64> {
     (soft != libc::RLIM_INFINITY).then_some(soft)
 }
 
+/// When a process was started, in clock ticks since the boot: with its number, who it is.
+pub(crate) fn start_time(pid: u32) -> io::Result<u64> {
+    let path = format!("/proc/{pid}/stat");
+    let odd = || io::Error::new(io::ErrorKind::InvalidData, format!("{path} is not as expected"));
+    let text = fs::read(&path)?;
+    fields(&text).and_then(|fields| fields.get(22 - 3)?.parse().ok()).ok_or_else(odd)
+}
+
+/// The user that a process runs as.
+pub(crate) fn real_user(pid: u32) -> io::Result<u32> {
+    let path = format!("/proc/{pid}/status");
+    let odd = || io::Error::new(io::ErrorKind::InvalidData, format!("{path} is not as expected"));
+    let text = fs::read(&path)?;
+    let text = String::from_utf8_lossy(&text);
+    // Only the name stands before it, and holds no line's end.
+    let line = text.lines().find_map(|line| line.strip_prefix("Uid:"));
+    line.and_then(|line| line.split_ascii_whitespace().next()?.parse().ok()).ok_or_else(odd)
+}
+
+/// The fields from the third, the state, on.
+fn fields(stat: &[u8]) -> Option<Vec<&str>> {
+    let after = stat.iter().rposition(|byte| *byte == b')')?;
+    Some(std::str::from_utf8(stat.get(after + 1..)?).ok()?.split_ascii_whitespace().collect())
+}
+
 /// Counted from the closing parenthesis of the name, which may hold anything.
 fn parse(stat: &[u8], ticks: u64, page: u64) -> Option<Usage> {
-    let after = stat.iter().rposition(|byte| *byte == b')')?;
-    let fields: Vec<&str> = std::str::from_utf8(stat.get(after + 1..)?).ok()?.split_ascii_whitespace().collect();
-    // The third field of the manual page, the state, comes first here.
+    let fields = fields(stat)?;
     let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
     let cpu = field(14)?.checked_add(field(15)?)?;
     let whole = Duration::from_secs(cpu / ticks);
@@ -97,5 +120,7 @@ mod tests {
         assert!(Usage::own().unwrap().rss > 1024 * 1024);
         assert!(open_files().unwrap() >= 3);
         assert!(Usage::of(u32::MAX).is_err());
+        assert_eq!(start_time(std::process::id()).unwrap(), start_time(std::process::id()).unwrap());
+        assert_eq!(real_user(std::process::id()).unwrap(), rustix::process::getuid().as_raw());
     }
 }

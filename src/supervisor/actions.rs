@@ -93,6 +93,7 @@ impl Keeper {
         let socket = self.dir.socket(&id);
         // First, so that a failure is cleaned up after.
         let entry = room.workers.entry(incarnation).or_insert(Entry::new(id.clone(), socket.clone()));
+        entry.uid = definition.spec.user.as_ref().map_or(entry.uid, |user| user.uid);
         let mut preload = None;
         if definition.spec.preload {
             let tag = self.tags.take().ok_or("all tags are in use")?;
@@ -114,11 +115,12 @@ impl Keeper {
             };
             let text = serde_json::to_string(&introduction).map_err(|e| e.to_string())?;
             preload = Some((tools.preload.clone(), text));
-            let own = rustix::process::geteuid().as_raw();
-            let uid = definition.spec.user.as_ref().map_or(own, |user| user.uid);
+            entry.token = Some(token.clone());
+            let uid = entry.uid;
             self.registry.expect(Expected { id: id.clone(), token, uid, socket: socket.clone() });
         }
         let (spec, dir) = (definition.pinned.clone(), self.dir.clone());
+        self.starting.insert((at, incarnation));
         Start { room: at, id, spec, dir, socket, preload }.begin(self.inputs.clone());
         Ok(())
     }

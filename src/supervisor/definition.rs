@@ -6,6 +6,7 @@ use crate::process::spec::Spec;
 use http::StatusCode;
 use pingora_core::{Error, ErrorType};
 use pingora_load_balancing::health_check::HttpHealthCheck;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 /// A definition with its directory pinned: where `cwd` is a link, as deploys make them, every
@@ -35,6 +36,12 @@ impl Definition {
             Ok(definition) => definition,
             Err(_) => Definition { pinned: Arc::new(spec.clone()), spec, policy, check: Arc::default() },
         }
+    }
+
+    /// As it was pinned by an earlier proxy.
+    pub(super) fn pinned_at(spec: Spec, policy: Policy, cwd: PathBuf) -> Definition {
+        let pinned = Arc::new(Spec { cwd, ..spec.clone() });
+        Definition { spec, policy, pinned, check: Arc::default() }
     }
 
     /// Whether processes of both are alike: then a change needs no new ones.

@@ -1,6 +1,7 @@
 //! What takes time: each effect is a task that answers with an input.
 
 use super::keeper::{Answer, Input};
+use super::room::Reading;
 use crate::pool::{Member, backend};
 use crate::process::control::Token;
 use crate::process::output::{self, Pipe, Stream};
@@ -12,7 +13,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 
 /// Where answers go. Never full for long: its reader only waits for publishing.
 pub(super) type Inputs = mpsc::Sender<Input>;
@@ -159,11 +159,11 @@ pub(super) fn check(
 }
 
 /// Removes what a process left, once its output is read.
-pub(super) fn clean(room: usize, id: WorkerId, dir: Arc<RuntimeDir>, readers: Vec<JoinHandle<()>>, inputs: Inputs) {
+pub(super) fn clean(room: usize, id: WorkerId, dir: Arc<RuntimeDir>, readers: Vec<Reading>, inputs: Inputs) {
     tokio::spawn(async move {
         for reader in readers {
             // Readers are bounded in time; one that panicked has ended, too.
-            let _ = reader.await;
+            let _ = reader.task.await;
         }
         let incarnation = id.incarnation;
         let removed =

@@ -2,21 +2,23 @@
 
 use super::alarm_event::Hook;
 use super::alarms::{self, Alarms};
-use super::definition::Definition;
 use super::effects::{self, Inputs, Started};
-use super::orders::{Order, Pending};
+use super::heir::Legacy;
+use super::orders::{Order, Pending, Wanted};
 use super::pulse::Pulse;
 use super::room::Room;
+use super::saver::Saver;
 use super::tags::Tags;
+use super::transfer::{Ask, Still};
 use super::{Outcome, Setup, Status, Wish};
 use crate::fleet::{Event, State, Surroundings, Time};
-use crate::process::control::{self, Registry, Report, Reported};
-use crate::process::output::{self, Logs, Stream};
-use crate::process::{Error, Exit, RuntimeDir, memory};
-use crate::worker::{Generation, Incarnation, WorkerId};
+use crate::process::control::{Registry, Report, Reported};
+use crate::process::output::{Logs, Rest, Stream};
+use crate::process::{Error, Exit, Process, RuntimeDir, memory};
+use crate::worker::{Incarnation, WorkerId};
 use pingora_core::server::ShutdownWatch;
 use pingora_load_balancing::health_check::TcpHealthCheck;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -24,7 +26,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 /// Between two looks at a draining worker's requests.
 const DRAIN_POLL: Duration = Duration::from_millis(50);
@@ -35,6 +37,14 @@ const PANICS: usize = 5;
 const PANICS_WITHIN: Duration = Duration::from_secs(60);
 /// For the last lines of output to be written.
 const LAST_OUTPUT: Duration = Duration::from_secs(2);
+
+/// What the handles to the supervisor lead to.
+pub(super) struct Doors {
+    pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) asks: mpsc::Receiver<Ask>,
+    pub(super) wishes: watch::Receiver<Wish>,
+    pub(super) status: watch::Sender<Arc<Status>>,
+}
 
 /// The answer to an effect.
 pub(super) struct Input {
@@ -58,24 +68,38 @@ pub(super) struct Keeper {
     /// Rooms that are to stop although the proxy runs.
     pub(super) leaving: Vec<usize>,
     pub(super) pending: Vec<Pending>,
-    orders: mpsc::Receiver<Order>,
+    pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) asks: mpsc::Receiver<Ask>,
+    /// Starts under way.
+    pub(super) starting: HashSet<(usize, Incarnation)>,
+    /// Present while nothing is decided.
+    pub(super) still: Option<Still>,
+    /// Another proxy has the workers.
+    pub(super) ceded: bool,
+    /// Says true while no output is read.
+    pub(super) hushing: watch::Sender<bool>,
+    /// To be taken up at the start.
+    pub(super) legacy: Option<Legacy>,
+    pub(super) saver: Option<Saver>,
+    /// Where workers dial in.
+    pub(super) door: Option<JoinHandle<()>>,
     pub(super) alarms: Option<Arc<dyn Hook>>,
     /// When all workers were measured last.
-    measured: Time,
+    pub(super) measured: Time,
     drains_seen: Time,
     pub(super) dir: Arc<RuntimeDir>,
     pub(super) port: u16,
     pub(super) keep_alive: Duration,
     pub(super) orphan_timeout: Duration,
     pub(super) tags: Tags,
-    epoch: Instant,
+    pub(super) epoch: Instant,
     pub(super) registry: Registry,
-    reports: mpsc::Receiver<Reported>,
+    pub(super) reports: mpsc::Receiver<Reported>,
     pub(super) inputs: Inputs,
-    answers: mpsc::Receiver<Input>,
+    pub(super) answers: mpsc::Receiver<Input>,
     pub(super) wishes: watch::Receiver<Wish>,
     status: watch::Sender<Arc<Status>>,
-    logs: Arc<Logs>,
+    pub(super) logs: Arc<Logs>,
     pub(super) alerts: Alarms,
     pub(super) pulse: Arc<Pulse>,
     output: Option<Box<dyn Write + Send>>,
@@ -89,52 +113,44 @@ pub(super) struct Keeper {
 pub(super) struct Tools {
     pub(super) check: Arc<TcpHealthCheck>,
     pub(super) preload: PathBuf,
-    control: AbortHandle,
     watch: AbortHandle,
     _alerts: alarms::Running,
 }
 
 impl Drop for Tools {
     fn drop(&mut self) {
-        self.control.abort();
         self.watch.abort();
     }
 }
 
 impl Keeper {
-    pub(super) fn new(
-        setup: Setup,
-        dir: RuntimeDir,
-        logs: Arc<Logs>,
-        orders: mpsc::Receiver<Order>,
-        alerts: Alarms,
-        wishes: watch::Receiver<Wish>,
-        status: watch::Sender<Arc<Status>>,
-    ) -> Keeper {
+    /// Without a room: the workers are started, or taken over.
+    pub(super) fn new(setup: Setup, dir: Arc<RuntimeDir>, doors: Doors, logs: Arc<Logs>, alerts: Alarms) -> Keeper {
         let (reports_in, reports) = mpsc::channel(1024);
         let (inputs, answers) = mpsc::channel(1024);
-        let seed = effects::random_seed();
-        let room = |(n, app): (usize, super::AppSpec)| {
-            let first = dir.first_incarnation(&app.name);
-            let definition = Definition::pin_or_keep(app.spec, app.policy);
-            (n, Room::new(app.name, definition, app.pool, seed.wrapping_add(n as u64), first))
-        };
-        let rooms: BTreeMap<usize, Room> = setup.apps.into_iter().enumerate().map(room).collect();
-        status.send_replace(Arc::new(Status { epoch: None, apps: rooms.values().map(Room::status).collect() }));
+        let Doors { orders, asks, wishes, status } = doors;
         Keeper {
-            next_room: rooms.len(),
-            rooms,
+            next_room: 0,
+            rooms: BTreeMap::new(),
             leaving: Vec::new(),
             pending: Vec::new(),
             orders,
+            asks,
+            starting: HashSet::new(),
+            still: None,
+            ceded: false,
+            hushing: watch::channel(false).0,
+            legacy: None,
+            saver: None,
+            door: None,
             alarms: Some(Arc::new(alerts.clone())),
             measured: Time::ZERO,
             drains_seen: Time::ZERO,
-            dir: Arc::new(dir),
+            dir,
             port: setup.port,
             keep_alive: setup.keep_alive,
             orphan_timeout: setup.orphan_timeout,
-            tags: Tags::new(seed as u32),
+            tags: Tags::new(effects::random_seed() as u32),
             epoch: Instant::now(),
             registry: Registry::new(reports_in),
             reports,
@@ -152,11 +168,35 @@ impl Keeper {
         }
     }
 
-    /// Until everything has stopped, or cannot be kept.
+    /// What is known before the start.
+    pub(super) fn show(&self) {
+        let apps = self.rooms.values().map(Room::status).collect();
+        self.status.send_replace(Arc::new(Status { epoch: None, apps }));
+    }
+
+    /// Makes a room whose workers are started from nothing.
+    pub(super) fn make_room(&mut self, app: Wanted) {
+        let first = self.dir.first_incarnation(&app.name);
+        let room = Room::new(app.name, app.definition, app.pool, effects::random_seed(), first);
+        self.rooms.insert(self.next_room, room);
+        self.next_room += 1;
+    }
+
+    /// Until everything has stopped, or cannot be kept, or another has it.
     pub(super) async fn run(mut self, mut shutdown: ShutdownWatch) -> Outcome {
-        self.epoch = Instant::now();
-        self.tools = Some(self.equip().map_err(|e| e.to_string())?);
-        self.tell_all(Event::Start);
+        match self.legacy.take() {
+            Some(legacy) => {
+                if !self.take_over(legacy).await.map_err(|e| e.to_string())? {
+                    return Err("the other proxy keeps its workers".to_owned());
+                }
+            }
+            None => {
+                self.epoch = Instant::now();
+                self.tools = Some(self.begin().map_err(|e| e.to_string())?);
+                self.tell_all(Event::Start);
+            }
+        }
+        self.saver = Some(Saver::start(self.dir.state_file()));
         let mut panics: Vec<Instant> = Vec::new();
         let outcome = loop {
             let panic = {
@@ -182,25 +222,32 @@ impl Keeper {
         outcome
     }
 
-    fn equip(&mut self) -> Result<Tools, Error> {
-        // The process may have become a daemon since.
+    fn begin(&mut self) -> Result<Tools, Error> {
+        self.listen()?;
+        self.equip()
+    }
+
+    pub(super) fn equip(&mut self) -> Result<Tools, Error> {
+        // The process may have become a daemon since, or is another one.
         self.dir.write_pid()?;
         let preload = self.dir.write_preload(include_str!("../process/preload.cjs"))?;
-        let listener = control::bind(&self.dir.control_socket(), self.dir.is_shared())?;
         let started = self.logs.start(self.output.take());
         started.map_err(|source| Error::Io { doing: "starting the threads for output".into(), source })?;
-        let control = tokio::spawn(control::serve(listener, self.registry.clone())).abort_handle();
         let alerts = self.alerts.start();
         let (alarms, logs, dir) = (self.alerts.clone(), self.logs.clone(), self.dir.control_socket());
         let watch = tokio::spawn(alarms::watch(alarms, self.status.subscribe(), logs, dir)).abort_handle();
-        Ok(Tools { watch, _alerts: alerts, check: TcpHealthCheck::new().into(), preload, control })
+        Ok(Tools { watch, _alerts: alerts, check: TcpHealthCheck::new().into(), preload })
     }
 
     /// The loop. May be dropped and begun again at any await.
     async fn work(&mut self, shutdown: &mut ShutdownWatch) {
         let mut shutdown_seen = false;
-        loop {
+        while !self.ceded {
             self.pulse.beat();
+            if self.still.as_ref().is_some_and(Still::has_begun) {
+                self.stand_still().await;
+                continue;
+            }
             self.follow_wish(*shutdown.borrow());
             self.carry_out().await;
             self.rooms.values().filter(|room| room.is_closed()).for_each(|room| room.pool.queue().close());
@@ -218,18 +265,29 @@ impl Keeper {
             if self.rooms.values().all(|room| room.fleet.is_finished()) {
                 return;
             }
+            self.save_changes();
+            if let Some(still) = &mut self.still {
+                still.begin();
+                continue;
+            }
             let wake = self.wake().map(|at| tokio::time::Instant::from_std(self.epoch + at));
+            let wake = wake.into_iter().chain(self.save_due()).min();
+            let mut asked = None;
             tokio::select! {
                 Some(input) = self.answers.recv() => self.answered(input),
                 Some((id, report)) = self.reports.recv() => self.reported(&id, report),
                 Ok(()) = self.wishes.changed() => {}
                 changed = shutdown.changed(), if !shutdown_seen => shutdown_seen = changed.is_err() || *shutdown.borrow(),
                 Some(order) = self.orders.recv() => self.obey(order),
+                Some(ask) = self.asks.recv() => asked = Some(ask),
                 () = sleep_until(wake) => self.tell_all(Event::Tick),
             }
             // Not only when nothing else happens: a busy app must not hide a hanging one.
             self.look_at_drains();
             self.measure();
+            if let Some(ask) = asked {
+                self.asked(ask).await;
+            }
         }
     }
 
@@ -245,7 +303,7 @@ impl Keeper {
         self.epoch.elapsed()
     }
 
-    fn tell_all(&mut self, event: Event) {
+    pub(super) fn tell_all(&mut self, event: Event) {
         let now = self.now();
         self.rooms.values_mut().for_each(|room| room.fleet.handle(event.clone(), now));
     }
@@ -324,10 +382,16 @@ impl Keeper {
         }
     }
 
-    fn answered(&mut self, Input { room, incarnation, answer }: Input) {
+    pub(super) fn answered(&mut self, Input { room, incarnation, answer }: Input) {
         match answer {
-            Answer::Started(Ok(started)) => self.started(room, incarnation, started),
-            Answer::Started(Err(e)) => self.tell(room, Event::SpawnFailed { incarnation, why: e.to_string() }),
+            Answer::Started(Ok(started)) => {
+                let events = self.started(room, incarnation, started);
+                events.into_iter().for_each(|event| self.tell(room, event));
+            }
+            Answer::Started(Err(e)) => {
+                self.starting.remove(&(room, incarnation));
+                self.tell(room, Event::SpawnFailed { incarnation, why: e.to_string() });
+            }
             Answer::Probed { attempt, answer: Ok(()) } => self.tell(room, Event::ProbeOk { incarnation, attempt }),
             Answer::Probed { attempt, answer: Err(why) } => {
                 self.tell(room, Event::ProbeFailed { incarnation, attempt, why });
@@ -350,43 +414,53 @@ impl Keeper {
         }
     }
 
-    fn started(&mut self, at: usize, incarnation: Incarnation, started: Started) {
-        let entry = self.rooms.get_mut(&at).filter(|room| room.workers.contains_key(&incarnation));
-        let Some(room) = entry else {
+    /// Returns what the fleet is to be told.
+    pub(super) fn started(&mut self, at: usize, incarnation: Incarnation, started: Started) -> Vec<Event> {
+        self.starting.remove(&(at, incarnation));
+        if !self.rooms.get(&at).is_some_and(|room| room.workers.contains_key(&incarnation)) {
             log::error!("#{incarnation} started too late and is killed");
             effects::discard(started.process);
-            return;
-        };
-        let generation = room.fleet.workers().find(|worker| worker.incarnation == incarnation);
-        let generation = generation.map_or(Generation(0), |worker| worker.generation);
-        let with_preload = room.definition_of(incarnation).is_none_or(|definition| definition.spec.preload);
-        let Some(entry) = room.workers.get_mut(&incarnation) else { return };
-        let tail = entry.tail.clone();
-        let (process, pid) = (started.process.clone(), started.process.pid());
-        let (exited, exited_out) = watch::channel(false);
-        let (reading, read) = mpsc::channel(1);
-        for (pipe, stream, tail) in [(started.out, Stream::Out, None), (started.err, Stream::Err, Some(tail))] {
-            let feed = self.logs.feed(&entry.id, pid, generation, stream);
-            let read = output::read(pipe, feed, tail, exited_out.clone());
-            let reading = reading.clone();
-            entry.readers.push(tokio::spawn(async move {
-                read.await;
-                drop(reading);
-            }));
+            return Vec::new();
         }
-        effects::watch_exit(at, entry.id.clone(), process, exited, read, self.inputs.clone());
-        entry.process = Some(started.process);
-        let known = (!with_preload).then(|| entry.socket.to_string_lossy().into_owned());
-        if let Some(socket) = &known {
-            entry.moved(socket.as_str().into());
-        }
-        self.tell(at, Event::Spawned { incarnation, pid });
-        if known.is_some() {
-            self.tell(at, Event::Path { incarnation });
-        }
+        let [out, err] = [started.out, started.err].map(|pipe| Some(Rest { pipe, partial: Vec::new() }));
+        self.attach(at, incarnation, started.process, out, err)
     }
 
-    fn reported(&mut self, id: &WorkerId, report: Report) {
+    /// Watches and reads a process. Returns what the fleet is to be told of one that has just begun.
+    pub(super) fn attach(
+        &mut self,
+        at: usize,
+        incarnation: Incarnation,
+        process: Process,
+        out: Option<Rest>,
+        err: Option<Rest>,
+    ) -> Vec<Event> {
+        let Some(room) = self.rooms.get_mut(&at) else { return Vec::new() };
+        let with_preload = room.definition_of(incarnation).is_none_or(|definition| definition.spec.preload);
+        let Some(entry) = room.workers.get_mut(&incarnation) else { return Vec::new() };
+        let pid = process.pid();
+        let (exited, exited_out) = watch::channel(false);
+        let (reading, read) = mpsc::channel(1);
+        entry.exited = Some(exited_out);
+        entry.process = Some(process.clone());
+        effects::watch_exit(at, entry.id.clone(), process, exited, read, self.inputs.clone());
+        let mut events = vec![Event::Spawned { incarnation, pid }];
+        if !with_preload {
+            if entry.members.is_empty() {
+                let socket = entry.socket.to_string_lossy().into_owned();
+                entry.moved(socket.into());
+            }
+            events.push(Event::Path { incarnation });
+        }
+        for (rest, stream) in [(out, Stream::Out), (err, Stream::Err)] {
+            if let Some(rest) = rest {
+                self.read_on(at, incarnation, stream, rest, reading.clone());
+            }
+        }
+        events
+    }
+
+    pub(super) fn reported(&mut self, id: &WorkerId, report: Report) {
         let incarnation = id.incarnation;
         // An app that left may have a namesake; numbers of workers are never used twice.
         let theirs = |room: &Room| room.name == id.app && room.workers.contains_key(&incarnation);
@@ -416,6 +490,10 @@ impl Keeper {
 
     async fn close(mut self) {
         drop(self.tools.take());
+        self.door.iter().for_each(JoinHandle::abort);
+        if let Some(saver) = self.saver.take() {
+            saver.end().await;
+        }
         let logs = self.logs.clone();
         let closed = tokio::task::spawn_blocking(move || logs.close(LAST_OUTPUT)).await;
         if let Err(e) = closed {
@@ -429,7 +507,7 @@ impl Keeper {
     }
 }
 
-async fn sleep_until(at: Option<tokio::time::Instant>) {
+pub(super) async fn sleep_until(at: Option<tokio::time::Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,

@@ -20,6 +20,11 @@
 //! control.status();                        // Arc<Status>, newest; `changed().await` waits for the next
 //! ```
 //!
+//! Handing over (the predecessor): `control.freeze().await?` gives the [`Estate`]; then `dismiss`, `hush`,
+//! and either `cede`, after which `finished()` is Ok and all is left as it is, or `thaw`. The successor
+//! is made by [`Supervisor::heir`]. A supervisor that finds the state file of one that was killed takes
+//! its workers over by itself.
+//!
 //! `Control` is cheap to clone. When Pingora's own shutdown signal comes first, it counts as a stop;
 //! whoever lets Pingora end its runtime should wait for `finished()` before, or workers are orphaned.
 //!
@@ -35,34 +40,44 @@ pub(crate) mod alarm_event;
 pub(crate) mod alarms;
 mod definition;
 mod effects;
+mod estate;
+mod heir;
 mod keeper;
 mod metrics;
 mod orders;
 mod pulse;
 mod restarts;
 mod room;
+mod saver;
 mod status;
 mod tags;
 #[cfg(test)]
 mod tests;
+mod transfer;
 
+#[allow(unused_imports)] // for the handoff
+pub(crate) use estate::{Estate, Partial};
+pub(crate) use heir::Heir;
 pub(crate) use metrics::register;
 pub(crate) use orders::To;
 pub(crate) use status::{AppStatus, Carried, SlotStatus, Status, Waiting, WorkerStatus};
 
 use crate::fleet::policy::Policy;
-use crate::pool::Pool;
+use crate::pool::affinity::{Affinity, Balance};
+use crate::pool::{Pool, QueuePolicy};
 use crate::process::output::{self, Logs};
 use crate::process::spec::Spec;
 use crate::process::{Error, RuntimeDir, Tenant};
 use alarms::Alarms;
 use async_trait::async_trait;
-use keeper::Keeper;
+use estate::Revived;
+use keeper::{Doors, Keeper};
+use orders::Wanted;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
 use pulse::Pulse;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -119,31 +134,84 @@ pub(crate) struct Control {
     status: watch::Receiver<Arc<Status>>,
     logs: Arc<Logs>,
     orders: mpsc::Sender<orders::Order>,
+    asks: mpsc::Sender<transfer::Ask>,
+    dir: Weak<RuntimeDir>,
     alarms: Alarms,
     pulse: Arc<Pulse>,
 }
 
 /// Orders that may wait to be looked at.
 const ORDERS: usize = 64;
+const ASKS: usize = 8;
 
 impl Supervisor {
     /// Locks and furnishes the runtime directory. Nothing is started, so the process may still fork.
+    /// Workers that a killed proxy has left are known again, and taken over at the start.
     pub(crate) fn new(setup: Setup) -> Result<(Supervisor, Control), Error> {
-        let tenant = |app: &AppSpec| Tenant { app: app.name.to_string(), user: app.spec.user.clone() };
-        let dir = RuntimeDir::open(&setup.runtime_dir, setup.apps.iter().map(tenant).collect())?;
+        let tenants = tenants(&setup.apps);
+        RuntimeDir::check(&setup.runtime_dir, &tenants)?;
+        let mut dir = RuntimeDir::hold(&setup.runtime_dir)?;
+        if let Some(estate) = estate::left_in(&dir) {
+            let tenants = estate.tenants(tenants.clone());
+            match estate.revive(dir.path(), pool_of(&setup.apps)) {
+                Ok(revived) => {
+                    // Until it runs, nothing of theirs is ours to remove.
+                    dir.cede();
+                    let living = revived.rooms.iter().flat_map(|room| room.workers.values());
+                    let living = living.filter(|entry| entry.process.is_some()).map(|entry| entry.id.clone());
+                    let living: Vec<_> = living.collect();
+                    log::info!(
+                        "the proxy before did not stop: {} of its workers live and are taken over",
+                        living.len()
+                    );
+                    dir.furnish(tenants, &living)?;
+                    return Ok(Supervisor::with(setup, dir, Some((revived, None))));
+                }
+                Err(why) => estate::refuse(&dir.state_file(), &why),
+            }
+        }
+        dir.furnish(tenants, &[])?;
+        Ok(Supervisor::with(setup, dir, None))
+    }
+
+    /// The successor of a supervisor that is frozen and has given its estate and the lock of its
+    /// directory. It is passive until told to commit: see [`Heir`].
+    ///
+    /// # Errors
+    /// The estate cannot be taken up; nothing was changed.
+    pub(crate) fn heir(setup: Setup, dir: RuntimeDir, estate: Estate) -> Result<(Supervisor, Control, Heir), Error> {
+        dir.cede();
+        dir.settle(estate.tenants(tenants(&setup.apps)))?;
+        let revived = estate.revive(dir.path(), pool_of(&setup.apps)).map_err(|why| Error::Io {
+            doing: "taking over the workers".into(),
+            source: std::io::Error::new(std::io::ErrorKind::InvalidData, why),
+        })?;
+        let (heir, ends) = heir::pair();
+        let (supervisor, control) = Supervisor::with(setup, dir, Some((revived, Some(ends))));
+        Ok((supervisor, control, heir))
+    }
+
+    fn with(mut setup: Setup, dir: RuntimeDir, legacy: Option<(Revived, Option<heir::Ends>)>) -> (Supervisor, Control) {
         let (wish, wishes) = watch::channel(Wish::Run);
         let (outcome, outcome_out) = watch::channel(None);
         let (status, status_out) = watch::channel(Arc::new(Status::default()));
         let logs = Logs::new(setup.logs.clone());
         let (orders, orders_out) = mpsc::channel(ORDERS);
+        let (asks, asks_out) = mpsc::channel(ASKS);
         let alarms = Alarms::new(setup.alarms.clone());
-        let keeper = Keeper::new(setup, dir, logs.clone(), orders_out, alarms.clone(), wishes, status);
+        let dir = Arc::new(dir);
+        let doors = Doors { orders: orders_out, asks: asks_out, wishes, status };
+        let wanted: Vec<_> = std::mem::take(&mut setup.apps).into_iter().map(Wanted::pin_or_keep).collect();
+        let mut keeper = Keeper::new(setup, dir.clone(), doors, logs.clone(), alarms.clone());
+        match legacy {
+            Some((revived, ends)) => keeper.inherit(revived, wanted, ends),
+            None => wanted.into_iter().for_each(|app| keeper.make_room(app)),
+        }
+        keeper.show();
         let pulse = keeper.pulse.clone();
         let supervisor = Supervisor { keeper: Mutex::new(Some(keeper)), outcome: Arc::new(outcome) };
-        Ok((
-            supervisor,
-            Control { wish: Arc::new(wish), outcome: outcome_out, status: status_out, logs, orders, alarms, pulse },
-        ))
+        let (wish, dir) = (Arc::new(wish), Arc::downgrade(&dir));
+        (supervisor, Control { wish, outcome: outcome_out, status: status_out, logs, orders, asks, dir, alarms, pulse })
     }
 
     /// Who hears of the fleet's alarms instead. To be said before the start.
@@ -160,6 +228,18 @@ impl Supervisor {
     /// How many turns of the loop are to panic.
     fn faults(&self) -> Arc<std::sync::atomic::AtomicU32> {
         self.keeper.lock().unwrap_or_else(|e| e.into_inner()).as_ref().map(|k| k.faults.clone()).unwrap_or_default()
+    }
+}
+
+fn tenants(apps: &[AppSpec]) -> Vec<Tenant> {
+    apps.iter().map(|app| Tenant { app: app.name.to_string(), user: app.spec.user.clone() }).collect()
+}
+
+/// The pool of an app; one of its own for an app that is not configured any more.
+fn pool_of(apps: &[AppSpec]) -> impl Fn(&str) -> Arc<Pool> + '_ {
+    |name| match apps.iter().find(|app| *app.name == *name) {
+        Some(app) => app.pool.clone(),
+        None => Arc::new(Pool::new(name.into(), Affinity::SocketIo, Balance::LeastLoaded, QueuePolicy::default())),
     }
 }
 

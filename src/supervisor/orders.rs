@@ -96,6 +96,13 @@ impl Control {
     }
 }
 
+impl Wanted {
+    /// Where the directory may not be there yet: the start of a worker says what is wrong.
+    pub(super) fn pin_or_keep(app: AppSpec) -> Wanted {
+        Wanted { name: app.name, definition: Definition::pin_or_keep(app.spec, app.policy), pool: app.pool }
+    }
+}
+
 fn pinned(app: AppSpec) -> Result<Wanted, String> {
     let definition = Definition::pin(app.spec, app.policy).map_err(|why| format!("{}: {why}", app.name))?;
     Ok(Wanted { name: app.name, definition, pool: app.pool })
@@ -221,6 +228,13 @@ impl Keeper {
         let slots = room.failing();
         room.fleet.handle(Event::Scale(wanted), now);
         Ok(Pending { parts: vec![Part::Up { room: at, slots }], done: Vec::new(), reply: None })
+    }
+
+    /// Answers all orders, also those that nobody has looked at.
+    pub(super) fn answer_all(&mut self, why: &str) {
+        let waiting = self.pending.drain(..).filter_map(|pending| pending.reply);
+        let queued = std::iter::from_fn(|| self.orders.try_recv().ok()).map(|order| order.reply);
+        waiting.chain(queued).for_each(|reply| drop(reply.send(Err(why.to_owned()))));
     }
 
     /// Answers the orders whose outcome is known.

@@ -3,10 +3,11 @@
 use crate::fleet::State;
 use crate::process::Exit;
 use crate::worker::Slot;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 
 /// How the process before ended: few enough words for a label of a metric.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Cause {
     /// The operating system could not start it.
     Spawn,
@@ -45,7 +46,8 @@ impl Cause {
 }
 
 /// The counts of one app.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Restarts {
     /// Of each slot: the cause that is due to be counted, and the count. As many as there were slots.
     slots: HashMap<Slot, (Option<Cause>, u64)>,

@@ -5,8 +5,8 @@ use super::restarts::Restarts;
 use super::{AppStatus, Carried, SlotStatus, Waiting, WorkerStatus};
 use crate::fleet::{self, Event, Fleet, Occupant, State, Time};
 use crate::pool::{Member, Pool, Seat};
-use crate::process::control::Stats;
-use crate::process::output::Tail;
+use crate::process::control::{Stats, Token};
+use crate::process::output::{Rest, Stream, Tail};
 use crate::process::usage::Usage;
 use crate::process::{Exit, Process};
 use crate::worker::{Generation, Incarnation, Slot, Tag, WorkerId};
@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 pub(super) struct Room {
@@ -26,11 +27,11 @@ pub(super) struct Room {
     pub(super) rollouts: BTreeMap<Generation, Result<String, String>>,
     pub(super) pool: Arc<Pool>,
     /// Pools of earlier configurations that traffic may still hold.
-    old_pools: Vec<Weak<Pool>>,
+    pub(super) old_pools: Vec<Weak<Pool>>,
     pub(super) fleet: Fleet,
     pub(super) workers: HashMap<Incarnation, Entry>,
     /// The stderr of the last process of a slot that ended.
-    last_words: HashMap<Slot, Arc<[String]>>,
+    pub(super) last_words: HashMap<Slot, Arc<[String]>>,
     pub(super) restarts: Restarts,
 }
 
@@ -52,9 +53,20 @@ pub(super) struct Entry {
     /// The last lines of its stderr.
     pub(super) tail: Arc<Tail>,
     /// Requests of members that are forgotten.
-    served: u64,
+    pub(super) served: u64,
     /// The tasks that read its output.
-    pub(super) readers: Vec<JoinHandle<()>>,
+    pub(super) readers: Vec<Reading>,
+    /// Says true when its process is gone.
+    pub(super) exited: Option<watch::Receiver<bool>>,
+    /// What it proves itself with when it dials in, and the user it runs as.
+    pub(super) token: Option<Token>,
+    pub(super) uid: u32,
+}
+
+/// The reader of one of its streams.
+pub(super) struct Reading {
+    pub(super) stream: Stream,
+    pub(super) task: JoinHandle<(Option<Rest>, mpsc::Sender<()>)>,
 }
 
 impl Entry {
@@ -72,6 +84,9 @@ impl Entry {
             tail: Arc::default(),
             served: 0,
             readers: Vec::new(),
+            exited: None,
+            token: None,
+            uid: rustix::process::geteuid().as_raw(),
         }
     }
 
@@ -86,6 +101,11 @@ impl Entry {
 
     pub(super) fn member(&self) -> Option<&Arc<Member>> {
         self.members.last()
+    }
+
+    /// Requests since its start.
+    pub(super) fn requests(&self) -> u64 {
+        self.served + self.members.iter().map(|member| member.load.total.load(Ordering::Relaxed)).sum::<u64>()
     }
 
     /// What traffic has with it now.
@@ -106,14 +126,13 @@ impl Entry {
         let used = |now: &Usage, then: &Usage| now.cpu.saturating_sub(then.cpu).as_secs_f64() / seconds;
         self.cpu = usage.as_ref().zip(self.usage.as_ref()).map(|(now, then)| used(now, then));
         self.usage = usage;
-        let total = self.members.iter().map(|member| member.load.total.load(Ordering::Relaxed)).sum::<u64>();
         fleet::Load {
             elu: self.stats.map(|stats| stats.elu),
             cpu: self.cpu,
             rss: usage.map(|usage| usage.rss).or(self.stats.map(|stats| stats.rss)),
             carried: self.carried(),
             sessions: self.stats.map_or(0, |stats| stats.sessions),
-            requests: self.served + total,
+            requests: self.requests(),
         }
     }
 }

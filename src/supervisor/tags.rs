@@ -28,6 +28,16 @@ impl Tags {
         None
     }
 
+    /// The number of the next one to try.
+    pub(super) fn next(&self) -> u32 {
+        self.next
+    }
+
+    /// A living worker has it; false when another has.
+    pub(super) fn reserve(&mut self, tag: Tag) -> bool {
+        self.used.insert(tag)
+    }
+
     pub(super) fn give_back(&mut self, tag: Tag) {
         self.used.remove(&tag);
     }

@@ -1,4 +1,5 @@
 mod deploys;
+mod takeover;
 
 use super::*;
 use crate::fleet::State;

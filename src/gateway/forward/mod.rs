@@ -16,8 +16,9 @@ use super::http1::body::BodyScanner;
 use super::http1::head::Head;
 use super::http1::{Body, Method, response};
 use super::metrics::Failure;
+use super::phase::Admission;
 use super::policy::{self, Learner, RawHeaders};
-use super::{App, Gateway, connect};
+use super::{App, Gateway, connect, parcel};
 use crate::pool::{Lease, Member, Use};
 use bytes::{Buf, BytesMut};
 use exchange::{Broken, Exchange, Limits, Watch};
@@ -45,12 +46,17 @@ pub(super) struct Conn {
     pub(super) ahead: BytesMut,
     /// For every deadline of the connection.
     pub(super) alarm: Alarm,
-    pulse: Alarm,
+    pub(super) pulse: Alarm,
+    pub(super) admission: Admission,
+    /// Its first bytes are to come and may be HTTP/2's.
+    pub(super) greeting: bool,
 }
 
 impl Conn {
-    pub(super) fn new(client: Client, stream: Stream) -> Conn {
-        Conn { client, stream, ahead: BytesMut::new(), alarm: Alarm::default(), pulse: Alarm::default() }
+    pub(super) fn new(client: Client, stream: Stream, mut admission: Admission) -> Conn {
+        admission.set_movable(parcel::plain(&stream).is_some());
+        let (alarm, pulse) = (Alarm::default(), Alarm::default());
+        Conn { client, stream, ahead: BytesMut::new(), alarm, pulse, admission, greeting: false }
     }
 
     /// Ends when the client leaves. What it sends meanwhile is kept, up to a limit.

@@ -6,10 +6,13 @@
 pub(crate) mod frame;
 mod relay;
 
+pub(crate) use relay::Frozen;
+pub(in crate::gateway) use relay::Relay;
+
 use super::acquire::acquire;
 use super::answer::Answer;
 use super::forward::Conn;
-use super::front::{Admission, Client, answer_and_close, host};
+use super::front::{Client, answer_and_close, host};
 use super::http1::body::BodyScanner;
 use super::http1::head::Head;
 use super::http1::{Method, Progress, response};
@@ -40,8 +43,8 @@ struct Answered {
 }
 
 /// Serves one upgrade request, whose head begins `conn.ahead`, and the tunnel it opens.
-pub(super) async fn upgrade(gateway: &Gateway, app: &App, conn: Conn, head: &Head, admission: Admission) {
-    let Conn { client, mut stream, mut ahead, .. } = conn;
+pub(super) async fn upgrade(gateway: &Gateway, app: &App, conn: Conn, head: &Head) {
+    let Conn { client, mut stream, mut ahead, admission, .. } = conn;
     let headers = RawHeaders { head, buf: &ahead };
     let plan = policy::plan(&app.pool.settings().affinity, head.target.of(&ahead), headers, client.ip, true, true);
     let request = rewrite(&ahead, head, client);
@@ -66,7 +69,7 @@ pub(super) async fn upgrade(gateway: &Gateway, app: &App, conn: Conn, head: &Hea
     let idle = gateway.limits.tunnel_idle_timeout;
     app.metrics.answered(answered.head.status, None);
     if answered.head.status == 101 {
-        let relay = relay::Relay::new(
+        let relay = Relay::new(
             stream,
             answered.worker,
             (answered.received, answered.head.len),

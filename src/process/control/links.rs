@@ -44,6 +44,16 @@ impl Links {
         Ok(superseded)
     }
 
+    /// Of a worker that is known from before: it was not heard of yet, and serves there.
+    pub(super) fn serving_at(main: Option<Arc<str>>) -> Links {
+        Links { links: Vec::new(), main }
+    }
+
+    /// All connections are gone; returns whether there was one.
+    pub(super) fn clear(&mut self) -> bool {
+        !std::mem::take(&mut self.links).is_empty()
+    }
+
     pub(super) fn path(&mut self, id: LinkId, path: &str, main: bool) -> Option<Report> {
         let link = self.links.iter_mut().find(|link| link.id == id)?;
         if main {

@@ -46,7 +46,7 @@ pub(super) struct Hello {
 }
 
 /// What a worker measures of itself, every second.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Stats {
     /// Event-loop utilization, 0 to 1.

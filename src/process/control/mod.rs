@@ -13,8 +13,10 @@ mod server;
 mod tests;
 
 pub(crate) use message::{PROTOCOL, ProxySays, Stats};
-pub(crate) use registry::{Expected, Registry, Token};
-pub(crate) use server::{bind, serve};
+pub(crate) use registry::{Expected, Registry, Token, is_own_socket};
+#[cfg(test)]
+pub(crate) use server::bind;
+pub(crate) use server::{bind_over, serve};
 
 use crate::worker::WorkerId;
 use std::sync::Arc;

@@ -4,6 +4,7 @@ use super::links::{LinkId, Links};
 use super::message::{Hello, PROTOCOL, ProxySays};
 use super::{Report, Reported};
 use crate::worker::{Incarnation, WorkerId};
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
@@ -14,7 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{mpsc, watch};
 
 /// A worker's secret: 128 random bits in hexadecimal.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String")]
 pub(crate) struct Token(String);
 
 impl Token {
@@ -33,6 +35,15 @@ impl Token {
     fn is(&self, other: &str) -> bool {
         let differ = self.0.bytes().zip(other.bytes()).fold(0, |sum, (a, b)| sum | (a ^ b));
         std::hint::black_box(differ) == 0 && self.0.len() == other.len()
+    }
+}
+
+impl TryFrom<String> for Token {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Token, &'static str> {
+        let fits = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        fits.then_some(Token(text)).ok_or("a token has 32 hexadecimal digits")
     }
 }
 
@@ -125,14 +136,36 @@ impl Registry {
     }
 
     pub(crate) fn expect(&self, expected: Expected) {
+        self.expect_again(expected, None);
+    }
+
+    /// A worker that dialled in to an earlier proxy; it serves at `main`, which is no news when it says so again.
+    pub(crate) fn expect_again(&self, expected: Expected, main: Option<Arc<str>>) {
         let key = (expected.id.app.clone(), expected.id.incarnation);
-        let entry = Entry { expected, links: Links::default(), senders: HashMap::new() };
+        let entry = Entry { expected, links: Links::serving_at(main), senders: HashMap::new() };
         self.lock().insert(key, entry);
     }
 
     /// The worker is gone: its connections end.
     pub(crate) fn forget(&self, id: &WorkerId) {
         self.lock().remove(&(id.app.clone(), id.incarnation));
+    }
+
+    /// Ends all connections; workers dial in again.
+    pub(crate) fn hang_up(&self) {
+        let mut gone = Vec::new();
+        for entry in self.lock().values_mut() {
+            entry.senders.clear();
+            if entry.links.clear() {
+                gone.push(entry.expected.id.clone());
+            }
+        }
+        for id in gone {
+            // The supervisor may be the one who asks: it must not wait for itself.
+            if self.reports.try_send((id.clone(), Report::HungUp)).is_err() {
+                log::debug!("{id}: its hang-up is not told, too much is");
+            }
+        }
     }
 
     /// Whether any expected worker runs as this user.
@@ -234,7 +267,7 @@ impl Registry {
 }
 
 /// A worker must not lead our traffic to somebody else's socket.
-fn is_own_socket(main: &std::path::Path, path: &str) -> bool {
+pub(crate) fn is_own_socket(main: &std::path::Path, path: &str) -> bool {
     let Some(stem) = main.to_str().and_then(|main| main.strip_suffix(".sock")) else { return false };
     let Some(middle) = path.strip_prefix(stem).and_then(|rest| rest.strip_suffix(".sock")) else { return false };
     middle.is_empty() || middle.strip_prefix('-').is_some_and(|port| port.parse::<u16>().is_ok())

@@ -35,6 +35,22 @@ pub(crate) fn bind(path: &Path, shared: bool) -> Result<UnixListener, Error> {
     Ok(listener)
 }
 
+/// Binds beside the path first and takes its place at once, whoever is bound there: no worker that dials in
+/// finds nobody. Needs a Tokio runtime.
+pub(crate) fn bind_over(path: &Path, shared: bool) -> Result<UnixListener, Error> {
+    let beside = path.with_extension(format!("{}.new", std::process::id()));
+    let failed = || Error::io(format!("binding {}", path.display()));
+    let removed = std::fs::remove_file(&beside);
+    removed.or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) }).map_err(failed())?;
+    let listener = bind(&beside, shared)?;
+    if let Err(e) = std::fs::rename(&beside, path) {
+        // It is ours, and of no use.
+        drop(std::fs::remove_file(&beside));
+        return Err(failed()(e));
+    }
+    Ok(listener)
+}
+
 /// Serves until dropped.
 pub(crate) async fn serve(listener: UnixListener, registry: Registry) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));

@@ -13,6 +13,17 @@ pub(super) struct Framer {
 }
 
 impl Framer {
+    /// Goes on behind the beginning of a line. One that is too long to be one is cut.
+    pub(super) fn behind(mut partial: Vec<u8>) -> Framer {
+        partial.truncate(LONGEST);
+        Framer { partial }
+    }
+
+    /// The beginning of the line whose end has not come.
+    pub(super) fn into_partial(self) -> Vec<u8> {
+        self.partial
+    }
+
     /// Delivers each line without its end, and whether it is whole: false for a piece that goes on.
     pub(super) fn push(&mut self, mut bytes: &[u8], mut deliver: impl FnMut(&[u8], bool)) {
         while let Some(end) = memchr::memchr(b'\n', bytes) {

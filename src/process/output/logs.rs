@@ -115,6 +115,14 @@ impl Logs {
         self.policy.files.as_ref().map(FilePolicy::directory)
     }
 
+    /// Waits at most `limit` until what is queued now is written. Blocks.
+    pub(crate) fn flush(&self, limit: Duration) {
+        let end = Instant::now() + limit;
+        for sink in self.sinks.get().into_iter().flatten() {
+            sink.flush(end.saturating_duration_since(Instant::now()));
+        }
+    }
+
     /// Takes no more, and waits at most `limit` until what is queued is written. Blocks.
     pub(crate) fn close(&self, limit: Duration) {
         let end = Instant::now() + limit;

@@ -24,10 +24,11 @@ mod writer;
 pub(crate) use files::Rotate;
 pub(crate) use format::Format;
 pub(crate) use logs::{Feed, FilePolicy, Logs, Policy};
-pub(crate) use pipe::{Pipe, make_pipe};
+pub(crate) use pipe::{Pipe, make_pipe, open_reader};
 pub(crate) use tail::Tail;
 
 use frame::Framer;
+use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
@@ -35,7 +36,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// One of a worker's two output streams.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Stream {
     Out,
     Err,
@@ -61,18 +63,45 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Reads one stream to its end: until no process holds it, or, once `exited` says true, for a
-/// bounded time more.
-pub(crate) async fn read(pipe: Pipe, feed: Feed, tail: Option<Arc<Tail>>, mut exited: watch::Receiver<bool>) {
-    let mut reader = Reader { pace: Pace::new(pipe::size(&pipe)), pipe, feed, tail, framer: Framer::default() };
+/// What a reader that was hushed has in hand.
+#[derive(Debug)]
+pub(crate) struct Rest {
+    pub(crate) pipe: Pipe,
+    /// The beginning of a line.
+    pub(crate) partial: Vec<u8>,
+}
+
+/// What tells a reader to end.
+#[derive(Clone, Debug)]
+pub(crate) struct Ends {
+    /// Says true when the process is gone.
+    pub(crate) exited: watch::Receiver<bool>,
+    /// Says true when another is to read on.
+    pub(crate) hush: watch::Receiver<bool>,
+}
+
+/// Reads one stream to its end: until no process holds it, or, once the process has exited, for a
+/// bounded time more. One that is hushed before gives back what it has.
+pub(crate) async fn read(from: Rest, feed: Feed, tail: Option<Arc<Tail>>, ends: Ends) -> Option<Rest> {
+    let Rest { pipe, partial } = from;
+    let Ends { mut exited, mut hush } = ends;
+    let framer = Framer::behind(partial);
+    let mut reader = Reader { pace: Pace::new(pipe::size(&pipe)), pipe, feed, tail, framer };
     let limit = async {
         // An error means that the sender is gone, and with it whoever could say more.
         let _ = exited.wait_for(|exited| *exited).await;
         tokio::time::sleep(AFTER_EXIT).await;
     };
-    tokio::pin!(limit);
+    let hushed = async {
+        if hush.wait_for(|hush| *hush).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::pin!(limit, hushed);
     loop {
         tokio::select! {
+            biased;
+            () = &mut hushed => return Some(Rest { pipe: reader.pipe, partial: reader.framer.into_partial() }),
             more = reader.step() => match more {
                 Ok(true) => {}
                 Ok(false) => break,
@@ -85,6 +114,7 @@ pub(crate) async fn read(pipe: Pipe, feed: Feed, tail: Option<Arc<Tail>>, mut ex
         }
     }
     reader.finish();
+    None
 }
 
 struct Reader {

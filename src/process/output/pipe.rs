@@ -33,7 +33,8 @@ pub(crate) fn make_pipe(path: &Path, user: Option<&Identity>) -> Result<(File, P
 /// Opens the reading end of a FIFO that a worker holds; also one of an earlier proxy's worker.
 pub(crate) fn open_reader(path: &Path) -> Result<Pipe, Error> {
     let failed = || Error::io(format!("opening {}", path.display()));
-    let reader = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path).map_err(failed())?;
+    let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOFOLLOW;
+    let reader = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed())?;
     Pipe::from_file(reader).map_err(failed())
 }
 

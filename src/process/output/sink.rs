@@ -186,6 +186,13 @@ impl Sink {
         let mut queue = self.lock();
         queue.closed = true;
         self.filled.notify_one();
+        drop(queue);
+        self.flush(limit);
+    }
+
+    /// Waits at most `limit` until nothing waits to be written. Blocks.
+    pub(super) fn flush(&self, limit: Duration) {
+        let queue = self.lock();
         let pending = |queue: &mut Queue| (queue.writing || !queue.items.is_empty()) && !queue.writer_gone;
         drop(self.emptied.wait_timeout_while(queue, limit, pending));
     }

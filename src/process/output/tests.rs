@@ -333,7 +333,7 @@ async fn a_stream_is_read_to_its_last_word() {
     let tail = Arc::new(Tail::default());
     let (_exited, exited_in) = watch::channel(false);
     let feed = logs.feed(&id("chat", 3), 7, Generation(2), Stream::Err);
-    let reading = tokio::spawn(read(pipe, feed, Some(tail.clone()), exited_in));
+    let reading = tokio::spawn(read(rest(pipe), feed, Some(tail.clone()), ends(exited_in)));
     worker.write_all(b"one\ntwo\nlast words").unwrap();
     drop(worker);
     timeout(LIMIT, reading).await.unwrap().unwrap();
@@ -353,7 +353,7 @@ async fn a_stream_that_somebody_keeps_open_is_left_after_the_exit() {
     let (logs, written) = logs(policy(None));
     let (exited, exited_in) = watch::channel(false);
     let feed = logs.feed(&id("x", 0), 1, Generation(1), Stream::Out);
-    let reading = tokio::spawn(read(pipe, feed, None, exited_in));
+    let reading = tokio::spawn(read(rest(pipe), feed, None, ends(exited_in)));
     worker.write_all(b"held").unwrap();
     exited.send_replace(true);
     timeout(LIMIT, reading).await.unwrap().unwrap();
@@ -383,7 +383,8 @@ async fn a_flood_is_read_as_fast_as_it_comes() {
     let (mut worker, pipe) = make_pipe(&temp.0.join("out"), None).unwrap();
     let (logs, written) = logs(policy(None));
     let (_exited, exited_in) = watch::channel(false);
-    let reading = tokio::spawn(read(pipe, logs.feed(&id("x", 0), 1, Generation(1), Stream::Out), None, exited_in));
+    let reading =
+        tokio::spawn(read(rest(pipe), logs.feed(&id("x", 0), 1, Generation(1), Stream::Out), None, ends(exited_in)));
     tokio::task::spawn_blocking(move || {
         let line = [[b'y'; 99].as_slice(), b"\n"].concat();
         (0..LINES / 100).for_each(|_| worker.write_all(&line.repeat(100)).unwrap());
@@ -434,4 +435,50 @@ fn the_last_words_are_bounded() {
     let lines = tail.lines();
     assert_eq!(lines.len(), 50);
     assert!(lines[0].starts_with("150 ") && lines.iter().all(|line| line.len() <= 512 && !line.contains('\u{fffd}')));
+}
+
+fn rest(pipe: Pipe) -> Rest {
+    Rest { pipe, partial: Vec::new() }
+}
+
+fn ends(exited: watch::Receiver<bool>) -> Ends {
+    Ends { exited, hush: watch::channel(false).1 }
+}
+
+async fn until(holds: impl Fn() -> bool) {
+    let wait = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    timeout(LIMIT, wait).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_hushed_reader_gives_back_its_partial_line_and_another_reads_on() {
+    let temp = Temp::new();
+    let path = temp.0.join("fifo");
+    let (mut worker, pipe) = make_pipe(&path, None).unwrap();
+    let (logs, written) = logs(policy(None));
+    let feed = || logs.feed(&id("x", 0), 1, Generation(1), Stream::Out);
+    let (_exited, exited_in) = watch::channel(false);
+    let (hush, hush_in) = watch::channel(false);
+    let both = Ends { exited: exited_in, hush: hush_in };
+    worker.write_all(b"whole\nbegin").unwrap();
+    let reading = tokio::spawn(read(rest(pipe), feed(), None, both.clone()));
+    until(|| text(&written).contains("whole")).await;
+    hush.send_replace(true);
+    let Rest { pipe, partial } = timeout(Duration::from_secs(10), reading).await.unwrap().unwrap().unwrap();
+    assert_eq!(partial, b"begin");
+    worker.write_all(b"ning\nlast").unwrap();
+    drop(pipe);
+    hush.send_replace(false);
+    let again = Rest { pipe: open_reader(&path).unwrap(), partial };
+    let reading = tokio::spawn(read(again, feed(), None, both));
+    until(|| text(&written).contains("beginning")).await;
+    drop(worker);
+    assert!(timeout(Duration::from_secs(10), reading).await.unwrap().unwrap().is_none());
+    logs.close(Duration::from_secs(10));
+    let said = without_time(&text(&written));
+    assert_eq!(said, ["x[0] 1 g1 out | whole", "x[0] 1 g1 out | beginning", "x[0] 1 g1 out | last"]);
 }

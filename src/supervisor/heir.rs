@@ -1,0 +1,255 @@
+//! Taking over the workers of another proxy: of one that was killed, or of one that still runs and
+//! hands them over.
+
+use super::estate::{self, Partial, Revived};
+use super::keeper::Keeper;
+use super::orders::{Order, Wanted, What};
+use super::room::Room;
+use crate::fleet::Event;
+use crate::pool::{Member, Seat};
+use crate::process::control::{Report, Reported};
+use crate::process::output::{Rest, Stream, open_reader};
+use crate::process::{Error, Exit, Process};
+use crate::worker::{Incarnation, WorkerId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+
+/// For workers to dial in again; those that hang do so later.
+const REDIAL: Duration = Duration::from_secs(5);
+/// For one look whether a socket answers, and how often it is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+const LOOKS: u32 = 4;
+/// Reports that are kept while nothing is decided.
+const HELD: usize = 10_000;
+
+/// How a successor and the one before it agree; see [`super::Supervisor::heir`].
+pub(crate) struct Heir {
+    /// The control socket is bound: workers that are hung up on dial in here.
+    pub(crate) bound: oneshot::Receiver<()>,
+    /// The workers are there, or why they cannot be taken over.
+    pub(crate) ready: oneshot::Receiver<Result<(), String>>,
+    /// From here on they are ours. Dropped: never.
+    pub(crate) commit: oneshot::Sender<Vec<Partial>>,
+}
+
+/// The supervisor's ends.
+pub(super) struct Ends {
+    bound: oneshot::Sender<()>,
+    ready: oneshot::Sender<Result<(), String>>,
+    commit: oneshot::Receiver<Vec<Partial>>,
+}
+
+pub(super) fn pair() -> (Heir, Ends) {
+    let (bound, bound_out) = oneshot::channel();
+    let (ready, ready_out) = oneshot::channel();
+    let (commit, commit_out) = oneshot::channel();
+    (Heir { bound: bound_out, ready: ready_out, commit }, Ends { bound, ready, commit: commit_out })
+}
+
+/// What a keeper is to take up at its start.
+pub(super) struct Legacy {
+    connected: Vec<WorkerId>,
+    /// What is configured now.
+    configured: Vec<Wanted>,
+    /// Of one that still runs.
+    ends: Option<Ends>,
+}
+
+impl Keeper {
+    /// Puts the workers of an estate in the place of those that would be started.
+    pub(super) fn inherit(&mut self, revived: Revived, configured: Vec<Wanted>, ends: Option<Ends>) {
+        let Revived { rooms, epoch, tags, connected } = revived;
+        (self.epoch, self.tags) = (epoch, tags);
+        self.measured = self.now();
+        for mut room in rooms {
+            room.fleet.count_from(self.dir.first_incarnation(&room.name));
+            estate::expect(&room, &self.registry);
+            self.rooms.insert(self.next_room, room);
+            self.next_room += 1;
+        }
+        self.legacy = Some(Legacy { connected, configured, ends });
+    }
+
+    /// Begins with the workers of another; false when that one keeps them.
+    pub(super) async fn take_over(&mut self, legacy: Legacy) -> Result<bool, Error> {
+        let Legacy { connected, configured, ends } = legacy;
+        self.listen()?;
+        let mut held = Vec::new();
+        let partials = match ends {
+            None => Vec::new(),
+            Some(ends) => match self.stand_by(connected, ends, &mut held).await {
+                Some(partials) => partials,
+                None => return Ok(false),
+            },
+        };
+        self.dir.own();
+        self.tools = Some(self.equip()?);
+        self.begin_with(partials);
+        held.iter().for_each(|(id, report)| self.reported(id, report.clone()));
+        let (reply, answer) = oneshot::channel();
+        self.obey(Order { what: What::Reload(configured), reply });
+        tokio::spawn(async move {
+            match answer.await {
+                Ok(Ok(text)) => log::info!("took over: {text}"),
+                Ok(Err(why)) => log::error!("took over, but: {why}"),
+                Err(_) => {}
+            }
+        });
+        Ok(true)
+    }
+
+    /// Decides nothing, but lets the workers dial in and traffic reach them, until the other has let go.
+    async fn stand_by(
+        &mut self,
+        connected: Vec<WorkerId>,
+        ends: Ends,
+        held: &mut Vec<Reported>,
+    ) -> Option<Vec<Partial>> {
+        let Ends { bound, ready, mut commit } = ends;
+        self.show_seats().await;
+        // Who asked may be gone, which `commit` tells.
+        let _ = bound.send(());
+        let mut missing: BTreeSet<WorkerId> = connected.into_iter().collect();
+        let limit = sleep(REDIAL);
+        tokio::pin!(limit);
+        while !missing.is_empty() {
+            tokio::select! {
+                biased;
+                early = &mut commit => return early.ok(),
+                Some(report) = self.reports.recv(), if held.len() < HELD => {
+                    if matches!(report.1, Report::Hello { .. }) {
+                        missing.remove(&report.0);
+                    }
+                    hold(held, report);
+                }
+                () = &mut limit => {
+                    let names: Vec<String> = missing.iter().map(WorkerId::to_string).collect();
+                    log::warn!("going on without these, which have not dialled in again: {}", names.join(", "));
+                    break;
+                }
+            }
+        }
+        let seen = look_at_sockets(self.serving()).await;
+        let _ = ready.send(seen);
+        loop {
+            tokio::select! {
+                biased;
+                committed = &mut commit => return committed.ok(),
+                Some(report) = self.reports.recv(), if held.len() < HELD => hold(held, report),
+            }
+        }
+    }
+
+    /// Traffic goes to the workers as it did, but for those that have died.
+    async fn show_seats(&mut self) {
+        for room in self.rooms.values_mut() {
+            let mut seats = room.seats(false);
+            seats.retain(|seat| {
+                room.workers.get(&seat.member.id.incarnation).is_some_and(|entry| entry.process.is_some())
+            });
+            for pool in room.pools() {
+                pool.publish(seats.clone()).await;
+            }
+        }
+    }
+
+    /// The workers that serve, as they are known.
+    fn serving(&self) -> Vec<(Process, Arc<Member>)> {
+        let of = |room: &Room| {
+            let seat = |seat: Seat| {
+                let process = room.workers.get(&seat.member.id.incarnation)?.process.clone()?;
+                Some((process, seat.member))
+            };
+            room.seats(false).into_iter().filter_map(seat).collect::<Vec<_>>()
+        };
+        self.rooms.values().flat_map(of).collect()
+    }
+
+    /// Watches and reads the processes, and tells the fleets what became of them meanwhile.
+    fn begin_with(&mut self, partials: Vec<Partial>) {
+        let mut partials: BTreeMap<(String, u32, Stream), Vec<u8>> =
+            partials.into_iter().map(|p| ((p.app, p.incarnation, p.stream), p.bytes)).collect();
+        self.tell_all(Event::Tick);
+        for at in self.rooms.keys().copied().collect::<Vec<_>>() {
+            let Some(room) = self.rooms.get(&at) else { continue };
+            let workers: Vec<(Incarnation, Option<u32>, bool)> =
+                room.fleet.workers().map(|w| (w.incarnation, w.pid, w.is_alive())).collect();
+            for (incarnation, pid, alive) in workers {
+                let app = room_name(self, at);
+                let mut rest = |path: std::path::PathBuf, stream| {
+                    let partial = partials.remove(&(app.clone(), incarnation.0, stream)).unwrap_or_default();
+                    let opened = open_reader(&path);
+                    opened.map(|pipe| Rest { pipe, partial }).map_err(|e| log::warn!("output is lost: {e}")).ok()
+                };
+                let Some(entry) = self.rooms.get(&at).and_then(|room| room.workers.get(&incarnation)) else { continue };
+                let id = entry.id.clone();
+                match entry.process.clone() {
+                    Some(process) => {
+                        let out = rest(self.dir.log_pipe(&id, Stream::Out), Stream::Out);
+                        let err = rest(self.dir.log_pipe(&id, Stream::Err), Stream::Err);
+                        let events = self.attach(at, incarnation, process, out, err);
+                        if pid.is_none() {
+                            events.into_iter().for_each(|event| self.tell(at, event));
+                        }
+                    }
+                    None if alive => {
+                        if let Some(room) = self.rooms.get_mut(&at) {
+                            room.ended(incarnation, Some(Exit::Unknown));
+                        }
+                        let how = "ended while no proxy watched".to_owned();
+                        self.tell(at, Event::Exited { incarnation, how });
+                    }
+                    None => {}
+                }
+            }
+        }
+    }
+
+    pub(super) fn listen(&mut self) -> Result<(), Error> {
+        let path = self.dir.control_socket();
+        let listener = crate::process::control::bind_over(&path, self.dir.is_shared())?;
+        self.door = Some(tokio::spawn(crate::process::control::serve(listener, self.registry.clone())));
+        Ok(())
+    }
+}
+
+fn room_name(keeper: &Keeper, at: usize) -> String {
+    keeper.rooms.get(&at).map(|room| room.name.to_string()).unwrap_or_default()
+}
+
+/// Statistics come again every second.
+fn hold(held: &mut Vec<Reported>, report: Reported) {
+    if !matches!(report.1, Report::Stats(_) | Report::Message(_)) {
+        held.push(report);
+    }
+}
+
+/// Whether every worker that lives takes connections.
+async fn look_at_sockets(workers: Vec<(Process, Arc<Member>)>) -> Result<(), String> {
+    for (process, member) in workers {
+        let mut looks = 0;
+        while let Err(e) = accepts(&member.socket).await {
+            looks += 1;
+            if !process.is_alive() {
+                break;
+            }
+            if looks == LOOKS {
+                return Err(format!("{}: its socket {} refuses: {e}", member.id, member.socket));
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+    Ok(())
+}
+
+/// An error says that nobody listens; one that is only busy does.
+async fn accepts(socket: &str) -> std::io::Result<()> {
+    use std::io::ErrorKind;
+    match timeout(LOOK, tokio::net::UnixStream::connect(socket)).await {
+        Ok(Err(e)) if matches!(e.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) => Err(e),
+        _ => Ok(()),
+    }
+}

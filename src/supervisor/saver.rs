@@ -1,0 +1,114 @@
+//! Keeps the state file up to date: the next proxy finds the workers again when this one is killed.
+//!
+//! The keeper sees what has changed and hands over a copy; a task of its own writes.
+
+use super::estate::Estate;
+use super::keeper::Keeper;
+use crate::process::state;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// What comes together is written together.
+const GATHER: Duration = Duration::from_millis(50);
+const BETWEEN: Duration = Duration::from_millis(200);
+/// Counters go on without anything else that changes.
+const OLDEST: Duration = Duration::from_secs(10);
+/// For the last write to end.
+const LAST: Duration = Duration::from_secs(5);
+
+pub(super) struct Saver {
+    latest: watch::Sender<Option<Estate>>,
+    task: JoinHandle<()>,
+    /// Of what was handed over last.
+    print: Option<u64>,
+    /// When to hand over next, if something changed.
+    due: Option<Instant>,
+    last: Instant,
+}
+
+impl Saver {
+    /// Needs a Tokio runtime.
+    pub(super) fn start(path: PathBuf) -> Saver {
+        let (latest, mut changes) = watch::channel(None::<Estate>);
+        let task = tokio::spawn(async move {
+            let mut failing = false;
+            while changes.changed().await.is_ok() {
+                let estate = changes.borrow_and_update().clone();
+                let Some(estate) = estate else { continue };
+                let path = path.clone();
+                let written = tokio::task::spawn_blocking(move || {
+                    let bytes = serde_json::to_vec(&estate).map_err(|e| e.to_string())?;
+                    state::write(&path, &bytes).map_err(|e| format!("{}: {e}", path.display()))
+                });
+                let outcome = written.await.unwrap_or_else(|e| Err(e.to_string()));
+                match outcome {
+                    Ok(()) => failing = false,
+                    Err(why) if !failing => {
+                        failing = true;
+                        log::warn!(
+                            "what is known of the workers cannot be written down, so they are lost if the proxy is killed: {why}"
+                        );
+                    }
+                    Err(_) => {}
+                }
+            }
+        });
+        Saver { latest, task, print: None, due: None, last: Instant::now() }
+    }
+
+    /// Waits until nothing is being written.
+    pub(super) async fn end(self) {
+        drop(self.latest);
+        if tokio::time::timeout(LAST, self.task).await.is_err() {
+            log::warn!("the state file takes long to be written");
+        }
+    }
+}
+
+impl Keeper {
+    /// Hands over a copy when one is due. To be asked when everything asked for was carried out.
+    pub(super) fn save_changes(&mut self) {
+        let print = self.print();
+        let Some(saver) = &mut self.saver else { return };
+        let now = Instant::now();
+        if saver.print != Some(print) || now >= saver.last + OLDEST {
+            saver.due = saver.due.or(Some((now + GATHER).max(saver.last + BETWEEN)));
+        }
+        if saver.due.is_some_and(|due| due <= now) {
+            let estate = Estate::of(self.rooms.values(), &self.tags, self.epoch);
+            saver.latest.send_replace(Some(estate));
+            (saver.due, saver.print, saver.last) = (None, Some(print), now);
+        }
+    }
+
+    pub(super) fn save_due(&self) -> Option<Instant> {
+        let saver = self.saver.as_ref()?;
+        Some(saver.due.unwrap_or(saver.last + OLDEST))
+    }
+
+    /// Differs when something has changed that a successor must know.
+    fn print(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        for (at, room) in &self.rooms {
+            let fleet = &room.fleet;
+            (at, room.removed, fleet.is_stopping(), fleet.desired(), fleet.is_manual()).hash(&mut hasher);
+            (fleet.generations(), fleet.next_incarnation()).hash(&mut hasher);
+            for (slot, seat) in fleet.slots() {
+                (slot, seat.successor, seat.failures, seat.due()).hash(&mut hasher);
+            }
+            for worker in fleet.workers() {
+                (worker.incarnation, worker.pid, worker.state as u8, worker.role as u8).hash(&mut hasher);
+                (worker.is_connected(), worker.listens(), worker.since).hash(&mut hasher);
+                if let Some(entry) = room.workers.get(&worker.incarnation) {
+                    (entry.serving_pid, entry.members.len(), entry.process.is_some()).hash(&mut hasher);
+                    entry.member().map(|member| &member.socket).hash(&mut hasher);
+                }
+            }
+        }
+        hasher.finish()
+    }
+}

@@ -1,0 +1,399 @@
+//! Two proxies, one after the other, and the workers of both.
+
+use super::*;
+use crate::process::RuntimeDir;
+use crate::process::output::Stream;
+use std::collections::BTreeMap;
+
+/// A supervisor that can be killed: nothing of it runs on, and nothing is tidied up.
+struct One {
+    control: Control,
+    pool: Arc<Pool>,
+    output: Written,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+const TALK: &str =
+    "let n = 0; setInterval(() => { process.stdout.write('line '); process.stdout.write(`${n++} end\\n`) }, 1);";
+
+fn setup(base: &std::path::Path, app: (Spec, Policy)) -> (Setup, Arc<Pool>, Written) {
+    let (pool, output) = (new_pool(), Written::default());
+    let setup = Setup {
+        apps: vec![AppSpec { name: "chat".into(), spec: app.0, policy: app.1, pool: pool.clone() }],
+        runtime_dir: base.join("run"),
+        port: 8000,
+        keep_alive: Duration::from_secs(75),
+        orphan_timeout: Duration::from_secs(30),
+        logs: Default::default(),
+        alarms: Default::default(),
+        output: Some(Box::new(output.clone())),
+    };
+    (setup, pool, output)
+}
+
+impl One {
+    fn start(base: &std::path::Path, app: (Spec, Policy)) -> One {
+        let (setup, pool, output) = setup(base, app);
+        let (supervisor, control) = Supervisor::new(setup).unwrap();
+        One::run(supervisor, control, pool, output)
+    }
+
+    /// The successor of `old`, passive.
+    async fn heir(old: &One, base: &std::path::Path, app: (Spec, Policy)) -> (One, Heir) {
+        let estate = old.control.freeze().await.unwrap();
+        let text = serde_json::to_vec(&estate).unwrap();
+        let dir = RuntimeDir::inherit(&base.join("run"), old.control.lock().unwrap()).unwrap();
+        let (setup, pool, output) = setup(base, app);
+        let (supervisor, control, heir) = Supervisor::heir(setup, dir, Estate::parse(&text).unwrap()).unwrap();
+        (One::run(supervisor, control, pool, output), heir)
+    }
+
+    fn run(supervisor: Supervisor, control: Control, pool: Arc<Pool>, output: Written) -> One {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.spawn(async move {
+            let (_shutdown, shutdown_in) = watch::channel(false);
+            supervisor.start(shutdown_in).await;
+        });
+        One { control, pool, output, runtime: Some(runtime) }
+    }
+
+    async fn crash(mut self) {
+        if let Some(dir) = self.control.dir.upgrade() {
+            dir.cede();
+        }
+        self.runtime.take().unwrap().shutdown_background();
+        while self.control.dir.strong_count() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    async fn until(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Arc<Status> {
+        let mut control = self.control.clone();
+        let wait = async {
+            let mut status = control.status();
+            while !wanted(&status) {
+                status = control.changed().await;
+            }
+            status
+        };
+        let waited = timeout(Duration::from_secs(30), wait).await;
+        waited.unwrap_or_else(|_| panic!("never {what}: {:#?}\n{}", self.control.status(), self.output.text()))
+    }
+
+    async fn ready(&self, workers: usize) -> Vec<Option<u32>> {
+        let status = self.until("ready", |s| s.epoch.is_some() && s.apps.iter().all(|a| a.ready() == workers)).await;
+        status.apps[0].workers.iter().filter(|w| w.state == State::Ready).map(|w| w.pid).collect()
+    }
+
+    async fn end(mut self, base: PathBuf) {
+        self.control.stop();
+        timeout(Duration::from_secs(30), self.control.finished()).await.expect("never finished").unwrap();
+        self.runtime.take().unwrap().shutdown_background();
+        assert_eq!(processes_with(&base.to_string_lossy()), Vec::<String>::new(), "processes are left");
+        let left: Vec<_> = std::fs::read_dir(&base).unwrap().collect();
+        assert!(left.is_empty(), "left: {left:?}");
+        std::fs::remove_dir(&base).unwrap();
+    }
+
+    async fn says(&self, text: &str) {
+        let wait = async {
+            while !self.output.text().contains(text) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), wait).await.unwrap_or_else(|_| panic!("never {text}: {}", self.output.text()));
+    }
+}
+
+impl Drop for One {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// The numbers of the lines that a worker has written, over several proxies: all whole, none missing.
+fn assert_whole(outputs: &[&str]) -> usize {
+    let mut workers: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
+    for line in outputs.iter().flat_map(|text| text.lines()).filter(|line| line.contains("| ")) {
+        let (head, said) = line.split_once(" | ").unwrap();
+        let number = said.strip_prefix("line ").and_then(|rest| rest.strip_suffix(" end"));
+        let number = number.unwrap_or_else(|| panic!("torn: {line}"));
+        workers.entry(head.split(' ').nth(2).unwrap()).or_default().push(number.parse().unwrap());
+    }
+    for (pid, numbers) in &workers {
+        assert!(numbers.iter().enumerate().all(|(n, said)| n as u32 == *said), "{pid}: {numbers:?}");
+    }
+    workers.len()
+}
+
+fn two(script: &str) -> (Spec, Policy) {
+    (node(&format!("{HELLO}{script}")), Policy { instances: 2, ..policy() })
+}
+
+#[tokio::test]
+async fn workers_are_handed_over_and_lose_no_line() {
+    let base = base_dir();
+    let old = One::start(&base, two(TALK));
+    let pids = old.ready(2).await;
+    old.says("line 50 end").await;
+    let (new, heir) = One::heir(&old, &base, two(TALK)).await;
+    timeout(Duration::from_secs(10), heir.bound).await.unwrap().unwrap();
+    // Both serve.
+    for pool in [&old.pool, &new.pool] {
+        assert!(pool.select(Wanted::Any, Use::Request, &[]).is_some());
+    }
+    old.control.dismiss().await;
+    assert_eq!(timeout(Duration::from_secs(10), heir.ready).await.unwrap().unwrap(), Ok(()));
+    let partials = old.control.hush().await;
+    let partials: Vec<Partial> = serde_json::from_str(&serde_json::to_string(&partials).unwrap()).unwrap();
+    heir.commit.send(partials).unwrap();
+    old.control.cede().await;
+    old.control.finished().await.unwrap();
+    assert_eq!(new.ready(2).await, pids);
+    new.until("connected", |s| s.apps[0].workers.iter().all(|w| w.stats.is_some())).await;
+    new.says("line ").await;
+    let before = new.output.text().lines().count();
+    let more = || new.output.text().lines().count() > before + 200;
+    while !more() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(assert_whole(&[&old.output.text(), &new.output.text()]), 2);
+    // The new one sees an exit and starts another.
+    kill(pids[0].unwrap(), rustix::process::Signal::KILL);
+    new.until("another", |s| s.apps[0].workers.iter().any(|w| w.state == State::Ready && !pids.contains(&w.pid))).await;
+    new.end(base).await;
+    drop(old);
+}
+
+#[tokio::test]
+async fn a_handover_that_fails_at_any_step_changes_nothing() {
+    let base = base_dir();
+    let old = One::start(&base, two(TALK));
+    let pids = old.ready(2).await;
+    for step in 0..4 {
+        let (new, heir) = One::heir(&old, &base, two(TALK)).await;
+        let Heir { bound, ready, commit } = heir;
+        if step > 0 {
+            bound.await.unwrap();
+            old.control.dismiss().await;
+        }
+        if step > 1 {
+            ready.await.unwrap().unwrap();
+        }
+        if step > 2 {
+            old.control.hush().await;
+        }
+        drop(commit);
+        assert!(timeout(Duration::from_secs(10), new.control.finished()).await.unwrap().is_err());
+        drop(new);
+        old.control.thaw().await;
+        assert_eq!(old.ready(2).await, pids);
+        // They dial in again: their statistics go on.
+        let last = old.control.status().apps[0].workers[0].stats;
+        old.until("heard again", |s| s.apps[0].workers[0].stats != last).await;
+        let lines = old.output.text().lines().count();
+        while old.output.text().lines().count() < lines + 20 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    assert_eq!(assert_whole(&[&old.output.text()]), 2);
+    old.end(base).await;
+}
+
+#[tokio::test]
+async fn another_configuration_rolls_out_after_the_handover() {
+    let base = base_dir();
+    let old = One::start(&base, two(""));
+    let pids = old.ready(2).await;
+    let (new, heir) = One::heir(&old, &base, two("/* changed */")).await;
+    heir.bound.await.unwrap();
+    old.control.dismiss().await;
+    heir.ready.await.unwrap().unwrap();
+    heir.commit.send(old.control.hush().await).unwrap();
+    old.control.cede().await;
+    new.until("rolled", |s| {
+        let app = &s.apps[0];
+        app.ready() == 2 && app.generation.0 == 2 && !app.workers.iter().any(|w| pids.contains(&w.pid))
+    })
+    .await;
+    new.end(base).await;
+}
+
+#[tokio::test]
+async fn a_stop_refuses_and_orders_are_told() {
+    let base = base_dir();
+    let old = One::start(&base, (node(HELLO), policy()));
+    old.ready(1).await;
+    let (new, heir) = One::heir(&old, &base, (node(HELLO), policy())).await;
+    let control = old.control.clone();
+    let order = tokio::spawn(async move { control.restart(None).await });
+    heir.bound.await.unwrap();
+    old.control.dismiss().await;
+    heir.ready.await.unwrap().unwrap();
+    heir.commit.send(old.control.hush().await).unwrap();
+    old.control.cede().await;
+    assert_eq!(order.await.unwrap(), Err("this proxy has handed over; ask again".to_owned()));
+    assert!(old.control.freeze().await.is_err());
+    new.ready(1).await;
+    new.control.stop();
+    let _ = new.control.freeze().await.map(|_| panic!("it stops"));
+    new.end(base).await;
+}
+
+#[tokio::test]
+async fn a_killed_proxy_s_workers_are_taken_over() {
+    let base = base_dir();
+    let old = One::start(&base, two(TALK));
+    let pids = old.ready(2).await;
+    let tags = |one: &One| {
+        let leases: Vec<_> = (0..2).filter_map(|_| one.pool.select(Wanted::Any, Use::Request, &[])).collect();
+        leases.iter().map(|lease| lease.member().tag.unwrap()).collect::<std::collections::BTreeSet<_>>()
+    };
+    let before = tags(&old);
+    let second = Supervisor::new(setup(&base, two(TALK)).0).err().unwrap().to_string();
+    assert!(second.contains("is in use by another proxy, pid"), "{second}");
+    written(&base, |text| text.matches("\"state\":\"Ready\"").count() == 2).await;
+    old.crash().await;
+    let new = One::start(&base, two(TALK));
+    assert_eq!(new.ready(2).await, pids);
+    assert_eq!(tags(&new), before);
+    new.until("connected", |s| s.apps[0].workers.iter().all(|w| w.stats.is_some())).await;
+    new.says(" end\n").await;
+    // Once more, with one that dies meanwhile.
+    written(&base, |text| text.matches("\"state\":\"Ready\"").count() == 2).await;
+    new.crash().await;
+    kill(pids[1].unwrap(), rustix::process::Signal::KILL);
+    let third = One::start(&base, two(TALK));
+    let back = |s: &Status| s.apps[0].ready() == 2 && !s.apps[0].workers.iter().any(|w| w.pid == pids[1]);
+    let status = third.until("another", back).await;
+    assert!(status.apps[0].workers.iter().any(|w| w.pid == pids[0]), "{status:?}");
+    let slot = status.apps[0].slots.iter().find(|slot| slot.restarts == 1).expect("it is counted");
+    // It is our child, so we hear how.
+    assert_eq!(slot.last_exit.as_deref(), Some("killed by SIGKILL"));
+    third.end(base).await;
+}
+
+#[tokio::test]
+async fn a_worker_without_the_preload_is_taken_over() {
+    let script = "require('http').createServer((q, s) => s.end('x')).listen(process.argv[1])";
+    let app = || (spec(&["node", "-e", script, "{socket}"], false), policy());
+    let base = base_dir();
+    let old = One::start(&base, app());
+    let pids = old.ready(1).await;
+    written(&base, |text| text.contains("\"state\":\"Ready\"")).await;
+    old.crash().await;
+    let new = One::start(&base, app());
+    assert_eq!(new.ready(1).await, pids);
+    new.end(base).await;
+}
+
+/// Waits until the state file is as wanted, and returns it.
+async fn written(base: &std::path::Path, wanted: impl Fn(&str) -> bool) -> String {
+    let wait = async {
+        loop {
+            let text = std::fs::read_to_string(base.join("run/state.json")).unwrap_or_default();
+            if wanted(&text) {
+                return text;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), wait).await.expect("never written")
+}
+
+#[tokio::test]
+async fn a_damaged_state_file_is_set_aside_and_its_workers_end() {
+    let base = base_dir();
+    let old = One::start(&base, two(""));
+    let pids = old.ready(2).await;
+    let text = written(&base, |text| text.matches("\"state\":\"Ready\"").count() == 2).await;
+    old.crash().await;
+    std::fs::write(base.join("run/state.json"), &text[..text.len() / 2]).unwrap();
+    let new = One::start(&base, two(""));
+    assert!(new.ready(2).await.iter().all(|pid| !pids.contains(pid)));
+    let bad = base.join("run/state.json.bad");
+    assert_eq!(std::fs::read_to_string(&bad).unwrap().len(), text.len() / 2);
+    let gone = async {
+        while pids
+            .iter()
+            .any(|pid| std::path::Path::new(&format!("/proc/{}/environ", pid.unwrap())).exists() && alive(pid.unwrap()))
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), gone).await.expect("strangers go on");
+    new.end(base).await;
+}
+
+fn alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+/// Whatever stands in the file, nothing panics and nobody else's process is touched.
+#[tokio::test]
+async fn a_hostile_estate_is_refused_or_harmless() {
+    let base = base_dir();
+    let old = One::start(&base, two(""));
+    old.ready(2).await;
+    let estate = old.control.freeze().await.unwrap();
+    old.control.thaw().await;
+    let text = serde_json::to_string(&estate).unwrap();
+    let dir = base.join("run");
+    let revive = |text: &str| {
+        let estate = Estate::parse(text.as_bytes())?;
+        estate.revive(&dir, |_| new_pool()).map(|revived| {
+            let processes = |room: &room::Room| room.workers.values().filter(|e| e.process.is_some()).count();
+            revived.rooms.iter().map(processes).sum::<usize>()
+        })
+    };
+    assert_eq!(revive(&text), Ok(2));
+    let pid = format!("\"process\":[{},", old.control.status().apps[0].workers[0].pid.unwrap());
+    assert!(text.contains(&pid));
+    let own = format!("\"process\":[{},", std::process::id());
+    // Another process under the number, by its start time.
+    assert_eq!(revive(&text.replace(&pid, &own)), Ok(1));
+    assert_eq!(revive(&text.replace(&pid, "\"process\":[4294967295,")), Ok(1));
+    assert_eq!(revive(&text.replace(&pid, "\"process\":[0,")), Ok(1));
+    for (from, to, why) in [
+        ("\"version\":1", "\"version\":2", "it has version 2, this program reads 1"),
+        ("\"boot\":\"", "\"boot\":\"x", "it was written before the machine was started"),
+        ("workers/chat.0", "workers/../chat.0", "is not its own"),
+        ("\"epoch\":{\"secs\":", "\"epoch\":{\"secs\":99", "lies in the future"),
+        ("\"slot\":0", "\"slot\":7", ""),
+        ("\"desired\":2", "\"desired\":3", ""),
+        ("\"token\":\"", "\"token\":\"zz", "a token has 32 hexadecimal digits"),
+        ("\"state\":\"Ready\"", "\"state\":\"Draining\"", ""),
+    ] {
+        assert!(text.contains(from), "{from}");
+        let outcome = revive(&text.replacen(from, to, 1));
+        assert!(outcome.as_ref().is_err_and(|e| e.contains(why)), "{from}: {outcome:?}");
+    }
+    let mut random = fastrand::Rng::with_seed(1);
+    for _ in 0..2000 {
+        let mut bytes = text.clone().into_bytes();
+        for _ in 0..random.usize(1..4) {
+            let at = random.usize(..bytes.len());
+            match random.u8(..4) {
+                0 => bytes.truncate(at),
+                1 => bytes[at] = random.u8(..),
+                2 => bytes[at] = b'9',
+                _ => bytes.insert(at, b'9'),
+            }
+            if bytes.is_empty() {
+                break;
+            }
+        }
+        let _ = revive(&String::from_utf8_lossy(&bytes));
+    }
+    old.end(base).await;
+}
+
+#[test]
+fn partial_lines_can_be_written_down() {
+    let partial = Partial { app: "a".into(), incarnation: 7, stream: Stream::Err, bytes: vec![0xff, 0] };
+    let text = serde_json::to_string(&partial).unwrap();
+    assert_eq!(serde_json::from_str::<Partial>(&text).unwrap(), partial);
+}

@@ -1,6 +1,7 @@
 //! Composition root: from a configuration to a running Pingora server.
 
 mod gate;
+mod handover;
 mod herald;
 mod listen;
 mod notify;
@@ -9,17 +10,21 @@ mod signals;
 mod sockets;
 mod steering;
 mod stop;
+mod upgrade;
 mod vitals;
 
 use crate::config::cli::{Cli, Stop};
 use crate::config::verbs::Asked;
 use crate::config::{self, Config};
 use crate::gateway::{self, Gateway};
+use crate::handoff::{self, Inheritance};
 use crate::pool::{Pool, Settings};
+use crate::process::RuntimeDir;
 use crate::process::init::Role;
 use crate::process::{self, activation};
-use crate::supervisor::{AppSpec, Control, Setup, Supervisor, alarms};
+use crate::supervisor::{AppSpec, Control, Estate, Heir, Setup, Supervisor, alarms};
 use arc_swap::ArcSwap;
+use handover::{Handover, House, Legacy, Standing};
 use herald::Herald;
 use listen::Doors;
 use pingora_core::server::{RunArgs, Server};
@@ -27,6 +32,7 @@ use pingora_core::services::background::background_service;
 use reload::{Fixed, Reloader};
 use signals::{Listening, Signals};
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,6 +40,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use steering::Steering;
 use stop::Stopper;
+use tokio::sync::watch;
+use upgrade::Upgrader;
 use vitals::Vitals;
 
 /// How long an idle connection to a worker with the preload script is kept. The script keeps its
@@ -44,6 +52,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 const IDLE_UNKNOWN: Duration = Duration::from_millis(1500);
 /// How long a worker lives without its proxy.
 const ORPHAN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long what cannot move to a successor may take to end.
+const MAX_DRAIN: Duration = Duration::from_secs(3600);
 
 /// The whole program.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -69,9 +80,6 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     }
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,pingora_unix_proxy=info")).init();
-    if cli.upgrade {
-        return fail("-u: taking over from a running proxy is not supported yet; stop it first, then start without -u");
-    }
     let (config, warnings) = match config::from_cli(&cli) {
         Ok(loaded) => loaded,
         Err(errors) => {
@@ -100,13 +108,51 @@ fn fail(why: &str) -> ExitCode {
 }
 
 /// Runs until a signal or a failure ends it.
-fn run(cli: Cli, mut config: Config) -> Result<(), String> {
+fn run(cli: Cli, config: Config) -> Result<(), String> {
+    if !cli.upgrade {
+        return prepare(cli, config, None)?.run();
+    }
+    let inheritance = handoff::take(&config.runtime_dir).map_err(|why| format!("-u: {why}"))?;
+    let refusal = inheritance.taken.refusal();
+    match prepare(cli, config, Some(inheritance)) {
+        Ok(ready) => {
+            drop(refusal);
+            ready.run()
+        }
+        Err(why) => {
+            refusal.say(&why);
+            Err(why)
+        }
+    }
+}
+
+/// A server with everything in it, not started yet.
+struct Ready {
+    server: Server,
+    signals: Signals,
+    doors: Doors,
+    failed: Arc<AtomicBool>,
+    standing: Arc<watch::Sender<Standing>>,
+    admin: Option<PathBuf>,
+    pid_file: PathBuf,
+}
+
+fn prepare(cli: Cli, mut config: Config, inheritance: Option<Inheritance>) -> Result<Ready, String> {
     let fixed = Fixed::of(&config);
     // A daemon's foreground process is ended by signals as ever.
     let listening = (!config.server.daemon).then(Listening::early).transpose()?;
     let longest_start = config.apps.iter().map(|app| app.policy.start_timeout).max().unwrap_or_default();
-    let doors = Doors::new();
-    doors.sockets.inherit(activation::take());
+    let doors = Doors::new(inheritance.is_none());
+    let (bequest, taken) = match inheritance {
+        Some(Inheritance { estate, lock, sockets, taken }) => {
+            doors.sockets.inherit(sockets);
+            (Some((handover::estate(estate).map_err(|why| why.to_string())?, lock)), Some(taken))
+        }
+        None => {
+            doors.sockets.inherit(activation::take());
+            (None, None)
+        }
+    };
     doors.bind(&mut config)?;
     let conf = std::mem::take(&mut config.server);
     let pid_file = PathBuf::from(&conf.pid_file);
@@ -114,24 +160,49 @@ fn run(cli: Cli, mut config: Config) -> Result<(), String> {
     server.bootstrap();
     let new_pool = |name: &Arc<str>, s: Settings| Arc::new(Pool::new(name.clone(), s.affinity, s.balance, s.queue));
     let AppWiring { specs, apps } = wire(&mut config, new_pool);
-    let (supervisor, control) = supervise(&config, specs)?;
+    let (supervisor, control, heir) = supervise(&config, specs, bequest)?;
     server.add_service(background_service("supervisor", supervisor));
     let rules = Arc::new(ArcSwap::from_pointee(gateway(&config, apps)));
+    let front = gateway::front(rules.clone(), &server.configuration);
+
+    let is_heir = heir.is_some();
+    let standing = Arc::new(watch::Sender::new(if is_heir { Standing::Heir } else { Standing::Owner }));
+    let house = House {
+        control: control.clone(),
+        front: front.clone(),
+        doors: doors.clone(),
+        standing: standing.clone(),
+        pid_file: pid_file.clone(),
+        max_drain: MAX_DRAIN,
+    };
+    let legacy = taken.zip(heir).map(|(taken, heir)| Legacy { taken, heir });
+    let (handover, knocker, parcels) = Handover::new(house, config.runtime_dir.clone(), legacy);
+    server.add_service(background_service("handover", handover));
+    let upgrader = Upgrader::new(&cli, knocker);
+
     let shutdown = Arc::new(ArcSwap::from_pointee(config.shutdown));
     let vitals = Vitals::new(control.clone(), rules.clone());
-    let succeeds = cli.upgrade;
-    let reloader = Arc::new(Reloader::new(cli, fixed, rules.clone(), shutdown.clone(), control.clone()));
-    let front = gateway::front(rules, &server.configuration);
+    let reloader = Arc::new(Reloader::new(cli, fixed, rules, shutdown.clone(), control.clone()));
+    let stop = Stopper::new(front.clone(), doors.clone(), control.clone(), vitals.clone(), shutdown);
     // Each room that measures registers its families here.
     let registry = steering::registry(&control, &front);
-    let stop = Stopper::new(front.clone(), doors.clone(), control.clone(), vitals.clone(), shutdown);
+    let mut settle = Some(Handover::settle(front.clone(), parcels));
     for service in doors.traffic(&config, front) {
-        server.add_service(service);
+        // Connections are served in the first one's runtime.
+        server.add_service(match settle.take() {
+            Some(settle) => service.beside(settle),
+            None => service,
+        });
     }
-    let steering = Steering { control: control.clone(), vitals: vitals.clone(), reloader: reloader.clone() };
+    let steering = Steering {
+        control: control.clone(),
+        vitals: vitals.clone(),
+        reloader: reloader.clone(),
+        upgrader: upgrader.clone(),
+    };
     steering::serve(&mut server, &doors, &config, steering, registry)?;
     let failed = Arc::new(AtomicBool::new(false));
-    let herald = Herald { control: control.clone(), vitals, doors: doors.clone(), longest_start, succeeds };
+    let herald = Herald { control: control.clone(), vitals, doors: doors.clone(), longest_start, succeeds: is_heir };
     let signals = Signals {
         control,
         reloader,
@@ -139,12 +210,27 @@ fn run(cli: Cli, mut config: Config) -> Result<(), String> {
         herald: Mutex::new(Some(herald)),
         listening: Mutex::new(listening),
         failed: failed.clone(),
+        upgrader,
+        standing: standing.clone(),
     };
-    server.run(RunArgs { shutdown_signal: Box::new(signals) });
-    doors.sockets.release();
-    config.admin.iter().for_each(|socket| sockets::remove_path(socket));
-    sockets::remove_pid_file(&pid_file);
-    if failed.load(Ordering::Acquire) { Err("the supervisor failed, see the log".into()) } else { Ok(()) }
+    Ok(Ready { server, signals, doors, failed, standing, admin: config.admin, pid_file })
+}
+
+impl Ready {
+    fn run(self) -> Result<(), String> {
+        self.server.run(RunArgs { shutdown_signal: Box::new(self.signals) });
+        self.doors.sockets.release();
+        match &*self.standing.borrow() {
+            Standing::Owner => {
+                self.admin.iter().for_each(|socket| sockets::remove_path(socket));
+                sockets::remove_pid_file(&self.pid_file);
+            }
+            Standing::Failed(why) => return Err(why.clone()),
+            // What is there is another's.
+            _ => {}
+        }
+        if self.failed.load(Ordering::Acquire) { Err("the supervisor failed, see the log".into()) } else { Ok(()) }
+    }
 }
 
 /// The apps for the supervisor and, in the same order, for traffic.
@@ -166,7 +252,12 @@ fn wire(config: &mut Config, mut pool: impl FnMut(&Arc<str>, Settings) -> Arc<Po
     wiring
 }
 
-fn supervise(config: &Config, apps: Vec<AppSpec>) -> Result<(Supervisor, Control), String> {
+/// From nothing, or with what a predecessor has.
+fn supervise(
+    config: &Config,
+    apps: Vec<AppSpec>,
+    bequest: Option<(Estate, OwnedFd)>,
+) -> Result<(Supervisor, Control, Option<Heir>), String> {
     let setup = Setup {
         apps,
         runtime_dir: config.runtime_dir.clone(),
@@ -177,7 +268,13 @@ fn supervise(config: &Config, apps: Vec<AppSpec>) -> Result<(Supervisor, Control
         alarms: alarms(&config.alarms),
         output: None,
     };
-    Supervisor::new(setup).map_err(|error| error.to_string())
+    let made = match bequest {
+        None => Supervisor::new(setup).map(|(supervisor, control)| (supervisor, control, None)),
+        Some((estate, lock)) => RuntimeDir::inherit(&config.runtime_dir, lock)
+            .and_then(|dir| Supervisor::heir(setup, dir, estate))
+            .map(|(supervisor, control, heir)| (supervisor, control, Some(heir))),
+    };
+    made.map_err(|error| error.to_string())
 }
 
 fn alarms(config: &config::Alarms) -> alarms::Policy {

@@ -36,6 +36,11 @@ pub(crate) enum Verb {
     Restart {
         app: Option<String>,
     },
+    /// By this program and configuration; those of the running one, where not named.
+    Upgrade {
+        program: Option<PathBuf>,
+        conf: Option<PathBuf>,
+    },
     /// Asked on the address of health, if there is one.
     Health {
         check: Check,
@@ -88,6 +93,10 @@ impl Command {
                 self.operate(out, app, &format!("/v1/apps/{app}/scale"), &json!({"to": to}).to_string())?;
             }
             Verb::Restart { app: Some(app) } => self.restart(out, app)?,
+            Verb::Upgrade { program, conf } => {
+                let body = json!({"program": program, "conf": conf}).to_string();
+                self.operate(out, "", "/v1/upgrade", &body)?;
+            }
             Verb::Health { check, address } => self.health(out, *check, *address)?,
             Verb::Restart { app: None } => {
                 for app in self.status()?.apps {

@@ -30,6 +30,7 @@ pub(crate) use scrape::Scrape;
 
 use async_trait::async_trait;
 use std::fmt;
+use std::path::PathBuf;
 
 /// What can be asked of a running proxy. Each operation returns when its outcome is known.
 #[async_trait]
@@ -43,6 +44,9 @@ pub(crate) trait Hands: Send + Sync {
 
     /// The app is one of [`Hands::status`].
     async fn scale(&self, app: &str, to: Target) -> Outcome;
+
+    /// Replaces this process by another of a program and a configuration; its own, where not named.
+    async fn upgrade(&self, program: Option<PathBuf>, conf: Option<PathBuf>) -> Outcome;
 
     /// Replaces every worker of the app, which is one of [`Hands::status`].
     async fn restart(&self, app: &str) -> Outcome;

@@ -49,6 +49,10 @@ impl Hands for Fake {
     async fn restart(&self, _app: &str) -> Outcome {
         Err(Refusal::Unsupported("cannot restart yet".to_owned()))
     }
+
+    async fn upgrade(&self, program: Option<PathBuf>, conf: Option<PathBuf>) -> Outcome {
+        self.note(format!("upgrade {program:?} {conf:?}"))
+    }
 }
 
 fn status() -> Status {

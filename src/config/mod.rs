@@ -13,6 +13,7 @@ mod care;
 pub mod cli;
 mod command;
 mod error;
+mod external;
 mod fields;
 mod interpolate;
 mod limits;
@@ -384,6 +385,7 @@ fn decode(found: Findings, base: &Path, root: &Node, machine: &dyn Machine) -> L
     let logs = logs::decode(&mut d, &top);
     let alarms = alarms::decode(&mut d, &top);
     limits::check_socket_paths(&mut d, &top, &runtime_dir, &apps.apps);
+    external::check(&mut d, &apps, &runtime_dir);
     let apps = apps.apps;
     let config =
         Config { server, listeners, runtime_dir, apps, routes, limits, admin, metrics, health, shutdown, logs, alarms };

@@ -70,6 +70,7 @@ pub(super) const ALL: &[&Section] = &[
     &SERVER,
     &LISTENER,
     &APP,
+    &EXTERNAL,
     &INSTANCES,
     &BACKOFF,
     &QUEUE,
@@ -215,6 +216,7 @@ pub(super) const APP: Section = Section {
         key("interpreter", Other("program"), Words("node")),
         key("node_args", Other("list, or words in one text"), Yaml("[]")),
         key("command", Other("list, or words in one text"), Words("none; this or script")),
+        key("external", Map, Words("the proxy starts the workers")),
         key("cwd", Other("directory"), Yaml(".")),
         key("env", Map, Yaml("{}")),
         key("user", Other("name or number"), Words("the proxy's user")),
@@ -335,6 +337,23 @@ pub(super) const APP: Section = Section {
         ("namespace", Useless("the name of the app is enough")),
         ("force", Useless("an app runs once, in as many workers as instances says")),
         ("shell", Useless("no shell is ever used; write command: [sh, -c, \"exec ...\"]")),
+    ],
+};
+
+pub(super) const EXTERNAL: Section = Section {
+    name: "apps.NAME.external",
+    keys: &[
+        key("directory", Other("absolute directory"), Required),
+        key("users", Other("list of names or numbers"), Words("the proxy's user")),
+        key("workers", Integer(1, 1024, ""), Yaml("16")),
+    ],
+    elsewhere: &[
+        ("dir", Write("write directory")),
+        ("path", Write("write directory")),
+        ("user", Write("write users: [1001]")),
+        ("uid", Write("write users: [1001]")),
+        ("max", Write("write workers")),
+        ("instances", Write("write workers: the most that may dial in")),
     ],
 };
 

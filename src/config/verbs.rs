@@ -33,6 +33,8 @@ pub enum Verb {
     Restart {
         app: Option<String>,
     },
+    /// By this very program.
+    Upgrade,
     Health {
         check: Check,
     },
@@ -57,6 +59,14 @@ pub enum Proxy {
 }
 
 impl Proxy {
+    /// Its file, absolute, if one is named.
+    pub(crate) fn conf(&self) -> Option<PathBuf> {
+        match self {
+            Proxy::Conf(file) => std::path::absolute(file).ok(),
+            _ => None,
+        }
+    }
+
     /// Where it takes commands. Of a file only that is read: the rest may be wrong, as in a deploy that failed.
     pub(crate) fn socket(&self) -> Result<PathBuf, String> {
         let lines = |errors: Vec<Error>| errors.iter().map(Error::to_string).collect::<Vec<_>>().join("\n");
@@ -84,7 +94,7 @@ impl Proxy {
 
 const NAME: &str = "pingora-unix-proxy";
 /// The verbs of [`Options`], as they are written.
-pub(super) const VERBS: [&str; 5] = ["status", "reload", "scale", "restart", "health"];
+pub(super) const VERBS: [&str; 6] = ["status", "reload", "scale", "restart", "upgrade", "health"];
 
 /// Steers a running proxy
 #[derive(Debug, StructOpt)]
@@ -124,6 +134,11 @@ enum Options {
     Restart {
         /// Name of the app; every app, if there is none
         app: Option<String>,
+        #[structopt(flatten)]
+        common: Common,
+    },
+    /// Replaces the running proxy by this program; workers, sessions and open WebSockets go on
+    Upgrade {
         #[structopt(flatten)]
         common: Common,
     },
@@ -176,6 +191,7 @@ impl From<Options> for Asked {
             Options::Reload { common } => (Verb::Reload, common),
             Options::Scale { app, to, common } => (Verb::Scale { app, to }, common),
             Options::Restart { app, common } => (Verb::Restart { app }, common),
+            Options::Upgrade { common } => (Verb::Upgrade, common),
             Options::Health { live, startup, common, .. } => {
                 let check = match (live, startup) {
                     (true, _) => Check::Live,

@@ -82,12 +82,12 @@ enum Waited {
 }
 
 impl Front {
-    pub(crate) fn new(rules: Rules, mut proxy: HttpProxy<Proxy>) -> Front {
+    pub(super) fn new(rules: Rules, mut proxy: HttpProxy<Proxy>, house: Arc<House>) -> Front {
         let mut options = HttpServerOptions::default();
         options.h2c = true;
         options.h2_idle_timeout = Some(rules.load().limits.keepalive_timeout);
         proxy.server_options = Some(options);
-        Front { rules, proxy: Arc::new(proxy), house: Arc::default(), h2c: false }
+        Front { rules, proxy: Arc::new(proxy), house, h2c: false }
     }
 
     /// The same front for listeners that also take HTTP/2 without TLS.
@@ -232,11 +232,9 @@ fn wait(conn: &mut Conn, cx: &mut Context<'_>, limit: Duration, begun: bool, fir
     }
     match conn.admission.standing() {
         Standing::Moves => return Poll::Ready(Waited::Moves),
-        Standing::Closed if !begun => {
-            // Who has just come is about to speak.
-            if !first || conn.pulse.poll(cx, FIRST_REQUEST).is_ready() {
-                return Poll::Ready(Waited::Late);
-            }
+        // Who has just come is about to speak.
+        Standing::Closed if !begun && (!first || conn.pulse.poll(cx, FIRST_REQUEST).is_ready()) => {
+            return Poll::Ready(Waited::Late);
         }
         _ => {}
     }
@@ -329,9 +327,14 @@ fn fill(conn: &mut Conn, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
 }
 
 /// Sends an answer, then closes.
-pub(super) async fn answer_and_close(mut stream: Stream, answer: Answer) {
+pub(super) async fn answer_and_close(stream: Stream, answer: Answer) {
+    say_and_close(stream, &answer.message()).await;
+}
+
+/// Sends a whole message, then closes.
+pub(super) async fn say_and_close(mut stream: Stream, message: &[u8]) {
     let sent = timeout(LINGER_TIME, async {
-        stream.write_all(&answer.message()).await?;
+        stream.write_all(message).await?;
         stream.flush().await
     });
     let sent: Result<io::Result<()>, _> = sent.await;

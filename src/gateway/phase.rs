@@ -110,6 +110,11 @@ impl House {
         (before < limit).then_some(admission)
     }
 
+    /// What is served now is the last.
+    pub(super) fn is_closing(&self) -> bool {
+        self.signal.0.load(Ordering::Acquire) & PHASE == CLOSED
+    }
+
     pub(super) fn enter(&self, phase: Phase) {
         let (bits, mover) = match phase {
             Phase::Open => (OPEN, None),

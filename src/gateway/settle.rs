@@ -52,7 +52,7 @@ impl Front {
         said: &parcel::Tunnel,
         waiting: &[u8],
         ends: (pingora_core::protocols::Stream, tokio::net::UnixStream),
-    ) -> Result<Relay, String> {
+    ) -> Result<Box<Relay>, String> {
         let id = WorkerId {
             app: said.app.as_str().into(),
             slot: Slot(said.slot),

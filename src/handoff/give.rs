@@ -3,7 +3,7 @@
 use super::message::Message;
 use super::wire::{Channel, Frame, Parcel};
 use super::{Error, LEAVE, STILL, step_limit};
-use crate::process::Other;
+use crate::process::{Other, init};
 use async_trait::async_trait;
 use serde_json::Value;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,7 +20,7 @@ pub(crate) trait Predecessor: Send + Sync + 'static {
     async fn freeze(&self) -> Result<Given, String>;
 
     /// Ends the workers' control connections, so that they dial whoever is at the control socket now.
-    fn dismiss(&self);
+    async fn dismiss(&self);
 
     /// Stops whatever moves bytes, and says where it stands.
     async fn pack(&self) -> Packed<Self::Frozen>;
@@ -30,7 +30,7 @@ pub(crate) trait Predecessor: Send + Sync + 'static {
 
     /// The successor has it all. What still opens here comes out of the receiver, which ends when nothing more can
     /// come.
-    fn cede(&self, successor: u32) -> Ceded;
+    async fn cede(&self, successor: u32) -> Ceded;
 }
 
 /// What comes to the successor late.
@@ -67,7 +67,7 @@ pub(super) async fn give<P: Predecessor>(channel: &mut Channel, pid: u32, owner:
     let mut giving = Giving { channel, process: Other::open(pid), pid, committing: false };
     let mut tunnels = Vec::new();
     match giving.attempt(owner, &mut given, &mut tunnels).await {
-        Ok(()) => Ok(owner.cede(giving.pid)),
+        Ok(()) => Ok(owner.cede(giving.pid).await),
         Err(why) => {
             giving.end_successor(&why).await;
             owner.thaw(tunnels).await;
@@ -92,6 +92,7 @@ impl Giving<'_> {
         given: &mut Given,
         tunnels: &mut Vec<P::Frozen>,
     ) -> Result<(), Error> {
+        self.promise();
         let names = given.sockets.iter().map(|(name, _)| name.clone()).collect();
         let estate = Message::Estate { estate: given.estate.take(), sockets: names };
         let sockets = given.sockets.iter().map(|(_, socket)| socket.as_fd());
@@ -99,7 +100,7 @@ impl Giving<'_> {
         self.channel.say_with(&estate, &fds).await?;
         drop(estate);
         self.expect("bound").await?;
-        owner.dismiss();
+        owner.dismiss().await;
         self.expect("ready").await?;
         let packed = owner.pack().await;
         *tunnels = packed.tunnels;
@@ -110,6 +111,13 @@ impl Giving<'_> {
         self.expect("committed").await
     }
 
+    /// From the estate on the successor can go on without us, which it may only if its container does.
+    fn promise(&self) {
+        if let Err(why) = init::promise_to(self.pid) {
+            log::warn!("{why}");
+        }
+    }
+
     async fn expect(&mut self, wanted: &'static str) -> Result<(), Error> {
         let limit = if self.committing { STILL.min(step_limit()) } else { step_limit() };
         let heard = self.channel.hear_within(limit).await;
@@ -118,6 +126,7 @@ impl Giving<'_> {
             Frame::Message(Message::Bound { pid }, _) if wanted == "bound" => {
                 if pid != self.pid {
                     (self.process, self.pid) = (Other::open(pid), pid);
+                    self.promise();
                 }
                 Ok(())
             }

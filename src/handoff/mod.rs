@@ -52,7 +52,7 @@ use std::time::Duration;
 pub(crate) const PROTOCOL: u32 = 1;
 
 /// Name of the socket in the runtime directory.
-pub(crate) const SOCKET: &str = "handoff.sock";
+pub(crate) use crate::process::HANDOFF_SOCKET as SOCKET;
 
 /// How long one step of the conversation may take. Workers that redial need the most of it.
 const STEP: Duration = Duration::from_secs(10);

@@ -111,15 +111,9 @@ enum Turn {
 }
 
 impl Taken {
-    /// Tells the predecessor why this process cannot go on, before its runtime has begun.
-    pub(crate) fn refuse(self, reason: &str) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let Ok(runtime) = runtime else { return };
-        runtime.block_on(async {
-            if let Ok(mut channel) = Channel::from_std(self.stream) {
-                let _ = channel.say(&Message::Refused { reason: reason.to_owned() }).await;
-            }
-        });
+    /// How to say no before the conversation goes on.
+    pub(crate) fn refusal(&self) -> Refusal {
+        Refusal(self.stream.try_clone().ok())
     }
 
     /// Goes on until everything is ours, and takes in what comes late. `Err`: nothing is ours, and nothing was touched.
@@ -140,6 +134,23 @@ impl Taken {
         }
         late(&mut channel, heir).await;
         Ok(())
+    }
+}
+
+/// Says why this process cannot go on, before its runtime has begun.
+#[derive(Debug)]
+pub(crate) struct Refusal(Option<UnixStream>);
+
+impl Refusal {
+    pub(crate) fn say(self, reason: &str) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let (Ok(runtime), Some(stream)) = (runtime, self.0) else { return };
+        runtime.block_on(async {
+            if let Ok(mut channel) = Channel::from_std(stream) {
+                // The end of the conversation says no as well.
+                let _ = channel.say(&Message::Refused { reason: reason.to_owned() }).await;
+            }
+        });
     }
 }
 

@@ -83,7 +83,7 @@ impl Predecessor for Old {
         Ok(Given { estate: json!({"workers": 3}), lock: file("lock"), sockets })
     }
 
-    fn dismiss(&self) {
+    async fn dismiss(&self) {
         self.deeds.note("dismiss");
     }
 
@@ -97,7 +97,7 @@ impl Predecessor for Old {
         self.deeds.note(format!("thaw {}", tunnels.len()));
     }
 
-    fn cede(&self, _: u32) -> Ceded {
+    async fn cede(&self, _: u32) -> Ceded {
         self.deeds.note("cede");
         self.late.lock().unwrap().take().unwrap()
     }

@@ -9,6 +9,8 @@ use pingora_core::protocols::Stream;
 use pingora_core::server::{ListenFds, ShutdownWatch};
 use pingora_core::services::listening::Service;
 use pingora_core::services::{self, ServiceReadyNotifier, ServiceWithDependents};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -77,6 +79,7 @@ impl Gate {
             addresses,
             sockets: sockets.clone(),
             gate: self.clone(),
+            aside: None,
         }
     }
 }
@@ -122,7 +125,11 @@ pub(crate) struct Gated<A> {
     addresses: Vec<String>,
     sockets: Arc<Sockets>,
     gate: Gate,
+    aside: Option<Aside>,
 }
+
+/// What runs beside a service, in its runtime.
+type Aside = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 
 /// One run of the service of Pingora's inside. Dropping it ends its accepting.
 struct Run {
@@ -146,6 +153,12 @@ impl Drop for Run {
 impl<A: ServerApp + Send + Sync + 'static> Gated<A> {
     pub(crate) fn threads(mut self, threads: usize) -> Gated<A> {
         self.threads = Some(threads);
+        self
+    }
+
+    /// Runs beside the service from its start on, whether the gate is open or not.
+    pub(crate) fn beside(mut self, aside: impl Future<Output = ()> + Send + Sync + 'static) -> Gated<A> {
+        self.aside = Some(Box::pin(aside));
         self
     }
 
@@ -230,6 +243,7 @@ impl<A: ServerApp + Send + Sync + 'static> ServiceWithDependents for Gated<A> {
         listeners_per_fd: usize,
         ready: ServiceReadyNotifier,
     ) {
+        self.aside.take().map(tokio::spawn);
         tokio::select! {
             () = self.serve(listeners_per_fd, ready) => {}
             () = until(&mut shutdown, true) => {}

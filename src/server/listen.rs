@@ -21,8 +21,9 @@ pub(super) struct Doors {
 }
 
 impl Doors {
-    pub(super) fn new() -> Doors {
-        Doors { sockets: Arc::default(), traffic: Gate::new(true), own: Gate::new(true) }
+    /// Those of an heir open when everything is its own.
+    pub(super) fn new(open: bool) -> Doors {
+        Doors { sockets: Arc::default(), traffic: Gate::new(open), own: Gate::new(open) }
     }
 
     /// Listens on every address of the configuration, which then has the real ones.

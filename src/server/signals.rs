@@ -1,15 +1,20 @@
 //! What the process's signals do.
 
+use super::handover::Standing;
 use super::herald::Herald;
 use super::notify;
 use super::reload::Reloader;
 use super::stop::Stopper;
+use super::upgrade::Upgrader;
+use crate::process;
 use crate::supervisor::Control;
 use async_trait::async_trait;
 use pingora_core::server::{ShutdownSignal, ShutdownSignalWatch};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 
 /// The signals that are listened to. Once they are, none ends the process by itself.
 pub(super) struct Listening {
@@ -49,7 +54,11 @@ pub(super) struct Signals {
     pub(super) herald: Mutex<Option<Herald>>,
     pub(super) listening: Mutex<Option<Listening>>,
     pub(super) failed: Arc<AtomicBool>,
+    pub(super) upgrader: Upgrader,
+    pub(super) standing: Arc<watch::Sender<Standing>>,
 }
+
+const LAST_ANSWERS: Duration = Duration::from_millis(200);
 
 impl Signals {
     async fn wait(&self) -> Result<(), String> {
@@ -63,13 +72,14 @@ impl Signals {
             tokio::select! {
                 () = next(&mut terminate) => self.stop.signalled("SIGTERM"),
                 () = next(&mut interrupt) => self.stop.signalled("SIGINT"),
-                () = next(&mut quit) => log::warn!("SIGQUIT: no successor is ready to take over; going on"),
+                () = next(&mut quit) => self.hand_over(),
                 () = next(&mut hangup) => self.reload(),
                 () = next(&mut user1) => {
                     log::info!("SIGUSR1: opening log files anew");
                     self.control.logs().reopen();
                 }
-                outcome = self.control.finished() => {
+                () = self.departed() => return self.depart().await,
+                outcome = self.control.finished(), if !self.has_departed() => {
                     self.stop.last_answers().await;
                     return outcome;
                 }
@@ -94,6 +104,58 @@ impl Signals {
                 }
             }
         });
+    }
+
+    /// In a task of its own, as a reload.
+    fn hand_over(&self) {
+        let upgrader = self.upgrader.clone();
+        tokio::spawn(async move {
+            match upgrader.hand_over().await {
+                Ok(outcome) => log::info!("SIGQUIT: {outcome}"),
+                Err(why) => log::warn!("SIGQUIT: {why}; going on"),
+            }
+        });
+    }
+
+    fn has_departed(&self) -> bool {
+        matches!(*self.standing.borrow(), Standing::Ceded(_) | Standing::Empty | Standing::Failed(_))
+    }
+
+    /// Ends when this process owns nothing any more, or never will.
+    async fn departed(&self) {
+        let gone = |standing: &Standing| matches!(standing, Standing::Ceded(_) | Standing::Empty | Standing::Failed(_));
+        if self.standing.subscribe().wait_for(gone).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Finishes what could not go to the successor.
+    async fn depart(&self) -> Result<(), String> {
+        if let Standing::Ceded(successor) = *self.standing.borrow()
+            && self.stop.has_begun()
+        {
+            // It came while this process was handing over.
+            log::info!("process {successor} is to stop, too");
+            process::ask_to_end(successor);
+        }
+        let mut standing = self.standing.subscribe();
+        let end = |standing: &Standing| matches!(standing, Standing::Empty | Standing::Failed(_));
+        let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+        let ended = tokio::select! {
+            ended = standing.wait_for(end) => ended.map(|standing| standing.clone()),
+            () = next(&mut terminate) => return Ok(log::info!("SIGTERM: leaving what is not finished")),
+            () = next(&mut interrupt) => return Ok(log::info!("SIGINT: leaving what is not finished")),
+        };
+        match ended {
+            Ok(Standing::Failed(why)) => Err(why),
+            _ => {
+                // Commands that asked for this read their answers.
+                tokio::time::sleep(LAST_ANSWERS).await;
+                log::info!("everything is with the successor");
+                Ok(())
+            }
+        }
     }
 }
 

@@ -282,6 +282,15 @@ fn vacant(path: &Path, purpose: Purpose) -> Result<(), String> {
     }
 }
 
+/// Where a predecessor's process id is written, ours is from now on.
+pub(crate) fn take_pid_file(path: &Path) {
+    if std::fs::read_to_string(path).is_ok_and(|text| text.trim().parse::<u32>().is_ok())
+        && let Err(error) = std::fs::write(path, format!("{}\n", std::process::id()))
+    {
+        log::warn!("writing the process id into {}: {error}", path.display());
+    }
+}
+
 /// Removes the file of a process id that is still ours. Pingora writes one as a daemon and leaves it behind.
 pub(crate) fn remove_pid_file(path: &Path) {
     let text = std::fs::read_to_string(path).unwrap_or_default();

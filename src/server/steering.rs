@@ -3,6 +3,7 @@
 use super::listen::Doors;
 use super::reload::Reloader;
 use super::sockets::Purpose;
+use super::upgrade::Upgrader;
 use super::vitals::Vitals;
 use crate::admin::commands::{Command, Verb};
 use crate::admin::health::{self, Health};
@@ -34,6 +35,7 @@ pub(super) fn command(asked: Asked) -> ExitCode {
         verbs::Verb::Reload => Verb::Reload,
         verbs::Verb::Scale { app, to } => Verb::Scale { app, to },
         verbs::Verb::Restart { app } => Verb::Restart { app },
+        verbs::Verb::Upgrade => Verb::Upgrade { program: std::env::current_exe().ok(), conf: asked.proxy.conf() },
         verbs::Verb::Health { check } => {
             let check = match check {
                 verbs::Check::Live => health::Check::Live,
@@ -108,6 +110,7 @@ pub(super) struct Steering {
     pub(super) control: Control,
     pub(super) vitals: Vitals,
     pub(super) reloader: Arc<Reloader>,
+    pub(super) upgrader: Upgrader,
 }
 
 #[async_trait]
@@ -131,6 +134,13 @@ impl Hands for Steering {
         self.reloader.reload().await.map_err(Refusal::Failed)
     }
 
+    /// In a task of its own: that who asked has left does not end it.
+    async fn upgrade(&self, program: Option<PathBuf>, conf: Option<PathBuf>) -> Outcome {
+        let upgrader = self.upgrader.clone();
+        let task = tokio::spawn(async move { upgrader.upgrade(program, conf).await });
+        task.await.map_err(|e| Refusal::Failed(e.to_string()))?.map_err(Refusal::Failed)
+    }
+
     async fn scale(&self, app: &str, to: Target) -> Outcome {
         let to = match to {
             Target::Count(count) => To::Count(count),
@@ -146,8 +156,13 @@ impl Hands for Steering {
 }
 
 fn view_of(app: &AppStatus, now: Duration) -> view::App {
+    let origin = if app.is_external { "external" } else { "spawned" };
     let slot = |worker: &WorkerStatus| app.slots.iter().find(|slot| slot.slot == worker.slot);
-    let mut workers: Vec<view::Worker> = app.workers.iter().map(|worker| process(worker, slot(worker), now)).collect();
+    let mut workers: Vec<view::Worker> = app
+        .workers
+        .iter()
+        .map(|worker| view::Worker { origin: origin.to_owned(), ..process(worker, slot(worker), now) })
+        .collect();
     let waiting = app.slots.iter().filter_map(|slot| slot.retry_at.map(|at| waiting(slot, at, now)));
     workers.extend(waiting);
     workers.sort_by_key(|worker| (worker.slot, worker.incarnation.is_none(), worker.incarnation));
@@ -162,6 +177,8 @@ fn process(worker: &WorkerStatus, slot: Option<&SlotStatus>, now: Duration) -> v
     view::Worker {
         slot: worker.slot.0,
         pid: worker.pid,
+        // The app knows.
+        origin: String::new(),
         incarnation: Some(worker.incarnation.0),
         generation: Some(worker.generation.0),
         state: worker.state.to_string(),

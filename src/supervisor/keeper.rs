@@ -12,7 +12,7 @@ use super::tags::Tags;
 use super::transfer::{Ask, Still};
 use super::{Outcome, Setup, Status, Wish};
 use crate::fleet::{Event, State, Surroundings, Time};
-use crate::process::control::{Registry, Report, Reported};
+use crate::process::control::{Join, Registry, Report, Reported};
 use crate::process::output::{Logs, Rest, Stream};
 use crate::process::{Error, Exit, Process, RuntimeDir, memory};
 use crate::worker::{Incarnation, WorkerId};
@@ -95,6 +95,8 @@ pub(super) struct Keeper {
     pub(super) epoch: Instant,
     pub(super) registry: Registry,
     pub(super) reports: mpsc::Receiver<Reported>,
+    pub(super) joins_in: mpsc::Sender<Join>,
+    pub(super) joins: mpsc::Receiver<Join>,
     pub(super) inputs: Inputs,
     pub(super) answers: mpsc::Receiver<Input>,
     pub(super) wishes: watch::Receiver<Wish>,
@@ -128,6 +130,7 @@ impl Keeper {
     pub(super) fn new(setup: Setup, dir: Arc<RuntimeDir>, doors: Doors, logs: Arc<Logs>, alerts: Alarms) -> Keeper {
         let (reports_in, reports) = mpsc::channel(1024);
         let (inputs, answers) = mpsc::channel(1024);
+        let (joins_in, joins) = mpsc::channel(super::external::JOINS);
         let Doors { orders, asks, wishes, status } = doors;
         Keeper {
             next_room: 0,
@@ -154,6 +157,8 @@ impl Keeper {
             epoch: Instant::now(),
             registry: Registry::new(reports_in),
             reports,
+            joins_in,
+            joins,
             inputs,
             answers,
             wishes,
@@ -186,8 +191,14 @@ impl Keeper {
     pub(super) async fn run(mut self, mut shutdown: ShutdownWatch) -> Outcome {
         match self.legacy.take() {
             Some(legacy) => {
-                if !self.take_over(legacy).await.map_err(|e| e.to_string())? {
-                    return Err("the other proxy keeps its workers".to_owned());
+                let kept = match self.take_over(legacy).await {
+                    Ok(true) => None,
+                    Ok(false) => Some("the other proxy keeps its workers".to_owned()),
+                    Err(e) => Some(e.to_string()),
+                };
+                if let Some(why) = kept {
+                    self.door.iter().for_each(JoinHandle::abort);
+                    return Err(why);
                 }
             }
             None => {
@@ -224,6 +235,7 @@ impl Keeper {
 
     fn begin(&mut self) -> Result<Tools, Error> {
         self.listen()?;
+        self.open_entrances(false)?;
         self.equip()
     }
 
@@ -276,6 +288,7 @@ impl Keeper {
             tokio::select! {
                 Some(input) = self.answers.recv() => self.answered(input),
                 Some((id, report)) = self.reports.recv() => self.reported(&id, report),
+                Some(join) = self.joins.recv() => self.join(join, true),
                 Ok(()) = self.wishes.changed() => {}
                 changed = shutdown.changed(), if !shutdown_seen => shutdown_seen = changed.is_err() || *shutdown.borrow(),
                 Some(order) = self.orders.recv() => self.obey(order),
@@ -465,10 +478,15 @@ impl Keeper {
         // An app that left may have a namesake; numbers of workers are never used twice.
         let theirs = |room: &Room| room.name == id.app && room.workers.contains_key(&incarnation);
         let Some(at) = self.rooms.iter().find(|(_, room)| theirs(room)).map(|(at, _)| *at) else { return };
-        let Some(entry) = self.rooms.get_mut(&at).and_then(|room| room.workers.get_mut(&incarnation)) else { return };
+        let Some(room) = self.rooms.get_mut(&at) else { return };
+        let external = room.fleet.is_external();
+        let Some(entry) = room.workers.get_mut(&incarnation) else { return };
         let event = match report {
             Report::Hello { pid, .. } => {
-                entry.serving_pid = Some(pid);
+                // What another PID namespace calls it says nothing here.
+                if !external {
+                    entry.serving_pid = Some(pid);
+                }
                 Event::Hello { incarnation }
             }
             Report::HungUp => Event::HungUp { incarnation },

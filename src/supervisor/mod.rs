@@ -41,6 +41,7 @@ pub(crate) mod alarms;
 mod definition;
 mod effects;
 mod estate;
+mod external;
 mod heir;
 mod keeper;
 mod metrics;
@@ -211,7 +212,8 @@ impl Supervisor {
         let pulse = keeper.pulse.clone();
         let supervisor = Supervisor { keeper: Mutex::new(Some(keeper)), outcome: Arc::new(outcome) };
         let (wish, dir) = (Arc::new(wish), Arc::downgrade(&dir));
-        (supervisor, Control { wish, outcome: outcome_out, status: status_out, logs, orders, asks, dir, alarms, pulse })
+        let (outcome, status) = (outcome_out, status_out);
+        (supervisor, Control { wish, outcome, status, logs, orders, asks, dir, alarms, pulse })
     }
 
     /// Who hears of the fleet's alarms instead. To be said before the start.

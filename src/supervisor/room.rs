@@ -1,6 +1,7 @@
 //! One app: its fleet, and what the fleet need not know of its workers.
 
 use super::definition::Definition;
+use super::external::Entrance;
 use super::restarts::Restarts;
 use super::{AppStatus, Carried, SlotStatus, Waiting, WorkerStatus};
 use crate::fleet::{self, Event, Fleet, Occupant, State, Time};
@@ -33,6 +34,8 @@ pub(super) struct Room {
     /// The stderr of the last process of a slot that ended.
     pub(super) last_words: HashMap<Slot, Arc<[String]>>,
     pub(super) restarts: Restarts,
+    /// Where external workers come in, while it runs.
+    pub(super) entrance: Option<Entrance>,
 }
 
 /// One worker, beside what the fleet knows of it.
@@ -155,6 +158,7 @@ impl Room {
             workers: HashMap::new(),
             last_words: HashMap::new(),
             restarts: Restarts::default(),
+            entrance: None,
         }
     }
 
@@ -320,6 +324,7 @@ impl Room {
             desired: self.fleet.desired(),
             range: (policy.instances, policy.most()),
             is_manual: self.fleet.is_manual(),
+            is_external: self.fleet.is_external(),
             last_rollout: self.rollouts.last_key_value().map(|(g, outcome)| (*g, outcome.clone())),
             workers: self.fleet.workers().map(worker).collect(),
             slots: self.fleet.slots().map(slot).collect(),

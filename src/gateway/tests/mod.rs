@@ -1,5 +1,6 @@
 //! The front with real sockets: clients over TCP, workers on Unix sockets.
 
+mod moves;
 mod phases;
 mod tunnels;
 
@@ -20,7 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 /// Nothing here takes this long.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(30);
 
 /// A front with one app of one worker.
 struct Rig {
@@ -52,7 +53,8 @@ impl Workers {
 
     /// The next connection, with the head of its first request read.
     async fn accept(&self) -> UnixStream {
-        let mut stream = self.listener.accept().await.unwrap().0;
+        let accepted = tokio::time::timeout(LONG, self.listener.accept()).await.expect("a request comes in time");
+        let mut stream = accepted.unwrap().0;
         read_head(&mut stream).await;
         stream
     }
@@ -84,7 +86,7 @@ impl Rig {
     async fn with(workers: &Workers, limits: Limits) -> Rig {
         let id = WorkerId { app: "app".into(), slot: Slot(0), incarnation: Incarnation(1) };
         let member = Arc::new(Member::new(id, None, workers.socket().into()));
-        let pool = Arc::new(Pool::new("app".into(), Affinity::None, Balance::LeastLoaded, QueuePolicy::default()));
+        let pool = Arc::new(Pool::new("app".into(), Affinity::SocketIo, Balance::LeastLoaded, QueuePolicy::default()));
         pool.publish(vec![Seat { member: member.clone(), open: true }]).await;
         let app = App::new(pool.clone(), LONG, LONG);
         let route = Route { host: None, path: "/".into(), app: 0 };

@@ -3,24 +3,26 @@
 use super::*;
 use crate::gateway::Phase;
 
-const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+pub(super) const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+pub(super) const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+/// The same from a worker that keeps no connection: each request opens one.
+pub(super) const LAST: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
 
 /// Whether an answer asks its client to leave.
-fn says_close(head: &str) -> bool {
+pub(super) fn says_close(head: &str) -> bool {
     head.contains("Connection: close\r\n")
 }
 
 /// One request and its answer, on a connection that goes on or not.
-async fn get(client: &mut TcpStream, workers: &Workers) -> String {
+pub(super) async fn get(client: &mut TcpStream, workers: &Workers) -> String {
     client.write_all(GET.as_bytes()).await.unwrap();
     let mut worker = workers.accept().await;
-    worker.write_all(OK.replace("200 OK\r\n", "200 OK\r\nConnection: close\r\n").as_bytes()).await.unwrap();
+    worker.write_all(LAST.as_bytes()).await.unwrap();
     answer(client).await
 }
 
 /// An answer's head; its body is `ok`.
-async fn answer(client: &mut TcpStream) -> String {
+pub(super) async fn answer(client: &mut TcpStream) -> String {
     let head = read_head(client).await;
     let mut body = [0; 2];
     client.read_exact(&mut body).await.unwrap();
@@ -66,16 +68,10 @@ async fn closed_ends_idle_connections_and_finishes_requests() {
     rig.front.enter(Phase::Closed);
     assert_eq!(rest(&mut idle).await, b"");
     assert_eq!(rest(&mut silent).await, b"", "one that never spoke ends a moment later");
-    worker.write_all(OK.as_bytes()).await.unwrap();
+    worker.write_all(LAST.as_bytes()).await.unwrap();
     assert!(says_close(&answer(&mut busy).await));
     begun.write_all(&GET.as_bytes()[10..]).await.unwrap();
-    let (mut kept, mut other) = (worker, None);
-    // Over the connection that the worker kept, or a new one.
-    tokio::select! {
-        _ = read_head(&mut kept) => {}
-        stream = workers.accept() => other = Some(stream),
-    }
-    other.as_mut().unwrap_or(&mut kept).write_all(OK.as_bytes()).await.unwrap();
+    workers.accept().await.write_all(LAST.as_bytes()).await.unwrap();
     assert!(says_close(&answer(&mut begun).await));
     // Its answer's head had gone: it ends behind the body.
     answering.write_all(b"ok").await.unwrap();
@@ -136,11 +132,30 @@ async fn http2_ends_with_a_goaway() {
 }
 
 /// The type of the next HTTP/2 frame.
-async fn frame(client: &mut TcpStream) -> u8 {
+pub(super) async fn frame(client: &mut TcpStream) -> u8 {
     let mut head = [0; 9];
     tokio::time::timeout(LONG, client.read_exact(&mut head)).await.expect("a frame comes").unwrap();
     let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
     let mut payload = vec![0; length as usize];
     client.read_exact(&mut payload).await.unwrap();
     head[3]
+}
+
+#[tokio::test]
+async fn a_poll_whose_worker_ends_with_the_proxy_is_answered() {
+    let workers = Workers::new();
+    let rig = Rig::new(&workers).await;
+    let poll = "GET /socket.io/?EIO=4&transport=polling&sid=abcdefghijklmnopqrst HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut client = rig.client().await;
+    client.write_all(poll.as_bytes()).await.unwrap();
+    let worker = workers.accept().await;
+    rig.front.enter(Phase::Closed);
+    drop(worker);
+    let answer = String::from_utf8(rest(&mut client).await).unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\n1") && says_close(&answer),
+        "{answer}"
+    );
+    drop(client);
+    rig.front.emptied().await;
 }

@@ -48,7 +48,8 @@ pub(super) async fn upgrade(gateway: &Gateway, app: &App, conn: Conn, head: &Hea
     let headers = RawHeaders { head, buf: &ahead };
     let plan = policy::plan(&app.pool.settings().affinity, head.target.of(&ahead), headers, client.ip, true, true);
     let request = rewrite(&ahead, head, client);
-    let outcome = offer(app, &plan, &request, &mut stream, &mut Early { bytes: BytesMut::new() }).await;
+    let closing = || admission.house().is_closing();
+    let outcome = offer(app, &plan, &request, &mut stream, &mut Early { bytes: BytesMut::new() }, closing).await;
     drop(plan);
     let (answered, lease, early) = match outcome {
         Ok(outcome) => outcome,
@@ -103,13 +104,14 @@ async fn offer(
     request: &[u8],
     client: &mut Stream,
     early: &mut Early,
+    closing: impl Fn() -> bool,
 ) -> Result<(Answered, Lease, BytesMut), Refusal> {
     let mut tried = Vec::new();
     let mut last = Answer::NO_WORKER;
     while tried.len() < MAX_TRIES {
         let lease = tokio::select! {
             biased;
-            lease = acquire(&app.pool, plan, &tried) => lease,
+            lease = acquire(&app.pool, plan, &tried, &closing) => lease,
             () = early.watch(client) => return Err(Refusal::Gone),
         };
         let Some(lease) = lease else { break };

@@ -87,13 +87,13 @@ impl Relay {
         to_worker: BytesMut,
         idle: Duration,
         held: (Lease, Admission, OpenTunnel),
-    ) -> Relay {
+    ) -> Box<Relay> {
         let direction = |waiting: BytesMut, head: usize| {
             let mut frames = Tracker::new();
             frames.feed(waiting.get(head..).unwrap_or_default());
             Direction { waiting, unflushed: false, state: State::Open, frames, last: None }
         };
-        Relay {
+        Box::new(Relay {
             client,
             worker,
             to_client: direction(to_client, head),
@@ -103,16 +103,25 @@ impl Relay {
             farewell: Farewell::None,
             key: None,
             held,
-        }
+        })
     }
 
     /// Ends when both sides have finished, when one breaks, when both are silent for too long, or when the tunnel is
     /// to go on elsewhere.
-    pub(in crate::gateway) async fn run(mut self) {
-        std::future::poll_fn(|cx| Poll::Ready(self.enter(cx))).await;
+    pub(in crate::gateway) async fn run(mut self: Box<Self>) {
+        let mut entered = false;
         loop {
-            match std::future::poll_fn(|cx| self.poll(cx)).await {
-                Err(error) => return log::debug!("tunnel ended: {error}"),
+            let turn = std::future::poll_fn(|cx| {
+                if !std::mem::replace(&mut entered, true) {
+                    self.enter(cx);
+                }
+                self.poll(cx)
+            });
+            match turn.await {
+                Err(error) => {
+                    log::debug!("tunnel ended: {error}");
+                    return;
+                }
                 Ok(Turn::Ended) => return,
                 Ok(Turn::Summoned) if self.held.1.is_freezing() => match self.freeze() {
                     Ok(()) => return,

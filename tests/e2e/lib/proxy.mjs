@@ -103,10 +103,10 @@ function livingGroups() {
   return groups;
 }
 
-/** Whether a process has not ended yet; a zombie has. */
+/** Whether a process has not ended yet. A zombie has, unless it has threads left: then its files are open still. */
 export function alive(pid) {
   try {
-    return statFields(pid)[0] !== 'Z';
+    return statFields(pid)[0] !== 'Z' || readdirSync(`/proc/${pid}/task`).length > 1;
   } catch {
     return false;
   }
@@ -309,6 +309,14 @@ export class Proxy {
       { timeout, what: () => `${count} workers to answer, so far ${[...pids]}` },
     );
     return [...pids];
+  }
+
+  /** Ends the proxy alone: what it did not start lives on, and `run` may start it again. */
+  async interrupt({ signal = 'SIGTERM', timeout = 20_000, code = 0 } = {}) {
+    process.kill(this.child.pid, signal);
+    const ended = await within(timeout, `the proxy's end after ${signal}`, this.exit);
+    assert.deepEqual(ended, { code, signal: code === null ? signal : null }, 'exit of the proxy');
+    this.ended = undefined;
   }
 
   /** Ends the proxy by a signal, then checks that it left nothing. */

@@ -23,7 +23,7 @@ const GIVE_LIMIT: Duration = Duration::from_secs(10);
 /// worker as in use. Dropping it closes this process's descriptors and says nothing to either side, so it is no end
 /// for a tunnel that goes on elsewhere.
 pub(crate) struct Frozen {
-    relay: Relay,
+    relay: Box<Relay>,
     home: Handle,
 }
 
@@ -48,7 +48,7 @@ impl Frozen {
 
 impl Relay {
     /// Freezes, if tunnels still do.
-    pub(super) fn freeze(self) -> Result<(), Relay> {
+    pub(super) fn freeze(self: Box<Self>) -> Result<(), Box<Relay>> {
         let house = self.held.1.house().clone();
         let frozen = Frozen { relay: self, home: Handle::current() };
         house.gather(frozen).map_err(|frozen| frozen.relay)
@@ -113,7 +113,7 @@ impl Relay {
         waiting: &[u8],
         (client, worker): (Stream, UnixStream),
         held: (Lease, Admission, OpenTunnel),
-    ) -> Result<Relay, String> {
+    ) -> Result<Box<Relay>, String> {
         let wrong = || {
             format!(
                 "{} bytes wait where {} + {} were announced",
@@ -127,7 +127,7 @@ impl Relay {
             return Err(wrong());
         }
         let after = |(code, left): (u16, u64)| Farewell::After(Duration::from_millis(left), code, Alarm::default());
-        Ok(Relay {
+        Ok(Box::new(Relay {
             client,
             worker,
             to_client: Direction::resume(&said.to_client, to_client)?,
@@ -137,7 +137,7 @@ impl Relay {
             farewell: said.farewell.map_or(Farewell::None, after),
             key: None,
             held,
-        })
+        }))
     }
 }
 

@@ -15,6 +15,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
+/// At least so often the loop turns.
+const BEAT: Duration = Duration::from_secs(1);
 /// For starts that are under way.
 const STARTS: Duration = Duration::from_secs(10);
 /// For a reader to come to rest, and for what is queued to be written.
@@ -167,6 +169,8 @@ impl Keeper {
                 replies.into_iter().for_each(|reply| drop(reply.send(Err(why.clone()))));
                 self.thaw().await;
             }
+            // So that the loop is seen to turn.
+            () = tokio::time::sleep(BEAT) => {}
         }
     }
 

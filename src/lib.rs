@@ -10,6 +10,7 @@ mod admin;
 pub mod config;
 mod fleet;
 mod gateway;
+mod handoff;
 mod pool;
 mod process;
 pub mod server;

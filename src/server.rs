@@ -1,30 +1,48 @@
 //! Composition root: from a configuration to a running Pingora server.
 
+mod gate;
+mod handover;
+mod herald;
+mod listen;
+mod notify;
 mod reload;
+mod signals;
+mod sockets;
 mod steering;
+mod stop;
+mod upgrade;
+mod vitals;
 
 use crate::config::cli::{Cli, Stop};
 use crate::config::verbs::Asked;
 use crate::config::{self, Config};
 use crate::gateway::{self, Gateway};
+use crate::handoff::{self, Inheritance};
 use crate::pool::{Pool, Settings};
-use crate::supervisor::{AppSpec, Control, Setup, Supervisor, alarms};
+use crate::process::RuntimeDir;
+use crate::process::init::Role;
+use crate::process::{self, activation};
+use crate::supervisor::{AppSpec, Control, Estate, Heir, Setup, Supervisor, alarms};
 use arc_swap::ArcSwap;
-use async_trait::async_trait;
-use pingora_core::listeners::ListenerConfig;
-use pingora_core::protocols::l4::stream::L4BufferSettings;
-use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
+use handover::{Handover, House, Legacy, Standing};
+use herald::Herald;
+use listen::Doors;
+use pingora_core::server::{RunArgs, Server};
 use pingora_core::services::background::background_service;
-use pingora_core::services::listening::Service;
 use reload::{Fixed, Reloader};
+use signals::{Listening, Signals};
 use std::ffi::OsString;
-use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use steering::Steering;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use stop::Stopper;
+use tokio::sync::watch;
+use upgrade::Upgrader;
+use vitals::Vitals;
 
 /// How long an idle connection to a worker with the preload script is kept. The script keeps its
 /// server's end longer (`KEEP_ALIVE`), so a request never meets a connection that just closed.
@@ -34,6 +52,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 const IDLE_UNKNOWN: Duration = Duration::from_millis(1500);
 /// How long a worker lives without its proxy.
 const ORPHAN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long what cannot move to a successor may take to end.
+const MAX_DRAIN: Duration = Duration::from_secs(3600);
 
 /// The whole program.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -50,10 +71,15 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         println!("{text}");
         return if good { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,pingora_unix_proxy=info")).init();
-    if cli.upgrade {
-        return fail("-u: taking over from a running proxy is not supported yet; stop it first, then start without -u");
+    // A successor joins the proxies under the init that is there.
+    if !cli.upgrade {
+        match process::init::enter() {
+            Ok(Role::Main) => {}
+            Ok(Role::Init(code)) => return ExitCode::from(code),
+            Err(why) => return fail(&why.to_string()),
+        }
     }
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,pingora_unix_proxy=info")).init();
     let (config, warnings) = match config::from_cli(&cli) {
         Ok(loaded) => loaded,
         Err(errors) => {
@@ -82,51 +108,129 @@ fn fail(why: &str) -> ExitCode {
 }
 
 /// Runs until a signal or a failure ends it.
-fn run(cli: Cli, mut config: Config) -> Result<(), String> {
-    let fixed = Fixed::of(&config);
-    for listener in &mut config.listeners {
-        listener.address = bindable(listener.address, "listeners")?;
+fn run(cli: Cli, config: Config) -> Result<(), String> {
+    if !cli.upgrade {
+        return prepare(cli, config, None)?.run();
     }
-    config.metrics = config.metrics.map(|address| bindable(address, "metrics")).transpose()?;
+    let inheritance = handoff::take(&config.runtime_dir).map_err(|why| format!("-u: {why}"))?;
+    let refusal = inheritance.taken.refusal();
+    match prepare(cli, config, Some(inheritance)) {
+        Ok(ready) => {
+            drop(refusal);
+            ready.run()
+        }
+        Err(why) => {
+            refusal.say(&why);
+            Err(why)
+        }
+    }
+}
+
+/// A server with everything in it, not started yet.
+struct Ready {
+    server: Server,
+    signals: Signals,
+    doors: Doors,
+    failed: Arc<AtomicBool>,
+    standing: Arc<watch::Sender<Standing>>,
+    admin: Option<PathBuf>,
+    pid_file: PathBuf,
+}
+
+fn prepare(cli: Cli, mut config: Config, inheritance: Option<Inheritance>) -> Result<Ready, String> {
+    let fixed = Fixed::of(&config);
+    // A daemon's foreground process is ended by signals as ever.
+    let listening = (!config.server.daemon).then(Listening::early).transpose()?;
+    let longest_start = config.apps.iter().map(|app| app.policy.start_timeout).max().unwrap_or_default();
+    let doors = Doors::new(inheritance.is_none());
+    let (bequest, taken) = match inheritance {
+        Some(Inheritance { estate, lock, sockets, taken }) => {
+            doors.sockets.inherit(sockets);
+            (Some((handover::estate(estate).map_err(|why| why.to_string())?, lock)), Some(taken))
+        }
+        None => {
+            doors.sockets.inherit(activation::take());
+            (None, None)
+        }
+    };
+    doors.bind(&mut config)?;
     let conf = std::mem::take(&mut config.server);
+    let pid_file = PathBuf::from(&conf.pid_file);
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
     let new_pool = |name: &Arc<str>, s: Settings| Arc::new(Pool::new(name.clone(), s.affinity, s.balance, s.queue));
     let AppWiring { specs, apps } = wire(&mut config, new_pool);
-    let (supervisor, control) = supervise(&config, specs)?;
+    let (supervisor, control, heir) = supervise(&config, specs, bequest)?;
     server.add_service(background_service("supervisor", supervisor));
     let rules = Arc::new(ArcSwap::from_pointee(gateway(&config, apps)));
-    let reloader = Arc::new(Reloader::new(cli, fixed, rules.clone(), control.clone()));
-    let front = gateway::front(rules, &server.configuration);
+    let front = gateway::front(rules.clone(), &server.configuration);
+
+    let is_heir = heir.is_some();
+    let standing = Arc::new(watch::Sender::new(if is_heir { Standing::Heir } else { Standing::Owner }));
+    let house = House {
+        control: control.clone(),
+        front: front.clone(),
+        doors: doors.clone(),
+        standing: standing.clone(),
+        pid_file: pid_file.clone(),
+        max_drain: MAX_DRAIN,
+    };
+    let legacy = taken.zip(heir).map(|(taken, heir)| Legacy { taken, heir });
+    let (handover, knocker, parcels) = Handover::new(house, config.runtime_dir.clone(), legacy);
+    server.add_service(background_service("handover", handover));
+    let upgrader = Upgrader::new(&cli, knocker);
+
+    let shutdown = Arc::new(ArcSwap::from_pointee(config.shutdown));
+    let vitals = Vitals::new(control.clone(), rules.clone());
+    let reloader = Arc::new(Reloader::new(cli, fixed, rules, shutdown.clone(), control.clone()));
+    let stop = Stopper::new(front.clone(), doors.clone(), control.clone(), vitals.clone(), shutdown);
     // Each room that measures registers its families here.
     let registry = steering::registry(&control, &front);
-    for service in listen(&config, front) {
-        server.add_service(service);
+    let mut settle = Some(Handover::settle(front.clone(), parcels));
+    for service in doors.traffic(&config, front) {
+        // Connections are served in the first one's runtime.
+        server.add_service(match settle.take() {
+            Some(settle) => service.beside(settle),
+            None => service,
+        });
     }
-    let steering = Steering { control: control.clone(), reloader: reloader.clone() };
-    steering::serve(&mut server, &config, steering, registry)?;
+    let steering = Steering {
+        control: control.clone(),
+        vitals: vitals.clone(),
+        reloader: reloader.clone(),
+        upgrader: upgrader.clone(),
+    };
+    steering::serve(&mut server, &doors, &config, steering, registry)?;
     let failed = Arc::new(AtomicBool::new(false));
-    let signals = Signals { control, reloader, failed: failed.clone() };
-    server.run(RunArgs { shutdown_signal: Box::new(signals) });
-    config.admin.iter().for_each(|socket| steering::remove_socket(socket));
-    if failed.load(Ordering::Acquire) { Err("the supervisor failed, see the log".into()) } else { Ok(()) }
+    let herald = Herald { control: control.clone(), vitals, doors: doors.clone(), longest_start, succeeds: is_heir };
+    let signals = Signals {
+        control,
+        reloader,
+        stop: Arc::new(stop),
+        herald: Mutex::new(Some(herald)),
+        listening: Mutex::new(listening),
+        failed: failed.clone(),
+        upgrader,
+        standing: standing.clone(),
+    };
+    Ok(Ready { server, signals, doors, failed, standing, admin: config.admin, pid_file })
 }
 
-/// Sees that an address can be listened on before anything is started: Pingora would try for half a
-/// minute and then go on without its listener. Port 0 becomes a free port.
-fn bindable(address: SocketAddr, key: &str) -> Result<SocketAddr, String> {
-    let bound = TcpListener::bind(address).and_then(|listener| listener.local_addr());
-    bound.map_err(|error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            format!(
-                "cannot listen on {address}: another program does (ss -ltnp shows which); stop it or change `{key}`"
-            )
+impl Ready {
+    fn run(self) -> Result<(), String> {
+        self.server.run(RunArgs { shutdown_signal: Box::new(self.signals) });
+        self.doors.sockets.release();
+        match &*self.standing.borrow() {
+            Standing::Owner => {
+                self.admin.iter().for_each(|socket| sockets::remove_path(socket));
+                sockets::remove_pid_file(&self.pid_file);
+            }
+            Standing::Failed(why) => return Err(why.clone()),
+            // What is there is another's.
+            _ => {}
         }
-        std::io::ErrorKind::PermissionDenied => {
-            format!("cannot listen on {address}: ports below 1024 need root or CAP_NET_BIND_SERVICE")
-        }
-        _ => format!("cannot listen on {address}: {error}"),
-    })
+        if self.failed.load(Ordering::Acquire) { Err("the supervisor failed, see the log".into()) } else { Ok(()) }
+    }
 }
 
 /// The apps for the supervisor and, in the same order, for traffic.
@@ -148,7 +252,12 @@ fn wire(config: &mut Config, mut pool: impl FnMut(&Arc<str>, Settings) -> Arc<Po
     wiring
 }
 
-fn supervise(config: &Config, apps: Vec<AppSpec>) -> Result<(Supervisor, Control), String> {
+/// From nothing, or with what a predecessor has.
+fn supervise(
+    config: &Config,
+    apps: Vec<AppSpec>,
+    bequest: Option<(Estate, OwnedFd)>,
+) -> Result<(Supervisor, Control, Option<Heir>), String> {
     let setup = Setup {
         apps,
         runtime_dir: config.runtime_dir.clone(),
@@ -159,7 +268,13 @@ fn supervise(config: &Config, apps: Vec<AppSpec>) -> Result<(Supervisor, Control
         alarms: alarms(&config.alarms),
         output: None,
     };
-    Supervisor::new(setup).map_err(|error| error.to_string())
+    let made = match bequest {
+        None => Supervisor::new(setup).map(|(supervisor, control)| (supervisor, control, None)),
+        Some((estate, lock)) => RuntimeDir::inherit(&config.runtime_dir, lock)
+            .and_then(|dir| Supervisor::heir(setup, dir, estate))
+            .map(|(supervisor, control, heir)| (supervisor, control, Some(heir))),
+    };
+    made.map_err(|error| error.to_string())
 }
 
 fn alarms(config: &config::Alarms) -> alarms::Policy {
@@ -198,83 +313,4 @@ fn gateway(config: &Config, apps: Vec<gateway::App>) -> Gateway {
         connections: config.limits.connections,
     };
     Gateway::new(apps, config.routes.iter().map(route).collect(), limits)
-}
-
-/// The services that listen: Pingora's listeners of one service share one application.
-fn listen(config: &Config, front: gateway::Front) -> Vec<Service<gateway::Front>> {
-    let with_h2c = Service::new("front-h2c".to_owned(), front.with_h2c());
-    let mut services = [Service::new("front".to_owned(), front), with_h2c];
-    for listener in &config.listeners {
-        // The front buffers what it needs: Pingora's buffers would cost every idle connection 10 KiB and more.
-        let tcp = ListenerConfig::tcp(listener.address.to_string()).l4_buffer(L4BufferSettings::unbuffered());
-        services[usize::from(listener.h2c)].add_listener(tcp);
-        log::info!("listening on http://{}", listener.address);
-    }
-    let used = [false, true].map(|h2c| config.listeners.iter().any(|listener| listener.h2c == h2c));
-    services.into_iter().zip(used).filter_map(|(service, used)| used.then_some(service)).collect()
-}
-
-/// Ends the server when the supervisor has: nothing of it is left then.
-struct Signals {
-    control: Control,
-    reloader: Arc<Reloader>,
-    failed: Arc<AtomicBool>,
-}
-
-impl Signals {
-    async fn wait(&self) -> Result<(), String> {
-        let listen = |kind| signal(kind).map_err(|error| format!("signals cannot be received: {error}"));
-        let mut terminate = listen(SignalKind::terminate())?;
-        let mut interrupt = listen(SignalKind::interrupt())?;
-        let mut quit = listen(SignalKind::quit())?;
-        let mut hangup = listen(SignalKind::hangup())?;
-        let mut user1 = listen(SignalKind::user_defined1())?;
-        loop {
-            tokio::select! {
-                () = next(&mut terminate) => self.stop("SIGTERM"),
-                () = next(&mut interrupt) => self.stop("SIGINT"),
-                () = next(&mut quit) => log::warn!("SIGQUIT: no successor is ready to take over; going on"),
-                () = next(&mut hangup) => self.reload(),
-                () = next(&mut user1) => {
-                    log::info!("SIGUSR1: opening log files anew");
-                    self.control.logs().reopen();
-                }
-                outcome = self.control.finished() => return outcome,
-            }
-        }
-    }
-
-    /// In a task of its own: a stop, or the next reload, must not wait for this one.
-    fn reload(&self) {
-        log::info!("SIGHUP: reloading");
-        let reloader = self.reloader.clone();
-        tokio::spawn(async move {
-            match reloader.reload().await {
-                Ok(outcome) => log::info!("reloaded: {outcome}"),
-                Err(why) => log::error!("reload: {why}"),
-            }
-        });
-    }
-
-    fn stop(&self, signal: &str) {
-        log::info!("{signal}: stopping; once more stops at once");
-        self.control.stop();
-    }
-}
-
-async fn next(signal: &mut Signal) {
-    if signal.recv().await.is_none() {
-        std::future::pending().await
-    }
-}
-
-#[async_trait]
-impl ShutdownSignalWatch for Signals {
-    async fn recv(&self) -> ShutdownSignal {
-        if let Err(why) = self.wait().await {
-            log::error!("{why}");
-            self.failed.store(true, Ordering::Release);
-        }
-        ShutdownSignal::FastShutdown
-    }
 }

@@ -4,13 +4,14 @@
 //! instead.
 
 use super::http::{Answer, read_body};
-use super::{Hands, Outcome, Refusal, Target};
+use super::{Hands, Outcome, Refusal, Target, health};
 use async_trait::async_trait;
 use http::{Method, Response, StatusCode};
 use pingora_core::apps::http_app::ServeHttp;
 use pingora_core::protocols::http::ServerSession;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,9 +19,11 @@ use std::time::Duration;
 const LARGEST_BODY: usize = 64 * 1024;
 /// After this time an operation is answered as not known; the supervisor's own limits are far below.
 const LONGEST: Duration = Duration::from_secs(6 * 3600);
-const ROUTES: &str =
-    "GET /v1/status, GET /v1/version, POST /v1/reload, POST /v1/apps/APP/scale, POST /v1/apps/APP/restart";
+const ROUTES: &str = "GET /v1/status, GET /v1/version, POST /v1/reload, POST /v1/apps/APP/scale, POST /v1/apps/APP/restart, \
+     POST /v1/upgrade";
 const SCALE_HINT: &str = r#"write {"to": 4}, {"to": "+1"}, {"to": "-1"} or {"to": "auto"}"#;
+const UPGRADE_HINT: &str =
+    r#"write {"program": "/path/of/the/binary", "conf": "/path/of/conf.yaml"}, or leave them out"#;
 
 /// Serves the API; whoever can open its socket may do everything.
 pub(crate) struct Api {
@@ -58,6 +61,10 @@ impl Api {
                 (None, Err(text)) => error(StatusCode::BAD_REQUEST, text, SCALE_HINT),
                 (None, Ok(to)) => operation(self.hands.scale(app, to)).await,
             },
+            Route::Upgrade => match (place(&fields, "program"), place(&fields, "conf")) {
+                (Err(text), _) | (_, Err(text)) => error(StatusCode::BAD_REQUEST, text, UPGRADE_HINT),
+                (Ok(program), Ok(conf)) => operation(self.hands.upgrade(program, conf)).await,
+            },
             Route::Restart(app) => match self.unknown(app) {
                 Some(unknown) => unknown,
                 None => operation(self.hands.restart(app)).await,
@@ -87,6 +94,13 @@ impl ServeHttp for Api {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         let head = session.req_header();
         let (method, path) = (head.method.clone(), head.uri.path().to_owned());
+        if health::Check::of(&path).is_some() {
+            let query = head.uri.query().unwrap_or_default();
+            let condition = self.hands.condition();
+            let answer = health::answer(&condition, &method, &path, query, health::wants_json(&head.headers));
+            session.set_keepalive(None);
+            return answer.into_response();
+        }
         let answer = match read_body(session, LARGEST_BODY).await {
             Ok(body) => self.answer(&method, &path, &body).await,
             Err(status) => error(status, format!("the body could not be read: {status}"), "it has at most 64 KiB"),
@@ -102,6 +116,7 @@ enum Route<'p> {
     Reload,
     Scale(&'p str),
     Restart(&'p str),
+    Upgrade,
 }
 
 impl<'p> Route<'p> {
@@ -111,6 +126,7 @@ impl<'p> Route<'p> {
             ["status"] => Some(Route::Status),
             ["version"] => Some(Route::Version),
             ["reload"] => Some(Route::Reload),
+            ["upgrade"] => Some(Route::Upgrade),
             ["apps", app, "scale"] => Some(Route::Scale(app)),
             ["apps", app, "restart"] => Some(Route::Restart(app)),
             _ => None,
@@ -120,7 +136,7 @@ impl<'p> Route<'p> {
     fn method(self) -> Method {
         match self {
             Route::Status | Route::Version => Method::GET,
-            Route::Reload | Route::Scale(_) | Route::Restart(_) => Method::POST,
+            Route::Reload | Route::Scale(_) | Route::Restart(_) | Route::Upgrade => Method::POST,
         }
     }
 
@@ -128,6 +144,7 @@ impl<'p> Route<'p> {
     fn takes(self) -> &'static [&'static str] {
         match self {
             Route::Scale(_) => &["to"],
+            Route::Upgrade => &["program", "conf"],
             _ => &[],
         }
     }
@@ -135,7 +152,11 @@ impl<'p> Route<'p> {
 
 /// A body is nothing or an object with known keys only; `Err` is error and hint.
 fn fields(body: &[u8], known: &[&str]) -> Result<Map<String, Value>, (String, String)> {
-    let hint = if known.is_empty() { "leave the body out" } else { SCALE_HINT };
+    let hint = match known {
+        [] => "leave the body out",
+        ["to"] => SCALE_HINT,
+        _ => UPGRADE_HINT,
+    };
     if body.trim_ascii().is_empty() {
         return Ok(Map::new());
     }
@@ -147,6 +168,15 @@ fn fields(body: &[u8], known: &[&str]) -> Result<Map<String, Value>, (String, St
     match fields.keys().find(|key| !known.contains(&key.as_str())) {
         Some(key) => Err((format!("unknown key {key:?}"), hint.to_owned())),
         None => Ok(fields),
+    }
+}
+
+/// The absolute path under a key, if there is one.
+fn place(fields: &Map<String, Value>, key: &str) -> Result<Option<PathBuf>, String> {
+    match fields.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(path)) if path.starts_with('/') => Ok(Some(path.into())),
+        Some(other) => Err(format!("{key:?} is {other}, no absolute path")),
     }
 }
 

@@ -9,12 +9,13 @@
 //! Prometheus ─────────► TCP ──────── Scrape ──► Registry
 //! ```
 //!
-//! More verbs: a route in [`api`], a method in [`Hands`], a variant of [`Verb`](commands::Verb). Health
-//! endpoints (`/livez`, `/readyz`) go beside `/metrics` in [`scrape`].
+//! More verbs: a route in [`api`], a method in [`Hands`], a variant of [`Verb`](commands::Verb). What [`health`] answers
+//! is asked on an address of its own, and on the socket.
 
 mod api;
 mod client;
 pub(crate) mod commands;
+pub(crate) mod health;
 mod http;
 mod own;
 mod scrape;
@@ -29,17 +30,23 @@ pub(crate) use scrape::Scrape;
 
 use async_trait::async_trait;
 use std::fmt;
+use std::path::PathBuf;
 
 /// What can be asked of a running proxy. Each operation returns when its outcome is known.
 #[async_trait]
 pub(crate) trait Hands: Send + Sync {
     fn status(&self) -> view::Status;
 
+    fn condition(&self) -> health::Condition;
+
     /// Reads the configuration again and rolls out what changed.
     async fn reload(&self) -> Outcome;
 
     /// The app is one of [`Hands::status`].
     async fn scale(&self, app: &str, to: Target) -> Outcome;
+
+    /// Replaces this process by another of a program and a configuration; its own, where not named.
+    async fn upgrade(&self, program: Option<PathBuf>, conf: Option<PathBuf>) -> Outcome;
 
     /// Replaces every worker of the app, which is one of [`Hands::status`].
     async fn restart(&self, app: &str) -> Outcome;

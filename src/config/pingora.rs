@@ -3,6 +3,7 @@
 use super::fields::{Decoder, Fields};
 use super::machine::Seen;
 use super::schema::SERVER;
+use crate::process::PID_FILE;
 use pingora_core::server::configuration::ServerConf;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ pub(super) fn decode(d: &mut Decoder<'_>, top: &Fields<'_>, runtime_dir: &Path) 
     let mut conf = ServerConf {
         version: 1,
         threads: usize::from(d.machine.cpus()),
-        pid_file: text(runtime_dir.join("pingora-unix-proxy.pid")),
+        pid_file: text(runtime_dir.join(PID_FILE)),
         upgrade_sock: text(runtime_dir.join("upgrade.sock")),
         ..ServerConf::default()
     };

@@ -82,6 +82,8 @@ pub(super) const ALL: &[&Section] = &[
     &LIMITS,
     &ADMIN,
     &METRICS,
+    &HEALTH,
+    &SHUTDOWN,
     &LOGS,
     &ROTATE,
     &ALARMS,
@@ -99,10 +101,16 @@ pub(super) const TOP: Section = Section {
         key("limits", Map, Words("see below")),
         key("admin", Map, Yaml("{socket: default}")),
         key("metrics", Map, Words("not served")),
+        key("health", Map, Words("not served")),
+        key("shutdown", Map, Yaml("{pre_stop_delay: 0s, limit: none}")),
         key("logs", Map, Words("see below")),
         key("alarms", Map, Words("see below")),
     ],
     elsewhere: &[
+        ("stop", Write("write shutdown")),
+        ("grace_period", Write("write shutdown: {limit: 30s}")),
+        ("healthz", Write("write health: {address: \"127.0.0.1:9902\"}")),
+        ("health_check", Write("write health: {address: \"127.0.0.1:9902\"}, or health_check below an app")),
         ("prometheus", Write("write metrics: {address: \"127.0.0.1:9901\"}")),
         ("log", Write("write logs")),
         ("logging", Write("write logs")),
@@ -146,11 +154,15 @@ pub(super) const SERVER: Section = Section {
         ("upgrade_sock_connect_accept_max_retries", Later),
         (
             "grace_period_seconds",
-            Useless("the proxy ends with its workers: set drain_timeout and stop_timeout of the app"),
+            Useless(
+                "the proxy ends as soon as nothing is left; drain_timeout and stop_timeout of the app bound that, and shutdown: {limit: 30s}",
+            ),
         ),
         (
             "graceful_shutdown_timeout_seconds",
-            Useless("the proxy ends with its workers: set drain_timeout and stop_timeout of the app"),
+            Useless(
+                "the proxy ends as soon as nothing is left; drain_timeout and stop_timeout of the app bound that, and shutdown: {limit: 30s}",
+            ),
         ),
         ("user", Useless("the proxy keeps the user that starts it; set user for an app to change the workers' user")),
         (
@@ -508,6 +520,36 @@ pub(super) const METRICS: Section = Section {
         ("listen", Write("write address: \"127.0.0.1:9901\"")),
         ("path", Useless("it is /metrics")),
         ("enabled", Write("leave metrics out to serve none")),
+    ],
+};
+
+pub(super) const HEALTH: Section = Section {
+    name: "health",
+    keys: &[key("address", Other("IP:PORT"), Required)],
+    elsewhere: &[
+        ("port", Write("write address: \"127.0.0.1:9902\"")),
+        ("listen", Write("write address: \"127.0.0.1:9902\"")),
+        ("path", Useless("it is /livez, /readyz and /startupz")),
+        ("enabled", Write("leave health out to serve none")),
+    ],
+};
+
+pub(super) const SHUTDOWN: Section = Section {
+    name: "shutdown",
+    keys: &[
+        key("pre_stop_delay", Duration(0, 3_600_000), Yaml("0s")),
+        key("limit", DurationOrNone(2000, 86_400_000), Yaml("none")),
+    ],
+    elsewhere: &[
+        ("delay", Write("write pre_stop_delay")),
+        ("pre_stop", Write("write pre_stop_delay")),
+        ("timeout", Write("write limit: what the container or systemd gives before it kills")),
+        ("grace_period", Write("write limit")),
+        ("grace_period_seconds", Write("write limit: 30s (with the unit)")),
+        ("termination_grace_period_seconds", Write("write limit: 30s (with the unit)")),
+        ("timeout_stop_sec", Write("write limit: 90s (with the unit)")),
+        ("drain_timeout", Write("write it for the app, under apps")),
+        ("stop_timeout", Write("write it for the app, under apps")),
     ],
 };
 

@@ -208,17 +208,17 @@ impl Fleet {
         })
     }
 
+    /// All its workers are to end, and none will come in their place.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.goal >= Goal::Stop
+    }
+
     pub(crate) fn workers(&self) -> impl Iterator<Item = &Worker> + '_ {
         self.workers.values()
     }
 
     pub(crate) fn slots(&self) -> impl Iterator<Item = (Slot, &Seat)> + '_ {
         self.slots.iter().map(|(slot, seat)| (*slot, seat))
-    }
-
-    /// Whether it is to end, or has ended.
-    pub(crate) fn is_stopping(&self) -> bool {
-        self.goal >= Goal::Stop
     }
 
     /// How many workers are to take new sessions.

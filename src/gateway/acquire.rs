@@ -8,14 +8,25 @@ use tokio::time::{Instant, timeout};
 
 /// Picks a worker for a plan; while none may take it, waits. `None`: that took too long, or too many
 /// wait already. Dropping the future leaves the queue.
-pub(super) async fn acquire(pool: &Pool, plan: &Plan<'_>, tried: &[Arc<Member>]) -> Option<Lease> {
-    if let Some(lease) = pool.select(plan.wanted(), plan.usage, tried) {
+///
+/// When `closing`, no worker is to come: those that are about to end take what is left.
+pub(super) async fn acquire(
+    pool: &Pool,
+    plan: &Plan<'_>,
+    tried: &[Arc<Member>],
+    closing: impl Fn() -> bool,
+) -> Option<Lease> {
+    let pick = || {
+        let lease = pool.select(plan.wanted(), plan.usage, tried);
+        lease.or_else(|| if closing() { pool.select_last(plan.usage, tried) } else { None })
+    };
+    if let Some(lease) = pick() {
         return Some(lease);
     }
     let (queue, policy) = (pool.queue(), pool.settings().queue);
     let began = Instant::now();
     let lease = match queue.enter(policy.max) {
-        Some(_place) => timeout(policy.timeout, wait(pool, plan, tried)).await.ok(),
+        Some(_place) => timeout(policy.timeout, wait(pool, pick)).await.ok().flatten(),
         None => None,
     };
     queue.note_wait(began.elapsed());
@@ -25,12 +36,15 @@ pub(super) async fn acquire(pool: &Pool, plan: &Plan<'_>, tried: &[Arc<Member>])
     lease
 }
 
-async fn wait(pool: &Pool, plan: &Plan<'_>, tried: &[Arc<Member>]) -> Lease {
+async fn wait(pool: &Pool, pick: impl Fn() -> Option<Lease>) -> Option<Lease> {
     loop {
         let mut woken = pin!(pool.queue().woken());
         woken.as_mut().enable();
-        if let Some(lease) = pool.select(plan.wanted(), plan.usage, tried) {
-            return lease;
+        if let Some(lease) = pick() {
+            return Some(lease);
+        }
+        if pool.queue().is_closed() {
+            return None;
         }
         woken.await;
     }
@@ -53,7 +67,7 @@ mod tests {
 
     async fn any(pool: &Pool) -> Option<Lease> {
         let none = HeaderMap::new();
-        acquire(pool, &policy::plan(&Affinity::None, b"/", &none, None, true, false), &[]).await
+        acquire(pool, &policy::plan(&Affinity::None, b"/", &none, None, true, false), &[], || false).await
     }
 
     fn queued(max: u32, timeout: Duration, max_concurrency: Option<u32>) -> Pool {
@@ -93,6 +107,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_workers_that_will_not_come() {
+        let pool = Arc::new(queued(10, Duration::from_secs(5), None));
+        let close = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            pool.queue().close();
+        };
+        let began = Instant::now();
+        let (first, ()) = tokio::join!(any(&pool), close);
+        assert!(first.is_none() && any(&pool).await.is_none());
+        assert_eq!(began.elapsed(), Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_leaves_the_queue_is_forgotten() {
         let pool = queued(1, Duration::from_secs(5), None);
         let left = tokio::time::timeout(Duration::from_secs(1), any(&pool)).await;
@@ -111,5 +138,26 @@ mod tests {
         };
         let (got, ()) = tokio::join!(any(&pool), release);
         assert!(got.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_at_a_stop_gets_a_worker_that_drains() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let pool = Arc::new(queued(10, Duration::from_secs(5), None));
+        let closing = Arc::new(AtomicBool::new(false));
+        let waiter = tokio::spawn({
+            let (pool, closing) = (pool.clone(), closing.clone());
+            async move {
+                let none = HeaderMap::new();
+                let plan = policy::plan(&Affinity::None, b"/", &none, None, true, false);
+                acquire(&pool, &plan, &[], || closing.load(Ordering::Relaxed)).await
+            }
+        });
+        pool.publish(vec![Seat { open: false, ..worker() }]).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(pool.queue().waiting(), 1, "a cordoned worker gets nothing new");
+        closing.store(true, Ordering::Relaxed);
+        pool.publish(vec![Seat { open: false, ..worker() }]).await;
+        assert!(waiter.await.unwrap().is_some());
     }
 }

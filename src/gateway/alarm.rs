@@ -32,6 +32,11 @@ impl Alarm {
         Poll::Pending
     }
 
+    /// How long until it fires; `None` while nothing is waited for.
+    pub(super) fn left(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
     /// What was waited for has happened.
     pub(super) fn clear(&mut self) {
         self.deadline = None;

@@ -71,6 +71,11 @@ impl AppMetrics {
     /// Counts a tunnel until the guard is dropped.
     pub(super) fn tunnel(self: &Arc<Self>) -> OpenTunnel {
         self.tunnels.fetch_add(1, Ordering::Relaxed);
+        self.moved_tunnel()
+    }
+
+    /// The same for one that another process has opened.
+    pub(super) fn moved_tunnel(self: &Arc<Self>) -> OpenTunnel {
         self.tunnels_open.fetch_add(1, Ordering::Relaxed);
         OpenTunnel(self.clone())
     }

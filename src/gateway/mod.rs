@@ -8,19 +8,31 @@ mod forward;
 mod front;
 pub(crate) mod http1;
 mod metrics;
+mod parcel;
+mod phase;
 mod policy;
 mod proxy;
 mod route;
+mod settle;
 mod socketio;
+#[cfg(test)]
+mod tests;
 mod tunnel;
 
 pub(crate) use front::Front;
+// For those that stop the front, and that carry connections to another process.
+#[allow(unused_imports)]
+pub(crate) use parcel::Parcel;
+#[allow(unused_imports)]
+pub(crate) use phase::Phase;
 pub(crate) use route::Route;
+pub(crate) use tunnel::Frozen;
 
 use crate::pool::Pool;
 use arc_swap::ArcSwap;
 use http1::head;
 use metrics::AppMetrics;
+use phase::House;
 use pingora_core::server::configuration::ServerConf;
 use prometheus_client::registry::Registry;
 use proxy::Proxy;
@@ -93,8 +105,9 @@ pub(crate) type Rules = Arc<ArcSwap<Gateway>>;
 
 /// The service application for Pingora's listeners.
 pub(crate) fn front(rules: Rules, conf: &Arc<ServerConf>) -> Front {
-    let proxy = Proxy { rules: rules.clone(), connector: Arc::new(connect::Connector) };
-    Front::new(rules, pingora_proxy::http_proxy(conf, proxy))
+    let house = Arc::<House>::default();
+    let proxy = Proxy { rules: rules.clone(), connector: Arc::new(connect::Connector), house: house.clone() };
+    Front::new(rules, pingora_proxy::http_proxy(conf, proxy), house)
 }
 
 /// Adds what traffic counts to a registry.

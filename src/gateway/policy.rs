@@ -67,6 +67,11 @@ impl Plan<'_> {
         matches!(self.lead, Lead::Sid(_))
     }
 
+    /// It waits at its worker for the session's next packet. Only said of requests that are no upgrade.
+    pub(crate) fn is_waiting_poll(&self) -> bool {
+        self.is_bound() && self.usage == Use::Parked
+    }
+
     pub(crate) fn wanted(&self) -> Wanted<'_> {
         match &self.lead {
             Lead::None => Wanted::Any,

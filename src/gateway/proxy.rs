@@ -2,6 +2,7 @@
 
 use super::acquire::acquire;
 use super::answer::Answer;
+use super::phase::House;
 use super::policy::{self, FORWARDED_HEADERS, Forwarded, Learner};
 use super::{App, Rules, connect};
 use crate::pool::{Lease, Member, Use};
@@ -44,6 +45,7 @@ pub(crate) struct Ctx {
 pub(crate) struct Proxy {
     pub(super) rules: Rules,
     pub(super) connector: Arc<connect::Connector>,
+    pub(super) house: Arc<House>,
 }
 
 impl Proxy {
@@ -119,7 +121,7 @@ impl ProxyHttp for Proxy {
             get,
             false,
         );
-        let Some(lease) = acquire(&app.pool, &plan, &ctx.tried).await else {
+        let Some(lease) = acquire(&app.pool, &plan, &ctx.tried, || self.house.is_closing()).await else {
             return Err(Self::refuse(ctx, Answer::NO_WORKER));
         };
         ctx.began = ctx.began.or_else(|| (plan.usage == Use::Request).then(Instant::now));

@@ -62,6 +62,25 @@ impl<'a> Query<'a> {
     }
 }
 
+/// The whole answer to a waiting poll that ends its session (packet type 1, close): the client takes it for the server's
+/// own and begins anew.
+pub(crate) fn close_poll(target: &[u8]) -> Vec<u8> {
+    let is_4 = Query::parse(target).eio.as_deref() == Some(b"4");
+    let packet = if is_4 { "1" } else { "1:1" };
+    // JSONP: a client without XHR names the callback by a number.
+    let number = param(target, "j").filter(|j| !j.is_empty() && j.len() <= 10 && j.iter().all(u8::is_ascii_digit));
+    let (kind, body) = match number {
+        Some(j) => ("javascript", format!("___eio[{}](\"{packet}\");", String::from_utf8_lossy(&j))),
+        None => ("plain", packet.to_owned()),
+    };
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/{kind}; charset=UTF-8\r\nContent-Length: {}\r\n\
+         Cache-Control: no-store\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
+
 /// The last query parameter of this name, decoded.
 pub(crate) fn param<'a>(target: &'a [u8], name: &str) -> Option<Cow<'a, [u8]>> {
     params(target).filter(|(raw, _)| decodes_to(raw, name.as_bytes())).last().map(|(_, value)| decode(value))

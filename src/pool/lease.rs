@@ -30,6 +30,12 @@ impl Lease {
         Lease { member, usage, queue }
     }
 
+    /// For a tunnel that another process has opened: it is no new use.
+    pub(crate) fn resumed(member: Arc<Member>) -> Lease {
+        counter(&member, Use::Parked).fetch_add(1, Ordering::Relaxed);
+        Lease { member, usage: Use::Parked, queue: None }
+    }
+
     pub(crate) fn member(&self) -> &Arc<Member> {
         &self.member
     }

@@ -205,6 +205,20 @@ impl Pool {
         member.map(|member| Lease::new(member, usage, queue))
     }
 
+    /// Picks among all workers that are left, cordoned ones too: for the last requests before they end.
+    pub(crate) fn select_last(&self, usage: Use, avoid: &[Arc<Member>]) -> Option<Lease> {
+        let snapshot = self.snapshot.load();
+        let left = snapshot.seats.iter().map(|seat| &seat.member);
+        let usable = left.filter(|member| !avoid.iter().any(|a| Arc::ptr_eq(a, member)));
+        let member = usable.min_by_key(|member| member.load.active.load(Ordering::Relaxed))?;
+        Some(Lease::new(member.clone(), usage, None))
+    }
+
+    /// A worker by its name, cordoned or not.
+    pub(crate) fn member(&self, id: &WorkerId) -> Option<Arc<Member>> {
+        self.snapshot.load().seats.iter().map(|seat| &seat.member).find(|member| member.id == *id).cloned()
+    }
+
     /// Remembers which worker answered a handshake with this sid, unless the sid says so itself.
     pub(crate) fn learn(&self, sid: &[u8], owner: &Member) {
         if owner.tag.is_some() && Tag::of_sid(sid) == owner.tag {

@@ -1,5 +1,6 @@
 //! The words a worker is started with: command, environment, and what the protocol adds to them.
 
+use super::init::VARIABLES;
 use super::spec::Spec;
 use crate::worker::Slot;
 use std::collections::BTreeMap;
@@ -24,7 +25,7 @@ pub(super) fn environment(
     preload: Option<(&Path, String)>,
 ) -> BTreeMap<OsString, OsString> {
     let mut env: BTreeMap<OsString, OsString> =
-        inherited.filter(|(name, _)| !NOT_INHERITED.iter().any(|n| name == n)).collect();
+        inherited.filter(|(name, _)| !NOT_INHERITED.iter().chain(&VARIABLES).any(|n| name == n)).collect();
     if let Some(user) = &spec.user {
         env.insert("HOME".into(), user.home.clone().into());
         env.insert("USER".into(), user.name.clone().into());

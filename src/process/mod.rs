@@ -3,12 +3,16 @@
 //! Nothing here decides; the supervisor calls it and turns what comes back into events of the fleet.
 //! Errors are [`Error`]s for people, never panics.
 
+pub(crate) mod activation;
 pub(crate) mod control;
+mod descriptor;
 mod environment;
 mod error;
 pub(crate) mod evidence;
 mod exit;
+pub(crate) mod init;
 pub(crate) mod memory;
+mod other;
 pub(crate) mod output;
 mod runtime_dir;
 mod shared_dir;
@@ -19,8 +23,10 @@ pub(crate) mod state;
 mod tests;
 pub(crate) mod usage;
 
+pub(crate) use descriptor::descriptor;
 pub(crate) use error::Error;
 pub(crate) use exit::{Exit, Process};
-pub(crate) use runtime_dir::{ADMIN_SOCKET, RuntimeDir, Tenant};
+pub(crate) use other::Other;
+pub(crate) use runtime_dir::{ADMIN_SOCKET, HANDOFF_SOCKET, PID_FILE, RuntimeDir, Tenant};
 pub(crate) use shared_dir::{LONGEST_SHARED, SharedDir};
 pub(crate) use spawn::{Job, Preload, spawn};

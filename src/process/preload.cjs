@@ -22,6 +22,7 @@ const MAX_QUEUE_BYTES = 1024 * 1024;
 /** Bytes the channel's socket may hold back before messages stay in the queue, and statistics are skipped. */
 const MAX_UNWRITTEN = 256 * 1024;
 const REDIAL_FIRST_MS = 100;
+const REDIAL_AT_ONCE_AFTER_MS = 1000; // A connection that lasted so long.
 const REDIAL_LAST_MS = 2000;
 const WELCOME_WITHIN_MS = 10000;
 const EXIT_AFTER_MS = 5000;
@@ -1003,6 +1004,7 @@ function createChannel(shared) {
   let trouble = 'it hung up';
   let complainAt = 0;
   let refusedFor = 0;
+  let welcomedAt = 0;
   const queue = [];
   let queued = 0;
 
@@ -1106,10 +1108,12 @@ function createChannel(shared) {
   }
 
   function onAway() {
+    const now = process.uptime() * 1000;
+    // The proxy hangs up when another takes its place, which is there already.
+    if (welcome && now - welcomedAt > REDIAL_AT_ONCE_AFTER_MS) delay = 0;
     socket = null;
     welcome = false;
     if (ended) return;
-    const now = process.uptime() * 1000;
     if (awaySince === null) awaySince = now;
     if (settings.external) complainLater();
     const left = settings.orphan_ms - (now - awaySince);
@@ -1119,7 +1123,7 @@ function createChannel(shared) {
     }
     retry = timers.setTimeout(dial, Math.min(delay, left));
     keep(retry);
-    delay = Math.min(delay * 2, Math.max(REDIAL_LAST_MS, refusedFor));
+    delay = delay === 0 ? REDIAL_FIRST_MS : Math.min(delay * 2, Math.max(REDIAL_LAST_MS, refusedFor));
   }
 
   /** Nobody has come back for this worker: it must not serve a socket that nobody knows. */
@@ -1193,6 +1197,7 @@ function createChannel(shared) {
     delay = REDIAL_FIRST_MS;
     refusedFor = 0;
     trouble = 'it hung up';
+    welcomedAt = process.uptime() * 1000;
     for (const seat of shared.seats.open) if (seat.up) announce(seat);
     if (ready) write({ type: 'ready' });
     flush();

@@ -30,8 +30,13 @@ pub(crate) const SOCKET_PATH_LIMIT: usize = 107;
 
 /// Name of the socket in the directory on which commands are taken.
 pub(crate) const ADMIN_SOCKET: &str = "admin.sock";
+/// Name of the socket on which a successor takes over.
+pub(crate) const HANDOFF_SOCKET: &str = "handoff.sock";
 /// Name of the file that says what the proxy knows of its workers.
 const STATE: &str = "state.json";
+
+/// Name of the file in the directory that a daemon writes its process id into.
+pub(crate) const PID_FILE: &str = "pingora-unix-proxy.pid";
 
 /// An app that lives in the directory.
 #[derive(Clone, Debug)]
@@ -338,9 +343,14 @@ impl RuntimeDir {
         }
         entries(&self.path).unwrap_or_default().iter().filter(|p| is_half_bound(p)).for_each(|p| ignore(remove(p)));
         let state = ["", ".new", ".bad"].map(|ending| format!("{STATE}{ending}"));
-        for name in ["control.sock", ADMIN_SOCKET, "preload.cjs"].into_iter().chain(state.iter().map(String::as_str)) {
+        for name in ["control.sock", HANDOFF_SOCKET, ADMIN_SOCKET, "preload.cjs", PID_FILE]
+            .into_iter()
+            .chain(state.iter().map(String::as_str))
+        {
             ignore(remove(&self.path.join(name)));
         }
+        // Where Pingora puts the one of a daemon that was killed.
+        ignore(remove(&self.path.join(format!("{PID_FILE}.old"))));
         // Last: from here on another proxy may take the directory.
         ignore(remove(&self.path.join("lock")));
         remove_upwards(&self.path, self.created);

@@ -1,7 +1,12 @@
 //! Joins the room of commands with the supervisor, and the page of metrics with everyone who measures.
 
+use super::listen::Doors;
 use super::reload::Reloader;
+use super::sockets::Purpose;
+use super::upgrade::Upgrader;
+use super::vitals::Vitals;
 use crate::admin::commands::{Command, Verb};
+use crate::admin::health::{self, Health};
 use crate::admin::{self, Api, Hands, Outcome, Refusal, Scrape, Target, view};
 use crate::config::Config;
 use crate::config::verbs::{self, Asked};
@@ -11,14 +16,11 @@ use crate::process::usage::Usage;
 use crate::supervisor::{self, AppStatus, Control, SlotStatus, To, WorkerStatus};
 use async_trait::async_trait;
 use pingora_core::server::Server;
-use pingora_core::services::listening::Service;
 use prometheus_client::registry::Registry;
-use std::fs::{Permissions, symlink_metadata};
+use std::fs::Permissions;
 use std::io::{stderr, stdout};
-use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,8 +35,19 @@ pub(super) fn command(asked: Asked) -> ExitCode {
         verbs::Verb::Reload => Verb::Reload,
         verbs::Verb::Scale { app, to } => Verb::Scale { app, to },
         verbs::Verb::Restart { app } => Verb::Restart { app },
+        verbs::Verb::Upgrade => Verb::Upgrade { program: std::env::current_exe().ok(), conf: asked.proxy.conf() },
+        verbs::Verb::Health { check } => {
+            let check = match check {
+                verbs::Check::Live => health::Check::Live,
+                verbs::Check::Ready => health::Check::Ready,
+                verbs::Check::Startup => health::Check::Startup,
+            };
+            Verb::Health { check, address: asked.proxy.health() }
+        }
     };
-    match asked.proxy.socket() {
+    // Whoever has an address for health need not have a socket for commands.
+    let address = matches!(verb, Verb::Health { address: Some(_), .. });
+    match asked.proxy.socket().or_else(|why| if address { Ok(PathBuf::new()) } else { Err(why) }) {
         Ok(socket) => {
             let command = Command { socket, verb, timeout: asked.timeout };
             ExitCode::from(command.run(&mut stdout().lock(), &mut stderr().lock()))
@@ -57,57 +70,33 @@ pub(super) fn registry(control: &Control, front: &gateway::Front) -> Registry {
     registry
 }
 
-/// Adds the services that the configuration asks for.
+/// The services that the configuration asks for beside traffic.
 pub(super) fn serve(
     server: &mut Server,
+    doors: &Doors,
     config: &Config,
     steering: Steering,
     registry: Registry,
 ) -> Result<(), String> {
+    let steering: Arc<dyn Hands> = Arc::new(steering);
+    if let Some(address) = config.health {
+        server.add_service(doors.tcp("health", Health::new(steering.clone()), address));
+        log::info!("health on http://{address}/readyz");
+    }
     if let Some(path) = &config.admin {
-        let address = vacant(path)?;
-        let mut service = Service::new("admin".to_owned(), Api::new(Arc::new(steering)));
-        service.add_uds(address, Some(Permissions::from_mode(0o600)));
-        service.threads = Some(1);
-        server.add_service(service);
+        let address = doors.sockets.unix(Purpose::Admin, path)?;
+        let api = Api::new(steering);
+        let endpoint = address.clone();
+        let service = doors.own.service("admin", api, vec![address], &doors.sockets, move |service| {
+            service.add_uds(&endpoint, Some(Permissions::from_mode(0o600)));
+        });
+        server.add_service(service.threads(1));
     }
     if let Some(address) = config.metrics {
-        server.add_service(metrics(address, registry));
+        server.add_service(doors.tcp("metrics", Scrape::new(registry), address));
         log::info!("metrics on http://{address}/metrics");
     }
     Ok(())
-}
-
-fn metrics(address: SocketAddr, registry: Registry) -> Service<Scrape> {
-    let mut service = Service::new("metrics".to_owned(), Scrape::new(registry));
-    service.add_tcp(&address.to_string());
-    service.threads = Some(1);
-    service
-}
-
-/// Sees that the socket can be bound: Pingora would remove whatever stands in its way.
-fn vacant(path: &Path) -> Result<&str, String> {
-    let shown = path.display();
-    let address = path.to_str().ok_or_else(|| format!("{shown} is not UTF-8; change `admin` or `runtime_dir`"))?;
-    match symlink_metadata(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(address),
-        Err(error) => Err(format!("cannot take commands on {shown}: {error}")),
-        Ok(meta) if !meta.file_type().is_socket() => {
-            Err(format!("cannot take commands on {shown}: it is there and no socket; remove it or change `admin`"))
-        }
-        Ok(_) if UnixStream::connect(path).is_ok() => {
-            Err(format!("cannot take commands on {shown}: another program does; stop it or change `admin`"))
-        }
-        Ok(_) => Ok(address),
-    }
-}
-
-/// Removes the socket, which Pingora leaves behind. One of another proxy, started meanwhile, answers and stays.
-pub(super) fn remove_socket(path: &Path) {
-    let is_socket = symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
-    if is_socket && UnixStream::connect(path).is_err() {
-        let _ = std::fs::remove_file(path);
-    }
 }
 
 /// The outcome for one app, whose name the caller says itself.
@@ -119,7 +108,9 @@ fn of(app: &str, outcome: Result<String, String>) -> Outcome {
 /// What commands can do. Each operation is one method of [`Control`] or [`Reloader`].
 pub(super) struct Steering {
     pub(super) control: Control,
+    pub(super) vitals: Vitals,
     pub(super) reloader: Arc<Reloader>,
+    pub(super) upgrader: Upgrader,
 }
 
 #[async_trait]
@@ -135,8 +126,19 @@ impl Hands for Steering {
         }
     }
 
+    fn condition(&self) -> health::Condition {
+        self.vitals.condition()
+    }
+
     async fn reload(&self) -> Outcome {
         self.reloader.reload().await.map_err(Refusal::Failed)
+    }
+
+    /// In a task of its own: that who asked has left does not end it.
+    async fn upgrade(&self, program: Option<PathBuf>, conf: Option<PathBuf>) -> Outcome {
+        let upgrader = self.upgrader.clone();
+        let task = tokio::spawn(async move { upgrader.upgrade(program, conf).await });
+        task.await.map_err(|e| Refusal::Failed(e.to_string()))?.map_err(Refusal::Failed)
     }
 
     async fn scale(&self, app: &str, to: Target) -> Outcome {

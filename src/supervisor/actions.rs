@@ -24,9 +24,10 @@ impl Keeper {
     }
 
     async fn publish(&mut self, at: usize) {
+        let expecting = self.pulse.expects_requests();
         let Some(room) = self.rooms.get_mut(&at) else { return };
         room.tell_silence();
-        let seats = room.seats();
+        let seats = room.seats(expecting);
         for pool in room.pools() {
             pool.publish(seats.clone()).await;
         }

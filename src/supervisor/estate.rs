@@ -226,7 +226,7 @@ impl SavedRoom {
             }
             room.workers.insert(incarnation, entry);
         }
-        for worker in room.fleet.workers().filter(|w| !room.workers.contains_key(&w.incarnation)) {
+        if let Some(worker) = room.fleet.workers().find(|w| !room.workers.contains_key(&w.incarnation)) {
             return Err(format!("nothing is known of its worker #{}", worker.incarnation));
         }
         Ok(room)

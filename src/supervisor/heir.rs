@@ -87,8 +87,8 @@ impl Keeper {
                 None => return Ok(false),
             },
         };
-        self.dir.own();
         self.tools = Some(self.equip()?);
+        self.dir.own();
         self.begin_with(partials);
         held.iter().for_each(|(id, report)| self.reported(id, report.clone()));
         let (reply, answer) = oneshot::channel();
@@ -150,7 +150,7 @@ impl Keeper {
     /// Traffic goes to the workers as it did, but for those that have died.
     async fn show_seats(&mut self) {
         for room in self.rooms.values_mut() {
-            let mut seats = room.seats();
+            let mut seats = room.seats(false);
             seats.retain(|seat| {
                 let external = room.fleet.is_external();
                 room.workers.get(&seat.member.id.incarnation).is_some_and(|e| external || e.process.is_some())
@@ -168,7 +168,7 @@ impl Keeper {
                 let process = room.workers.get(&seat.member.id.incarnation)?.process.clone()?;
                 Some((process, seat.member))
             };
-            room.seats().into_iter().filter_map(seat).collect::<Vec<_>>()
+            room.seats(false).into_iter().filter_map(seat).collect::<Vec<_>>()
         };
         self.rooms.values().flat_map(of).collect()
     }

@@ -5,6 +5,7 @@ use super::alarms::{self, Alarms};
 use super::effects::{self, Inputs, Started};
 use super::heir::Legacy;
 use super::orders::{Order, Pending, Wanted};
+use super::pulse::Pulse;
 use super::room::Room;
 use super::saver::Saver;
 use super::tags::Tags;
@@ -102,6 +103,7 @@ pub(super) struct Keeper {
     status: watch::Sender<Arc<Status>>,
     pub(super) logs: Arc<Logs>,
     pub(super) alerts: Alarms,
+    pub(super) pulse: Arc<Pulse>,
     output: Option<Box<dyn Write + Send>>,
     /// Present while running.
     pub(super) tools: Option<Tools>,
@@ -163,6 +165,7 @@ impl Keeper {
             status,
             logs,
             alerts,
+            pulse: Arc::default(),
             output: setup.output,
             tools: None,
             #[cfg(test)]
@@ -188,8 +191,14 @@ impl Keeper {
     pub(super) async fn run(mut self, mut shutdown: ShutdownWatch) -> Outcome {
         match self.legacy.take() {
             Some(legacy) => {
-                if !self.take_over(legacy).await.map_err(|e| e.to_string())? {
-                    return Err("the other proxy keeps its workers".to_owned());
+                let kept = match self.take_over(legacy).await {
+                    Ok(true) => None,
+                    Ok(false) => Some("the other proxy keeps its workers".to_owned()),
+                    Err(e) => Some(e.to_string()),
+                };
+                if let Some(why) = kept {
+                    self.door.iter().for_each(JoinHandle::abort);
+                    return Err(why);
                 }
             }
             None => {
@@ -246,12 +255,14 @@ impl Keeper {
     async fn work(&mut self, shutdown: &mut ShutdownWatch) {
         let mut shutdown_seen = false;
         while !self.ceded {
+            self.pulse.beat();
             if self.still.as_ref().is_some_and(Still::has_begun) {
                 self.stand_still().await;
                 continue;
             }
             self.follow_wish(*shutdown.borrow());
             self.carry_out().await;
+            self.rooms.values().filter(|room| room.is_closed()).for_each(|room| room.pool.queue().close());
             #[cfg(test)]
             self.fail_as_planned();
             self.settle_orders();
@@ -352,7 +363,10 @@ impl Keeper {
         for room in self.rooms.values_mut() {
             let draining = room.fleet.workers().filter(|w| w.state == State::Draining).map(|w| w.incarnation);
             for incarnation in draining.collect::<Vec<_>>() {
-                let Some(carried) = room.workers.get(&incarnation).map(|entry| entry.carried()) else { continue };
+                let Some(mut carried) = room.workers.get(&incarnation).map(|entry| entry.carried()) else { continue };
+                if self.pulse.expects_requests() {
+                    carried.active = carried.active.max(1);
+                }
                 room.fleet.handle(Event::Carries { incarnation, carried }, now);
             }
         }

@@ -249,13 +249,20 @@ impl Room {
         self.definitions.get(&worker.generation)
     }
 
-    /// What the pool should hold now.
-    pub(super) fn seats(&self) -> Vec<Seat> {
+    /// What the pool should hold now. `expecting`: requests may still come while all workers are to end.
+    pub(super) fn seats(&self, expecting: bool) -> Vec<Seat> {
+        // There is nobody else for them.
+        let stopping = expecting && self.fleet.is_stopping();
         let seat = |(incarnation, open)| {
             let member = self.workers.get(&incarnation)?.member()?.clone();
-            Some(Seat { member, open })
+            Some(Seat { member, open: open || stopping })
         };
         self.fleet.seats().filter_map(seat).collect()
+    }
+
+    /// No worker will come for requests that wait.
+    pub(super) fn is_closed(&self) -> bool {
+        self.fleet.is_stopping() && self.fleet.seats().next().is_none()
     }
 
     pub(super) fn keep_last_words(&mut self, incarnation: Incarnation) {

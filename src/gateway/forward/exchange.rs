@@ -10,6 +10,7 @@ use crate::gateway::front::with_scratch;
 use crate::gateway::http1::body::BodyScanner;
 use crate::gateway::http1::head::Head;
 use crate::gateway::http1::{Body, Method, Progress, Version, response};
+use crate::gateway::phase::Admission;
 use crate::pool::Silence;
 use bytes::{Buf, BytesMut};
 use pingora_core::protocols::Stream;
@@ -80,6 +81,8 @@ pub(super) struct Exchange<'a, W> {
     /// Wakes a request that waits for its answer, to see whether its worker still lives.
     pulse: &'a mut Alarm,
     silence: &'a Silence,
+    /// Tells whether the connection is to end after this answer.
+    admission: &'a Admission,
     worker: UnixStream,
     method: Method,
     version: Version,
@@ -141,6 +144,7 @@ impl<'a, W: Watch> Exchange<'a, W> {
             alarm: &mut conn.alarm,
             pulse: &mut conn.pulse,
             silence,
+            admission: &conn.admission,
             worker,
             method: head.method,
             version: head.version,
@@ -402,7 +406,7 @@ impl<'a, W: Watch> Exchange<'a, W> {
     }
 
     fn begin_answer(&mut self, head: response::Head) -> Result<bool, Broken> {
-        self.stay = self.keep_alive && heads::is_delimited(&head, self.version);
+        self.stay = self.keep_alive && heads::is_delimited(&head, self.version) && !self.admission.standing().ends();
         self.watch.answer_head(&head, &self.incoming);
         self.to_client.reserve(self.incoming.len() + 64);
         heads::answer(&head, &self.incoming, self.version, self.stay, &mut self.to_client);

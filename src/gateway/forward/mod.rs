@@ -11,13 +11,14 @@ mod kept;
 use super::acquire::acquire;
 use super::alarm::Alarm;
 use super::answer::Answer;
-use super::front::{Client, answer_and_close};
+use super::front::{Client, answer_and_close, say_and_close};
 use super::http1::body::BodyScanner;
 use super::http1::head::Head;
 use super::http1::{Body, Method, response};
 use super::metrics::Failure;
+use super::phase::Admission;
 use super::policy::{self, Learner, RawHeaders};
-use super::{App, Gateway, connect};
+use super::{App, Gateway, connect, parcel, socketio};
 use crate::pool::{Lease, Member, Use};
 use bytes::{Buf, BytesMut};
 use exchange::{Broken, Exchange, Limits, Watch};
@@ -45,24 +46,29 @@ pub(super) struct Conn {
     pub(super) ahead: BytesMut,
     /// For every deadline of the connection.
     pub(super) alarm: Alarm,
-    pulse: Alarm,
+    pub(super) pulse: Alarm,
+    pub(super) admission: Admission,
+    /// Its first bytes are to come and may be HTTP/2's.
+    pub(super) greeting: bool,
 }
 
 impl Conn {
-    pub(super) fn new(client: Client, stream: Stream) -> Conn {
-        Conn { client, stream, ahead: BytesMut::new(), alarm: Alarm::default(), pulse: Alarm::default() }
+    pub(super) fn new(client: Client, stream: Stream, mut admission: Admission) -> Conn {
+        admission.set_movable(parcel::plain(&stream).is_some());
+        let (alarm, pulse) = (Alarm::default(), Alarm::default());
+        Conn { client, stream, ahead: BytesMut::new(), alarm, pulse, admission, greeting: false }
     }
+}
 
-    /// Ends when the client leaves. What it sends meanwhile is kept, up to a limit.
-    pub(super) async fn gone(&mut self) {
-        while self.ahead.len() < AHEAD_LIMIT {
-            match self.stream.read_buf(&mut self.ahead).await {
-                Ok(n) if n > 0 => {}
-                _ => return,
-            }
+/// Ends when the client leaves. What it sends meanwhile is kept, up to a limit.
+async fn gone(stream: &mut Stream, ahead: &mut BytesMut) {
+    while ahead.len() < AHEAD_LIMIT {
+        match stream.read_buf(ahead).await {
+            Ok(n) if n > 0 => {}
+            _ => return,
         }
-        std::future::pending().await
     }
+    std::future::pending().await
 }
 
 /// Serves the request whose head begins `conn.ahead`. Gives the connection back when another request
@@ -102,6 +108,11 @@ pub(super) async fn forward(gateway: &Gateway, app: &App, mut conn: Conn, head: 
             None
         }
         Err(Ended::Silently) => None,
+        Err(Ended::Poll) => {
+            app.metrics.answered(200, None);
+            say_and_close(conn.stream, &socketio::close_poll(head.target.of(&buf))).await;
+            None
+        }
         Err(Ended::With(answer)) => {
             app.metrics.answered(answer.status, None);
             answer_and_close(conn.stream, answer).await;
@@ -113,6 +124,8 @@ pub(super) async fn forward(gateway: &Gateway, app: &App, mut conn: Conn, head: 
 /// How a request ended without an answer of a worker.
 enum Ended {
     Silently,
+    /// A poll that waited at a worker until that ended with the proxy: its session is over.
+    Poll,
     With(Answer),
 }
 
@@ -151,10 +164,11 @@ impl<'a> Attempts<'a> {
     ) -> Result<bool, Ended> {
         let began = Instant::now();
         while self.tried.len() < MAX_TRIES {
+            let closing = || conn.admission.house().is_closing();
             let lease = tokio::select! {
                 biased;
-                lease = acquire(&self.app.pool, &self.plan, &self.tried) => lease,
-                () = conn.gone() => return Err(Ended::Silently),
+                lease = acquire(&self.app.pool, &self.plan, &self.tried, closing) => lease,
+                () = gone(&mut conn.stream, &mut conn.ahead) => return Err(Ended::Silently),
             };
             let Some(lease) = lease else { break };
             let Some((worker, reused)) = self.reach(&lease).await? else { continue };
@@ -179,8 +193,15 @@ impl<'a> Attempts<'a> {
                 // The client must see that its answer is not whole.
                 return Err(Ended::Silently);
             }
+            let ended = matches!(broken, Broken::Unsent | Broken::Died | Broken::Unread);
+            if ended && self.plan.is_waiting_poll() && conn.admission.house().is_closing() {
+                return Err(Ended::Poll);
+            }
             self.judge(broken, lease, reused, whole)?;
             self.app.metrics.retried();
+        }
+        if self.plan.is_waiting_poll() && conn.admission.house().is_closing() {
+            return Err(Ended::Poll);
         }
         self.app.metrics.failed(if self.last == Answer::BROKEN { Failure::WorkerDied } else { Failure::NoWorker });
         Err(Ended::With(self.last))

@@ -219,3 +219,17 @@ fn garbage_never_panics() {
         let _ = sid_in_set_cookie(&body);
     }
 }
+
+#[test]
+fn a_poll_is_closed_as_its_client_understands_it() {
+    let body = |target: &str| {
+        let answer = String::from_utf8(close_poll(target.as_bytes())).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{head}");
+        body.to_owned()
+    };
+    assert_eq!(body("/socket.io/?EIO=4&transport=polling&sid=x"), "1");
+    assert_eq!(body("/socket.io/?EIO=3&transport=polling&sid=x"), "1:1");
+    assert_eq!(body("/socket.io/?EIO=3&transport=polling&sid=x&j=12"), "___eio[12](\"1:1\");");
+    assert_eq!(body("/socket.io/?EIO=4&transport=polling&sid=x&j=alert(1)"), "1");
+}

@@ -50,6 +50,34 @@ impl Tracker {
         Tracker::default()
     }
 
+    /// All of it as numbers, so that another process can go on from here.
+    pub(crate) fn parts(&self) -> [u64; 6] {
+        let stage = match self.stage {
+            Stage::First => 0,
+            Stage::Second => 1,
+            Stage::Length => 2,
+            Stage::Payload => 3,
+            Stage::Malformed => 4,
+        };
+        [self.frames, self.left, stage, self.length_bytes.into(), self.first.into(), self.flags.into()]
+    }
+
+    /// What [`Tracker::parts`] gave; `None` for numbers that it never gives.
+    pub(crate) fn from_parts(parts: [u64; 6]) -> Option<Tracker> {
+        let [frames, left, stage, length_bytes, first, flags] = parts;
+        let stage = match stage {
+            0 => Stage::First,
+            1 => Stage::Second,
+            2 if (1..=8).contains(&length_bytes) => Stage::Length,
+            3 if (1..=i64::MAX as u64 + 4).contains(&left) => Stage::Payload,
+            4 => Stage::Malformed,
+            _ => return None,
+        };
+        let flags = u8::try_from(flags).ok().filter(|flags| *flags < 8)?;
+        let (length_bytes, first) = (u8::try_from(length_bytes).ok()?, u8::try_from(first).ok()?);
+        Some(Tracker { frames, left, stage, length_bytes, first, flags })
+    }
+
     /// Takes the next bytes of the stream, however they are cut.
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
         let mut rest = bytes;

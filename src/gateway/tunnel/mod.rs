@@ -6,10 +6,13 @@
 pub(crate) mod frame;
 mod relay;
 
+pub(crate) use relay::Frozen;
+pub(in crate::gateway) use relay::Relay;
+
 use super::acquire::acquire;
 use super::answer::Answer;
 use super::forward::Conn;
-use super::front::{Admission, Client, answer_and_close, host};
+use super::front::{Client, answer_and_close, host};
 use super::http1::body::BodyScanner;
 use super::http1::head::Head;
 use super::http1::{Method, Progress, response};
@@ -40,12 +43,13 @@ struct Answered {
 }
 
 /// Serves one upgrade request, whose head begins `conn.ahead`, and the tunnel it opens.
-pub(super) async fn upgrade(gateway: &Gateway, app: &App, conn: Conn, head: &Head, admission: Admission) {
-    let Conn { client, mut stream, mut ahead, .. } = conn;
+pub(super) async fn upgrade(gateway: &Gateway, app: &App, conn: Conn, head: &Head) {
+    let Conn { client, mut stream, mut ahead, admission, .. } = conn;
     let headers = RawHeaders { head, buf: &ahead };
     let plan = policy::plan(&app.pool.settings().affinity, head.target.of(&ahead), headers, client.ip, true, true);
     let request = rewrite(&ahead, head, client);
-    let outcome = offer(app, &plan, &request, &mut stream, &mut Early { bytes: BytesMut::new() }).await;
+    let closing = || admission.house().is_closing();
+    let outcome = offer(app, &plan, &request, &mut stream, &mut Early { bytes: BytesMut::new() }, closing).await;
     drop(plan);
     let (answered, lease, early) = match outcome {
         Ok(outcome) => outcome,
@@ -66,7 +70,7 @@ pub(super) async fn upgrade(gateway: &Gateway, app: &App, conn: Conn, head: &Hea
     let idle = gateway.limits.tunnel_idle_timeout;
     app.metrics.answered(answered.head.status, None);
     if answered.head.status == 101 {
-        let relay = relay::Relay::new(
+        let relay = Relay::new(
             stream,
             answered.worker,
             (answered.received, answered.head.len),
@@ -100,13 +104,14 @@ async fn offer(
     request: &[u8],
     client: &mut Stream,
     early: &mut Early,
+    closing: impl Fn() -> bool,
 ) -> Result<(Answered, Lease, BytesMut), Refusal> {
     let mut tried = Vec::new();
     let mut last = Answer::NO_WORKER;
     while tried.len() < MAX_TRIES {
         let lease = tokio::select! {
             biased;
-            lease = acquire(&app.pool, plan, &tried) => lease,
+            lease = acquire(&app.pool, plan, &tried, &closing) => lease,
             () = early.watch(client) => return Err(Refusal::Gone),
         };
         let Some(lease) = lease else { break };

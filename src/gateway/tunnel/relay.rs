@@ -1,10 +1,16 @@
 //! The open tunnel: one poll loop for both directions, no buffer held while nothing waits.
 
+mod portable;
+
+pub(crate) use portable::Frozen;
+
 use super::frame::{CloseFrame, Tracker, close_frame};
 use crate::gateway::alarm::Alarm;
-use crate::gateway::front::{Admission, with_scratch};
+use crate::gateway::front::with_scratch;
 use crate::gateway::metrics::OpenTunnel;
-use crate::pool::{Closing, Lease};
+use crate::gateway::parcel;
+use crate::gateway::phase::Admission;
+use crate::pool::Lease;
 use bytes::{Buf, BytesMut};
 use pingora_core::protocols::Stream;
 use std::io;
@@ -21,7 +27,7 @@ const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 /// Reads of one direction in one go, so that a flood one way leaves room for the other.
 const BURST: usize = 8;
 
-pub(super) struct Relay {
+pub(in crate::gateway) struct Relay {
     client: Stream,
     worker: UnixStream,
     to_client: Direction,
@@ -55,6 +61,13 @@ enum Farewell {
     Said(Alarm),
 }
 
+/// Why a relay has stopped.
+enum Turn {
+    Ended,
+    /// It is to freeze or to move.
+    Summoned,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Open,
@@ -74,13 +87,13 @@ impl Relay {
         to_worker: BytesMut,
         idle: Duration,
         held: (Lease, Admission, OpenTunnel),
-    ) -> Relay {
+    ) -> Box<Relay> {
         let direction = |waiting: BytesMut, head: usize| {
             let mut frames = Tracker::new();
             frames.feed(waiting.get(head..).unwrap_or_default());
             Direction { waiting, unflushed: false, state: State::Open, frames, last: None }
         };
-        Relay {
+        Box::new(Relay {
             client,
             worker,
             to_client: direction(to_client, head),
@@ -90,26 +103,61 @@ impl Relay {
             farewell: Farewell::None,
             key: None,
             held,
+        })
+    }
+
+    /// Ends when both sides have finished, when one breaks, when both are silent for too long, or when the tunnel is
+    /// to go on elsewhere.
+    pub(in crate::gateway) async fn run(mut self: Box<Self>) {
+        let mut entered = false;
+        loop {
+            let turn = std::future::poll_fn(|cx| {
+                if !std::mem::replace(&mut entered, true) {
+                    self.enter(cx);
+                }
+                self.poll(cx)
+            });
+            match turn.await {
+                Err(error) => {
+                    log::debug!("tunnel ended: {error}");
+                    return;
+                }
+                Ok(Turn::Ended) => return,
+                Ok(Turn::Summoned) if self.held.1.is_freezing() => match self.freeze() {
+                    Ok(()) => return,
+                    Err(stays) => self = stays,
+                },
+                // Of its own place in memory: hardly any tunnel ever needs it.
+                Ok(Turn::Summoned) if Box::pin(self.give()).await => return,
+                Ok(Turn::Summoned) => {}
+            }
         }
     }
 
-    /// Ends when both sides have finished, when one breaks, or when both are silent for too long.
-    pub(super) async fn run(mut self) {
-        let end = std::future::poll_fn(|cx| self.poll(cx)).await;
-        if let Err(error) = end {
-            log::debug!("tunnel ended: {error}");
+    /// Says which task is to be woken. It may be another one than before.
+    fn enter(&mut self, cx: &mut Context<'_>) {
+        self.held.1.set_movable(parcel::plain(&self.client).is_some() && !matches!(self.farewell, Farewell::Said(_)));
+        self.held.1.rewatch(cx);
+        self.held.1.count_tunnel();
+        let tunnels = &self.held.0.member().tunnels;
+        let key = tunnels.enter(cx.waker().clone());
+        if let Some(before) = self.key.replace(key) {
+            tunnels.leave(before);
         }
     }
 
     /// Ends both directions with a Close frame once this tunnel's turn has come.
-    fn say_farewell(&mut self, cx: &mut Context<'_>, closing: Closing) {
-        if let Farewell::None = self.farewell {
+    fn say_farewell(&mut self, cx: &mut Context<'_>) {
+        if let Farewell::None = self.farewell
+            && let Some(closing) = self.held.0.member().tunnels.asked()
+        {
             let turn = closing.window.mul_f64(fastrand::f64());
             self.farewell = Farewell::After(turn, closing.code, Alarm::default());
         }
         if let Farewell::After(turn, code, alarm) = &mut self.farewell
             && alarm.poll(cx, *turn).is_ready()
         {
+            self.held.1.stay();
             self.to_client.last = Some(close_frame(*code, "", None));
             self.to_worker.last = Some(close_frame(*code, "", Some(fastrand::u32(..).to_ne_bytes())));
             self.farewell = Farewell::Said(Alarm::default());
@@ -133,19 +181,17 @@ impl Relay {
         })
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let tunnels = &self.held.0.member().tunnels;
-        if self.key.is_none() {
-            self.key = Some(tunnels.enter(cx.waker().clone()));
-        }
-        if let Some(closing) = tunnels.asked() {
-            self.say_farewell(cx, closing);
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Turn>> {
+        // First, so that what was asked for is known elsewhere, too.
+        self.say_farewell(cx);
+        if self.held.1.is_summoned() && self.is_flushed() {
+            return Poll::Ready(Ok(Turn::Summoned));
         }
         let left = matches!(self.farewell, Farewell::Said(_)) && self.client_left(cx);
         if let Farewell::Said(alarm) = &mut self.farewell
             && (left || alarm.poll(cx, FAREWELL_LIMIT).is_ready())
         {
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(Ok(Turn::Ended));
         }
         let mut moved = false;
         moved |= self.to_client.relay(cx, &mut self.worker, &mut self.client)?;
@@ -154,7 +200,7 @@ impl Relay {
         match (open(&self.to_client), open(&self.to_worker)) {
             // The client's answer to our Close frame is waited for, or its arrival would reset what we sent.
             (false, false) if matches!(self.farewell, Farewell::Said(_)) => return Poll::Pending,
-            (false, false) => return Poll::Ready(Ok(())),
+            (false, false) => return Poll::Ready(Ok(Turn::Ended)),
             (true, true) => {}
             _ => self.idle = self.idle.min(HALF_CLOSED_IDLE),
         }
@@ -230,6 +276,7 @@ impl Direction {
             State::Ended => Poll::Ready(Ok(false)),
             State::Ending => {
                 ready!(Pin::new(to).poll_shutdown(cx))?;
+                self.unflushed = false;
                 self.state = State::Ended;
                 Poll::Ready(Ok(true))
             }

@@ -3,9 +3,9 @@
 // With TARGET=plain the first app runs alone under plain Node.js on the listener's port instead: that checks apps,
 // clients and tests themselves. What only the proxy can do is then skipped (`needsProxy`).
 
-import { spawn } from 'node:child_process';
+import { execFile, execFileSync, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
 import net from 'node:net';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -20,6 +20,17 @@ export const BIN = path.resolve(process.env.BIN ?? path.join(suiteDir, '../../ta
 export const PLAIN = process.env.TARGET === 'plain';
 /** For the options of tests that only the proxy can pass. */
 export const needsProxy = PLAIN ? { skip: 'needs the proxy' } : {};
+
+/** For the options of tests of the upgrade, as long as there are binaries without it. */
+export const needsUpgrade = PLAIN ? needsProxy : { skip: !/^    upgrade\b/m.test(help()) && 'the binary has no command upgrade' };
+
+function help() {
+  try {
+    return execFileSync(BIN, ['--help'], { encoding: 'utf8', timeout: 10_000 });
+  } catch {
+    return '';
+  }
+}
 
 const KEPT_LINES = 4000;
 const running = new Set();
@@ -67,7 +78,9 @@ export function markedProcesses(mark) {
       if (!readFileSync(`/proc/${name}/environ`, 'latin1').includes(mark)) continue;
       const [state, ppid, pgid] = statFields(name);
       const command = readFileSync(`/proc/${name}/cmdline`, 'utf8').replaceAll('\0', ' ').trim();
-      found.push({ pid: Number(name), state, ppid, pgid, command });
+      // The name of a binary that was replaced.
+      const exe = readlinkSync(`/proc/${name}/exe`).replace(/ \(deleted\)$/, '');
+      found.push({ pid: Number(name), state, ppid, pgid, command, exe });
     } catch {
       // It went away while we looked.
     }
@@ -90,6 +103,15 @@ function livingGroups() {
   return groups;
 }
 
+/** Whether a process has not ended yet; a zombie has. */
+export function alive(pid) {
+  try {
+    return statFields(pid)[0] !== 'Z';
+  } catch {
+    return false;
+  }
+}
+
 /** State, parent, process group of a process. */
 function statFields(pid) {
   const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
@@ -107,7 +129,15 @@ export class Proxy {
     this.listeners = new Set();
     this.seen = new Map();
     this.bytes = 0;
+    /** Processes of the proxy that took over, in their order. */
+    this.successors = [];
+    this.binaries = new Set([BIN]);
     mkdirSync(this.tmp);
+  }
+
+  /** The process that serves now. */
+  get pid() {
+    return this.successors.at(-1) ?? this.child.pid;
   }
 
   get url() {
@@ -135,38 +165,85 @@ export class Proxy {
     return { ...env, [name]: value, ...extra };
   }
 
-  run(command, args, { cwd = this.dir, env = {} } = {}) {
-    this.child = spawn(command, args, { cwd, env: this.environment(env), stdio: ['ignore', 'pipe', 'pipe'] });
+  run(command, args, options) {
     running.add(this);
     this.startedAt = performance.now();
-    this.exit = new Promise((resolve, reject) => {
-      this.child.once('error', reject);
-      this.child.once('exit', (code, signal) => {
-        this.ended = { code, signal };
-        // Its last words may still be in the pipe, but a process left behind could hold that open for ever.
-        Promise.race([new Promise(flushed => this.child.once('close', flushed)), sleep(1000)]).then(() => resolve(this.ended));
-      });
-    });
-    this.exit.catch(() => {});
-    for (const stream of ['stdout', 'stderr']) this.collect(stream);
+    this.child = this.#spawn(command, args, options);
+    this.exit = this.child.exit;
+    this.exit.then(() => (this.ended = this.child.ended), () => {});
+    this.child.once('exit', () => (this.ended = this.child.ended));
   }
 
-  collect(stream) {
+  /** A process whose output is ours; `exit` of it is a promise of how it ended, `ended` says that at once. */
+  #spawn(command, args, { cwd = this.dir, env = {} } = {}) {
+    const child = spawn(command, args, { cwd, env: this.environment(env), stdio: ['ignore', 'pipe', 'pipe'] });
+    child.exit = new Promise((resolve, reject) => {
+      child.once('error', reject);
+      child.once('exit', (code, signal) => {
+        child.ended = { code, signal };
+        // Its last words may still be in the pipe, but a process left behind could hold that open for ever.
+        Promise.race([new Promise(flushed => child.once('close', flushed)), sleep(1000)]).then(() => resolve(child.ended));
+      });
+    });
+    child.exit.catch(() => {});
+    for (const stream of ['stdout', 'stderr']) this.#collect(child, stream);
+    return child;
+  }
+
+  /** The command `upgrade`, to its end; when it says that it is done, the proxy is the new process. */
+  async upgrade({ binary = BIN, args = [], timeout = 90_000 } = {}) {
+    this.binaries.add(binary);
+    const old = this.pid;
+    const started = performance.now();
+    const { code, out, err } = await new Promise(resolve => {
+      const all = ['upgrade', '-c', path.join(this.dir, 'conf.yaml'), ...args];
+      execFile(binary, all, { timeout, env: this.environment() }, (error, out, err) => {
+        resolve({ code: error ? error.code ?? error.signal : 0, out, err });
+      });
+    });
+    const [, pid, from] = /process (\d+) took over from (\d+)/.exec(out) ?? [];
+    const outcome = { code, out, err, old, pid: Number(pid), from: Number(from), at: performance.now(), ms: performance.now() - started };
+    if (code === 0 && pid) this.successors.push(outcome.pid);
+    return outcome;
+  }
+
+  /** A successor started by hand, `-u`: it waits for its predecessor's SIGQUIT. Whoever sees it take over says `promote`. */
+  candidate({ binary = BIN, env } = {}) {
+    this.binaries.add(binary);
+    return this.#spawn(binary, ['-u', '-c', path.join(this.dir, 'conf.yaml')], { env });
+  }
+
+  promote(candidate) {
+    this.successors.push(candidate.pid);
+  }
+
+  /** Processes of the proxy itself, whoever started them. */
+  proxyProcesses() {
+    return this.processes().filter(({ exe }) => this.binaries.has(exe));
+  }
+
+  /** Waits for the end of a process; returns when that was. */
+  async gone(pid, { timeout = 20_000, what = `the end of ${pid}` } = {}) {
+    await until(() => !alive(pid), { timeout, what, every: 10 });
+    return performance.now();
+  }
+
+  #collect(child, stream) {
     let rest = '';
     const keep = text => {
-      const line = { stream, text, at: performance.now() };
+      const line = { stream, text, at: performance.now(), from: child.pid };
       this.lines.push(line);
       if (this.lines.length > 2 * KEPT_LINES) this.lines.splice(0, KEPT_LINES);
       for (const listener of this.listeners) listener(line);
     };
-    this.child[stream].setEncoding('utf8');
-    this.child[stream].on('data', text => {
+    child[stream].setEncoding('utf8');
+    child[stream].on('data', text => {
       this.bytes += text.length;
       const parts = (rest + text).split('\n');
       rest = parts.pop();
       parts.forEach(keep);
     });
-    this.child[stream].on('end', () => rest && keep(rest));
+    child[stream].on('end', () => rest && keep(rest));
   }
 
   /** The first line of output, past or coming, that matches. */
@@ -183,7 +260,7 @@ export class Proxy {
 
   /** Processes of the workers: everything that carries our mark but the proxy itself. */
   workerProcesses() {
-    return this.processes().filter(process => process.pid !== this.child.pid);
+    return this.processes().filter(({ pid, exe }) => pid !== this.child.pid && !this.binaries.has(exe));
   }
 
   /** Sends a signal to a process that this proxy started; refuses any other. Returns when that was. */
@@ -208,7 +285,7 @@ export class Proxy {
   async ready({ path: at = '/pid', status = 200, timeout = 30_000, workers } = {}) {
     await until(
       async () => {
-        if (this.ended) throw Object.assign(new Error(`it ended: ${JSON.stringify(this.ended)}`), { fatal: true });
+        if (this.ended && this.pid === this.child.pid) throw Object.assign(new Error(`it ended: ${JSON.stringify(this.ended)}`), { fatal: true });
         return (await request(this.port, { path: at, timeout: 5000 })).status === status;
       },
       { timeout, every: 25, what: `${at} answered with ${status}` },
@@ -243,13 +320,15 @@ export class Proxy {
   }
 
   /** Ends the proxy by a signal, then checks that it left nothing. */
-  async stop({ signal = 'SIGTERM', timeout = 20_000, code = 0 } = {}) {
+  async stop({ signal = 'SIGTERM', timeout = 20_000, code = 0, killed = null } = {}) {
     try {
       this.processes();
-      if (!this.ended) process.kill(this.child.pid, signal);
-      const ended = await within(timeout, `the proxy's end after ${signal}`, this.exit);
+      if (alive(this.pid)) process.kill(this.pid, signal);
+      await this.gone(this.pid, { timeout, what: `the proxy's end after ${signal}` });
+      // One that has handed over ends by itself.
+      const ended = await within(timeout, `the end of the proxy's first process`, this.exit);
       if (PLAIN) return;
-      assert.deepEqual(ended, { code, signal: null }, 'exit of the proxy');
+      assert.deepEqual(ended, { code, signal: killed }, 'exit of the proxy');
       await this.assertNothingLeft();
     } finally {
       this.killAll();
@@ -275,7 +354,8 @@ export class Proxy {
 
   /** Prints what the proxy said, for a failed test. */
   show(title = 'output of the proxy') {
-    const tail = this.lines.slice(-80).map(line => `  ${line.stream === 'stderr' ? '!' : '|'} ${line.text}`);
+    const told = this.lines.filter(line => !/ \| line \d+ of \d+ /.test(line.text));
+    const tail = told.slice(-80).map(line => `  ${line.from} ${line.stream === 'stderr' ? '!' : '|'} ${line.text.slice(0, 2000)}`);
     console.error(`--- ${title} (last ${tail.length} lines)\n${tail.join('\n')}\n---`);
   }
 }

@@ -1,0 +1,174 @@
+//! Connections on their way to another process: descriptors, and bytes that say how they stand.
+//!
+//! The bytes are a JSON object, its length in 4 bytes (big-endian) before it, and what was read and not yet passed on
+//! behind it. Which version of this both sides speak is agreed before by the handoff.
+
+use pingora_core::protocols::l4::stream::Stream as L4Stream;
+use pingora_core::protocols::{GetSocketDigest, SocketDigest, Stream};
+use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
+use rustix::net::{AddressFamily, SocketType};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use tokio::net::{TcpStream, UnixStream};
+
+/// The most that one parcel says, in bytes. What a connection holds has bounds far below it.
+pub(crate) const MAX_BYTES: usize = 1024 * 1024;
+/// The most that its JSON object takes.
+const MAX_HEAD: usize = 16 * 1024;
+
+/// One connection or tunnel, closed here once it is sent. Dropping it only closes descriptors.
+#[derive(Debug)]
+pub(crate) struct Parcel {
+    pub(crate) bytes: Vec<u8>,
+    /// The client's; of a tunnel the worker's behind it.
+    pub(crate) fds: Vec<OwnedFd>,
+}
+
+/// What the JSON object says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Contents {
+    Connection(Connection),
+    Tunnel(Box<Tunnel>),
+}
+
+/// A connection between two requests. What was read of the next follows.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Connection {
+    pub(super) peer: Option<SocketAddr>,
+    /// Its first bytes are to come and may be HTTP/2's.
+    pub(super) greeting: bool,
+    /// How long it may be idle, in milliseconds.
+    pub(super) idle_ms: u64,
+}
+
+/// A tunnel. What waits for the client follows, then what waits for the worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Tunnel {
+    pub(super) peer: Option<SocketAddr>,
+    pub(super) app: String,
+    pub(super) slot: u16,
+    pub(super) incarnation: u32,
+    pub(super) tag: Option<String>,
+    pub(super) socket: String,
+    pub(super) idle_ms: u64,
+    pub(super) to_client: Direction,
+    pub(super) to_worker: Direction,
+    /// Its Close frame's code, and how long until it is said, in milliseconds.
+    pub(super) farewell: Option<(u16, u64)>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Direction {
+    pub(super) waiting: usize,
+    pub(super) state: State,
+    /// See `Tracker::parts`.
+    pub(super) frames: [u64; 6],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum State {
+    Open,
+    Ending,
+    Ended,
+}
+
+impl Contents {
+    /// # Errors
+    /// More than a parcel may hold.
+    pub(super) fn pack(&self, behind: &[&[u8]]) -> io::Result<Vec<u8>> {
+        let head = serde_json::to_vec(self)?;
+        let len = 4 + head.len() + behind.iter().map(|part| part.len()).sum::<usize>();
+        if len > MAX_BYTES || head.len() > MAX_HEAD {
+            return Err(io::Error::other(format!("{len} bytes are more than a parcel holds")));
+        }
+        let mut bytes = Vec::with_capacity(len);
+        bytes.extend_from_slice(&(head.len() as u32).to_be_bytes());
+        bytes.extend_from_slice(&head);
+        behind.iter().for_each(|part| bytes.extend_from_slice(part));
+        Ok(bytes)
+    }
+
+    /// What a parcel says, and the bytes behind it.
+    ///
+    /// # Errors
+    /// A sentence that names what is wrong.
+    pub(super) fn unpack(bytes: &[u8]) -> Result<(Contents, &[u8]), String> {
+        if bytes.len() > MAX_BYTES {
+            return Err(format!("{} bytes are more than a parcel may have ({MAX_BYTES})", bytes.len()));
+        }
+        let (length, rest) = bytes.split_first_chunk().ok_or("the parcel ends within its length")?;
+        let length = u32::from_be_bytes(*length) as usize;
+        if length > MAX_HEAD {
+            return Err(format!("its description of {length} bytes is longer than {MAX_HEAD}"));
+        }
+        let (head, behind) = rest.split_at_checked(length).ok_or("the parcel ends within its description")?;
+        let contents = serde_json::from_slice(head).map_err(|error| format!("its description: {error}"))?;
+        Ok((contents, behind))
+    }
+}
+
+/// A plain TCP stream of Pingora's; `None` for one over TLS, and any other kind.
+pub(super) fn plain(stream: &Stream) -> Option<&L4Stream> {
+    let plain = (**stream).as_any().downcast_ref::<L4Stream>()?;
+    peer(stream).and(Some(plain))
+}
+
+/// The address at the other end.
+pub(super) fn peer(stream: &Stream) -> Option<SocketAddr> {
+    let digest = stream.get_socket_digest()?;
+    digest.peer_addr()?.as_inet().copied()
+}
+
+/// The descriptor of a client's stream, if it can be given away.
+pub(super) fn descriptor(stream: &Stream) -> io::Result<BorrowedFd<'_>> {
+    let plain = plain(stream).ok_or_else(|| io::Error::other("not a plain TCP connection"))?;
+    crate::process::descriptor(plain).ok_or_else(|| io::Error::other("no descriptor"))
+}
+
+/// A client's stream as Pingora's listener would give it, unbuffered. Only within a runtime.
+pub(super) fn client(fd: OwnedFd, peer: Option<SocketAddr>) -> Result<Stream, String> {
+    stream_socket(fd.as_fd(), &[AddressFamily::INET, AddressFamily::INET6])
+        .map_err(|what| format!("the client's descriptor is {what}, not a TCP connection"))?;
+    let adopt = || {
+        let tcp = std::net::TcpStream::from(fd);
+        tcp.set_nonblocking(true)?;
+        TcpStream::from_std(tcp)
+    };
+    let mut stream = L4Stream::from(adopt().map_err(|error| format!("the client's connection: {error}"))?);
+    let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
+    if let Some(peer) = peer {
+        // The cell is new and empty.
+        let _ = digest.peer_addr.set(Some(peer.into()));
+    }
+    stream.set_socket_digest(digest);
+    Ok(Box::new(stream))
+}
+
+/// A worker's end of a tunnel. Only within a runtime.
+pub(super) fn worker(fd: OwnedFd) -> Result<UnixStream, String> {
+    stream_socket(fd.as_fd(), &[AddressFamily::UNIX])
+        .map_err(|what| format!("the worker's descriptor is {what}, not a connection of a Unix socket"))?;
+    let adopt = || {
+        let unix = std::os::unix::net::UnixStream::from(fd);
+        unix.set_nonblocking(true)?;
+        UnixStream::from_std(unix)
+    };
+    adopt().map_err(|error| format!("the worker's connection: {error}"))
+}
+
+/// Whether a descriptor is a stream socket of one of these families; else what it is.
+fn stream_socket(fd: BorrowedFd<'_>, families: &[AddressFamily]) -> Result<(), String> {
+    let family = socket_domain(fd).map_err(|error| format!("no socket ({error})"))?;
+    let kind = socket_type(fd).map_err(|error| format!("no socket ({error})"))?;
+    if !families.contains(&family) || kind != SocketType::STREAM {
+        return Err(format!("a socket of family {} and type {}", family.as_raw(), kind.as_raw()));
+    }
+    match socket_acceptconn(fd) {
+        Ok(true) => Err("a listener".into()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,83 @@
+//! Takes what another process gives away: connections between two requests, and open tunnels.
+
+use super::Front;
+use super::forward::Conn;
+use super::front::Client;
+use super::parcel::{self, Contents};
+use super::phase::Admission;
+use super::tunnel::Relay;
+use crate::pool::{Lease, Member};
+use crate::worker::{Incarnation, Slot, Tag, WorkerId};
+use bytes::BytesMut;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+
+impl Front {
+    /// Goes on with a connection or a tunnel of another process, also beyond the limit of connections. Call it within
+    /// the runtime that serves connections, once the pools hold the workers. A tunnel whose worker no pool holds goes on,
+    /// too, but no drain will ask it to close.
+    ///
+    /// # Errors
+    /// What is wrong with the parcel, in a sentence. Its descriptors are closed then.
+    pub(crate) fn settle(&self, bytes: &[u8], fds: Vec<OwnedFd>) -> Result<(), String> {
+        Handle::try_current().map_err(|_| "a parcel can only be taken within a runtime")?;
+        // Of several threads with a runtime each, not always the same.
+        let home = pingora_runtime::current_handle();
+        let _within = home.enter();
+        let (contents, behind) = Contents::unpack(bytes)?;
+        match contents {
+            Contents::Connection(said) => {
+                let [client] = take(fds, "a connection")?;
+                let stream = parcel::client(client, said.peer)?;
+                let mut conn = Conn::new(Client::of(&stream), stream, self.admitted()?);
+                conn.ahead = BytesMut::from(behind);
+                conn.greeting = said.greeting;
+                let (front, idle) = (self.clone(), Duration::from_millis(said.idle_ms));
+                home.spawn(async move { front.serve(conn, idle).await });
+            }
+            Contents::Tunnel(said) => {
+                let [client, worker] = take(fds, "a tunnel")?;
+                let ends = (parcel::client(client, said.peer)?, parcel::worker(worker)?);
+                let relay = self.resume(&said, behind, ends)?;
+                home.spawn(relay.run());
+            }
+        }
+        Ok(())
+    }
+
+    fn resume(
+        &self,
+        said: &parcel::Tunnel,
+        waiting: &[u8],
+        ends: (pingora_core::protocols::Stream, tokio::net::UnixStream),
+    ) -> Result<Box<Relay>, String> {
+        let id = WorkerId {
+            app: said.app.as_str().into(),
+            slot: Slot(said.slot),
+            incarnation: Incarnation(said.incarnation),
+        };
+        let tag = match &said.tag {
+            Some(tag) => Some(Tag::parse(tag).ok_or_else(|| format!("{tag:?} is no worker's tag"))?),
+            None => None,
+        };
+        let rules = self.rules();
+        let gateway = rules.load();
+        let app = gateway.apps.iter().find(|app| app.pool.app == id.app);
+        let member = app.and_then(|app| app.pool.member(&id));
+        let member = member.unwrap_or_else(|| Arc::new(Member::new(id, tag, said.socket.as_str().into())));
+        let metrics = app.map(|app| app.metrics.clone()).unwrap_or_default();
+        Relay::resume(said, waiting, ends, (Lease::resumed(member), self.admitted()?, metrics.moved_tunnel()))
+    }
+
+    fn admitted(&self) -> Result<Admission, String> {
+        self.house().admit(usize::MAX).ok_or_else(|| "too many connections".into())
+    }
+}
+
+/// As many descriptors as are wanted.
+fn take<const N: usize>(fds: Vec<OwnedFd>, what: &str) -> Result<[OwnedFd; N], String> {
+    let wrong = |fds: Vec<OwnedFd>| format!("{what} has {N} descriptors, not {}", fds.len());
+    fds.try_into().map_err(wrong)
+}

@@ -1,0 +1,167 @@
+//! Connections that go over to another process, by parcels.
+
+use super::phases::{GET, LAST, OK, answer, get, says_close};
+use super::*;
+use crate::gateway::{Parcel, Phase};
+use tokio::sync::mpsc;
+
+/// Two fronts: the first gives, the second takes.
+struct Pair {
+    old: Rig,
+    new: Rig,
+    workers: Workers,
+}
+
+impl Pair {
+    async fn new() -> Pair {
+        let workers = Workers::new();
+        Pair { old: Rig::new(&workers).await, new: Rig::new(&workers).await, workers }
+    }
+
+    /// From now on the second takes what the first gives. Counts the parcels.
+    fn hand_over(&self) -> Arc<AtomicU32> {
+        let (parcels, mut arriving) = mpsc::channel::<Parcel>(1);
+        self.old.front.enter(Phase::Moving(parcels));
+        let (front, taken) = (self.new.front.clone(), Arc::new(AtomicU32::new(0)));
+        let count = taken.clone();
+        tokio::spawn(async move {
+            while let Some(parcel) = arriving.recv().await {
+                front.settle(&parcel.bytes, parcel.fds).unwrap();
+                count.fetch_add(1, Ordering::Release);
+            }
+        });
+        taken
+    }
+
+    async fn emptied(&self) {
+        tokio::time::timeout(LONG, self.old.front.emptied()).await.expect("the old one is empty in time");
+    }
+}
+
+#[tokio::test]
+async fn idle_connections_and_half_a_head_go_over() {
+    let pair = Pair::new().await;
+    let mut idle = pair.old.client().await;
+    get(&mut idle, &pair.workers).await;
+    let (mut silent, mut begun) = (pair.old.client().await, pair.old.client().await);
+    begun.write_all(&GET.as_bytes()[..7]).await.unwrap();
+    let taken = pair.hand_over();
+    pair.emptied().await;
+    until("three parcels", || taken.load(Ordering::Acquire) == 3).await;
+    assert_eq!(pair.new.open(), 3);
+    assert!(!says_close(&get(&mut idle, &pair.workers).await));
+    assert!(!says_close(&get(&mut silent, &pair.workers).await));
+    begun.write_all(&GET.as_bytes()[7..]).await.unwrap();
+    pair.workers.accept().await.write_all(LAST.as_bytes()).await.unwrap();
+    assert!(!says_close(&answer(&mut begun).await));
+    // And one that comes late.
+    assert!(!says_close(&get(&mut pair.old.client().await, &pair.workers).await));
+    drop((idle, silent, begun));
+    tokio::time::timeout(LONG, pair.new.front.emptied()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_is_answered_first_and_what_is_pipelined_goes_along() {
+    let pair = Pair::new().await;
+    let mut client = pair.old.client().await;
+    client.write_all([GET, GET, &GET[..5]].concat().as_bytes()).await.unwrap();
+    let mut worker = pair.workers.accept().await;
+    let taken = pair.hand_over();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!((taken.load(Ordering::Acquire), pair.old.open()), (0, 1));
+    worker.write_all(OK.as_bytes()).await.unwrap();
+    assert!(!says_close(&answer(&mut client).await));
+    let mut worker = pair.workers.accept().await;
+    pair.emptied().await;
+    assert_eq!((taken.load(Ordering::Acquire), pair.new.open()), (1, 1));
+    worker.write_all(OK.as_bytes()).await.unwrap();
+    assert!(!says_close(&answer(&mut client).await));
+    client.write_all(&GET.as_bytes()[5..]).await.unwrap();
+    let read = read_head(&mut worker).await;
+    assert!(read.starts_with("GET / HTTP/1.1\r\n"), "{read}");
+    worker.write_all(OK.as_bytes()).await.unwrap();
+    answer(&mut client).await;
+}
+
+#[tokio::test]
+async fn tunnels_go_over_early_and_late() {
+    let pair = Pair::new().await;
+    let (mut early, mut early_worker) = pair.old.tunnel(&pair.workers).await;
+    let mut late = pair.old.client().await;
+    late.write_all(UPGRADE.as_bytes()).await.unwrap();
+    let mut late_worker = pair.workers.accept().await;
+    let frozen = pair.old.front.freeze(LONG).await;
+    let taken = pair.hand_over();
+    frozen.into_iter().for_each(|tunnel| tunnel.thaw());
+    late_worker.write_all(SWITCHING.as_bytes()).await.unwrap();
+    assert!(read_head(&mut late).await.starts_with("HTTP/1.1 101"));
+    for (client, worker) in [(&mut early, &mut early_worker), (&mut late, &mut late_worker)] {
+        client.write_all(b"\x82\x01a").await.unwrap();
+        let mut frame = [0; 3];
+        worker.read_exact(&mut frame).await.unwrap();
+        assert_eq!(&frame, b"\x82\x01a");
+    }
+    pair.emptied().await;
+    until("two parcels", || taken.load(Ordering::Acquire) == 2).await;
+    assert_eq!((pair.new.open(), pair.new.member.tunnels.open()), (2, 2));
+}
+
+#[tokio::test]
+async fn what_nobody_takes_ends_here() {
+    let pair = Pair::new().await;
+    let (mut client, mut worker) = pair.old.tunnel(&pair.workers).await;
+    let (mut idle, mut begun) = (pair.old.client().await, pair.old.client().await);
+    get(&mut idle, &pair.workers).await;
+    begun.write_all(&GET.as_bytes()[..7]).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let (parcels, receiver) = mpsc::channel(1);
+    drop(receiver);
+    pair.old.front.enter(Phase::Moving(parcels));
+    assert_eq!(rest(&mut idle).await, b"");
+    begun.write_all(&GET.as_bytes()[7..]).await.unwrap();
+    let mut last = pair.workers.accept().await;
+    last.write_all(OK.as_bytes()).await.unwrap();
+    assert!(says_close(&answer(&mut begun).await));
+    drop(begun);
+    for n in 0..10 {
+        client.write_u8(n).await.unwrap();
+        assert_eq!(worker.read_u8().await.unwrap(), n);
+    }
+    until("only the tunnel", || pair.old.open() == 1).await;
+}
+
+#[tokio::test]
+async fn a_slow_successor_makes_parcels_wait() {
+    let pair = Pair::new().await;
+    let (parcels, mut arriving) = mpsc::channel::<Parcel>(1);
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        clients.push(pair.old.client().await);
+    }
+    until("ten connections", || pair.old.open() == 10).await;
+    pair.old.front.enter(Phase::Moving(parcels));
+    for n in 0..10 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        assert!(pair.old.open() >= 9 - n, "one waits in the channel, the others with their tasks");
+        let parcel = arriving.recv().await.unwrap();
+        pair.new.front.settle(&parcel.bytes, parcel.fds).unwrap();
+    }
+    pair.emptied().await;
+    for client in &mut clients {
+        get(client, &pair.workers).await;
+    }
+}
+
+/// What begins like HTTP/2 is not known for what it is before it has gone over.
+#[tokio::test]
+async fn half_a_preface_goes_over() {
+    let pair = Pair::new().await;
+    let front = Arc::new(pair.old.front.with_h2c());
+    let mut client = pair.old.client_of(&front).await;
+    client.write_all(b"PRI * HTTP/2.0\r\n").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    pair.hand_over();
+    pair.emptied().await;
+    client.write_all(b"\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    assert_eq!(phases::frame(&mut client).await, 4, "SETTINGS");
+}

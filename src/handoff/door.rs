@@ -1,0 +1,203 @@
+//! Where successors knock.
+
+use super::give::{Predecessor, give, send_late};
+use super::message::Message;
+use super::wire::{Channel, Frame};
+use super::{Error, PROTOCOL, SOCKET};
+use std::fs::Permissions;
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::Path;
+use std::time::Duration;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+/// From connect to hello.
+const HELLO: Duration = Duration::from_secs(5);
+/// Connections that have not said hello yet.
+const STRANGERS: usize = 8;
+
+/// A successor that waits.
+struct Candidate {
+    pid: u32,
+    version: String,
+    channel: Channel,
+}
+
+type Begin = oneshot::Sender<Result<u32, Error>>;
+
+/// Serves [`SOCKET`].
+pub(crate) struct Door {
+    begin: mpsc::Receiver<Begin>,
+    candidate: watch::Sender<Option<u32>>,
+}
+
+/// Asks for the handoff to begin. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Knocker {
+    begin: mpsc::Sender<Begin>,
+    candidate: watch::Receiver<Option<u32>>,
+}
+
+impl Knocker {
+    /// Hands over to the successor that waits; returns its process id once it owns everything.
+    ///
+    /// # Errors
+    /// Nobody waits, a handoff is under way, or why it failed: everything goes on here then.
+    pub(crate) async fn hand_over(&self) -> Result<u32, Error> {
+        let (reply, outcome) = oneshot::channel();
+        self.begin.try_send(reply).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(_) => Error::new("a handoff is under way"),
+            mpsc::error::TrySendError::Closed(_) => Error::new("this proxy cannot hand over now"),
+        })?;
+        outcome.await.map_err(|_| Error::new("this proxy cannot hand over now"))?
+    }
+
+    /// Ends once this process waits as successor.
+    pub(crate) async fn waits(&self, pid: u32) {
+        let mut candidate = self.candidate.clone();
+        if candidate.wait_for(|waiting| *waiting == Some(pid)).await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+impl Door {
+    pub(crate) fn new() -> (Door, Knocker) {
+        let (begin, begin_out) = mpsc::channel(1);
+        let (candidate, candidate_out) = watch::channel(None);
+        (Door { begin: begin_out, candidate }, Knocker { begin, candidate: candidate_out })
+    }
+
+    /// Serves until everything was handed over, and nothing more can come late.
+    ///
+    /// # Errors
+    /// The socket cannot be bound.
+    pub(crate) async fn serve<P: Predecessor>(self, dir: &Path, owner: &P) -> Result<(), Error> {
+        let listener = bind(dir).map_err(|e| Error(format!("binding {}: {e}", dir.join(SOCKET).display())))?;
+        let Door { mut begin, candidate: shown } = self;
+        let mut candidate: Option<Candidate> = None;
+        let mut strangers = JoinSet::new();
+        loop {
+            shown.send_if_modified(|pid| std::mem::replace(pid, candidate.as_ref().map(|c| c.pid)) != *pid);
+            tokio::select! {
+                accepted = listener.accept(), if strangers.len() < STRANGERS => match accepted {
+                    Ok((stream, _)) => drop(strangers.spawn(greet(stream))),
+                    Err(e) => {
+                        log::error!("handoff: cannot accept: {e}");
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
+                },
+                Some(greeted) = strangers.join_next() => {
+                    if let Ok(Some(new)) = greeted {
+                        welcome(new, &mut candidate).await;
+                    }
+                }
+                () = left(&candidate) => {
+                    if let Some(gone) = candidate.take() {
+                        log::info!("the successor that waited, process {}, has left", gone.pid);
+                    }
+                }
+                Some(reply) = begin.recv() => {
+                    let Some(mut successor) = candidate.take() else {
+                        let _ = reply.send(Err(Error::new("no successor waits; start one with -u, or use the command upgrade")));
+                        continue;
+                    };
+                    let pid = successor.pid;
+                    log::info!("handing over to process {pid}, version {}", successor.version);
+                    match give(&mut successor.channel, pid, owner).await {
+                        Ok(late) => {
+                            log::info!("process {pid} has taken over; this one finishes what it has");
+                            let _ = reply.send(Ok(pid));
+                            drop((listener, begin));
+                            send_late(&mut successor.channel, late).await;
+                            return Ok(());
+                        }
+                        Err(why) => {
+                            log::error!("handing over to process {pid} failed, this one goes on: {why}");
+                            let _ = reply.send(Err(why));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Binds beside the path, then takes it: the predecessor's socket may still be there.
+fn bind(dir: &Path) -> io::Result<UnixListener> {
+    let path = dir.join(SOCKET);
+    if std::fs::symlink_metadata(&path).is_ok_and(|meta| !meta.file_type().is_socket()) {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is there and no socket; remove it"));
+    }
+    let fresh = dir.join(format!("{SOCKET}.{}", std::process::id()));
+    let _ = std::fs::remove_file(&fresh);
+    let listener = UnixListener::bind(&fresh)?;
+    std::fs::set_permissions(&fresh, Permissions::from_mode(0o600))?;
+    std::fs::rename(&fresh, &path)?;
+    Ok(listener)
+}
+
+/// Hears who is there; `None` for one that is not let in.
+async fn greet(stream: UnixStream) -> Option<Candidate> {
+    let mut channel = Channel::new(stream);
+    let peer = channel.peer().ok()?;
+    if peer.uid() != rustix::process::geteuid().as_raw() {
+        log::warn!("handoff: process {:?} of user {} is refused", peer.pid(), peer.uid());
+        return None;
+    }
+    match channel.hear_within(HELLO).await {
+        Ok(Frame::Message(Message::Hello { protocol, version, pid }, _)) if protocol == PROTOCOL => {
+            Some(Candidate { pid, version, channel })
+        }
+        Ok(Frame::Message(Message::Hello { protocol, version, pid }, _)) => {
+            let own = env!("CARGO_PKG_VERSION");
+            let reason = format!(
+                "version {version} hands over by protocol {protocol}, the running version {own} by {PROTOCOL}; \
+                 stop the running one and start the new one instead"
+            );
+            log::warn!("handoff: process {pid} is refused: {reason}");
+            let _ = channel.say(&Message::Refused { reason }).await;
+            None
+        }
+        // A probe of the socket.
+        Ok(Frame::End) => None,
+        Ok(_) => {
+            log::warn!("handoff: process {:?} did not say hello", peer.pid());
+            None
+        }
+        Err(e) => {
+            log::warn!("handoff: process {:?}: {e}", peer.pid());
+            None
+        }
+    }
+}
+
+async fn welcome(mut new: Candidate, candidate: &mut Option<Candidate>) {
+    if let Some(first) = candidate {
+        let reason = format!("process {} waits as successor already", first.pid);
+        log::warn!("handoff: process {} is refused: {reason}", new.pid);
+        let _ = new.channel.say(&Message::Refused { reason }).await;
+        return;
+    }
+    let (version, pid) = (env!("CARGO_PKG_VERSION").to_owned(), std::process::id());
+    match new.channel.say(&Message::Welcome { version, pid }).await {
+        Ok(()) => {
+            log::info!("process {}, version {}, waits to take over; SIGQUIT begins", new.pid, new.version);
+            *candidate = Some(new);
+        }
+        Err(e) => log::warn!("handoff: process {}: {e}", new.pid),
+    }
+}
+
+/// Ends when the candidate does, or says something out of turn.
+fn left(candidate: &Option<Candidate>) -> impl Future<Output = ()> + '_ {
+    async move {
+        match candidate {
+            Some(candidate) => candidate.channel.stirs().await,
+            None => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The predecessor's part.
+
+use super::message::Message;
+use super::wire::{Channel, Frame, Parcel};
+use super::{Error, LEAVE, STILL, step_limit};
+use crate::process::Other;
+use async_trait::async_trait;
+use serde_json::Value;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+/// What owns everything now, and can let it go.
+#[async_trait]
+pub(crate) trait Predecessor: Send + Sync + 'static {
+    type Frozen: Frozen;
+
+    /// From now on nothing is started or stopped, until [`thaw`](Predecessor::thaw) or
+    /// [`cede`](Predecessor::cede). An error leaves everything as it was.
+    async fn freeze(&self) -> Result<Given, String>;
+
+    /// Ends the workers' control connections, so that they dial whoever is at the control socket now.
+    async fn dismiss(&self);
+
+    /// Stops whatever moves bytes, and says where it stands.
+    async fn pack(&self) -> Packed<Self::Frozen>;
+
+    /// Everything goes on here as if nothing had been.
+    async fn thaw(&self, tunnels: Vec<Self::Frozen>);
+
+    /// The successor has it all. What still opens here comes out of the receiver, which ends when nothing more can
+    /// come.
+    async fn cede(&self, successor: u32) -> Ceded;
+}
+
+/// What comes to the successor late.
+pub(crate) type Ceded = mpsc::Receiver<Parcel>;
+
+/// What the successor needs to begin.
+#[derive(Debug)]
+pub(crate) struct Given {
+    /// What is known of the workers.
+    pub(crate) estate: Value,
+    /// Of the runtime directory.
+    pub(crate) lock: OwnedFd,
+    /// Everything that listens, by address.
+    pub(crate) sockets: Vec<(String, OwnedFd)>,
+}
+
+/// What stood still for the successor.
+#[derive(Debug)]
+pub(crate) struct Packed<F> {
+    pub(crate) tunnels: Vec<F>,
+    /// Partial lines of the workers' output.
+    pub(crate) output: Value,
+}
+
+/// An open connection that stands still.
+pub(crate) trait Frozen: Send + Sync {
+    /// Its state and its sockets.
+    fn portable(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>);
+}
+
+/// Gives everything to the successor at the other end, or takes everything up again.
+pub(super) async fn give<P: Predecessor>(channel: &mut Channel, pid: u32, owner: &P) -> Result<Ceded, Error> {
+    let mut given = owner.freeze().await.map_err(Error)?;
+    let mut giving = Giving { channel, process: Other::open(pid), pid, committing: false };
+    let mut tunnels = Vec::new();
+    match giving.attempt(owner, &mut given, &mut tunnels).await {
+        Ok(()) => Ok(owner.cede(giving.pid).await),
+        Err(why) => {
+            giving.end_successor(&why).await;
+            owner.thaw(tunnels).await;
+            Err(why)
+        }
+    }
+}
+
+struct Giving<'a> {
+    channel: &'a mut Channel,
+    /// The successor; `None` when it is gone already, or cannot be watched.
+    process: Option<Other>,
+    pid: u32,
+    /// It may own everything, for all we know.
+    committing: bool,
+}
+
+impl Giving<'_> {
+    async fn attempt<P: Predecessor>(
+        &mut self,
+        owner: &P,
+        given: &mut Given,
+        tunnels: &mut Vec<P::Frozen>,
+    ) -> Result<(), Error> {
+        let names = given.sockets.iter().map(|(name, _)| name.clone()).collect();
+        let estate = Message::Estate { estate: given.estate.take(), sockets: names };
+        let sockets = given.sockets.iter().map(|(_, socket)| socket.as_fd());
+        let fds: Vec<_> = std::iter::once(given.lock.as_fd()).chain(sockets).collect();
+        self.channel.say_with(&estate, &fds).await?;
+        drop(estate);
+        self.expect("bound").await?;
+        owner.dismiss().await;
+        self.expect("ready").await?;
+        let packed = owner.pack().await;
+        *tunnels = packed.tunnels;
+        let portable = tunnels.iter().map(Frozen::portable);
+        let parcels = self.channel.send_parcels(portable).await?;
+        self.channel.say(&Message::Commit { parcels, output: packed.output }).await?;
+        self.committing = true;
+        self.expect("committed").await
+    }
+
+    async fn expect(&mut self, wanted: &'static str) -> Result<(), Error> {
+        let limit = if self.committing { STILL.min(step_limit()) } else { step_limit() };
+        let heard = self.channel.hear_within(limit).await;
+        match heard.map_err(|e| Error(format!("the successor did not say {wanted}: {e}")))? {
+            Frame::Message(Message::Refused { reason }, _) => Err(Error(format!("the successor gave up: {reason}"))),
+            Frame::Message(Message::Bound { pid }, _) if wanted == "bound" => {
+                if pid != self.pid {
+                    (self.process, self.pid) = (Other::open(pid), pid);
+                }
+                Ok(())
+            }
+            Frame::Message(message, _) if message.name() == wanted => Ok(()),
+            Frame::Message(message, _) => {
+                Err(Error(format!("the successor said {} instead of {wanted}", message.name())))
+            }
+            Frame::Parcels(_) => Err(Error(format!("the successor sent connections instead of {wanted}"))),
+            Frame::End => Err(Error(format!("the successor ended before it said {wanted}; its own log says why"))),
+        }
+    }
+
+    /// Nothing may be taken up again while the successor could still touch it.
+    async fn end_successor(&mut self, why: &Error) {
+        let refusal = Message::Refused { reason: why.to_string() };
+        let _ = timeout(LEAVE, self.channel.say(&refusal)).await;
+        let Some(process) = &self.process else { return };
+        if process.ended(LEAVE).await {
+            return;
+        }
+        log::warn!("the successor, process {}, does not leave and is killed", self.pid);
+        if let Err(e) = process.kill() {
+            log::warn!("killing it: {e}");
+        }
+        if !process.ended(step_limit()).await {
+            log::error!("the successor, process {}, is still there after SIGKILL", self.pid);
+        }
+    }
+}
+
+/// Sends on what comes late, until nothing more can come or nobody takes it.
+pub(super) async fn send_late(channel: &mut Channel, mut late: Ceded) {
+    const AT_ONCE: usize = 64;
+    let mut parcels = Vec::new();
+    while late.recv_many(&mut parcels, AT_ONCE).await > 0 {
+        let borrowed = parcels.iter().map(|p| (p.bytes.clone(), p.fds.iter().map(AsFd::as_fd).collect()));
+        if let Err(e) = channel.send_parcels(borrowed).await {
+            log::warn!("{} connections could not go to the successor: {e}", parcels.len());
+            return;
+        }
+        parcels.clear();
+    }
+}

@@ -1,0 +1,229 @@
+//! The successor's part.
+
+use super::message::Message;
+use super::wire::{Channel, Frame, Parcel};
+use super::{CANDIDATE, Error, SOCKET, fault};
+use crate::process::Other;
+use async_trait::async_trait;
+use serde_json::Value;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+/// What comes first, before anything of the successor runs.
+#[derive(Debug)]
+pub(crate) struct Inheritance {
+    pub(crate) estate: Value,
+    pub(crate) lock: OwnedFd,
+    pub(crate) sockets: Vec<(String, OwnedFd)>,
+    pub(crate) taken: Taken,
+}
+
+/// The conversation, to be gone on with in the runtime of the successor.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    stream: UnixStream,
+    predecessor: u32,
+}
+
+/// What is to own everything.
+#[async_trait]
+pub(crate) trait Successor: Send + Sync {
+    /// Ends once the control socket is ours.
+    async fn bound(&self) -> Result<(), String>;
+
+    /// Ends once the workers are seen and answer.
+    async fn ready(&self) -> Result<(), String>;
+
+    /// From here on everything is ours. `output` is what the predecessor had in hand of the workers' lines; null when
+    /// it died.
+    async fn own(&self, output: Value, tunnels: Vec<Parcel>);
+
+    /// Connections that came late.
+    async fn settle(&self, parcels: Vec<Parcel>);
+}
+
+/// Waits as a candidate until the predecessor begins, and takes what comes first. Blocks, and leaves no thread behind:
+/// the process may still fork.
+///
+/// # Errors
+/// There is no predecessor, it speaks another protocol, or it never began.
+pub(crate) fn take(dir: &Path) -> Result<Inheritance, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| Error(format!("no runtime: {e}")))?;
+    runtime.block_on(begin(dir))
+}
+
+async fn begin(dir: &Path) -> Result<Inheritance, Error> {
+    let path = dir.join(SOCKET);
+    let stream = tokio::net::UnixStream::connect(&path).await.map_err(|e| {
+        let path = path.display();
+        Error(format!(
+            "no proxy to take over from at {path}: {e}; start without -u, or see that runtime_dir is the same"
+        ))
+    })?;
+    let mut channel = Channel::new(stream);
+    let peer = channel.peer().map_err(|e| Error(format!("the predecessor has no credentials: {e}")))?;
+    let own = rustix::process::geteuid().as_raw();
+    if peer.uid() != own {
+        return Err(Error(format!("the process at {} is of user {}, not of ours ({own})", path.display(), peer.uid())));
+    }
+    fault::before("hello").await.map_err(Error)?;
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    channel.say(&Message::Hello { protocol: fault::protocol(), version, pid: std::process::id() }).await?;
+    let predecessor = match channel.hear().await? {
+        Frame::Message(Message::Welcome { version, pid }, _) => {
+            log::info!("waiting to take over from process {pid}, version {version} (SIGQUIT to it begins)");
+            pid
+        }
+        Frame::Message(Message::Refused { reason }, _) => return Err(Error(format!("refused: {reason}"))),
+        _ => return Err(Error("the predecessor does not answer as one".into())),
+    };
+    let begun = channel.hear_within(CANDIDATE).await;
+    let (estate, names, mut fds) = match begun {
+        Ok(Frame::Message(Message::Estate { estate, sockets }, fds)) => (estate, sockets, fds.into_iter()),
+        Ok(Frame::Message(Message::Refused { reason }, _)) => return Err(Error(format!("refused: {reason}"))),
+        Ok(Frame::End) => return Err(Error(format!("process {predecessor} ended the conversation before it began"))),
+        Ok(_) => return Err(Error("the predecessor said something else than its estate".into())),
+        Err(e) => return Err(Error(format!("process {predecessor} did not begin to hand over: {e}"))),
+    };
+    let lock = fds.next().ok_or_else(|| Error("the estate came without the lock".into()))?;
+    let sockets: Vec<_> = names.into_iter().zip(fds).collect();
+    if let Err(reason) = fault::before("estate").await {
+        channel.say(&Message::Refused { reason: reason.clone() }).await?;
+        return Err(Error(reason));
+    }
+    let stream = channel.into_std().map_err(|e| Error(format!("the conversation is lost: {e}")))?;
+    Ok(Inheritance { estate, lock, sockets, taken: Taken { stream, predecessor } })
+}
+
+/// How the conversation went on.
+enum Turn {
+    Committed {
+        output: Value,
+        tunnels: Vec<Parcel>,
+    },
+    /// The predecessor is dead: nobody else owns anything.
+    Orphaned {
+        tunnels: Vec<Parcel>,
+    },
+}
+
+impl Taken {
+    /// How to say no before the conversation goes on.
+    pub(crate) fn refusal(&self) -> Refusal {
+        Refusal(self.stream.try_clone().ok())
+    }
+
+    /// Goes on until everything is ours, and takes in what comes late. `Err`: nothing is ours, and nothing was touched.
+    pub(crate) async fn go_on<S: Successor>(self, heir: &S) -> Result<(), Error> {
+        let failed = |e: std::io::Error| Error(format!("the conversation is lost: {e}"));
+        let predecessor = Other::open(self.predecessor);
+        let mut channel = Channel::from_std(self.stream).map_err(failed)?;
+        match prepare(&mut channel, heir, predecessor.as_ref()).await? {
+            Turn::Committed { output, tunnels } => {
+                channel.say(&Message::Committed).await?;
+                heir.own(output, tunnels).await;
+            }
+            Turn::Orphaned { tunnels } => {
+                log::warn!("process {} died while it handed over; taking over what it had", self.predecessor);
+                heir.own(Value::Null, tunnels).await;
+                return Ok(());
+            }
+        }
+        late(&mut channel, heir).await;
+        Ok(())
+    }
+}
+
+/// Says why this process cannot go on, before its runtime has begun.
+#[derive(Debug)]
+pub(crate) struct Refusal(Option<UnixStream>);
+
+impl Refusal {
+    pub(crate) fn say(self, reason: &str) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let (Ok(runtime), Some(stream)) = (runtime, self.0) else { return };
+        runtime.block_on(async {
+            if let Ok(mut channel) = Channel::from_std(stream) {
+                // The end of the conversation says no as well.
+                let _ = channel.say(&Message::Refused { reason: reason.to_owned() }).await;
+            }
+        });
+    }
+}
+
+/// A step of ours fails, or the predecessor says no.
+async fn prepare<S: Successor>(channel: &mut Channel, heir: &S, predecessor: Option<&Other>) -> Result<Turn, Error> {
+    let mut tunnels = Vec::new();
+    let outcome = converse(channel, heir, &mut tunnels).await;
+    let why = match outcome {
+        Ok(output) => return Ok(Turn::Committed { output, tunnels }),
+        Err(Ended::Refused(why)) => {
+            let _ = channel.say(&Message::Refused { reason: why.to_string() }).await;
+            return Err(why);
+        }
+        Err(Ended::Lost(why)) => why,
+    };
+    // Dead, or just done with us?
+    let dead = match predecessor {
+        Some(process) => process.ended(Duration::from_millis(500)).await,
+        None => true,
+    };
+    if !dead {
+        return Err(why);
+    }
+    // Steps that were not done yet need no order any more.
+    heir.bound().await.map_err(Error)?;
+    heir.ready().await.map_err(Error)?;
+    Ok(Turn::Orphaned { tunnels })
+}
+
+enum Ended {
+    /// We cannot, or the predecessor told us not to.
+    Refused(Error),
+    /// Nothing more comes.
+    Lost(Error),
+}
+
+async fn converse<S: Successor>(channel: &mut Channel, heir: &S, tunnels: &mut Vec<Parcel>) -> Result<Value, Ended> {
+    let refused = |why: String| Ended::Refused(Error(why));
+    heir.bound().await.map_err(refused)?;
+    fault::before("bound").await.map_err(refused)?;
+    channel.say(&Message::Bound { pid: std::process::id() }).await.map_err(Ended::Lost)?;
+    heir.ready().await.map_err(refused)?;
+    fault::before("ready").await.map_err(refused)?;
+    channel.say(&Message::Ready).await.map_err(Ended::Lost)?;
+    loop {
+        match channel.hear().await.map_err(Ended::Lost)? {
+            Frame::Parcels(parcels) => {
+                tunnels.extend(parcels);
+                fault::before("tunnels").await.map_err(refused)?;
+            }
+            Frame::Message(Message::Commit { parcels, output }, _) if parcels == tunnels.len() => {
+                fault::before("commit").await.map_err(refused)?;
+                return Ok(output);
+            }
+            Frame::Message(Message::Commit { parcels, .. }, _) => {
+                return Err(refused(format!("{} connections came of {parcels}", tunnels.len())));
+            }
+            Frame::Message(Message::Refused { reason }, _) => return Err(refused(reason)),
+            Frame::Message(message, _) => return Err(refused(format!("{} was said out of turn", message.name()))),
+            Frame::End => return Err(Ended::Lost(Error("the predecessor ended the conversation".into()))),
+        }
+    }
+}
+
+async fn late<S: Successor>(channel: &mut Channel, heir: &S) {
+    // As long as the predecessor has requests to finish; its end ends this.
+    const FOR_EVER: Duration = Duration::from_secs(366 * 24 * 3600);
+    loop {
+        match channel.hear_within(FOR_EVER).await {
+            Ok(Frame::Parcels(parcels)) => heir.settle(parcels).await,
+            Ok(Frame::Message(..)) => {}
+            Ok(Frame::End) => return,
+            Err(e) => return log::warn!("no more connections come from the predecessor: {e}"),
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! Both sides in one process, over the real socket.
+
+use super::*;
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use tokio::sync::{mpsc, oneshot};
+
+/// A private directory, removed at the end.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new() -> Dir {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("pup-handoff-{}-{n}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        Dir(path)
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A file stands for a socket: it can be told from others by what is in it.
+fn file(text: &str) -> OwnedFd {
+    let mut file = File::from(rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
+    file.write_all(text.as_bytes()).unwrap();
+    file.into()
+}
+
+fn text(fd: OwnedFd) -> String {
+    let mut file = File::from(fd);
+    file.rewind().unwrap();
+    let mut text = String::new();
+    file.read_to_string(&mut text).unwrap();
+    text
+}
+
+struct Tunnel(usize, [OwnedFd; 2]);
+
+impl Frozen for Tunnel {
+    fn portable(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>) {
+        (format!("tunnel {}", self.0).into_bytes(), self.1.iter().map(AsFd::as_fd).collect())
+    }
+}
+
+/// What both sides did, in order.
+#[derive(Clone, Default)]
+struct Deeds(Arc<Mutex<Vec<String>>>);
+
+impl Deeds {
+    fn note(&self, deed: impl Into<String>) {
+        self.0.lock().unwrap().push(deed.into());
+    }
+
+    fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+struct Old {
+    deeds: Deeds,
+    tunnels: usize,
+    late: Mutex<Option<mpsc::Receiver<Parcel>>>,
+}
+
+#[async_trait]
+impl Predecessor for Old {
+    type Frozen = Tunnel;
+
+    async fn freeze(&self) -> Result<Given, String> {
+        self.deeds.note("freeze");
+        let sockets = vec![("127.0.0.1:1".to_owned(), file("first")), ("admin.sock".to_owned(), file("second"))];
+        Ok(Given { estate: json!({"workers": 3}), lock: file("lock"), sockets })
+    }
+
+    async fn dismiss(&self) {
+        self.deeds.note("dismiss");
+    }
+
+    async fn pack(&self) -> Packed<Tunnel> {
+        self.deeds.note("pack");
+        let tunnel = |n| Tunnel(n, [file(&format!("client {n}")), file(&format!("worker {n}"))]);
+        Packed { tunnels: (0..self.tunnels).map(tunnel).collect(), output: json!("partial") }
+    }
+
+    async fn thaw(&self, tunnels: Vec<Tunnel>) {
+        self.deeds.note(format!("thaw {}", tunnels.len()));
+    }
+
+    async fn cede(&self, _: u32) -> Ceded {
+        self.deeds.note("cede");
+        self.late.lock().unwrap().take().unwrap()
+    }
+}
+
+/// What it cannot do, if anything.
+#[derive(Clone, Copy, PartialEq)]
+enum Cannot {
+    Nothing,
+    Bind,
+    Ready,
+}
+
+struct New {
+    deeds: Deeds,
+    cannot: Cannot,
+    parcels: Mutex<Vec<Parcel>>,
+}
+
+#[async_trait]
+impl Successor for New {
+    async fn bound(&self) -> Result<(), String> {
+        self.deeds.note("bound");
+        if self.cannot == Cannot::Bind { Err("no room".into()) } else { Ok(()) }
+    }
+
+    async fn ready(&self) -> Result<(), String> {
+        self.deeds.note("ready");
+        if self.cannot == Cannot::Ready { Err("a worker refuses".into()) } else { Ok(()) }
+    }
+
+    async fn own(&self, output: Value, tunnels: Vec<Parcel>) {
+        self.deeds.note(format!("own {output} {}", tunnels.len()));
+        self.parcels.lock().unwrap().extend(tunnels);
+    }
+
+    async fn settle(&self, parcels: Vec<Parcel>) {
+        self.deeds.note(format!("settle {}", parcels.len()));
+        self.parcels.lock().unwrap().extend(parcels);
+    }
+}
+
+struct Trial {
+    dir: Dir,
+    deeds: Deeds,
+    knocker: Knocker,
+    late: Option<mpsc::Sender<Parcel>>,
+    door: tokio::task::JoinHandle<Result<(), Error>>,
+}
+
+impl Trial {
+    async fn begin(tunnels: usize) -> Trial {
+        let (dir, deeds) = (Dir::new(), Deeds::default());
+        let (late, late_out) = mpsc::channel(8);
+        let old = Old { deeds: deeds.clone(), tunnels, late: Mutex::new(Some(late_out)) };
+        let (door, knocker) = Door::new();
+        let path = dir.0.clone();
+        let door = tokio::spawn(async move { door.serve(&path, &old).await });
+        while std::fs::symlink_metadata(dir.0.join(SOCKET)).is_err() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Trial { dir, deeds, knocker, late: Some(late), door }
+    }
+
+    /// A successor on a thread of its own, as it blocks; what it inherited, once the handoff began.
+    fn successor(&self) -> oneshot::Receiver<Result<Inheritance, Error>> {
+        let (path, (tell, told)) = (self.dir.0.clone(), oneshot::channel());
+        std::thread::spawn(move || tell.send(take(&path)));
+        told
+    }
+
+    /// Until it is a candidate. All run in this process, so the pid is ours.
+    async fn waits(&self) {
+        self.knocker.waits(std::process::id()).await;
+    }
+}
+
+fn new(deeds: &Deeds, cannot: Cannot) -> New {
+    New { deeds: deeds.clone(), cannot, parcels: Mutex::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_goes_over_once_and_in_order() {
+    // More tunnels than fit into one frame.
+    const TUNNELS: usize = 350;
+    let mut trial = Trial::begin(TUNNELS).await;
+    let inherits = trial.successor();
+    trial.waits().await;
+    let knocker = trial.knocker.clone();
+    let outcome = tokio::spawn(async move { knocker.hand_over().await });
+    let inheritance = inherits.await.unwrap().unwrap();
+    assert_eq!(inheritance.estate, json!({"workers": 3}));
+    assert_eq!(text(inheritance.lock), "lock");
+    let sockets: Vec<_> = inheritance.sockets.into_iter().map(|(name, fd)| (name, text(fd))).collect();
+    assert_eq!(sockets, [("127.0.0.1:1".into(), "first".into()), ("admin.sock".into(), "second".into())]);
+
+    let heir = Arc::new(new(&trial.deeds, Cannot::Nothing));
+    let went = tokio::spawn({
+        let heir = heir.clone();
+        async move { inheritance.taken.go_on(&*heir).await }
+    });
+    assert_eq!(outcome.await.unwrap().unwrap(), std::process::id());
+    let late = trial.late.take().unwrap();
+    late.send(Parcel { bytes: b"late".to_vec(), fds: vec![file("late")] }).await.unwrap();
+    drop(late);
+    trial.door.await.unwrap().unwrap();
+    went.await.unwrap().unwrap();
+
+    let deeds = trial.deeds.all();
+    let own = format!("own \"partial\" {TUNNELS}");
+    let expected = ["freeze", "bound", "dismiss", "ready", "pack"];
+    assert_eq!(&deeds[..5], expected);
+    // The two sides run on their own from here on.
+    assert!(deeds.contains(&"cede".to_owned()) && deeds.contains(&own) && deeds.contains(&"settle 1".to_owned()));
+    let parcels = std::mem::take(&mut *heir.parcels.lock().unwrap());
+    assert_eq!(parcels.len(), TUNNELS + 1);
+    for (n, parcel) in parcels.into_iter().enumerate() {
+        let bytes = String::from_utf8(parcel.bytes).unwrap();
+        let fds: Vec<String> = parcel.fds.into_iter().map(text).collect();
+        match n {
+            TUNNELS => assert_eq!((bytes, fds), ("late".into(), vec!["late".into()])),
+            n => assert_eq!((bytes, fds), (format!("tunnel {n}"), vec![format!("client {n}"), format!("worker {n}")])),
+        }
+    }
+}
+
+/// The successor is in this process, so it must leave by itself: nobody may be killed here.
+async fn fails(cannot: Cannot, told: &str, thawed: &str) {
+    let trial = Trial::begin(2).await;
+    let inherits = trial.successor();
+    trial.waits().await;
+    let knocker = trial.knocker.clone();
+    let outcome = tokio::spawn(async move { knocker.hand_over().await });
+    let inheritance = inherits.await.unwrap().unwrap();
+    let went = inheritance.taken.go_on(&new(&trial.deeds, cannot)).await;
+    assert!(went.is_err());
+    let why = tokio::time::timeout(Duration::from_secs(30), outcome).await.unwrap().unwrap().unwrap_err();
+    assert!(why.to_string().contains(told), "{why}");
+    assert!(trial.deeds.all().contains(&thawed.to_owned()), "{:?}", trial.deeds.all());
+    assert!(!trial.deeds.all().iter().any(|deed| deed.starts_with("own") || deed == "cede"));
+    trial.door.abort();
+}
+
+#[tokio::test]
+async fn nobody_waits() {
+    let trial = Trial::begin(0).await;
+    let why = trial.knocker.hand_over().await.unwrap_err();
+    assert!(why.to_string().contains("no successor waits"), "{why}");
+    assert!(trial.deeds.all().is_empty());
+    trial.door.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_successor_at_a_time_and_a_candidate_may_leave() {
+    let trial = Trial::begin(0).await;
+    let path = trial.dir.0.join(SOCKET);
+    let hello = |protocol| message::Message::Hello { protocol, version: "9".into(), pid: 77 };
+    let knock = |protocol| {
+        let path = path.clone();
+        async move {
+            let mut channel = wire::Channel::new(tokio::net::UnixStream::connect(&path).await.unwrap());
+            channel.say(&hello(protocol)).await.unwrap();
+            let heard = channel.hear().await.unwrap();
+            (channel, heard)
+        }
+    };
+    let refusal = |heard| match heard {
+        wire::Frame::Message(message::Message::Refused { reason }, _) => reason,
+        other => panic!("{other:?}"),
+    };
+    let (_, heard) = knock(99).await;
+    assert!(refusal(heard).contains("by protocol 99"), "the version is named");
+    let (first, heard) = knock(PROTOCOL).await;
+    assert!(matches!(heard, wire::Frame::Message(message::Message::Welcome { .. }, _)));
+    let (_, heard) = knock(PROTOCOL).await;
+    assert!(refusal(heard).contains("process 77 waits"));
+    drop(first);
+    loop {
+        let (_second, heard) = knock(PROTOCOL).await;
+        if matches!(heard, wire::Frame::Message(message::Message::Welcome { .. }, _)) {
+            break;
+        }
+    }
+    trial.door.abort();
+}
+
+#[tokio::test]
+async fn strangers_and_garbage_change_nothing() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let trial = Trial::begin(0).await;
+    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 64], &[1, 0, 0, 0, 2, 0, 0, 0, b'{', b'}'], b"x"] {
+        let mut stream = tokio::net::UnixStream::connect(trial.dir.0.join(SOCKET)).await.unwrap();
+        stream.write_all(garbage).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        // A reset is as good an end as any.
+        let _ = stream.read_to_end(&mut answer).await;
+        assert!(answer.is_empty());
+    }
+    assert!(trial.knocker.hand_over().await.is_err());
+    assert!(trial.deeds.all().is_empty());
+    trial.door.abort();
+}
+
+#[test]
+fn no_predecessor() {
+    let dir = Dir::new();
+    let why = take(&dir.0).unwrap_err().to_string();
+    assert!(why.contains("start without -u"), "{why}");
+    std::os::unix::net::UnixListener::bind(dir.0.join(SOCKET)).map(drop).unwrap();
+    assert!(take(Path::new(&dir.0)).is_err());
+}
+
+#[test]
+fn parcels_that_are_cut_wrongly_are_refused() {
+    for body in [&[9, 0, 0, 0, 0][..], &[0, 0, 0], &[0, 0, 0, 0, 1], &[255, 255, 255, 255, 0, 1]] {
+        assert!(wire::parcels(body, Vec::new()).is_none(), "{body:?}");
+    }
+    assert!(wire::parcels(&[1, 0, 0, 0, 0, 7], vec![file("too many")]).is_none());
+    assert_eq!(wire::parcels(&[1, 0, 0, 0, 0, 7], Vec::new()).unwrap().len(), 1);
+}
+
+// The other process is this one, so it must not be killed for lingering: it leaves at once when told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_that_cannot_go_on_changes_nothing() {
+    fails(Cannot::Bind, "no room", "thaw 0").await;
+    fails(Cannot::Ready, "a worker refuses", "thaw 0").await;
+}

@@ -1,0 +1,34 @@
+//! A process that is not a worker: watched and ended by its pidfd, so never a stranger that got its number.
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time::timeout;
+
+#[derive(Debug)]
+pub(crate) struct Other(AsyncFd<OwnedFd>);
+
+impl Other {
+    /// `None` when there is no such process, or it is this one. Needs a Tokio runtime.
+    pub(crate) fn open(pid: u32) -> Option<Other> {
+        if pid == std::process::id() {
+            return None;
+        }
+        let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        // SAFETY: the descriptor moves into the result, which nobody can replace or close while it is registered.
+        let watched = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) };
+        watched.ok().map(Other)
+    }
+
+    /// Whether it has ended, or does so within a limit.
+    pub(crate) async fn ended(&self, limit: Duration) -> bool {
+        timeout(limit, self.0.readable()).await.is_ok()
+    }
+
+    pub(crate) fn kill(&self) -> std::io::Result<()> {
+        Ok(pidfd_send_signal(self.0.get_ref(), Signal::KILL)?)
+    }
+}

@@ -1,0 +1,281 @@
+//! Joins the handoff with what is handed over: the supervisor's workers, the sockets that listen, and traffic.
+
+use super::listen::Doors;
+use super::sockets;
+use crate::gateway::{self, Front, Phase};
+use crate::handoff::{Ceded, Door, Error, Frozen, Given, Knocker, Packed, Parcel, Predecessor, Successor, Taken};
+use crate::process;
+use crate::supervisor::{Control, Estate, Heir, Partial};
+use async_trait::async_trait;
+use pingora_core::server::ShutdownWatch;
+use pingora_core::services::background::BackgroundService;
+use serde_json::Value;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot, watch};
+
+/// For tunnels to come to a stop. Those that need longer finish here.
+const STOP: Duration = Duration::from_secs(2);
+/// Connections on their way to the successor that wait to be sent.
+const LATE: usize = 256;
+/// Parcels that wait to be settled.
+const SETTLING: usize = 1024;
+
+/// What this process is to the other proxies of its runtime directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It takes over, and owns nothing yet.
+    Heir,
+    Owner,
+    /// Another, of this process id, has everything; what is left here is finished.
+    Ceded(u32),
+    /// The same, and nothing is left.
+    Empty,
+    /// It was to take over and did not.
+    Failed(String),
+}
+
+/// What all of it is about. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct House {
+    pub(super) control: Control,
+    pub(super) front: Front,
+    pub(super) doors: Doors,
+    pub(super) standing: Arc<watch::Sender<Standing>>,
+    pub(super) pid_file: PathBuf,
+    /// How long requests and tunnels that could not move may take to end.
+    pub(super) max_drain: Duration,
+}
+
+/// What makes this process an heir.
+pub(super) struct Legacy {
+    pub(super) taken: Taken,
+    pub(super) heir: Heir,
+}
+
+/// The service: takes over first if there is somebody, then waits for a successor.
+pub(super) struct Handover {
+    house: House,
+    runtime_dir: PathBuf,
+    legacy: Mutex<Option<Legacy>>,
+    door: Mutex<Option<Door>>,
+    settle: mpsc::Sender<Parcel>,
+}
+
+impl Handover {
+    /// Also what settles parcels, to be run where connections are served, and how to ask for a handoff.
+    pub(super) fn new(
+        house: House,
+        runtime_dir: PathBuf,
+        legacy: Option<Legacy>,
+    ) -> (Handover, Knocker, mpsc::Receiver<Parcel>) {
+        let (door, knocker) = Door::new();
+        let (settle, settling) = mpsc::channel(SETTLING);
+        let (legacy, door) = (Mutex::new(legacy), Mutex::new(Some(door)));
+        (Handover { house, runtime_dir, legacy, door, settle }, knocker, settling)
+    }
+
+    /// Goes on with what another process gave away. Ends when nothing more can come.
+    pub(super) async fn settle(front: Front, mut parcels: mpsc::Receiver<Parcel>) {
+        while let Some(Parcel { bytes, fds }) = parcels.recv().await {
+            if let Err(why) = front.settle(&bytes, fds) {
+                log::error!("a connection of the predecessor is lost: {why}");
+            }
+        }
+    }
+
+    async fn take_over(&self, Legacy { taken, heir }: Legacy, owned: oneshot::Sender<()>) {
+        let (bound, ready) = (AsyncMutex::new(Some(heir.bound)), AsyncMutex::new(Some(heir.ready)));
+        let commit = Mutex::new(Some((heir.commit, owned)));
+        let next = Next { house: self.house.clone(), bound, ready, commit, settle: self.settle.clone() };
+        if let Err(why) = taken.go_on(&next).await {
+            // Dropping the rest of the heir lets the supervisor end without touching anything.
+            drop(next);
+            self.house.standing.send_replace(Standing::Failed(format!("the other proxy goes on: {why}")));
+        }
+    }
+
+    async fn wait_for_successor(&self, door: Door) {
+        match door.serve(&self.runtime_dir, &self.house).await {
+            Ok(()) => {
+                self.house.standing.send_replace(Standing::Empty);
+            }
+            Err(why) => log::error!("this proxy cannot be upgraded, only restarted: {why}"),
+        }
+    }
+}
+
+#[async_trait]
+impl BackgroundService for Handover {
+    async fn start(&self, _shutdown: ShutdownWatch) {
+        let lock = |e: std::sync::PoisonError<_>| e.into_inner();
+        let door = self.door.lock().unwrap_or_else(|e| e.into_inner()).take();
+        let legacy = self.legacy.lock().unwrap_or_else(lock).take();
+        let (owned, is_owned) = oneshot::channel();
+        let wait = async {
+            // An heir that fails drops it, and waits for nobody.
+            if let (Ok(()), Some(door)) = (is_owned.await, door) {
+                self.wait_for_successor(door).await;
+            }
+        };
+        match legacy {
+            Some(legacy) => {
+                tokio::join!(self.take_over(legacy, owned), wait);
+            }
+            None => {
+                let _ = owned.send(());
+                wait.await;
+            }
+        }
+    }
+}
+
+/// A tunnel that stands still.
+pub(super) struct Tunnel(gateway::Frozen);
+
+impl Frozen for Tunnel {
+    fn portable(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>) {
+        // It was portable when it was packed, and has not moved since.
+        self.0.portable().map(|(bytes, fds)| (bytes, fds.to_vec())).unwrap_or_default()
+    }
+}
+
+#[async_trait]
+impl Predecessor for House {
+    type Frozen = Tunnel;
+
+    async fn freeze(&self) -> Result<Given, String> {
+        let estate = self.control.freeze().await?;
+        let copy =
+            |(name, fd): (String, Arc<OwnedFd>)| -> io::Result<_> { Ok((name, fd.as_fd().try_clone_to_owned()?)) };
+        let given = || -> Result<Given, String> {
+            let estate = serde_json::to_value(&estate).map_err(|e| format!("what is known of the workers: {e}"))?;
+            let sockets = self.doors.sockets.export().into_iter().map(copy).collect::<io::Result<_>>();
+            let sockets = sockets.map_err(|e| format!("copying the listening sockets: {e}"))?;
+            Ok(Given { estate, lock: self.control.lock()?, sockets })
+        };
+        match given() {
+            Ok(given) => Ok(given),
+            Err(why) => {
+                self.control.thaw().await;
+                Err(why)
+            }
+        }
+    }
+
+    async fn dismiss(&self) {
+        self.control.dismiss().await;
+    }
+
+    async fn pack(&self) -> Packed<Tunnel> {
+        let frozen = self.front.freeze(STOP).await;
+        let (tunnels, stuck): (Vec<_>, Vec<_>) = frozen.into_iter().partition(|frozen| frozen.portable().is_ok());
+        // They end here.
+        stuck.into_iter().for_each(gateway::Frozen::thaw);
+        let output = self.control.hush().await;
+        Packed { tunnels: tunnels.into_iter().map(Tunnel).collect(), output: serde_json::json!(output) }
+    }
+
+    async fn thaw(&self, tunnels: Vec<Tunnel>) {
+        tunnels.into_iter().for_each(|tunnel| tunnel.0.thaw());
+        self.control.thaw().await;
+    }
+
+    async fn cede(&self, successor: u32) -> Ceded {
+        if let Err(why) = process::init::succeeded_by(successor) {
+            log::error!("{why}");
+        }
+        let (give, mut given) = mpsc::channel(LATE);
+        self.front.enter(Phase::Moving(give));
+        self.doors.traffic.close();
+        self.doors.own.close();
+        self.standing.send_replace(Standing::Ceded(successor));
+        self.control.cede().await;
+        let (late, late_out) = mpsc::channel(1);
+        tokio::spawn(async move {
+            while let Some(gateway::Parcel { bytes, fds }) = given.recv().await {
+                if late.send(Parcel { bytes, fds }).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let house = self.clone();
+        tokio::spawn(async move { house.finish().await });
+        late_out
+    }
+}
+
+impl House {
+    /// Lets what is still open here end. Afterwards nothing can come late.
+    async fn finish(&self) {
+        self.doors.traffic.closed().await;
+        if tokio::time::timeout(self.max_drain, self.front.emptied()).await.is_err() {
+            let left = self.front.connections().load(std::sync::atomic::Ordering::Relaxed);
+            log::warn!("{left} connections are left after {:?} (max_drain) and end now", self.max_drain);
+        }
+        self.front.enter(Phase::Closed);
+    }
+}
+
+/// The heir's side: waits for the supervisor, then opens what is open.
+struct Next {
+    house: House,
+    bound: AsyncMutex<Option<oneshot::Receiver<()>>>,
+    ready: AsyncMutex<Option<oneshot::Receiver<Result<(), String>>>>,
+    commit: Mutex<Option<(oneshot::Sender<Vec<Partial>>, oneshot::Sender<()>)>>,
+    settle: mpsc::Sender<Parcel>,
+}
+
+const ENDED: &str = "the supervisor has ended, see the log of this process";
+
+#[async_trait]
+impl Successor for Next {
+    async fn bound(&self) -> Result<(), String> {
+        match self.bound.lock().await.take() {
+            Some(bound) => bound.await.map_err(|_| ENDED.to_owned()),
+            None => Ok(()),
+        }
+    }
+
+    async fn ready(&self) -> Result<(), String> {
+        match self.ready.lock().await.take() {
+            Some(ready) => ready.await.map_err(|_| ENDED.to_owned())?,
+            None => Ok(()),
+        }
+    }
+
+    async fn own(&self, output: Value, tunnels: Vec<Parcel>) {
+        let Some((commit, owned)) = self.commit.lock().unwrap_or_else(|e| e.into_inner()).take() else { return };
+        let partials = match output {
+            Value::Null => Vec::new(),
+            output => serde_json::from_value(output).unwrap_or_else(|e| {
+                log::error!("lines that had begun are lost: {e}");
+                Vec::new()
+            }),
+        };
+        // First of all those that stand still.
+        self.settle(tunnels).await;
+        let _ = commit.send(partials);
+        self.house.doors.traffic.open();
+        self.house.doors.own.open();
+        sockets::take_pid_file(&self.house.pid_file);
+        self.house.standing.send_replace(Standing::Owner);
+        let _ = owned.send(());
+        log::info!("took over; listening");
+    }
+
+    async fn settle(&self, parcels: Vec<Parcel>) {
+        for parcel in parcels {
+            // Its receiver lives as long as the front's service.
+            let _ = self.settle.send(parcel).await;
+        }
+    }
+}
+
+/// The estate, as it came.
+pub(super) fn estate(value: Value) -> Result<Estate, Error> {
+    serde_json::from_value(value).map_err(|e| Error(format!("what the predecessor knows is not understood: {e}")))
+}

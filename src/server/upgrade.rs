@@ -1,0 +1,130 @@
+//! Upgrades on demand: starts a successor, and hands over to it.
+
+use crate::config::cli::{Cli, Source};
+use crate::handoff::Knocker;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::process::{Child, Command};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+/// For the new program to check its configuration, and to come as far as to wait for us.
+const CHECK: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_secs(30);
+/// What an inherited environment must not say twice: it was meant for this process.
+const NOT_PASSED_ON: [&str; 5] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID", "MAINPID"];
+
+/// Hands over. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Upgrader {
+    knocker: Knocker,
+    source: Source,
+    /// This program, as it was called: another may stand there now.
+    program: PathBuf,
+    /// One at a time.
+    busy: Arc<Mutex<()>>,
+}
+
+impl Upgrader {
+    pub(super) fn new(cli: &Cli, knocker: Knocker) -> Upgrader {
+        Upgrader { knocker, source: cli.source.clone(), program: program(), busy: Arc::default() }
+    }
+
+    /// Hands over to the successor that waits. Tells what came of it, for people.
+    pub(super) async fn hand_over(&self) -> Result<String, String> {
+        let outcome = self.knocker.hand_over().await;
+        outcome.map(|pid| self.told(pid)).map_err(|why| why.to_string())
+    }
+
+    /// Starts a successor from `program`, with the configuration of `conf`, and hands over to it. Without them the
+    /// program of this process, as it stands there now, and the same configuration.
+    pub(super) async fn upgrade(&self, program: Option<PathBuf>, conf: Option<PathBuf>) -> Result<String, String> {
+        let Ok(_busy) = self.busy.try_lock() else { return Err("an upgrade is under way".into()) };
+        let program = program.unwrap_or_else(|| self.program.clone());
+        let source = conf.map_or_else(|| self.source.clone(), Source::File);
+        check(&program, &source).await?;
+        let mut child = command(&program, &source, "-u");
+        let mut child = child.spawn().map_err(|e| cannot_start(&program, &e))?;
+        let pid = child.id().ok_or("the successor ended at once")?;
+        log::info!("started process {pid} ({}) to take over", program.display());
+        let waits = tokio::select! {
+            () = self.knocker.waits(pid) => Ok(()),
+            ended = child.wait() => Err(format!("the successor, process {pid}, {}; the log says why", how(ended))),
+            () = tokio::time::sleep(START) => Err(format!("the successor, process {pid}, does not get ready within {START:?}")),
+        };
+        let outcome = match waits {
+            Ok(()) => self.knocker.hand_over().await.map_err(|why| why.to_string()),
+            Err(why) => Err(why),
+        };
+        match outcome {
+            Ok(pid) => Ok(self.told(pid)),
+            Err(why) => {
+                end(&mut child).await;
+                Err(format!("{why}; process {} goes on", std::process::id()))
+            }
+        }
+    }
+
+    fn told(&self, pid: u32) -> String {
+        format!("upgraded: process {pid} took over from {}", std::process::id())
+    }
+}
+
+fn cannot_start(program: &Path, error: &std::io::Error) -> String {
+    format!("cannot start {}: {error}", program.display())
+}
+
+fn how(ended: std::io::Result<ExitStatus>) -> String {
+    ended.map_or_else(|e| e.to_string(), |status| format!("ended ({status})"))
+}
+
+/// A configuration with mistakes is told before anything is begun.
+async fn check(program: &Path, source: &Source) -> Result<(), String> {
+    let mut command = command(program, source, "-t");
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let output = match timeout(CHECK, command.output()).await {
+        Ok(output) => output.map_err(|e| cannot_start(program, &e))?,
+        Err(_) => return Err(format!("{} -t does not end within {CHECK:?}", program.display())),
+    };
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = [output.stdout, output.stderr].concat();
+    Err(format!("nothing was begun:\n{}", String::from_utf8_lossy(&said).trim_end()))
+}
+
+fn command(program: &Path, source: &Source, mode: &str) -> Command {
+    let mut command = Command::new(program);
+    command.arg(mode).stdin(Stdio::null());
+    match source {
+        Source::File(file) => command.arg("-c").arg(file),
+        Source::Command(words) => command.arg("--").args(words),
+    };
+    for name in NOT_PASSED_ON {
+        command.env_remove(name);
+    }
+    command
+}
+
+async fn end(child: &mut Child) {
+    // It has ended, mostly: the handoff sees to that.
+    let _ = child.start_kill();
+    let _ = timeout(START, child.wait()).await;
+}
+
+/// The path by which this program was called, made absolute: a link in it may lead elsewhere by now, which is what an
+/// upgrade is for.
+fn program() -> PathBuf {
+    let called: OsString = std::env::args_os().next().unwrap_or_default();
+    let called = PathBuf::from(called);
+    let found = if called.components().count() > 1 {
+        std::path::absolute(&called).ok()
+    } else {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path).map(|dir| dir.join(&called)).find(|file| file.is_file())
+    };
+    found.or_else(|| std::env::current_exe().ok()).unwrap_or(called)
+}

@@ -26,7 +26,7 @@ pub(crate) mod usage;
 pub(crate) use descriptor::descriptor;
 pub(crate) use error::Error;
 pub(crate) use exit::{Exit, Process};
-pub(crate) use other::Other;
+pub(crate) use other::{Other, ask_to_end};
 pub(crate) use runtime_dir::{ADMIN_SOCKET, HANDOFF_SOCKET, PID_FILE, RuntimeDir, Tenant};
 pub(crate) use shared_dir::{LONGEST_SHARED, SharedDir};
 pub(crate) use spawn::{Job, Preload, spawn};

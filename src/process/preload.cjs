@@ -1001,10 +1001,10 @@ function createChannel(shared) {
   let delay = REDIAL_FIRST_MS;
   let known = false; // Welcomed once.
   let awaySince = null;
+  let welcomedAt = 0;
   let trouble = 'it hung up';
   let complainAt = 0;
   let refusedFor = 0;
-  let welcomedAt = 0;
   const queue = [];
   let queued = 0;
 
@@ -1195,9 +1195,9 @@ function createChannel(shared) {
     known = true;
     awaySince = null;
     delay = REDIAL_FIRST_MS;
+    welcomedAt = process.uptime() * 1000;
     refusedFor = 0;
     trouble = 'it hung up';
-    welcomedAt = process.uptime() * 1000;
     for (const seat of shared.seats.open) if (seat.up) announce(seat);
     if (ready) write({ type: 'ready' });
     flush();

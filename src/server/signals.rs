@@ -6,6 +6,7 @@ use super::notify;
 use super::reload::Reloader;
 use super::stop::Stopper;
 use super::upgrade::Upgrader;
+use crate::process;
 use crate::supervisor::Control;
 use async_trait::async_trait;
 use pingora_core::server::{ShutdownSignal, ShutdownSignalWatch};
@@ -130,6 +131,13 @@ impl Signals {
 
     /// Finishes what could not go to the successor.
     async fn depart(&self) -> Result<(), String> {
+        if let Standing::Ceded(successor) = *self.standing.borrow()
+            && self.stop.has_begun()
+        {
+            // It came while this process was handing over.
+            log::info!("process {successor} is to stop, too");
+            process::ask_to_end(successor);
+        }
         let mut standing = self.standing.subscribe();
         let end = |standing: &Standing| matches!(standing, Standing::Empty | Standing::Failed(_));
         let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;

@@ -58,6 +58,10 @@ impl Stopper {
         tokio::spawn(async move { stop.gracefully().await });
     }
 
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Acquire)
+    }
+
     fn cut(&self) {
         self.cut.store(true, Ordering::Release);
         self.doors.traffic.close();

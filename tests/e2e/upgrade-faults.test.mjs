@@ -43,9 +43,12 @@ for (const action of ['die', 'refuse', 'stall']) {
           t.diagnostic(`${step}:${action}: over after ${Math.round(settled)} ms`);
         }
         const done = await byHand(proxy, { env: LIMIT });
+        const leaving = leaves(siege, done);
+        leaving.catch(() => {});
         await owned(siege, done);
         await siege.more();
-        assert.ok((await leaves(siege, done)) < 2000);
+        const lingered = await leaving;
+        assert.ok(lingered < 2000, `gone ${lingered} ms after its last request`);
       });
       assert.deepEqual(pidsOf(await steady(proxy, 2)), pidsOf(before.apps[0].workers));
       await alone(proxy);

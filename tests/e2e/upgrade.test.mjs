@@ -53,9 +53,9 @@ test('five upgrades in a row under siege: nobody notices', options, t =>
       const leaving = [];
       for (const n of range(UPGRADES)) {
         const step = await upgraded(proxy);
-        const moved = await owned(siege, step);
         leaving.push(leaves(siege, step));
         leaving.at(-1).catch(() => {});
+        const moved = await owned(siege, step);
         t.diagnostic(`upgrade ${n + 1}: ${Math.round(step.ms)} ms, ${moved} WebSockets moved`);
         assert.deepEqual(pidsOf(await workers(proxy)), before, 'the same workers');
         await siege.more();
@@ -80,8 +80,11 @@ test('by hand: -u, then SIGQUIT to the old process, twice', options, t =>
     await besiege(t, proxy, small, async siege => {
       for (const _ of range(2)) {
         const step = await byHand(proxy);
+        const leaving = leaves(siege, step);
+        leaving.catch(() => {});
         await owned(siege, step);
-        assert.ok((await leaves(siege, step)) < LINGER);
+        const lingered = await leaving;
+        assert.ok(lingered < LINGER, `gone ${lingered} ms after its last request`);
         await siege.more();
       }
     });

@@ -2,9 +2,12 @@
 
 import { readFileSync, readdirSync, readlinkSync } from 'node:fs';
 
-const ESTABLISHED = '01';
+const LISTEN = '0A';
 
-/** The server's ends of all open connections to a local TCP port: from the client's port to the socket's inode. */
+/**
+ * The server's ends of all connections to a local TCP port that a process has, half-closed ones too: from the client's
+ * port to the socket's inode.
+ */
 export function connections(port) {
   const found = new Map();
   for (const table of ['tcp', 'tcp6']) {
@@ -14,10 +17,9 @@ export function connections(port) {
     } catch {
       continue;
     }
-    for (const line of text.split('\n').slice(1)) {
+    for (const line of text.trim().split('\n').slice(1)) {
       const [, local, remote, state, , , , , , inode] = line.trim().split(/\s+/);
-      if (state !== ESTABLISHED || hex(local) !== port) continue;
-      found.set(hex(remote), Number(inode));
+      if (state !== LISTEN && hex(local) === port && inode !== '0') found.set(hex(remote), Number(inode));
     }
   }
   return found;

@@ -103,10 +103,10 @@ function livingGroups() {
   return groups;
 }
 
-/** Whether a process has not ended yet; a zombie has. */
+/** Whether a process has not ended yet. A zombie has, unless it has threads left: then its files are open still. */
 export function alive(pid) {
   try {
-    return statFields(pid)[0] !== 'Z';
+    return statFields(pid)[0] !== 'Z' || readdirSync(`/proc/${pid}/task`).length > 1;
   } catch {
     return false;
   }

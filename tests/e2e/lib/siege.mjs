@@ -110,7 +110,12 @@ export class Siege {
   async more(timeout = 60_000) {
     const from = this.besiegers.map(one => one.heard);
     const behind = () => this.besiegers.filter((one, i) => one.lively && one.heard <= from[i] && !one.broken);
-    await until(() => behind().length === 0, {
+    const unharmed = () => {
+      // Nothing gets better by waiting.
+      if (this.failed.length) throw Object.assign(new Error(`${this.failed.length} failures:\n${this.failed.slice(0, 40).join('\n')}`), { fatal: true });
+      return behind().length === 0;
+    };
+    await until(unharmed, {
       timeout,
       every: 50,
       what: () => `news of ${behind().map(one => one.name).slice(0, 10)} (${this.summary()})`,
@@ -218,7 +223,7 @@ export async function besiege(t, proxy, options, body) {
     siege.assertUnharmed();
     return result;
   } catch (error) {
-    if (siege.failed.length && error.code !== 'ERR_ASSERTION') error.message += `\nfailures so far:\n${siege.failed.slice(0, 40).join('\n')}`;
+    if (siege.failed.length && !/failures:/.test(error.message)) error.message += `\nfailures so far:\n${siege.failed.slice(0, 40).join('\n')}`;
     siege.abandon();
     await sleep(0);
     throw error;

@@ -2,12 +2,16 @@
 
 mod gate;
 mod handover;
+mod herald;
 mod listen;
+mod notify;
 mod reload;
 mod signals;
 mod sockets;
 mod steering;
+mod stop;
 mod upgrade;
+mod vitals;
 
 use crate::config::cli::{Cli, Stop};
 use crate::config::verbs::Asked;
@@ -21,21 +25,24 @@ use crate::process::{self, activation};
 use crate::supervisor::{AppSpec, Control, Estate, Heir, Setup, Supervisor, alarms};
 use arc_swap::ArcSwap;
 use handover::{Handover, House, Legacy, Standing};
+use herald::Herald;
 use listen::Doors;
 use pingora_core::server::{RunArgs, Server};
 use pingora_core::services::background::background_service;
 use reload::{Fixed, Reloader};
-use signals::Signals;
+use signals::{Listening, Signals};
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use steering::Steering;
+use stop::Stopper;
 use tokio::sync::watch;
 use upgrade::Upgrader;
+use vitals::Vitals;
 
 /// How long an idle connection to a worker with the preload script is kept. The script keeps its
 /// server's end longer (`KEEP_ALIVE`), so a request never meets a connection that just closed.
@@ -132,6 +139,9 @@ struct Ready {
 
 fn prepare(cli: Cli, mut config: Config, inheritance: Option<Inheritance>) -> Result<Ready, String> {
     let fixed = Fixed::of(&config);
+    // A daemon's foreground process is ended by signals as ever.
+    let listening = (!config.server.daemon).then(Listening::early).transpose()?;
+    let longest_start = config.apps.iter().map(|app| app.policy.start_timeout).max().unwrap_or_default();
     let doors = Doors::new(inheritance.is_none());
     let (bequest, taken) = match inheritance {
         Some(Inheritance { estate, lock, sockets, taken }) => {
@@ -170,7 +180,10 @@ fn prepare(cli: Cli, mut config: Config, inheritance: Option<Inheritance>) -> Re
     server.add_service(background_service("handover", handover));
     let upgrader = Upgrader::new(&cli, knocker);
 
-    let reloader = Arc::new(Reloader::new(cli, fixed, rules, control.clone()));
+    let shutdown = Arc::new(ArcSwap::from_pointee(config.shutdown));
+    let vitals = Vitals::new(control.clone(), rules.clone());
+    let reloader = Arc::new(Reloader::new(cli, fixed, rules, shutdown.clone(), control.clone()));
+    let stop = Stopper::new(front.clone(), doors.clone(), control.clone(), vitals.clone(), shutdown);
     // Each room that measures registers its families here.
     let registry = steering::registry(&control, &front);
     let mut settle = Some(Handover::settle(front.clone(), parcels));
@@ -181,10 +194,25 @@ fn prepare(cli: Cli, mut config: Config, inheritance: Option<Inheritance>) -> Re
             None => service,
         });
     }
-    let steering = Steering { control: control.clone(), reloader: reloader.clone(), upgrader: upgrader.clone() };
+    let steering = Steering {
+        control: control.clone(),
+        vitals: vitals.clone(),
+        reloader: reloader.clone(),
+        upgrader: upgrader.clone(),
+    };
     steering::serve(&mut server, &doors, &config, steering, registry)?;
     let failed = Arc::new(AtomicBool::new(false));
-    let signals = Signals { control, reloader, failed: failed.clone(), upgrader, standing: standing.clone() };
+    let herald = Herald { control: control.clone(), vitals, doors: doors.clone(), longest_start, succeeds: is_heir };
+    let signals = Signals {
+        control,
+        reloader,
+        stop: Arc::new(stop),
+        herald: Mutex::new(Some(herald)),
+        listening: Mutex::new(listening),
+        failed: failed.clone(),
+        upgrader,
+        standing: standing.clone(),
+    };
     Ok(Ready { server, signals, doors, failed, standing, admin: config.admin, pid_file })
 }
 

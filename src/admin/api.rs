@@ -4,7 +4,7 @@
 //! instead.
 
 use super::http::{Answer, read_body};
-use super::{Hands, Outcome, Refusal, Target};
+use super::{Hands, Outcome, Refusal, Target, health};
 use async_trait::async_trait;
 use http::{Method, Response, StatusCode};
 use pingora_core::apps::http_app::ServeHttp;
@@ -94,6 +94,13 @@ impl ServeHttp for Api {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         let head = session.req_header();
         let (method, path) = (head.method.clone(), head.uri.path().to_owned());
+        if health::Check::of(&path).is_some() {
+            let query = head.uri.query().unwrap_or_default();
+            let condition = self.hands.condition();
+            let answer = health::answer(&condition, &method, &path, query, health::wants_json(&head.headers));
+            session.set_keepalive(None);
+            return answer.into_response();
+        }
         let answer = match read_body(session, LARGEST_BODY).await {
             Ok(body) => self.answer(&method, &path, &body).await,
             Err(status) => error(status, format!("the body could not be read: {status}"), "it has at most 64 KiB"),

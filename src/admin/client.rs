@@ -1,7 +1,8 @@
-//! The commands' side of the API: one request over the Unix socket.
+//! The commands' side of the API: one request over the Unix socket, or to the address of health.
 
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -55,15 +56,60 @@ impl fmt::Display for Failure {
     }
 }
 
+/// A connection whose waits can be limited.
+trait Wire: Read + Write {
+    fn limit_read(&self, limit: Duration) -> io::Result<()>;
+    fn limit_write(&self, limit: Duration) -> io::Result<()>;
+}
+
+macro_rules! wire {
+    ($stream:ty) => {
+        impl Wire for $stream {
+            fn limit_read(&self, limit: Duration) -> io::Result<()> {
+                self.set_read_timeout(Some(limit.max(SHORTEST)))
+            }
+
+            fn limit_write(&self, limit: Duration) -> io::Result<()> {
+                self.set_write_timeout(Some(limit.max(SHORTEST)))
+            }
+        }
+    };
+}
+
+wire!(UnixStream);
+wire!(TcpStream);
+
 /// Sends the request and waits for the whole answer, `timeout` in all.
 pub(super) fn send(socket: &Path, request: &Request<'_>, timeout: Duration) -> Result<Reply, Failure> {
-    let failed = |error: io::Error| explain(&error, socket, timeout);
     let end = Instant::now() + timeout;
-    let mut stream = UnixStream::connect(socket).map_err(failed)?;
+    let stream = UnixStream::connect(socket).map_err(|error| explain(&error, socket, timeout))?;
+    exchange(stream, socket, request, timeout, end)
+}
+
+/// The same over TCP. An address of every interface is asked on this machine.
+pub(super) fn send_tcp(address: SocketAddr, request: &Request<'_>, timeout: Duration) -> Result<Reply, Failure> {
+    let end = Instant::now() + timeout;
+    let mut to = address;
+    if to.ip().is_unspecified() {
+        to.set_ip(if to.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    let shown = PathBuf::from(address.to_string());
+    let stream = TcpStream::connect_timeout(&to, timeout.max(SHORTEST));
+    exchange(stream.map_err(|error| explain(&error, &shown, timeout))?, &shown, request, timeout, end)
+}
+
+fn exchange(
+    mut stream: impl Wire,
+    socket: &Path,
+    request: &Request<'_>,
+    timeout: Duration,
+    end: Instant,
+) -> Result<Reply, Failure> {
+    let failed = |error: io::Error| explain(&error, socket, timeout);
     let Request { method, path, body } = request;
     let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
     let text = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
-    stream.set_write_timeout(Some(timeout.max(SHORTEST))).map_err(failed)?;
+    stream.limit_write(timeout).map_err(failed)?;
     stream.write_all(text.as_bytes()).map_err(failed)?;
     let mut bytes = Vec::new();
     let mut piece = [0; 16 * 1024];
@@ -72,7 +118,7 @@ pub(super) fn send(socket: &Path, request: &Request<'_>, timeout: Duration) -> R
         if left.is_zero() {
             return Err(Failure::TimedOut { after: timeout });
         }
-        stream.set_read_timeout(Some(left.max(SHORTEST))).map_err(failed)?;
+        stream.limit_read(left).map_err(failed)?;
         match stream.read(&mut piece).map_err(failed)? {
             0 => break,
             n => bytes.extend_from_slice(piece.get(..n).unwrap_or_default()),

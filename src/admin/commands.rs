@@ -1,11 +1,13 @@
 //! The commands of the command line, over the API of a running proxy.
 
 use super::client::{self, Failure, Reply, Request};
+use super::health::Check;
 use super::table;
 use super::view::Status;
 use serde::Deserialize;
 use serde_json::json;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -39,10 +41,17 @@ pub(crate) enum Verb {
         program: Option<PathBuf>,
         conf: Option<PathBuf>,
     },
+    /// Asked on the address of health, if there is one.
+    Health {
+        check: Check,
+        address: Option<SocketAddr>,
+    },
 }
 
 /// For what is known at once.
 const SOON: Duration = Duration::from_secs(10);
+/// For a health check: what asks has a limit of its own.
+const SHORT: Duration = Duration::from_secs(5);
 /// For what waits for workers to start and end.
 const LONG: Duration = Duration::from_secs(3600);
 
@@ -88,6 +97,7 @@ impl Command {
                 let body = json!({"program": program, "conf": conf}).to_string();
                 self.operate(out, "", "/v1/upgrade", &body)?;
             }
+            Verb::Health { check, address } => self.health(out, *check, *address)?,
             Verb::Restart { app: None } => {
                 for app in self.status()?.apps {
                     self.restart(out, &app.name)?;
@@ -110,6 +120,23 @@ impl Command {
 
     fn restart(&self, out: &mut dyn Write, app: &str) -> Result<(), String> {
         self.operate(out, app, &format!("/v1/apps/{app}/restart"), "")
+    }
+
+    fn health(&self, out: &mut dyn Write, check: Check, address: Option<SocketAddr>) -> Result<(), String> {
+        let request = Request { method: "GET", path: check.path(), body: "" };
+        let reply = match address {
+            Some(address) => client::send_tcp(address, &request, self.timeout.unwrap_or(SHORT)),
+            None => client::send(&self.socket, &request, self.timeout.unwrap_or(SHORT)),
+        };
+        let reply = reply.map_err(|failure| failure.to_string())?;
+        let text = String::from_utf8_lossy(&reply.body);
+        let text = text.trim_end();
+        match reply.status {
+            200 => print(out, text),
+            503 => return Err(text.to_owned()),
+            status => return Err(format!("it does not answer as the proxy does: status {status} of {}", check.path())),
+        }
+        Ok(())
     }
 
     fn operate(&self, out: &mut dyn Write, app: &str, path: &str, body: &str) -> Result<(), String> {

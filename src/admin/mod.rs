@@ -9,12 +9,13 @@
 //! Prometheus ─────────► TCP ──────── Scrape ──► Registry
 //! ```
 //!
-//! More verbs: a route in [`api`], a method in [`Hands`], a variant of [`Verb`](commands::Verb). Health
-//! endpoints (`/livez`, `/readyz`) go beside `/metrics` in [`scrape`].
+//! More verbs: a route in [`api`], a method in [`Hands`], a variant of [`Verb`](commands::Verb). What [`health`] answers
+//! is asked on an address of its own, and on the socket.
 
 mod api;
 mod client;
 pub(crate) mod commands;
+pub(crate) mod health;
 mod http;
 mod own;
 mod scrape;
@@ -35,6 +36,8 @@ use std::path::PathBuf;
 #[async_trait]
 pub(crate) trait Hands: Send + Sync {
     fn status(&self) -> view::Status;
+
+    fn condition(&self) -> health::Condition;
 
     /// Reads the configuration again and rolls out what changed.
     async fn reload(&self) -> Outcome;

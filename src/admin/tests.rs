@@ -33,6 +33,11 @@ impl Hands for Fake {
         status()
     }
 
+    fn condition(&self) -> health::Condition {
+        let app = health::AppCondition { name: "chat".to_owned(), workers: 1, ..health::AppCondition::default() };
+        health::Condition { apps: vec![app], ..health::Condition::default() }
+    }
+
     async fn reload(&self) -> Outcome {
         Err(Refusal::Failed("the new code ends at once\n  Error: no database".to_owned()))
     }

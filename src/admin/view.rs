@@ -34,6 +34,8 @@ pub(crate) struct Worker {
     pub(crate) pid: Option<u32>,
     pub(crate) incarnation: Option<u32>,
     pub(crate) generation: Option<u32>,
+    /// `spawned` by the proxy, or `external`: it dialled in by itself. Empty for a slot that waits.
+    pub(crate) origin: String,
     pub(crate) state: String,
     /// How long it has been in this state.
     pub(crate) since_seconds: Option<f64>,

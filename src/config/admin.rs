@@ -1,12 +1,11 @@
 //! `admin` and `metrics`: where the proxy takes commands, and where it is watched.
 
-use super::Listener;
 use super::error::shown;
 use super::fields::{Decoder, Fields};
 use super::limits::LONGEST_SOCKET;
 use super::listeners::advice;
 use super::machine::Seen;
-use super::schema::{ADMIN, METRICS};
+use super::schema::{ADMIN, Section};
 use crate::process::ADMIN_SOCKET;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
@@ -52,16 +51,24 @@ pub(super) fn socket(d: &mut Decoder<'_>, top: &Fields<'_>, runtime_dir: &Path) 
     Some(path)
 }
 
-/// Where metrics are served; `None` when they are not.
-pub(super) fn metrics(d: &mut Decoder<'_>, top: &Fields<'_>, listeners: &[Listener]) -> Option<SocketAddr> {
-    let field = top.filled("metrics")?;
-    let fields = d.fields(&field, &METRICS)?;
+/// Where something of the proxy's own is served on TCP; `None` when it is not. `others` are addresses that are taken,
+/// with their keys.
+pub(super) fn address(
+    d: &mut Decoder<'_>,
+    top: &Fields<'_>,
+    section: &'static Section,
+    example: &str,
+    others: &[(&str, SocketAddr)],
+) -> Option<SocketAddr> {
+    let field = top.filled(section.name)?;
+    let fields = d.fields(&field, section)?;
     let Some(field) = fields.get("address") else {
-        d.found.error(field.at(), "metrics has no address", "write {address: \"127.0.0.1:9901\"}");
+        let message = format!("{} has no address", section.name);
+        d.found.error(field.at(), message, format!("write {{address: \"{example}\"}}"));
         return None;
     };
     let Some(scalar) = field.scalar() else {
-        d.wrong(&field, "IP:PORT", "write \"127.0.0.1:9901\"");
+        d.wrong(&field, "IP:PORT", &format!("write \"{example}\""));
         return None;
     };
     let Ok(address) = scalar.text.parse::<SocketAddr>() else {
@@ -74,10 +81,10 @@ pub(super) fn metrics(d: &mut Decoder<'_>, top: &Fields<'_>, listeners: &[Listen
         other.port() == address.port() && (other.ip() == address.ip() || any)
     };
     if address.port() != 0
-        && let Some(taken) = listeners.iter().map(|listener| listener.address).find(both)
+        && let Some((key, taken)) = others.iter().find(|(_, other)| both(other))
     {
-        let message = format!("{}: {address} is an address of listeners ({taken})", field.path);
-        d.found.error(field.at(), message, "metrics have an address of their own; write another port");
+        let message = format!("{}: {address} is an address of {key} ({taken})", field.path);
+        d.found.error(field.at(), message, format!("{} needs an address of its own; write another port", section.name));
     }
     Some(address)
 }

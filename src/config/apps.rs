@@ -105,6 +105,9 @@ fn app(d: &mut Decoder<'_>, name: &str, field: &Field<'_>) -> Option<App> {
         return None;
     }
     let fields = d.fields(field, &APP)?;
+    if let Some(field) = fields.get("external") {
+        return external(d, name, &fields, &field);
+    }
     let cwd = cwd(d, &fields);
     let env = env(d, &fields);
     let command = command::decode(d, &fields, &cwd, &env);
@@ -126,7 +129,18 @@ fn app(d: &mut Decoder<'_>, name: &str, field: &Field<'_>) -> Option<App> {
             format!("{}.wait_ready needs preload: only then process.send('ready') reaches the proxy", fields.path);
         d.found.error(at, message, "remove wait_ready, or write preload: true for a Node.js program");
     }
-    let spec = Spec { command: command.words, cwd, env, preload: command.preload, user, umask, rlimits };
+    let preload = command.preload;
+    let spec = Spec { command: command.words, cwd, env, preload, user, umask, rlimits, external: None };
+    Some(App { name: name.to_owned(), spec, policy, affinity, balance, queue, response_timeout })
+}
+
+/// An app whose workers somebody else starts.
+fn external(d: &mut Decoder<'_>, name: &str, fields: &Fields<'_>, field: &Field<'_>) -> Option<App> {
+    let affinity = affinity::affinity(d, fields).unwrap_or_default();
+    let balance = affinity::balance(d, fields);
+    let response_timeout = d.duration(fields, "response_timeout").unwrap_or(RESPONSE_TIMEOUT);
+    let queue = queue(d, fields);
+    let (spec, policy) = super::external::decode(d, fields, field)?;
     Some(App { name: name.to_owned(), spec, policy, affinity, balance, queue, response_timeout })
 }
 
@@ -254,7 +268,7 @@ fn umask(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<u32> {
     }
 }
 
-fn policy(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Policy {
+pub(super) fn policy(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Policy {
     let default = Policy::default();
     let (backoff_min, backoff_max) = backoff(d, fields).unwrap_or((default.backoff_min, default.backoff_max));
     let (least, most) = instances(d, fields).unwrap_or((default.instances, default.max_instances));
@@ -275,6 +289,7 @@ fn policy(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Policy {
         stop_signal: stop_signal(d, fields).unwrap_or(default.stop_signal),
         backoff_min,
         backoff_max,
+        external: false,
         min_uptime: d.duration(fields, "min_uptime").unwrap_or(default.min_uptime),
     }
 }

@@ -45,13 +45,14 @@ pub struct Stop {
     setting = AppSettings::DeriveDisplayOrder,
     setting = AppSettings::DisableVersion,
     usage = "pingora-unix-proxy [OPTIONS] -c FILE\n    pingora-unix-proxy [OPTIONS] -- COMMAND [ARGS]...\n    \
-        pingora-unix-proxy status|reload|scale|restart|upgrade [-c FILE | --runtime-dir DIR]",
+        pingora-unix-proxy status|reload|scale|restart|upgrade|health [-c FILE | --runtime-dir DIR]",
     after_help = "FOR A RUNNING PROXY (--help after the command shows more):\n    \
         status [--json]                        show the apps and their workers\n    \
         reload                                 read the file again, replace workers of changed apps\n    \
         scale APP N|+1|-1|auto                 set how many workers an app has\n    \
         restart [APP]                          replace all workers one by one\n    \
-        upgrade                                replace the proxy by this program, losing nothing\n\nEXAMPLES:\n    \
+        upgrade                                replace the proxy by this program, losing nothing\n    \
+        health [--ready|--live|--startup]      say by the exit code whether it is well\n\nEXAMPLES:\n    \
         pingora-unix-proxy -c conf.yaml        run what the file says\n    \
         pingora-unix-proxy -t -c conf.yaml     print every mistake in the file\n    \
         pingora-unix-proxy -- node app.js      one worker per processor on http://127.0.0.1:8000"

@@ -251,7 +251,7 @@ fn placeholder(node: &Node) -> Option<&str> {
 
 /// The map that a key belongs to, when it is known elsewhere only.
 fn home(word: &str) -> Option<&'static str> {
-    if matches!(word, "min" | "max") {
+    if matches!(word, "min" | "max" | "limit") {
         return None;
     }
     let section = ALL.iter().find(|section| section.names().any(|name| name == word))?;

@@ -13,6 +13,7 @@ mod care;
 pub mod cli;
 mod command;
 mod error;
+mod external;
 mod fields;
 mod interpolate;
 mod limits;
@@ -23,12 +24,14 @@ mod pingora;
 mod routes;
 mod scalars;
 mod schema;
+mod shutdown;
 #[cfg(test)]
 mod tests;
 pub mod verbs;
 mod yaml;
 
 pub use error::{Error, Place, Warning};
+pub(crate) use shutdown::MARGIN as SHUTDOWN_MARGIN;
 
 use crate::fleet::policy::Policy;
 use crate::pool::QueuePolicy;
@@ -67,6 +70,9 @@ pub(crate) struct Config {
     pub(crate) admin: Option<PathBuf>,
     /// Where metrics are served, if at all.
     pub(crate) metrics: Option<SocketAddr>,
+    /// Where health is told, if at all.
+    pub(crate) health: Option<SocketAddr>,
+    pub(crate) shutdown: Shutdown,
     pub(crate) logs: output::Policy,
     pub(crate) alarms: Alarms,
 }
@@ -118,6 +124,15 @@ pub(crate) struct Limits {
     pub(crate) tunnel_idle_timeout: Duration,
     /// Open client connections in all; beyond, new ones are closed at once.
     pub(crate) connections: usize,
+}
+
+/// How the proxy ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Shutdown {
+    /// How long new connections are still served after the signal.
+    pub(crate) pre_stop_delay: Duration,
+    /// What whoever runs us gives until it kills us, from the signal on.
+    pub(crate) limit: Option<Duration>,
 }
 
 /// When somebody is to be told, and who.
@@ -238,9 +253,16 @@ pub fn check_on_paper(name: &Path, text: &str) -> Result<Vec<Warning>, Vec<Error
     decode_text(name, Path::new("/srv"), text, &Paper { root: true }).map(|(_, warnings)| warnings)
 }
 
-/// Where the proxy that runs with this file takes commands; `None` when it takes none. What else is wrong in the file
-/// does not matter here.
-pub(crate) fn admin_socket(file: &Path) -> Result<Option<PathBuf>, Vec<Error>> {
+/// Where the proxy that runs with a file can be asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reached {
+    /// The socket for commands, unless there is none.
+    pub(crate) admin: Option<PathBuf>,
+    pub(crate) health: Option<SocketAddr>,
+}
+
+/// Where the proxy that runs with this file can be asked. What else is wrong in the file does not matter here.
+pub(crate) fn reached(file: &Path) -> Result<Reached, Vec<Error>> {
     let whole = |message, hint: &str| {
         vec![Error {
             file: file.to_owned(),
@@ -256,18 +278,19 @@ pub(crate) fn admin_socket(file: &Path) -> Result<Option<PathBuf>, Vec<Error>> {
         Ok(root) => root,
         Err(problem) => {
             found.error(problem.at, problem.message, problem.hint);
-            return found.finish(None).map(|(socket, _)| socket);
+            return found.finish(None).map(|(reached, _)| reached);
         }
     };
     interpolate::expand(&mut root, &Here, &mut found);
     let base = fields::tidy(path.parent().unwrap_or(Path::new("/")));
     let mut d = Decoder { found, machine: &Here, base };
     let field = Field { path: String::new(), key_at: root.at, node: &root };
-    let Some(top) = d.fields(&field, &schema::TOP) else { return d.found.finish(None).map(|(socket, _)| socket) };
+    let Some(top) = d.fields(&field, &schema::TOP) else { return d.found.finish(None).map(|(reached, _)| reached) };
     d.found = Findings::new(file);
     let runtime_dir = limits::runtime_dir(&mut d, &top);
-    let socket = admin::socket(&mut d, &top, &runtime_dir);
-    d.found.finish(Some(socket)).map(|(socket, _)| socket)
+    let admin = admin::socket(&mut d, &top, &runtime_dir);
+    let health = admin::address(&mut d, &top, &schema::HEALTH, "127.0.0.1:9902", &[]);
+    d.found.finish(Some(Reached { admin, health })).map(|(reached, _)| reached)
 }
 
 /// Of a proxy that was started without a file, or whose file does not say.
@@ -354,12 +377,18 @@ fn decode(found: Findings, base: &Path, root: &Node, machine: &dyn Machine) -> L
     let routes = routes::decode(&mut d, &top, &apps);
     let limits = limits::decode(&mut d, &top);
     let admin = admin::socket(&mut d, &top, &runtime_dir);
-    let metrics = admin::metrics(&mut d, &top, &listeners);
+    let mut taken: Vec<(&str, SocketAddr)> = listeners.iter().map(|l| ("listeners", l.address)).collect();
+    let metrics = admin::address(&mut d, &top, &schema::METRICS, "127.0.0.1:9901", &taken);
+    taken.extend(metrics.map(|address| ("metrics", address)));
+    let health = admin::address(&mut d, &top, &schema::HEALTH, "127.0.0.1:9902", &taken);
+    let shutdown = shutdown::decode(&mut d, &top, &apps.apps);
     let logs = logs::decode(&mut d, &top);
     let alarms = alarms::decode(&mut d, &top);
     limits::check_socket_paths(&mut d, &top, &runtime_dir, &apps.apps);
+    external::check(&mut d, &apps, &runtime_dir);
+    let apps = apps.apps;
     let config =
-        Config { server, listeners, runtime_dir, apps: apps.apps, routes, limits, admin, metrics, logs, alarms };
+        Config { server, listeners, runtime_dir, apps, routes, limits, admin, metrics, health, shutdown, logs, alarms };
     d.found.finish(Some(config))
 }
 

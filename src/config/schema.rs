@@ -70,6 +70,7 @@ pub(super) const ALL: &[&Section] = &[
     &SERVER,
     &LISTENER,
     &APP,
+    &EXTERNAL,
     &INSTANCES,
     &BACKOFF,
     &QUEUE,
@@ -81,6 +82,8 @@ pub(super) const ALL: &[&Section] = &[
     &LIMITS,
     &ADMIN,
     &METRICS,
+    &HEALTH,
+    &SHUTDOWN,
     &LOGS,
     &ROTATE,
     &ALARMS,
@@ -98,10 +101,16 @@ pub(super) const TOP: Section = Section {
         key("limits", Map, Words("see below")),
         key("admin", Map, Yaml("{socket: default}")),
         key("metrics", Map, Words("not served")),
+        key("health", Map, Words("not served")),
+        key("shutdown", Map, Yaml("{pre_stop_delay: 0s, limit: none}")),
         key("logs", Map, Words("see below")),
         key("alarms", Map, Words("see below")),
     ],
     elsewhere: &[
+        ("stop", Write("write shutdown")),
+        ("grace_period", Write("write shutdown: {limit: 30s}")),
+        ("healthz", Write("write health: {address: \"127.0.0.1:9902\"}")),
+        ("health_check", Write("write health: {address: \"127.0.0.1:9902\"}, or health_check below an app")),
         ("prometheus", Write("write metrics: {address: \"127.0.0.1:9901\"}")),
         ("log", Write("write logs")),
         ("logging", Write("write logs")),
@@ -145,11 +154,15 @@ pub(super) const SERVER: Section = Section {
         ("upgrade_sock_connect_accept_max_retries", Later),
         (
             "grace_period_seconds",
-            Useless("the proxy ends with its workers: set drain_timeout and stop_timeout of the app"),
+            Useless(
+                "the proxy ends as soon as nothing is left; drain_timeout and stop_timeout of the app bound that, and shutdown: {limit: 30s}",
+            ),
         ),
         (
             "graceful_shutdown_timeout_seconds",
-            Useless("the proxy ends with its workers: set drain_timeout and stop_timeout of the app"),
+            Useless(
+                "the proxy ends as soon as nothing is left; drain_timeout and stop_timeout of the app bound that, and shutdown: {limit: 30s}",
+            ),
         ),
         ("user", Useless("the proxy keeps the user that starts it; set user for an app to change the workers' user")),
         (
@@ -203,6 +216,7 @@ pub(super) const APP: Section = Section {
         key("interpreter", Other("program"), Words("node")),
         key("node_args", Other("list, or words in one text"), Yaml("[]")),
         key("command", Other("list, or words in one text"), Words("none; this or script")),
+        key("external", Map, Words("the proxy starts the workers")),
         key("cwd", Other("directory"), Yaml(".")),
         key("env", Map, Yaml("{}")),
         key("user", Other("name or number"), Words("the proxy's user")),
@@ -323,6 +337,23 @@ pub(super) const APP: Section = Section {
         ("namespace", Useless("the name of the app is enough")),
         ("force", Useless("an app runs once, in as many workers as instances says")),
         ("shell", Useless("no shell is ever used; write command: [sh, -c, \"exec ...\"]")),
+    ],
+};
+
+pub(super) const EXTERNAL: Section = Section {
+    name: "apps.NAME.external",
+    keys: &[
+        key("directory", Other("absolute directory"), Required),
+        key("users", Other("list of names or numbers"), Words("the proxy's user")),
+        key("workers", Integer(1, 1024, ""), Yaml("16")),
+    ],
+    elsewhere: &[
+        ("dir", Write("write directory")),
+        ("path", Write("write directory")),
+        ("user", Write("write users: [1001]")),
+        ("uid", Write("write users: [1001]")),
+        ("max", Write("write workers")),
+        ("instances", Write("write workers: the most that may dial in")),
     ],
 };
 
@@ -489,6 +520,36 @@ pub(super) const METRICS: Section = Section {
         ("listen", Write("write address: \"127.0.0.1:9901\"")),
         ("path", Useless("it is /metrics")),
         ("enabled", Write("leave metrics out to serve none")),
+    ],
+};
+
+pub(super) const HEALTH: Section = Section {
+    name: "health",
+    keys: &[key("address", Other("IP:PORT"), Required)],
+    elsewhere: &[
+        ("port", Write("write address: \"127.0.0.1:9902\"")),
+        ("listen", Write("write address: \"127.0.0.1:9902\"")),
+        ("path", Useless("it is /livez, /readyz and /startupz")),
+        ("enabled", Write("leave health out to serve none")),
+    ],
+};
+
+pub(super) const SHUTDOWN: Section = Section {
+    name: "shutdown",
+    keys: &[
+        key("pre_stop_delay", Duration(0, 3_600_000), Yaml("0s")),
+        key("limit", DurationOrNone(2000, 86_400_000), Yaml("none")),
+    ],
+    elsewhere: &[
+        ("delay", Write("write pre_stop_delay")),
+        ("pre_stop", Write("write pre_stop_delay")),
+        ("timeout", Write("write limit: what the container or systemd gives before it kills")),
+        ("grace_period", Write("write limit")),
+        ("grace_period_seconds", Write("write limit: 30s (with the unit)")),
+        ("termination_grace_period_seconds", Write("write limit: 30s (with the unit)")),
+        ("timeout_stop_sec", Write("write limit: 90s (with the unit)")),
+        ("drain_timeout", Write("write it for the app, under apps")),
+        ("stop_timeout", Write("write it for the app, under apps")),
     ],
 };
 

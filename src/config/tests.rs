@@ -202,6 +202,8 @@ fn a_written_default_changes_nothing() {
             let Preset::Yaml(value) = key.default else { continue };
             let name = key.name;
             let text = match section.name {
+                // Without a script beside it; see below.
+                "apps.NAME.external" => continue,
                 "" => format!("{name}: {value}\napps: {{chat: {{script: app.js}}}}"),
                 "apps.NAME" => format!("apps: {{chat: {{script: app.js, {name}: {value}}}}}"),
                 nested if nested.starts_with("apps.NAME.") => {
@@ -222,6 +224,22 @@ fn a_written_default_changes_nothing() {
         }
     }
     assert!(seen > 25, "{seen}");
+}
+
+#[test]
+fn external_workers() {
+    let app = |inside: &str| {
+        good(&format!("apps: {{chat: {{external: {{directory: /run/shared/chat{inside}}}}}}}")).apps.remove(0)
+    };
+    let plain = app("");
+    assert_eq!(plain, app(", workers: 16, users: [0]"));
+    let external = plain.spec.external.expect("external");
+    assert_eq!((external.directory.as_path(), external.users), (Path::new("/run/shared/chat"), vec![0]));
+    assert!(plain.policy.external && plain.spec.preload && plain.spec.command.is_empty());
+    assert_eq!(plain.policy.most(), 16);
+    // Numbers need no name; the same user once.
+    let users = app(", users: [node, 1001, 4711], workers: 2").spec.external.expect("external").users;
+    assert_eq!(users, [1001, 4711]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::cli::{Stop, mistake};
 use super::error::{Error, nearest, shown};
 use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use structopt::StructOpt;
@@ -34,6 +35,17 @@ pub enum Verb {
     },
     /// By this very program.
     Upgrade,
+    Health {
+        check: Check,
+    },
+}
+
+/// What `health` asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    Live,
+    Ready,
+    Startup,
 }
 
 /// Which proxy is meant.
@@ -61,7 +73,7 @@ impl Proxy {
         match self {
             Proxy::RuntimeDir(dir) => Ok(dir.join(crate::process::ADMIN_SOCKET)),
             Proxy::Default => Ok(super::default_runtime_dir().join(crate::process::ADMIN_SOCKET)),
-            Proxy::Conf(file) => match super::admin_socket(file).map_err(lines)? {
+            Proxy::Conf(file) => match super::reached(file).map_err(lines)?.admin {
                 Some(socket) => Ok(socket),
                 None => Err(format!("{}: admin has socket: off, so this proxy takes no commands", file.display())),
             },
@@ -69,9 +81,20 @@ impl Proxy {
     }
 }
 
+impl Proxy {
+    /// Where it tells its health, if it has an address for that; else commands ask its socket.
+    pub(crate) fn health(&self) -> Option<SocketAddr> {
+        match self {
+            // What is wrong in the file is told by `socket`.
+            Proxy::Conf(file) => super::reached(file).ok()?.health.filter(|address| address.port() != 0),
+            _ => None,
+        }
+    }
+}
+
 const NAME: &str = "pingora-unix-proxy";
 /// The verbs of [`Options`], as they are written.
-pub(super) const VERBS: [&str; 5] = ["status", "reload", "scale", "restart", "upgrade"];
+pub(super) const VERBS: [&str; 6] = ["status", "reload", "scale", "restart", "upgrade", "health"];
 
 /// Steers a running proxy
 #[derive(Debug, StructOpt)]
@@ -119,6 +142,20 @@ enum Options {
         #[structopt(flatten)]
         common: Common,
     },
+    /// Says whether the proxy is ready, for health checks of containers: exit code 0 if it is, else 1
+    Health {
+        /// Every app has a worker that takes requests, and the proxy does not stop (the default)
+        #[structopt(long, conflicts_with_all = &["live", "startup"])]
+        ready: bool,
+        /// The proxy itself lives, whatever its workers do
+        #[structopt(long, conflicts_with = "startup")]
+        live: bool,
+        /// Every app has been ready once
+        #[structopt(long)]
+        startup: bool,
+        #[structopt(flatten)]
+        common: Common,
+    },
 }
 
 #[derive(Debug, StructOpt)]
@@ -131,7 +168,7 @@ struct Common {
     #[structopt(long, value_name = "DIR", parse(from_os_str))]
     runtime_dir: Option<PathBuf>,
 
-    /// How long to wait for the outcome, as in 30s [default: 10s for status, else 1h]
+    /// How long to wait for the outcome, as in 30s [default: 5s for health, 10s for status, else 1h]
     #[structopt(long, value_name = "TIME", parse(try_from_str = time))]
     timeout: Option<Duration>,
 }
@@ -155,6 +192,14 @@ impl From<Options> for Asked {
             Options::Scale { app, to, common } => (Verb::Scale { app, to }, common),
             Options::Restart { app, common } => (Verb::Restart { app }, common),
             Options::Upgrade { common } => (Verb::Upgrade, common),
+            Options::Health { live, startup, common, .. } => {
+                let check = match (live, startup) {
+                    (true, _) => Check::Live,
+                    (_, true) => Check::Startup,
+                    _ => Check::Ready,
+                };
+                (Verb::Health { check }, common)
+            }
         };
         let proxy = match (common.conf, common.runtime_dir) {
             (Some(file), _) => Proxy::Conf(file),
@@ -246,6 +291,14 @@ mod tests {
             assert_eq!(asked(&format!("p scale chat {to}")).unwrap().verb, verb);
         }
         assert_eq!(asked("p restart").unwrap().verb, Verb::Restart { app: None });
+        for (line, check) in [
+            ("p health", Check::Ready),
+            ("p health --ready", Check::Ready),
+            ("p -c c.yaml health --live", Check::Live),
+            ("p health --startup", Check::Startup),
+        ] {
+            assert_eq!(asked(line).unwrap().verb, Verb::Health { check }, "{line}");
+        }
         assert_eq!(asked("p restart chat").unwrap().verb, Verb::Restart { app: Some("chat".into()) });
         let reload = asked("p reload -c c.yaml --timeout 1m30s").unwrap();
         assert_eq!((reload.verb, reload.timeout), (Verb::Reload, Some(Duration::from_secs(90))));
@@ -261,6 +314,7 @@ mod tests {
             ("p status --jsn", "--json"),
             ("p status chat", "unexpected \"chat\""),
             ("p status -c a --runtime-dir b", "cannot be used with"),
+            ("p health --live --ready", "cannot be used with"),
         ];
         for (line, told) in cases {
             let stop = asked(line).expect_err(line);

@@ -91,8 +91,9 @@ impl Fleet {
         self.enter(incarnation, State::Draining, why);
     }
 
-    /// Tunnels are closed once their clients have somewhere to go.
+    /// Tunnels are closed once their clients have somewhere to go, and sessions that poll are ended.
     pub(super) fn ask_tunnels(&mut self) {
+        let now = self.now;
         let stopping = self.goal >= Goal::Stop;
         if !stopping && self.serving() == 0 {
             return;
@@ -104,22 +105,30 @@ impl Fleet {
             // The last to be closed need a moment to leave before the drain's end.
             let window = worker.policy.drain_window.min(worker.policy.drain_timeout.mul_f64(0.8)).min(most);
             let incarnation = worker.incarnation;
+            let listens = worker.connected && !worker.policy.external;
+            // Asked again after a change of the proxy, it may not have dialled in yet.
+            worker.drain.until = listens.then(|| after(now, window)).or(worker.drain.until);
             self.actions.push_back(Action::CloseTunnels { incarnation, code, window });
         }
     }
 
-    /// What a draining worker still has. First its tunnels go. Then it leaves the pool, so that what
-    /// waits there can come to an end: a session that polls comes back elsewhere and begins anew.
+    /// What a draining worker still has. First its tunnels go, and its polling sessions as far as it can
+    /// end them. Then it leaves the pool, so that what still waits there can come to an end: a session
+    /// that polls comes back elsewhere and begins anew.
     pub(super) fn carries(&mut self, incarnation: Incarnation, carried: Carried) {
+        let now = self.now;
         let stopping = self.goal >= Goal::Stop;
         let elsewhere = self.serving() > 0;
         let Some(worker) = self.workers.get_mut(&incarnation).filter(|w| w.state == State::Draining) else { return };
+        let ending = worker.drain.until.is_some_and(|until| now < until);
         if !stopping && worker.drain.asked && elsewhere && carried.tunnels == 0 && !worker.drain.silent {
-            worker.drain.silent = true;
+            let sessions = worker.load.map_or(0, |load| load.sessions);
+            // One that is between two polls must find it: only its worker can end it.
+            worker.drain.silent = !ending || (carried.parked == 0 && sessions == 0);
             worker.quiet = 0;
             return;
         }
-        let waits = if stopping { carried.tunnels } else { carried.parked.max(carried.tunnels) };
+        let waits = if stopping && !ending { carried.tunnels } else { carried.parked.max(carried.tunnels) };
         let idle = carried.active == 0 && waits == 0;
         worker.quiet = if idle { worker.quiet + 1 } else { 0 };
         if worker.quiet >= QUIET_LOOKS {
@@ -131,6 +140,9 @@ impl Fleet {
     pub(super) fn ask_to_end(&mut self, incarnation: Incarnation) {
         let now = self.now;
         let Some(worker) = self.workers.get_mut(&incarnation) else { return };
+        if worker.policy.external {
+            return self.let_go(incarnation, "is left to itself");
+        }
         let (signal, stop_timeout) = (worker.policy.stop_signal, worker.policy.stop_timeout);
         worker.probe.next = None;
         if worker.connected {
@@ -150,6 +162,9 @@ impl Fleet {
     pub(super) fn kill(&mut self, incarnation: Incarnation, reason: &str) {
         let now = self.now;
         let Some(worker) = self.workers.get_mut(&incarnation) else { return };
+        if worker.policy.external {
+            return self.let_go(incarnation, reason);
+        }
         worker.kills += 1;
         worker.signal_at = None;
         worker.probe.next = None;
@@ -171,6 +186,7 @@ impl Fleet {
         let cordoned = worker.cordon.is_some();
         worker.probe.next = None;
         worker.signal_at = None;
+        worker.leaves_at = None;
         worker.cordon = None;
         worker.role = Role::Retired;
         worker.deadline = Some(after(now, CLEANUP_LOST));
@@ -182,6 +198,7 @@ impl Fleet {
         let text = format!("{how}, {was} for {lasted}");
         match role {
             Role::Retired => self.note(Level::Info, incarnation, &text),
+            Role::Seated if self.is_external() => self.guest_left(slot, incarnation, was, &text),
             Role::Seated if cordoned => {
                 self.note(Level::Warn, incarnation, &text);
                 self.drop_seat(slot);

@@ -16,6 +16,14 @@ pub(crate) enum Event {
         incarnation: Incarnation,
         pid: u32,
     },
+    /// A worker that we did not start has dialled in, and was promised this place by
+    /// [`Fleet::vacancy`](super::Fleet::vacancy).
+    Joined {
+        slot: Slot,
+        incarnation: Incarnation,
+        /// As we see it; `None` when it lives in another PID namespace.
+        pid: Option<u32>,
+    },
     /// The process could not be started; `why` is for people.
     SpawnFailed {
         incarnation: Incarnation,
@@ -159,7 +167,8 @@ pub(crate) enum Action {
     Check { incarnation: Incarnation, attempt: u32 },
     /// [`Fleet::seats`](super::Fleet::seats) changed.
     Publish,
-    /// Close the worker's tunnels, spread over the window, with this WebSocket close code.
+    /// Close the worker's tunnels, spread over the window, with this WebSocket close code, and have it
+    /// end the sessions that poll.
     CloseTunnels { incarnation: Incarnation, code: u16, window: Duration },
     /// Tell the worker over its control channel to finish.
     SendShutdown { incarnation: Incarnation },

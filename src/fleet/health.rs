@@ -5,6 +5,10 @@ use super::rules::{PROBE_LOST, brief};
 use super::{Action, Alarm, Fleet, Role, State};
 use crate::worker::Incarnation;
 use log::Level;
+use std::time::Duration;
+
+/// Between two looks at an external worker that hangs: nothing depends on it.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 impl Fleet {
     /// It became ready: from now on it must show that it is well.
@@ -30,6 +34,9 @@ impl Fleet {
         let Some(worker) = self.workers.get_mut(&incarnation) else { return };
         worker.connected = false;
         worker.health.due = None;
+        if worker.policy.external {
+            self.guest_hung_up(incarnation);
+        }
     }
 
     pub(super) fn check(&mut self, incarnation: Incarnation) {
@@ -59,6 +66,7 @@ impl Fleet {
                     self.heal(incarnation);
                 }
             }
+            Err(_) if worker.leaves_at.is_some() => self.let_go(incarnation, "hung up and does not answer"),
             Err(why) => {
                 pulse.good = 0;
                 pulse.bad = pulse.bad.saturating_add(1);
@@ -96,11 +104,11 @@ impl Fleet {
             // Nobody waits for it.
             return self.kill(incarnation, &reason);
         }
-        self.note(
-            Level::Warn,
-            incarnation,
-            &format!("{reason}; it gets no request, and is killed in {}", brief(limit)),
-        );
+        let then = match self.is_external() {
+            true => String::new(),
+            false => format!(", and is killed in {}", brief(limit)),
+        };
+        self.note(Level::Warn, incarnation, &format!("{reason}; it gets no request{then}"));
         let name = self.name(incarnation);
         self.alarm(Alarm::Hung, Some(slot), true, &format!("{name}: {reason}"));
     }
@@ -133,7 +141,13 @@ impl Fleet {
 
     /// It had its time.
     pub(super) fn give_up(&mut self, incarnation: Incarnation) {
+        let now = self.now;
         let Some(worker) = self.workers.get_mut(&incarnation) else { return };
+        if worker.policy.external {
+            // Not ours to kill: it may stand there until it answers, or its connection breaks.
+            worker.deadline = Some(after(now, worker.policy.health.unhealthy_timeout.max(LOOK_AGAIN)));
+            return;
+        }
         let reason = format!("hung for {}: {}", brief(worker.policy.health.unhealthy_timeout), worker.reason);
         let slot = worker.slot;
         self.actions.push_back(Action::Examine { incarnation });

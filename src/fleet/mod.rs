@@ -28,6 +28,7 @@
 //! |---|---|
 //! | `start.rs` | coming up: spawn, path, probe, ready |
 //! | `end.rs` | drain, stop, kill, exit, back-off, crash loops |
+//! | `external.rs` | workers that others start |
 //! | `health.rs` | heartbeat and checks |
 //! | `rollout.rs` | generations, successors, replacement |
 //! | `scaling.rs`, `size.rs` | how many workers; which one goes |
@@ -40,6 +41,7 @@
 mod backoff;
 mod end;
 mod event;
+mod external;
 mod health;
 mod limits;
 pub(crate) mod policy;
@@ -146,7 +148,7 @@ impl Fleet {
         self.now = self.now.max(now);
         self.apply(event);
         self.fire_deadlines();
-        if self.goal == Goal::Run {
+        if self.goal == Goal::Run && !self.is_external() {
             self.advance_rollout();
             self.fit_size();
             self.fill_slots();
@@ -206,17 +208,17 @@ impl Fleet {
         })
     }
 
+    /// All its workers are to end, and none will come in their place.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.goal >= Goal::Stop
+    }
+
     pub(crate) fn workers(&self) -> impl Iterator<Item = &Worker> + '_ {
         self.workers.values()
     }
 
     pub(crate) fn slots(&self) -> impl Iterator<Item = (Slot, &Seat)> + '_ {
         self.slots.iter().map(|(slot, seat)| (*slot, seat))
-    }
-
-    /// Whether it is to end, or has ended.
-    pub(crate) fn is_stopping(&self) -> bool {
-        self.goal >= Goal::Stop
     }
 
     /// How many workers are to take new sessions.

@@ -36,6 +36,9 @@ pub(crate) struct Policy {
     pub(crate) health: Health,
     pub(crate) scaling: Scaling,
     pub(crate) limits: Limits,
+    /// Workers come and go by themselves, at most `max_instances`: none is started, signalled or killed.
+    #[serde(default)]
+    pub(crate) external: bool,
 }
 
 /// When a slot counts as failed.
@@ -139,6 +142,7 @@ impl Default for Policy {
             health: Health::default(),
             scaling: Scaling::default(),
             limits: Limits::default(),
+            external: false,
         }
     }
 }

@@ -31,6 +31,7 @@ impl Fleet {
             Event::Stop => self.stop_all(),
             Event::Kill => self.kill_all(),
             Event::Spawned { incarnation, pid } => self.spawned(incarnation, pid),
+            Event::Joined { slot, incarnation, pid } => self.joined(slot, incarnation, pid),
             Event::SpawnFailed { incarnation, why } => self.gone(incarnation, format!("could not be started: {why}")),
             Event::Exited { incarnation, how } => self.gone(incarnation, how),
             Event::Cleaned { incarnation } => {
@@ -38,7 +39,10 @@ impl Fleet {
                     self.remove(incarnation);
                 }
             }
-            Event::Hello { incarnation } => self.with(incarnation, |w| w.connected = true),
+            Event::Hello { incarnation } => self.with(incarnation, |w| {
+                w.connected = true;
+                w.leaves_at = None;
+            }),
             Event::HungUp { incarnation } => self.hung_up(incarnation),
             Event::AppReady { incarnation } => self.with(incarnation, |w| w.app_ready = true),
             Event::Path { incarnation } => self.path(incarnation),
@@ -97,6 +101,8 @@ impl Fleet {
             if worker.pid.is_some() {
                 self.actions.push_back(Action::Signal { incarnation, signal });
             }
+        } else if due(worker.leaves_at) {
+            self.let_go(incarnation, "hung up and did not come back");
         } else if due(worker.deadline) {
             self.deadline(incarnation);
         } else if due(worker.probe.next) {

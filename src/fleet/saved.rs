@@ -111,6 +111,9 @@ impl Fleet {
         let missed = present.saturating_sub(now);
         for worker in self.workers.values_mut() {
             worker.connected = false;
+            if worker.policy.external && worker.is_alive() {
+                worker.leaves_at = Some(present.max(now).saturating_add(super::external::REDIAL_AFTER_CHANGE));
+            }
             worker.health.due = None;
             worker.drain.asked = false;
             // Who comes up, or should answer again, had nobody to tell.

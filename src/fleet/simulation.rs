@@ -182,6 +182,7 @@ impl World {
                 requests: random.bool().then(|| random.u64(10..1000)),
                 lifetime: random.bool().then(|| ms(random.u64(500..20_000))),
             },
+            external: false,
         }
     }
 

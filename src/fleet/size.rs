@@ -32,7 +32,7 @@ impl Fleet {
         self.see_skew();
         let policy = self.policy();
         let (least, most) = (policy.instances, policy.most());
-        if self.manual.is_some() || least == most || self.rollout.is_some() {
+        if self.manual.is_some() || least == most || policy.external || self.rollout.is_some() {
             return self.scaler.forget(self.now);
         }
         let now = self.now;

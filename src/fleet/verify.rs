@@ -32,6 +32,8 @@ impl Fleet {
         check(worker.timers().all(|t| t > self.now), || format!("{who} has an overdue timer"))?;
         check(worker.incarnation.0 < self.next_incarnation, || format!("{who} is from the future"))?;
         check(worker.signal_at.is_none() || worker.state == State::Stopping, || format!("{who} awaits a signal"))?;
+        let away = worker.policy.external && !worker.connected && worker.is_alive();
+        check(worker.leaves_at.is_none() || away, || format!("{who} is expected to leave"))?;
         check(worker.probe.next.is_none() || worker.state == State::Listening, || format!("{who} is probed"))?;
         let watched = worker.health.next.is_some() || worker.health.due.is_some();
         check(!watched || worker.is_up(), || format!("{who} is watched"))?;
@@ -59,6 +61,10 @@ impl Fleet {
         let count = |role| self.workers().filter(|w| w.is_alive() && w.role == role).count();
         let cordoned = self.workers().filter(|w| w.cordon.is_some()).count();
         let seated = count(Role::Seated);
+        if self.is_external() {
+            let most = usize::from(self.policy().most());
+            return check(seated <= most || self.goal > Goal::Run, || format!("{seated} external workers of {most}"));
+        }
         let most = usize::from(self.desired) + cordoned;
         check(seated <= most || self.goal > Goal::Run, || format!("{seated} workers are too many"))?;
         let target = self.rollout.as_ref().map_or(self.generation, |r| r.generation);

@@ -117,6 +117,9 @@ pub(crate) struct Worker {
     pub(super) signal_at: Option<Time>,
     /// How often SIGKILL was sent.
     pub(super) kills: u32,
+    /// When an external worker that hung up counts as gone.
+    #[serde(default)]
+    pub(super) leaves_at: Option<Time>,
 }
 
 /// Whether the socket answers, while the worker comes up.
@@ -157,6 +160,9 @@ pub(super) struct Drain {
     pub(super) asked: bool,
     /// Out of the pool: what comes back is all that still comes.
     pub(super) silent: bool,
+    /// Until when it ends its polling sessions, if it was told to.
+    #[serde(default)]
+    pub(super) until: Option<Time>,
     /// Another took its seat, so it counts against the surge.
     pub(super) replaced: bool,
 }
@@ -201,6 +207,7 @@ impl Worker {
             quiet: 0,
             signal_at: None,
             kills: 0,
+            leaves_at: None,
         }
     }
 
@@ -243,6 +250,7 @@ impl Worker {
             self.health.next,
             self.proven_at,
             self.expires,
+            self.leaves_at,
         ]
         .into_iter()
         .flatten()

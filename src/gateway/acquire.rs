@@ -26,7 +26,7 @@ pub(super) async fn acquire(
     let (queue, policy) = (pool.queue(), pool.settings().queue);
     let began = Instant::now();
     let lease = match queue.enter(policy.max) {
-        Some(_place) => timeout(policy.timeout, wait(pool, pick)).await.ok(),
+        Some(_place) => timeout(policy.timeout, wait(pool, pick)).await.ok().flatten(),
         None => None,
     };
     queue.note_wait(began.elapsed());
@@ -36,12 +36,15 @@ pub(super) async fn acquire(
     lease
 }
 
-async fn wait(pool: &Pool, pick: impl Fn() -> Option<Lease>) -> Lease {
+async fn wait(pool: &Pool, pick: impl Fn() -> Option<Lease>) -> Option<Lease> {
     loop {
         let mut woken = pin!(pool.queue().woken());
         woken.as_mut().enable();
         if let Some(lease) = pick() {
-            return lease;
+            return Some(lease);
+        }
+        if pool.queue().is_closed() {
+            return None;
         }
         woken.await;
     }
@@ -101,6 +104,19 @@ mod tests {
         let (first, ()) = tokio::join!(first, second);
         assert!(first.is_none());
         assert_eq!((pool.queue().waiting(), pool.queue().refused()), (0, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_workers_that_will_not_come() {
+        let pool = Arc::new(queued(10, Duration::from_secs(5), None));
+        let close = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            pool.queue().close();
+        };
+        let began = Instant::now();
+        let (first, ()) = tokio::join!(any(&pool), close);
+        assert!(first.is_none() && any(&pool).await.is_none());
+        assert_eq!(began.elapsed(), Duration::from_secs(1));
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 use super::message::Message;
 use super::wire::{Channel, Frame, Parcel};
 use super::{Error, LEAVE, STILL, step_limit};
-use crate::process::Other;
+use crate::process::{Other, init};
 use async_trait::async_trait;
 use serde_json::Value;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -92,6 +92,7 @@ impl Giving<'_> {
         given: &mut Given,
         tunnels: &mut Vec<P::Frozen>,
     ) -> Result<(), Error> {
+        self.promise();
         let names = given.sockets.iter().map(|(name, _)| name.clone()).collect();
         let estate = Message::Estate { estate: given.estate.take(), sockets: names };
         let sockets = given.sockets.iter().map(|(_, socket)| socket.as_fd());
@@ -110,6 +111,13 @@ impl Giving<'_> {
         self.expect("committed").await
     }
 
+    /// From the estate on the successor can go on without us, which it may only if its container does.
+    fn promise(&self) {
+        if let Err(why) = init::promise_to(self.pid) {
+            log::warn!("{why}");
+        }
+    }
+
     async fn expect(&mut self, wanted: &'static str) -> Result<(), Error> {
         let limit = if self.committing { STILL.min(step_limit()) } else { step_limit() };
         let heard = self.channel.hear_within(limit).await;
@@ -118,6 +126,7 @@ impl Giving<'_> {
             Frame::Message(Message::Bound { pid }, _) if wanted == "bound" => {
                 if pid != self.pid {
                     (self.process, self.pid) = (Other::open(pid), pid);
+                    self.promise();
                 }
                 Ok(())
             }

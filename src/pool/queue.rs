@@ -1,6 +1,6 @@
 //! Requests that wait for a worker: bounded in number, and each in time by its waiter.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
@@ -31,6 +31,8 @@ pub(crate) struct Queue {
     longest: AtomicU64,
     /// Requests that found the queue full, or waited too long.
     refused: AtomicU64,
+    /// No worker will come any more.
+    closed: AtomicBool,
 }
 
 impl Queue {
@@ -51,6 +53,17 @@ impl Queue {
     pub(crate) fn enter(&self, max: u32) -> Option<Place<'_>> {
         let place = Place(self);
         (self.waiting.fetch_add(1, Ordering::Relaxed) < max).then_some(place)
+    }
+
+    /// No worker will come any more: nobody need wait.
+    pub(crate) fn close(&self) {
+        if !self.closed.swap(true, Ordering::AcqRel) {
+            self.wake.notify_waiters();
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     /// Ends when a worker may have room. Enable it before the last look, or a wake in between is missed.

@@ -5,9 +5,10 @@
 //! its workers to a successor. So the proxy that finds itself there forks before it has any thread: the child
 //! goes on as the proxy, the parent only waits for signals here. It has no thread, opens no file and allocates next to nothing.
 //!
-//! The first proxy is the init's *main process*. A main process names its successor with [`succeeded_by`], and no one
-//! else can: the init looks at who sent the signal. The end of a main process that has been succeeded changes
-//! nothing; the end of the newest is the init's end, with the same exit code (128 and the number of the signal that killed it).
+//! One proxy at a time is the *owner* of what the container does: first the one that the init started. It names its heir
+//! with [`promise_to`] when it begins to give everything away, and retires with [`succeeded_by`] when that is done. No one
+//! else can: the init looks at who sent the signal. If the owner ends unasked, its heir is the owner; if the heir ends, nothing has changed.
+//! When there is neither, the init ends, with the exit code of the last owner (128 and the number of the signal that killed it).
 
 use super::Error;
 use nix::libc;
@@ -33,13 +34,15 @@ pub(super) const VARIABLES: [&str; 2] = [ASKED, INIT_PID];
 const NAME: &std::ffi::CStr = c"pup-init";
 /// Carries the pid of a successor. A number of its own for glibc and musl alike, both of which take the first few of the
 /// real-time signals for themselves.
-const SUCCEEDED: libc::c_int = 40;
-/// How often the init looks after a main process that is not its child: such an end is told by no signal.
+const SUCCESSION: libc::c_int = 40;
+/// Beside the pid, which never has this bit: the sender retires.
+const RETIRES: usize = 1 << 31;
+/// How often the init looks after a proxy that is not its child: such an end is told by no signal.
 const WATCH: Duration = Duration::from_millis(250);
 const LONG: Duration = Duration::from_secs(3600);
-/// How long proxies that were succeeded may take to end after the newest one has.
+/// How long retired proxies may take to end after the last owner.
 const LINGER: Duration = Duration::from_secs(5);
-/// Main processes that are known at once; beyond it the oldest is forgotten.
+/// Proxies that are known at once; beyond it the oldest that has retired is forgotten.
 const MOST: usize = 64;
 
 /// Who returns from [`enter`].
@@ -79,8 +82,8 @@ pub(crate) fn enter() -> Result<Role, Error> {
             // SAFETY: nothing in this process has opened a file beyond the standard ones, so no owner loses one.
             unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
             let child = Pid::from_raw(child.as_raw());
-            let child = child.and_then(Main::open).ok_or_else(|| failed(nix::Error::ESRCH))?;
-            Ok(Role::Init(Init { mains: vec![child], stopping: false, code: None }.run()))
+            let child = child.and_then(Member::open).ok_or_else(|| failed(nix::Error::ESRCH))?;
+            Ok(Role::Init(Init { proxies: vec![child], stopping: false, code: None }.run()))
         }
     }
 }
@@ -101,15 +104,26 @@ fn introduce(init: u32) {
     }
 }
 
-/// Tells the init, if there is one, that from now on `successor` is the proxy, and that this process, so far the
-/// newest one, may end. The init takes the word of the newest one only.
+/// Tells the init, if there is one, that `successor` (of this process namespace) is to be the proxy should this one end from now on.
+/// For the owner, when it begins to give everything away; another call names another.
 ///
 /// Does nothing without an init. Fails when the init cannot be told: then the end of this process ends the container.
+pub(crate) fn promise_to(successor: u32) -> Result<(), Error> {
+    tell(successor, 0)
+}
+
+/// Tells the init, if there is one, that `successor` is the proxy, and this process only finishes what it has begun.
+///
+/// Does nothing without an init. Fails as [`promise_to`] does.
 pub(crate) fn succeeded_by(successor: u32) -> Result<(), Error> {
+    tell(successor, RETIRES)
+}
+
+fn tell(successor: u32, more: usize) -> Result<(), Error> {
     let Some(init) = find() else { return Ok(()) };
-    let value = libc::sigval { sival_ptr: std::ptr::without_provenance_mut(successor as usize) };
+    let value = libc::sigval { sival_ptr: std::ptr::without_provenance_mut(successor as usize | more) };
     // SAFETY: a plain system call with plain numbers; the pointer is never followed.
-    if unsafe { libc::sigqueue(init, SUCCEEDED, value) } == 0 {
+    if unsafe { libc::sigqueue(init, SUCCESSION, value) } == 0 {
         return Ok(());
     }
     Err(Error::io(format!("telling init process {init} of the successor"))(std::io::Error::last_os_error()))
@@ -171,26 +185,28 @@ fn next(set: &libc::sigset_t, limit: Duration) -> Option<Told> {
     }
 }
 
-/// The set with nothing but the word of a main process in it.
-fn only_succeeded() -> libc::sigset_t {
+/// The set with nothing but the word of an owner in it.
+fn only_succession() -> libc::sigset_t {
     // SAFETY: plain calls on a value on this stack; zeroed is a valid sigset_t.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut set);
-        libc::sigaddset(&mut set, SUCCEEDED);
+        libc::sigaddset(&mut set, SUCCESSION);
         set
     }
 }
 
-struct Main {
+/// A proxy.
+struct Member {
     pid: Pid,
     pidfd: OwnedFd,
+    retired: bool,
 }
 
-impl Main {
+impl Member {
     /// `None` when there is no such process.
-    fn open(pid: Pid) -> Option<Main> {
-        Some(Main { pid, pidfd: pidfd_open(pid, PidfdFlags::empty()).ok()? })
+    fn open(pid: Pid) -> Option<Member> {
+        Some(Member { pid, pidfd: pidfd_open(pid, PidfdFlags::empty()).ok()?, retired: false })
     }
 
     fn has_ended(&self) -> bool {
@@ -212,102 +228,116 @@ impl Main {
 }
 
 struct Init {
-    /// Proxies, the newest last. Not empty until the newest has ended.
-    mains: Vec<Main>,
+    /// Those that have retired, the owner, its heirs: in this order.
+    proxies: Vec<Member>,
     /// Whether an end was asked for.
     stopping: bool,
-    /// Of the newest main process, once it has ended.
+    /// Of the last owner, once it has ended.
     code: Option<u8>,
 }
 
 impl Init {
     fn run(mut self) -> u8 {
-        let (all, succeeded) = (blocked(), only_succeeded());
+        let (all, succession) = (blocked(), only_succession());
         let mut until = None;
         loop {
-            let own = self.mains.last().is_none_or(Main::is_child);
-            let wait = if own && until.is_none() { LONG } else { WATCH };
+            let told_of_ends = self.proxies.iter().all(Member::is_child);
+            let wait = if told_of_ends && until.is_none() { LONG } else { WATCH };
             if let Some(told) = next(all.as_ref(), wait) {
                 self.hear(&told);
             }
-            self.look(&succeeded);
+            self.look(&succession);
             let Some(code) = self.code else { continue };
             let until = *until.get_or_insert_with(|| {
-                self.mains.iter().for_each(|main| main.signal(libc::SIGTERM));
+                self.proxies.iter().for_each(|proxy| proxy.signal(libc::SIGTERM));
                 Instant::now() + LINGER
             });
-            if self.mains.is_empty() || Instant::now() >= until {
+            if self.proxies.is_empty() || Instant::now() >= until {
                 return code;
             }
         }
     }
 
+    fn owner(&self) -> Option<&Member> {
+        self.proxies.iter().find(|proxy| !proxy.retired)
+    }
+
     fn hear(&mut self, told: &Told) {
         match told.number {
             libc::SIGCHLD | libc::SIGTTIN | libc::SIGTTOU => {}
-            SUCCEEDED => self.succeed(told),
+            SUCCESSION => self.succession(told),
             // A terminal's signals reach the whole foreground group, the proxy included.
             _ if told.code > 0 => {}
             number @ (libc::SIGTERM | libc::SIGINT) => {
                 self.stopping = true;
-                self.mains.iter().for_each(|main| main.signal(number));
+                let retired = self.proxies.iter().filter(|proxy| proxy.retired);
+                retired.chain(self.owner()).for_each(|proxy| proxy.signal(number));
             }
-            number => self.mains.iter().rev().take(1).for_each(|main| main.signal(number)),
+            number => self.owner().into_iter().for_each(|owner| owner.signal(number)),
         }
     }
 
-    fn succeed(&mut self, told: &Told) {
-        if self.mains.last().is_none_or(|newest| newest.pid.as_raw_pid() != told.pid) {
+    fn succession(&mut self, told: &Told) {
+        let owner = self.owner().map(|owner| owner.pid).filter(|owner| owner.as_raw_pid() == told.pid);
+        let Some(owner) = owner else {
             return say(&format!("process {} is not the proxy here and names no successor", told.pid));
+        };
+        let pid = i32::try_from(told.value & !RETIRES).ok().and_then(Pid::from_raw).filter(|pid| *pid != owner);
+        let named = pid.and_then(Member::open).filter(|proxy| !proxy.has_ended());
+        let Some(heir) = named else {
+            return say(&format!("process {}, named as successor, does not run", told.value & !RETIRES));
+        };
+        let retires = told.value & RETIRES != 0;
+        // Whoever was named before is the heir no more.
+        self.proxies.retain(|proxy| proxy.retired || proxy.pid == owner);
+        self.proxies.iter_mut().for_each(|proxy| proxy.retired |= retires);
+        if self.proxies.len() == MOST {
+            self.proxies.remove(0);
         }
-        let pid = i32::try_from(told.value).ok().and_then(Pid::from_raw);
-        let known = pid.is_some_and(|pid| self.mains.iter().any(|main| main.pid == pid));
-        match pid.filter(|_| !known).and_then(Main::open).filter(|main| !main.has_ended()) {
-            Some(successor) => {
-                if self.mains.len() == MOST {
-                    self.mains.remove(0);
-                }
-                // What came before the change was for both.
-                if self.stopping {
-                    successor.signal(libc::SIGTERM);
-                }
-                self.mains.push(successor);
-            }
-            None => say(&format!("process {}, named as successor, does not run", told.value)),
+        if retires && self.stopping {
+            heir.signal(libc::SIGTERM);
         }
+        self.proxies.push(heir);
     }
 
-    /// Reaps, and sees which main processes have ended.
-    fn look(&mut self, succeeded: &libc::sigset_t) {
-        // Before reaping: of one that has ended by now, the reaping finds the status if it is our child's.
-        let mut ended: Vec<Pid> = self.mains.iter().filter(|main| main.has_ended()).map(|main| main.pid).collect();
-        let mut codes = Vec::new();
+    /// Reaps, and sees which proxies have ended.
+    fn look(&mut self, succession: &libc::sigset_t) {
+        // Before reaping: of a child that has ended by now, the reaping finds the status.
+        let mut ended: Vec<(Pid, Option<u8>)> = Vec::new();
+        ended.extend(self.proxies.iter().filter(|proxy| proxy.has_ended()).map(|proxy| (proxy.pid, None)));
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            if self.mains.iter().any(|main| main.pid == pid) {
+            if self.proxies.iter().any(|proxy| proxy.pid == pid) {
                 let code = status.exit_status().or(status.terminating_signal().map(|number| 128 + number));
-                codes.push((pid, code.unwrap_or(1) as u8));
-                if !ended.contains(&pid) {
-                    ended.push(pid);
-                }
+                ended.retain(|(known, _)| *known != pid);
+                ended.push((pid, code.and_then(|code| u8::try_from(code).ok())));
             }
         }
         if ended.is_empty() {
             return;
         }
         // Its last word may stand behind the news of its end: signals are handed out by number.
-        while let Some(told) = next(succeeded, Duration::ZERO) {
-            self.succeed(&told);
+        while let Some(told) = next(succession, Duration::ZERO) {
+            self.succession(&told);
         }
-        if let Some(newest) = self.mains.last().filter(|newest| self.code.is_none() && ended.contains(&newest.pid)) {
-            let told = codes.iter().find(|(pid, _)| *pid == newest.pid).map(|(_, code)| *code);
-            // Somebody else's child: nobody tells us how it ended.
-            let code = told.unwrap_or(u8::from(!self.stopping));
-            if code > 128 {
-                say(&format!("the proxy, process {}, was killed by signal {}", newest.pid.as_raw_pid(), code - 128));
+        for (pid, code) in ended {
+            let owned = self.owner().is_some_and(|owner| owner.pid == pid);
+            self.proxies.retain(|proxy| proxy.pid != pid);
+            if owned {
+                self.bereaved(pid, code);
             }
-            self.code = Some(code);
         }
-        self.mains.retain(|main| !ended.contains(&main.pid));
+    }
+
+    /// The owner has ended.
+    fn bereaved(&mut self, pid: Pid, code: Option<u8>) {
+        if let Some(code) = code.filter(|code| *code > 128) {
+            say(&format!("the proxy, process {}, was killed by signal {}", pid.as_raw_pid(), code - 128));
+        }
+        // An end that was asked for is nobody's inheritance.
+        if self.stopping || self.owner().is_none() {
+            // Of somebody else's child nobody tells how it ended.
+            self.code.get_or_insert(code.unwrap_or(u8::from(!self.stopping)));
+        }
     }
 }
 

@@ -32,3 +32,12 @@ impl Other {
         Ok(pidfd_send_signal(self.0.get_ref(), Signal::KILL)?)
     }
 }
+
+/// Sends SIGTERM to a process that was heard of a moment ago.
+pub(crate) fn ask_to_end(pid: u32) {
+    let sent =
+        i32::try_from(pid).ok().and_then(Pid::from_raw).map(|pid| rustix::process::kill_process(pid, Signal::TERM));
+    if let Some(Err(error)) = sent {
+        log::warn!("sending SIGTERM to process {pid}: {error}");
+    }
+}

@@ -9,6 +9,10 @@
  */
 
 const VARIABLE = 'PINGORA_UNIX_PROXY_WORKER';
+/** The directory that a worker shares with a proxy that did not start it. */
+const JOIN = 'PINGORA_UNIX_PROXY_JOIN';
+/** Who such a worker is, for its threads and the workers of its cluster: 'TOKEN.NAME', with '.up' once it listens. */
+const JOIN_ID = 'PINGORA_UNIX_PROXY_JOIN_ID';
 const LOADED = Symbol.for('pingora-unix-proxy.preload');
 /** Longest line either side may send, in bytes (docs/protocol.md). */
 const MAX_LINE = 1024 * 1024;
@@ -29,6 +33,17 @@ const MAIN_AFTER_MS = 1000;
 /** A full backlog of a Unix socket refuses at once, where TCP would retry: so ask for the kernel's usual most. */
 const LEAST_BACKLOG = 4096;
 const SOCKET_MODE = 0o660;
+/** The proxy is another user; who may come near is for the directory to say. */
+const SHARED_SOCKET_MODE = 0o666;
+/** How long a worker that joins waits in silence, and then between two complaints. */
+const PATIENCE_MS = 10000;
+const COMPLAIN_EVERY_MS = 60000;
+/** Between two sessions that a drain ends, where it need not hurry; and between two looks for more of them. */
+const DRAIN_STEP_MS = 10;
+const DRAIN_LOOK_MS = 100;
+/** From one refusal to the next try, doubled each time. */
+const REFUSED_FIRST_MS = 2000;
+const REFUSED_LAST_MS = 30000;
 
 const settings = global[LOADED] ? null : readSettings();
 if (settings !== null) {
@@ -39,19 +54,18 @@ if (settings !== null) {
 /** The worker's settings, or null where there is nothing to do. */
 function readSettings() {
   const text = process.env[VARIABLE];
-  if (text === undefined || text === '') return null;
+  const joins = text === undefined || text === '';
+  const name = joins ? JOIN : VARIABLE;
+  if (joins && !process.env[JOIN]) return null;
   if (process.versions.bun !== undefined || process.versions.deno !== undefined) return null;
   const wrong = function (what) {
     // One warning is enough: the processes this one starts would say the same.
-    delete process.env[VARIABLE];
-    try {
-      require('fs').writeSync(2, 'pingora-unix-proxy: ' + VARIABLE + ' ' + what + '; this process is left alone\n');
-    } catch (_) {
-      // stderr is closed: nobody to tell.
-    }
+    delete process.env[name];
+    complain(name + ' ' + what + '; this process is left alone');
     return null;
   };
   if (parseInt(process.versions.node, 10) < 16) return wrong('needs Node.js 16 or later');
+  if (joins) return joinSettings(process.env[JOIN], wrong);
   let s;
   try {
     s = JSON.parse(text);
@@ -75,6 +89,48 @@ function readSettings() {
   if (!isCount(s.keep_alive_ms)) s.keep_alive_ms = 75000;
   if (!isCount(s.orphan_ms)) s.orphan_ms = 30000;
   return s;
+}
+
+/** Known only once a proxy has taken the worker in, where none started it. */
+function entitle(shared) {
+  const settings = shared.settings;
+  if (shared.isMainThread && settings.app !== undefined) process.title = settings.app + ': slot ' + settings.slot;
+}
+
+function complain(text) {
+  try {
+    require('fs').writeSync(2, 'pingora-unix-proxy: ' + text + '\n');
+  } catch (_) {
+    // stderr is closed: nobody to tell.
+  }
+}
+
+/**
+ * The settings of a worker that no proxy started, as far as they are known before one has taken it in. Each process is
+ * a worker of its own, but for threads and a cluster's workers. What a worker starts besides is none.
+ */
+function joinSettings(directory, wrong) {
+  if (directory[0] !== '/') return wrong('is not an absolute path');
+  const given = /^([0-9a-f]{32})\.([0-9a-f]{12})(\.up)?$/.exec(process.env[JOIN_ID] || '');
+  const isPart = given !== null && (!require('worker_threads').isMainThread || require('cluster').isWorker);
+  if (given !== null && !isPart && given[3] !== undefined) return null;
+  const random = function (bytes) {
+    return require('crypto').randomBytes(bytes).toString('hex');
+  };
+  const token = isPart ? given[1] : random(16);
+  const name = isPart ? given[2] : random(6);
+  if (!isPart) process.env[JOIN_ID] = token + '.' + name;
+  const base = directory.replace(/\/+$/, '');
+  return {
+    external: true,
+    control: base + '/control.sock',
+    socket: base + '/worker.' + name + '.sock',
+    token,
+    tag: undefined,
+    port: null,
+    keep_alive_ms: 75000,
+    orphan_ms: Infinity,
+  };
 }
 
 function install(settings) {
@@ -250,12 +306,12 @@ function createSeats(shared) {
     if (seat.up) return;
     seat.up = true;
     try {
-      fs.chmodSync(seat.path, SOCKET_MODE);
+      fs.chmodSync(seat.path, settings.external ? SHARED_SOCKET_MODE : SOCKET_MODE);
       decideMain(seat);
     } catch (_) {
       // The file is gone again, or the directory can't be read: the proxy's probe will tell.
     }
-    if (shared.isMainThread) process.title = settings.app + ': slot ' + settings.slot;
+    entitle(shared);
     if (shared.finishing) return;
     shared.channel.start();
     shared.channel.announce(seat);
@@ -772,14 +828,15 @@ function emitStream(server, request, response) {
  * a request sent on a connection that closes just then would fail.
  */
 function raiseTimeouts(server, shared) {
-  const keepAlive = shared.settings.keep_alive_ms;
-  const guard = function (name, least) {
+  const settings = shared.settings;
+  const guard = function (name, more) {
     let value = server[name];
     Object.defineProperty(server, name, {
       enumerable: true,
       configurable: true,
       get: function () {
         if (shared.finishing && name === 'keepAliveTimeout') return 1;
+        const least = settings.keep_alive_ms + more;
         return typeof value === 'number' && value > 0 && value < least ? least : value;
       },
       set: function (wanted) {
@@ -787,8 +844,8 @@ function raiseTimeouts(server, shared) {
       },
     });
   };
-  guard('keepAliveTimeout', keepAlive);
-  guard('headersTimeout', keepAlive + 5000);
+  guard('keepAliveTimeout', 0);
+  guard('headersTimeout', 5000);
 }
 
 function closeIdle(server) {
@@ -800,15 +857,17 @@ function closeIdle(server) {
 
 /** Makes the session ids of every Engine.IO server (1 to 6) end in the worker's tag, and counts its sessions. */
 function createEngines(shared) {
-  const tag = shared.settings.tag;
+  const settings = shared.settings;
   const cache = require('module')._cache;
   const met = new WeakSet();
   const live = new Set();
   const known = new WeakSet();
   let lastScan = 0;
-  const engines = { none: true, scan, scanAgain, sessions };
+  let drains = false;
+  const engines = { none: true, scan, scanAgain, sessions, drain };
 
   function tagged(id) {
+    const tag = settings.tag;
     if (tag === undefined || typeof id !== 'string' || id.length < 8) return id;
     return id.slice(0, -tag.length) + tag;
   }
@@ -874,6 +933,45 @@ function createEngines(shared) {
     return count;
   }
 
+  function polling() {
+    const found = [];
+    for (const reference of live) {
+      const engine = reference.deref();
+      const clients = (engine && engine.clients) || {};
+      for (const id of Object.keys(clients)) {
+        const session = clients[id];
+        // One that is about to upgrade will be a WebSocket, which the proxy closes; or it polls at the next look.
+        if (session.readyState !== 'open' || session.upgrading) continue;
+        if (session.transport && session.transport.name === 'polling') found.push(session);
+      }
+    }
+    return found;
+  }
+
+  /**
+   * Ends the sessions that poll, all within the window: the poll that waits, or else the next one, is answered with
+   * Engine.IO's close packet, whereupon every client begins anew at once and, by the proxy, elsewhere.
+   */
+  function drain(windowMs) {
+    if (drains) return;
+    drains = true;
+    const last = process.uptime() * 1000 + (windowMs >= 0 ? windowMs : 0);
+    let left = [];
+    const step = function () {
+      if (left.length === 0) left = polling();
+      const steps = Math.max((last - process.uptime() * 1000) / DRAIN_STEP_MS, 1);
+      for (const session of left.splice(0, Math.max(1, Math.ceil(left.length / steps)))) {
+        try {
+          session.close();
+        } catch (_) {
+          // It ends with its worker.
+        }
+      }
+      shared.timers.setTimeout(step, left.length > 0 ? DRAIN_STEP_MS : DRAIN_LOOK_MS).unref();
+    };
+    step();
+  }
+
   return engines;
 }
 
@@ -904,12 +1002,17 @@ function createChannel(shared) {
   let known = false; // Welcomed once.
   let awaySince = null;
   let welcomedAt = 0;
+  let trouble = 'it hung up';
+  let complainAt = 0;
+  let refusedFor = 0;
   const queue = [];
   let queued = 0;
 
   function start() {
-    if (started) return;
+    // Who joins is a worker, which it is not before it listens.
+    if (started || (settings.external && shared.seats.open.size === 0)) return;
     started = true;
+    if (settings.external && /[0-9a-f]$/.test(process.env[JOIN_ID] || '')) process.env[JOIN_ID] += '.up';
     dial();
     createStats(shared, timers, function (stats) {
       if (welcome && socket.writableLength < MAX_UNWRITTEN) write(stats);
@@ -929,18 +1032,7 @@ function createChannel(shared) {
     connection.setEncoding('utf8');
     connection.on('connect', function () {
       keep(connection);
-      write({
-        type: 'hello',
-        protocol: 1,
-        app: settings.app,
-        slot: settings.slot,
-        incarnation: settings.incarnation,
-        token: settings.token,
-        pid: process.pid,
-        node: process.versions.node,
-        tag: settings.tag,
-        messages: channel.onMessage !== null,
-      });
+      write(settings.external ? joining() : hello());
     });
     connection.on('data', function (text) {
       input += text;
@@ -951,7 +1043,9 @@ function createChannel(shared) {
       if (input.length > MAX_LINE) connection.destroy();
     });
     connection.on('drain', flush);
-    connection.on('error', function () {});
+    connection.on('error', function (error) {
+      trouble = error.message;
+    });
     connection.on('end', function () {
       connection.destroy();
     });
@@ -959,6 +1053,53 @@ function createChannel(shared) {
       timers.clearTimeout(limit);
       onAway();
     });
+  }
+
+  function hello() {
+    return {
+      type: 'hello',
+      protocol: 1,
+      app: settings.app,
+      slot: settings.slot,
+      incarnation: settings.incarnation,
+      token: settings.token,
+      pid: process.pid,
+      node: process.versions.node,
+      tag: settings.tag,
+      messages: channel.onMessage !== null,
+    };
+  }
+
+  function joining() {
+    return {
+      type: 'join',
+      protocol: 1,
+      id: settings.token,
+      socket: settings.socket.slice(settings.socket.lastIndexOf('/') + 1),
+      pid: process.pid,
+      node: process.versions.node,
+      tag: settings.tag,
+      messages: channel.onMessage !== null,
+    };
+  }
+
+  /** What the proxy makes of a worker that joined. */
+  function takePlace(place) {
+    for (const key of ['app', 'slot', 'incarnation', 'port']) settings[key] = place[key];
+    if (/^[A-Za-z0-9_-]{3}$/.test(place.tag)) settings.tag = place.tag;
+    if (Number.isInteger(place.keep_alive_ms)) settings.keep_alive_ms = place.keep_alive_ms;
+    for (const seat of shared.seats.open) {
+      if (seat.port === 0 && seat.address !== null) seat.address.port = place.port;
+    }
+    entitle(shared);
+  }
+
+  /** Nobody takes this worker in, which its people should know: the app waits without a word. */
+  function complainLater() {
+    const now = process.uptime() * 1000;
+    if (now < complainAt || now - awaySince < PATIENCE_MS) return;
+    complainAt = now + COMPLAIN_EVERY_MS;
+    complain('no proxy takes this worker in at ' + settings.control + ': ' + trouble + '; trying on');
   }
 
   function keep(object) {
@@ -974,6 +1115,7 @@ function createChannel(shared) {
     welcome = false;
     if (ended) return;
     if (awaySince === null) awaySince = now;
+    if (settings.external) complainLater();
     const left = settings.orphan_ms - (now - awaySince);
     if (left <= 0) {
       endOrphan();
@@ -981,7 +1123,7 @@ function createChannel(shared) {
     }
     retry = timers.setTimeout(dial, Math.min(delay, left));
     keep(retry);
-    delay = delay === 0 ? REDIAL_FIRST_MS : Math.min(delay * 2, REDIAL_LAST_MS);
+    delay = delay === 0 ? REDIAL_FIRST_MS : Math.min(delay * 2, Math.max(REDIAL_LAST_MS, refusedFor));
   }
 
   /** Nobody has come back for this worker: it must not serve a socket that nobody knows. */
@@ -1018,9 +1160,17 @@ function createChannel(shared) {
     if (said === null || typeof said !== 'object') return;
     switch (said.type) {
       case 'welcome':
+        if (settings.external && said.worker !== null && typeof said.worker === 'object') takePlace(said.worker);
         onWelcome();
         break;
       case 'refused':
+        if (settings.external) {
+          trouble = 'refused: ' + said.reason;
+          refusedFor = Math.min(Math.max(refusedFor * 2, REFUSED_FIRST_MS), REFUSED_LAST_MS);
+          delay = refusedFor;
+          socket.destroy();
+          break;
+        }
         ended = true;
         socket.destroy();
         drop(queue.length);
@@ -1029,6 +1179,9 @@ function createChannel(shared) {
         break;
       case 'message':
         if (welcome && channel.onMessage !== null) channel.onMessage(said.data);
+        break;
+      case 'drain':
+        if (welcome) shared.engines.drain(said.window_ms);
         break;
       case 'shutdown':
         if (welcome) finish(shared);
@@ -1043,6 +1196,8 @@ function createChannel(shared) {
     awaySince = null;
     delay = REDIAL_FIRST_MS;
     welcomedAt = process.uptime() * 1000;
+    refusedFor = 0;
+    trouble = 'it hung up';
     for (const seat of shared.seats.open) if (seat.up) announce(seat);
     if (ready) write({ type: 'ready' });
     flush();

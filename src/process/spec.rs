@@ -21,6 +21,18 @@ pub(crate) struct Spec {
     /// File mode creation mask of the worker, e.g. `0o027`.
     pub(crate) umask: Option<u32>,
     pub(crate) rlimits: Rlimits,
+    /// Nothing is started: workers dial in by themselves, and the rest of this says nothing.
+    #[serde(default)]
+    pub(crate) external: Option<External>,
+}
+
+/// Workers that somebody else starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct External {
+    /// Shared with them: holds the socket they dial, the script they load, the sockets they bind. Absolute.
+    pub(crate) directory: PathBuf,
+    /// Whose processes may dial in.
+    pub(crate) users: Vec<u32>,
 }
 
 /// Resource limits of the worker (getrlimit(2)), soft and hard; ours where `None`.

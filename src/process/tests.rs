@@ -63,6 +63,7 @@ fn spec(command: &[&str]) -> Spec {
         user: None,
         umask: None,
         rlimits: Default::default(),
+        external: None,
     }
 }
 

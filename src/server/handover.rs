@@ -1,6 +1,7 @@
 //! Joins the handoff with what is handed over: the supervisor's workers, the sockets that listen, and traffic.
 
 use super::listen::Doors;
+use super::notify;
 use super::sockets;
 use crate::gateway::{self, Front, Phase};
 use crate::handoff::{Ceded, Door, Error, Frozen, Given, Knocker, Packed, Parcel, Predecessor, Successor, Taken};
@@ -185,6 +186,7 @@ impl Predecessor for House {
     }
 
     async fn cede(&self, successor: u32) -> Ceded {
+        notify::main_pid(successor);
         if let Err(why) = process::init::succeeded_by(successor) {
             log::error!("{why}");
         }

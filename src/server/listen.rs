@@ -34,6 +34,7 @@ impl Doors {
         let mut addresses: Vec<(Purpose, &mut SocketAddr)> = Vec::new();
         addresses.extend(config.listeners.iter_mut().map(|listener| (Purpose::Listeners, &mut listener.address)));
         addresses.extend(config.metrics.iter_mut().map(|address| (Purpose::Metrics, address)));
+        addresses.extend(config.health.iter_mut().map(|address| (Purpose::Health, address)));
         // What is written goes first: a free port may not take what another key names.
         addresses.sort_by_key(|(_, address)| address.port() == 0);
         for (purpose, address) in addresses {

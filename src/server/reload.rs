@@ -8,6 +8,7 @@ use crate::gateway::Rules;
 use crate::pool::{Pool, Settings};
 use crate::process::output;
 use crate::supervisor::Control;
+use arc_swap::ArcSwap;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ pub(super) struct Fixed {
     runtime_dir: PathBuf,
     admin: Option<PathBuf>,
     metrics: Option<SocketAddr>,
+    health: Option<SocketAddr>,
     logs: output::Policy,
     alarms: config::Alarms,
 }
@@ -32,6 +34,7 @@ impl Fixed {
             runtime_dir: config.runtime_dir.clone(),
             admin: config.admin.clone(),
             metrics: config.metrics,
+            health: config.health,
             logs: config.logs.clone(),
             alarms: config.alarms.clone(),
         }
@@ -44,6 +47,7 @@ impl Fixed {
             ("runtime_dir", self.runtime_dir != next.runtime_dir),
             ("admin", self.admin != next.admin),
             ("metrics", self.metrics != next.metrics),
+            ("health", self.health != next.health),
             ("logs", self.logs != next.logs),
             ("alarms", self.alarms != next.alarms),
         ];
@@ -56,6 +60,7 @@ pub(super) struct Reloader {
     cli: Cli,
     fixed: Fixed,
     rules: Rules,
+    shutdown: Arc<ArcSwap<config::Shutdown>>,
     control: Control,
     /// Of the running apps. A newer reload supersedes one under way, so none waits for another here
     /// but to change this.
@@ -63,9 +68,15 @@ pub(super) struct Reloader {
 }
 
 impl Reloader {
-    pub(super) fn new(cli: Cli, fixed: Fixed, rules: Rules, control: Control) -> Reloader {
+    pub(super) fn new(
+        cli: Cli,
+        fixed: Fixed,
+        rules: Rules,
+        shutdown: Arc<ArcSwap<config::Shutdown>>,
+        control: Control,
+    ) -> Reloader {
         let pools = rules.load().pools().map(|pool| (pool.app.clone(), pool.clone())).collect();
-        Reloader { cli, fixed, rules, control, pools: Mutex::new(pools) }
+        Reloader { cli, fixed, rules, shutdown, control, pools: Mutex::new(pools) }
     }
 
     /// Reads the configuration anew and puts it into force. Tells what came of it, for people.
@@ -93,6 +104,7 @@ impl Reloader {
         }
         let gateway = gateway.succeeding(&self.rules.load());
         self.rules.store(Arc::new(gateway));
+        self.shutdown.store(Arc::new(config.shutdown));
         Ok(outcome)
     }
 

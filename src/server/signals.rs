@@ -1,21 +1,58 @@
 //! What the process's signals do.
 
 use super::handover::Standing;
+use super::herald::Herald;
+use super::notify;
 use super::reload::Reloader;
+use super::stop::Stopper;
 use super::upgrade::Upgrader;
+use crate::process;
 use crate::supervisor::Control;
 use async_trait::async_trait;
 use pingora_core::server::{ShutdownSignal, ShutdownSignalWatch};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+
+/// The signals that are listened to. Once they are, none ends the process by itself.
+pub(super) struct Listening {
+    terminate: Signal,
+    interrupt: Signal,
+    quit: Signal,
+    hangup: Signal,
+    user1: Signal,
+}
+
+impl Listening {
+    fn new() -> std::io::Result<Listening> {
+        Ok(Listening {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            hangup: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
+        })
+    }
+
+    /// Before anything is started that a signal must not leave behind. What comes from here on is told to the
+    /// runtime that listens later.
+    pub(super) fn early() -> Result<Listening, String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let listening = runtime.and_then(|runtime| runtime.block_on(async { Listening::new() }));
+        listening.map_err(|error| format!("signals cannot be received: {error}"))
+    }
+}
 
 /// Ends the server when the supervisor has: nothing of it is left then.
 pub(super) struct Signals {
     pub(super) control: Control,
     pub(super) reloader: Arc<Reloader>,
+    pub(super) stop: Arc<Stopper>,
+    /// Taken when the server runs; so are the signals, where they are listened to already.
+    pub(super) herald: Mutex<Option<Herald>>,
+    pub(super) listening: Mutex<Option<Listening>>,
     pub(super) failed: Arc<AtomicBool>,
     pub(super) upgrader: Upgrader,
     pub(super) standing: Arc<watch::Sender<Standing>>,
@@ -25,16 +62,16 @@ const LAST_ANSWERS: Duration = Duration::from_millis(200);
 
 impl Signals {
     async fn wait(&self) -> Result<(), String> {
-        let listen = |kind| signal(kind).map_err(|error| format!("signals cannot be received: {error}"));
-        let mut terminate = listen(SignalKind::terminate())?;
-        let mut interrupt = listen(SignalKind::interrupt())?;
-        let mut quit = listen(SignalKind::quit())?;
-        let mut hangup = listen(SignalKind::hangup())?;
-        let mut user1 = listen(SignalKind::user_defined1())?;
+        let early = self.listening.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        let listening = early.map_or_else(Listening::new, Ok);
+        let Listening { mut terminate, mut interrupt, mut quit, mut hangup, mut user1 } =
+            listening.map_err(|error| format!("signals cannot be received: {error}"))?;
+        let herald = self.herald.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        herald.map(|herald| tokio::spawn(herald.run()));
         loop {
             tokio::select! {
-                () = next(&mut terminate) => self.stop("SIGTERM"),
-                () = next(&mut interrupt) => self.stop("SIGINT"),
+                () = next(&mut terminate) => self.stop.signalled("SIGTERM"),
+                () = next(&mut interrupt) => self.stop.signalled("SIGINT"),
                 () = next(&mut quit) => self.hand_over(),
                 () = next(&mut hangup) => self.reload(),
                 () = next(&mut user1) => {
@@ -42,7 +79,10 @@ impl Signals {
                     self.control.logs().reopen();
                 }
                 () = self.departed() => return self.depart().await,
-                outcome = self.control.finished(), if !self.has_departed() => return outcome,
+                outcome = self.control.finished(), if !self.has_departed() => {
+                    self.stop.last_answers().await;
+                    return outcome;
+                }
             }
         }
     }
@@ -50,11 +90,18 @@ impl Signals {
     /// In a task of its own: a stop, or the next reload, must not wait for this one.
     fn reload(&self) {
         log::info!("SIGHUP: reloading");
+        notify::reloading();
         let reloader = self.reloader.clone();
         tokio::spawn(async move {
             match reloader.reload().await {
-                Ok(outcome) => log::info!("reloaded: {outcome}"),
-                Err(why) => log::error!("reload: {why}"),
+                Ok(outcome) => {
+                    log::info!("reloaded: {outcome}");
+                    notify::ready(&format!("reloaded: {outcome}"));
+                }
+                Err(why) => {
+                    log::error!("reload: {why}");
+                    notify::ready(&format!("reload: {why}"));
+                }
             }
         });
     }
@@ -84,6 +131,13 @@ impl Signals {
 
     /// Finishes what could not go to the successor.
     async fn depart(&self) -> Result<(), String> {
+        if let Standing::Ceded(successor) = *self.standing.borrow()
+            && self.stop.has_begun()
+        {
+            // It came while this process was handing over.
+            log::info!("process {successor} is to stop, too");
+            process::ask_to_end(successor);
+        }
         let mut standing = self.standing.subscribe();
         let end = |standing: &Standing| matches!(standing, Standing::Empty | Standing::Failed(_));
         let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
@@ -102,11 +156,6 @@ impl Signals {
                 Ok(())
             }
         }
-    }
-
-    fn stop(&self, signal: &str) {
-        log::info!("{signal}: stopping; once more stops at once");
-        self.control.stop();
     }
 }
 

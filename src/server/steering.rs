@@ -4,7 +4,9 @@ use super::listen::Doors;
 use super::reload::Reloader;
 use super::sockets::Purpose;
 use super::upgrade::Upgrader;
+use super::vitals::Vitals;
 use crate::admin::commands::{Command, Verb};
+use crate::admin::health::{self, Health};
 use crate::admin::{self, Api, Hands, Outcome, Refusal, Scrape, Target, view};
 use crate::config::Config;
 use crate::config::verbs::{self, Asked};
@@ -34,8 +36,18 @@ pub(super) fn command(asked: Asked) -> ExitCode {
         verbs::Verb::Scale { app, to } => Verb::Scale { app, to },
         verbs::Verb::Restart { app } => Verb::Restart { app },
         verbs::Verb::Upgrade => Verb::Upgrade { program: std::env::current_exe().ok(), conf: asked.proxy.conf() },
+        verbs::Verb::Health { check } => {
+            let check = match check {
+                verbs::Check::Live => health::Check::Live,
+                verbs::Check::Ready => health::Check::Ready,
+                verbs::Check::Startup => health::Check::Startup,
+            };
+            Verb::Health { check, address: asked.proxy.health() }
+        }
     };
-    match asked.proxy.socket() {
+    // Whoever has an address for health need not have a socket for commands.
+    let address = matches!(verb, Verb::Health { address: Some(_), .. });
+    match asked.proxy.socket().or_else(|why| if address { Ok(PathBuf::new()) } else { Err(why) }) {
         Ok(socket) => {
             let command = Command { socket, verb, timeout: asked.timeout };
             ExitCode::from(command.run(&mut stdout().lock(), &mut stderr().lock()))
@@ -66,9 +78,14 @@ pub(super) fn serve(
     steering: Steering,
     registry: Registry,
 ) -> Result<(), String> {
+    let steering: Arc<dyn Hands> = Arc::new(steering);
+    if let Some(address) = config.health {
+        server.add_service(doors.tcp("health", Health::new(steering.clone()), address));
+        log::info!("health on http://{address}/readyz");
+    }
     if let Some(path) = &config.admin {
         let address = doors.sockets.unix(Purpose::Admin, path)?;
-        let api = Api::new(Arc::new(steering));
+        let api = Api::new(steering);
         let endpoint = address.clone();
         let service = doors.own.service("admin", api, vec![address], &doors.sockets, move |service| {
             service.add_uds(&endpoint, Some(Permissions::from_mode(0o600)));
@@ -91,6 +108,7 @@ fn of(app: &str, outcome: Result<String, String>) -> Outcome {
 /// What commands can do. Each operation is one method of [`Control`] or [`Reloader`].
 pub(super) struct Steering {
     pub(super) control: Control,
+    pub(super) vitals: Vitals,
     pub(super) reloader: Arc<Reloader>,
     pub(super) upgrader: Upgrader,
 }
@@ -106,6 +124,10 @@ impl Hands for Steering {
             uptime_seconds: seconds(now),
             apps: status.apps.iter().map(|app| view_of(app, now)).collect(),
         }
+    }
+
+    fn condition(&self) -> health::Condition {
+        self.vitals.condition()
     }
 
     async fn reload(&self) -> Outcome {
@@ -134,8 +156,13 @@ impl Hands for Steering {
 }
 
 fn view_of(app: &AppStatus, now: Duration) -> view::App {
+    let origin = if app.is_external { "external" } else { "spawned" };
     let slot = |worker: &WorkerStatus| app.slots.iter().find(|slot| slot.slot == worker.slot);
-    let mut workers: Vec<view::Worker> = app.workers.iter().map(|worker| process(worker, slot(worker), now)).collect();
+    let mut workers: Vec<view::Worker> = app
+        .workers
+        .iter()
+        .map(|worker| view::Worker { origin: origin.to_owned(), ..process(worker, slot(worker), now) })
+        .collect();
     let waiting = app.slots.iter().filter_map(|slot| slot.retry_at.map(|at| waiting(slot, at, now)));
     workers.extend(waiting);
     workers.sort_by_key(|worker| (worker.slot, worker.incarnation.is_none(), worker.incarnation));
@@ -150,6 +177,8 @@ fn process(worker: &WorkerStatus, slot: Option<&SlotStatus>, now: Duration) -> v
     view::Worker {
         slot: worker.slot.0,
         pid: worker.pid,
+        // The app knows.
+        origin: String::new(),
         incarnation: Some(worker.incarnation.0),
         generation: Some(worker.generation.0),
         state: worker.state.to_string(),

@@ -1,6 +1,7 @@
 //! Carries out what the fleets ask.
 
 use super::alarm_event::{Kind, Raised};
+use super::definition::Definition;
 use super::effects::{self, Introduction, Start};
 use super::keeper::Keeper;
 use super::room::Entry;
@@ -23,9 +24,10 @@ impl Keeper {
     }
 
     async fn publish(&mut self, at: usize) {
+        let expecting = self.pulse.expects_requests();
         let Some(room) = self.rooms.get_mut(&at) else { return };
         room.tell_silence();
-        let seats = room.seats();
+        let seats = room.seats(expecting);
         for pool in room.pools() {
             pool.publish(seats.clone()).await;
         }
@@ -46,6 +48,10 @@ impl Keeper {
             Action::CloseTunnels { incarnation, code, window } => {
                 let members = entry(&incarnation).into_iter().flat_map(|entry| &entry.members);
                 members.for_each(|member| member.tunnels.close(Closing { code, window }));
+                if let Some(entry) = entry(&incarnation).filter(|_| !room.fleet.is_external()) {
+                    let window_ms = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
+                    self.registry.send_all(&entry.id, &ProxySays::Drain { window_ms });
+                }
             }
             Action::Examine { incarnation } => self.examine(at, incarnation),
             Action::Rolled { generation, outcome } => room.rolled(generation, outcome),
@@ -65,13 +71,21 @@ impl Keeper {
             }
             Action::Probe { incarnation, attempt } => {
                 if let (Some(entry), Some(tools)) = (entry(&incarnation), &self.tools) {
-                    effects::probe(at, attempt, entry.member().cloned(), tools.check.clone(), self.inputs.clone());
+                    let foreign = room.definition_of(incarnation).is_some_and(Definition::is_foreign);
+                    let user = foreign.then_some(entry.uid);
+                    let member = entry.member().cloned();
+                    effects::probe(at, attempt, member, user, tools.check.clone(), self.inputs.clone());
                 }
             }
             Action::Cleanup { incarnation } => {
                 if let Some(entry) = room.workers.get_mut(&incarnation) {
                     entry.process = None;
                     self.registry.forget(&entry.id);
+                    if let Some(entrance) = &room.entrance {
+                        // It may come back at once, and with its tag.
+                        entry.tag.take().into_iter().for_each(|tag| self.tags.give_back(tag));
+                        super::external::sweep(entrance.dir.clone());
+                    }
                     let readers = std::mem::take(&mut entry.readers);
                     effects::clean(at, entry.id.clone(), self.dir.clone(), readers, self.inputs.clone());
                 }

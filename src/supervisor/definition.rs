@@ -51,6 +51,11 @@ impl Definition {
             && self.policy.wait_ready == other.policy.wait_ready
     }
 
+    /// Whether its processes belong to another user, or may.
+    pub(super) fn is_foreign(&self) -> bool {
+        self.spec.user.is_some() || self.spec.external.is_some()
+    }
+
     pub(super) fn tenant(&self, app: &str) -> Tenant {
         Tenant { app: app.to_owned(), user: self.spec.user.clone() }
     }

@@ -11,7 +11,7 @@ use crate::pool::{Member, Pool};
 use crate::process::control::{Expected, Registry, Stats, Token, is_own_socket};
 use crate::process::output::Stream;
 use crate::process::spec::Spec;
-use crate::process::{Process, RuntimeDir, Tenant, state};
+use crate::process::{Process, RuntimeDir, SharedDir, Tenant, state};
 use crate::worker::{Generation, Incarnation, Slot, Tag, WorkerId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -206,20 +206,22 @@ impl SavedRoom {
             workers: Default::default(),
             last_words: self.last_words.into_iter().map(|(slot, words)| (slot, words.into())).collect(),
             restarts: self.restarts,
+            entrance: None,
         };
+        let shared = room.external().map(|external| external.directory.clone());
         for saved in self.workers {
             let incarnation = saved.incarnation;
             let known = room.fleet.workers().find(|w| w.incarnation == saved.incarnation && w.slot == saved.slot);
             let id = WorkerId { app: app.clone(), slot: saved.slot, incarnation: saved.incarnation };
             let worker = known.ok_or_else(|| format!("its {id} has no seat"))?;
             let (alive, connected) = (worker.is_alive(), saved.connected);
-            let entry = saved.revive(id.clone(), dir, alive)?;
+            let entry = saved.revive(id.clone(), dir, shared.as_deref(), alive)?;
             if let Some(tag) = entry.tag
                 && !revived.tags.reserve(tag)
             {
                 return Err(format!("{id} shares tag {tag} with another"));
             }
-            if connected && entry.process.is_some() {
+            if connected && (entry.process.is_some() || shared.is_some()) {
                 revived.connected.push(id);
             }
             room.workers.insert(incarnation, entry);
@@ -250,15 +252,22 @@ impl SavedWorker {
         }
     }
 
-    fn revive(self, id: WorkerId, dir: &Path, alive: bool) -> Result<Entry, String> {
+    /// `shared` is the directory of the app's workers if they are external.
+    fn revive(self, id: WorkerId, dir: &Path, shared: Option<&Path>, alive: bool) -> Result<Entry, String> {
         let foreign = |path: &str| !is_own_socket(&self.socket, path);
         let name = format!("{}.{}.{}.sock", id.app, id.slot, id.incarnation);
-        let ours = self.socket.starts_with(dir) && self.socket.file_name().is_some_and(|file| *file == *name);
+        let ours = match shared {
+            Some(shared) => {
+                let named = self.socket.to_str().and_then(|path| SharedDir::socket(shared, path));
+                named.as_ref() == Some(&self.socket)
+            }
+            None => self.socket.starts_with(dir) && self.socket.file_name().is_some_and(|file| *file == *name),
+        };
         if !ours || self.paths.iter().any(|path| foreign(path)) {
             return Err(format!("a socket of {id} is not its own"));
         }
         let mut entry = Entry::new(id.clone(), self.socket);
-        if alive {
+        if alive && shared.is_none() {
             // Without a number it was being started: its process may have come to be.
             let born = || {
                 let pid = state::find_worker(&entry.socket, self.uid)?;
@@ -287,7 +296,8 @@ impl SavedWorker {
 
 /// Lets the workers of a room dial in again.
 pub(super) fn expect(room: &Room, registry: &Registry) {
-    for entry in room.workers.values().filter(|entry| entry.process.is_some()) {
+    let external = room.fleet.is_external();
+    for entry in room.workers.values().filter(|entry| external || entry.process.is_some()) {
         let Some(token) = entry.token.clone() else { continue };
         let listens = room.fleet.workers().any(|w| w.incarnation == entry.id.incarnation && w.listens());
         let main = entry.member().filter(|_| listens).map(|member| member.socket.clone());

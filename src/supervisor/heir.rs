@@ -77,6 +77,8 @@ impl Keeper {
     pub(super) async fn take_over(&mut self, legacy: Legacy) -> Result<bool, Error> {
         let Legacy { connected, configured, ends } = legacy;
         self.listen()?;
+        // The directory's lock says that no other lives, unless it hands over.
+        self.open_entrances(ends.is_some())?;
         let mut held = Vec::new();
         let partials = match ends {
             None => Vec::new(),
@@ -125,6 +127,7 @@ impl Keeper {
                     }
                     hold(held, report);
                 }
+                Some(join) = self.joins.recv() => self.join(join, false),
                 () = &mut limit => {
                     let names: Vec<String> = missing.iter().map(WorkerId::to_string).collect();
                     log::warn!("going on without these, which have not dialled in again: {}", names.join(", "));
@@ -139,6 +142,7 @@ impl Keeper {
                 biased;
                 committed = &mut commit => return committed.ok(),
                 Some(report) = self.reports.recv(), if held.len() < HELD => hold(held, report),
+                Some(join) = self.joins.recv() => self.join(join, false),
             }
         }
     }
@@ -146,9 +150,10 @@ impl Keeper {
     /// Traffic goes to the workers as it did, but for those that have died.
     async fn show_seats(&mut self) {
         for room in self.rooms.values_mut() {
-            let mut seats = room.seats();
+            let mut seats = room.seats(false);
             seats.retain(|seat| {
-                room.workers.get(&seat.member.id.incarnation).is_some_and(|entry| entry.process.is_some())
+                let external = room.fleet.is_external();
+                room.workers.get(&seat.member.id.incarnation).is_some_and(|e| external || e.process.is_some())
             });
             for pool in room.pools() {
                 pool.publish(seats.clone()).await;
@@ -163,7 +168,7 @@ impl Keeper {
                 let process = room.workers.get(&seat.member.id.incarnation)?.process.clone()?;
                 Some((process, seat.member))
             };
-            room.seats().into_iter().filter_map(seat).collect::<Vec<_>>()
+            room.seats(false).into_iter().filter_map(seat).collect::<Vec<_>>()
         };
         self.rooms.values().flat_map(of).collect()
     }
@@ -175,6 +180,7 @@ impl Keeper {
         self.tell_all(Event::Tick);
         for at in self.rooms.keys().copied().collect::<Vec<_>>() {
             let Some(room) = self.rooms.get(&at) else { continue };
+            let external = room.fleet.is_external();
             let workers: Vec<(Incarnation, Option<u32>, bool)> =
                 room.fleet.workers().map(|w| (w.incarnation, w.pid, w.is_alive())).collect();
             for (incarnation, pid, alive) in workers {
@@ -195,6 +201,8 @@ impl Keeper {
                             events.into_iter().for_each(|event| self.tell(at, event));
                         }
                     }
+                    // It has some time to dial in again.
+                    None if external => {}
                     None if alive => {
                         if let Some(room) = self.rooms.get_mut(&at) {
                             room.ended(incarnation, Some(Exit::Unknown));

@@ -5,13 +5,14 @@ use super::alarms::{self, Alarms};
 use super::effects::{self, Inputs, Started};
 use super::heir::Legacy;
 use super::orders::{Order, Pending, Wanted};
+use super::pulse::Pulse;
 use super::room::Room;
 use super::saver::Saver;
 use super::tags::Tags;
 use super::transfer::{Ask, Still};
 use super::{Outcome, Setup, Status, Wish};
 use crate::fleet::{Event, State, Surroundings, Time};
-use crate::process::control::{Registry, Report, Reported};
+use crate::process::control::{Join, Registry, Report, Reported};
 use crate::process::output::{Logs, Rest, Stream};
 use crate::process::{Error, Exit, Process, RuntimeDir, memory};
 use crate::worker::{Incarnation, WorkerId};
@@ -94,12 +95,15 @@ pub(super) struct Keeper {
     pub(super) epoch: Instant,
     pub(super) registry: Registry,
     pub(super) reports: mpsc::Receiver<Reported>,
+    pub(super) joins_in: mpsc::Sender<Join>,
+    pub(super) joins: mpsc::Receiver<Join>,
     pub(super) inputs: Inputs,
     pub(super) answers: mpsc::Receiver<Input>,
     pub(super) wishes: watch::Receiver<Wish>,
     status: watch::Sender<Arc<Status>>,
     pub(super) logs: Arc<Logs>,
     pub(super) alerts: Alarms,
+    pub(super) pulse: Arc<Pulse>,
     output: Option<Box<dyn Write + Send>>,
     /// Present while running.
     pub(super) tools: Option<Tools>,
@@ -126,6 +130,7 @@ impl Keeper {
     pub(super) fn new(setup: Setup, dir: Arc<RuntimeDir>, doors: Doors, logs: Arc<Logs>, alerts: Alarms) -> Keeper {
         let (reports_in, reports) = mpsc::channel(1024);
         let (inputs, answers) = mpsc::channel(1024);
+        let (joins_in, joins) = mpsc::channel(super::external::JOINS);
         let Doors { orders, asks, wishes, status } = doors;
         Keeper {
             next_room: 0,
@@ -152,12 +157,15 @@ impl Keeper {
             epoch: Instant::now(),
             registry: Registry::new(reports_in),
             reports,
+            joins_in,
+            joins,
             inputs,
             answers,
             wishes,
             status,
             logs,
             alerts,
+            pulse: Arc::default(),
             output: setup.output,
             tools: None,
             #[cfg(test)]
@@ -227,6 +235,7 @@ impl Keeper {
 
     fn begin(&mut self) -> Result<Tools, Error> {
         self.listen()?;
+        self.open_entrances(false)?;
         self.equip()
     }
 
@@ -246,12 +255,14 @@ impl Keeper {
     async fn work(&mut self, shutdown: &mut ShutdownWatch) {
         let mut shutdown_seen = false;
         while !self.ceded {
+            self.pulse.beat();
             if self.still.as_ref().is_some_and(Still::has_begun) {
                 self.stand_still().await;
                 continue;
             }
             self.follow_wish(*shutdown.borrow());
             self.carry_out().await;
+            self.rooms.values().filter(|room| room.is_closed()).for_each(|room| room.pool.queue().close());
             #[cfg(test)]
             self.fail_as_planned();
             self.settle_orders();
@@ -277,6 +288,7 @@ impl Keeper {
             tokio::select! {
                 Some(input) = self.answers.recv() => self.answered(input),
                 Some((id, report)) = self.reports.recv() => self.reported(&id, report),
+                Some(join) = self.joins.recv() => self.join(join, true),
                 Ok(()) = self.wishes.changed() => {}
                 changed = shutdown.changed(), if !shutdown_seen => shutdown_seen = changed.is_err() || *shutdown.borrow(),
                 Some(order) = self.orders.recv() => self.obey(order),
@@ -351,7 +363,10 @@ impl Keeper {
         for room in self.rooms.values_mut() {
             let draining = room.fleet.workers().filter(|w| w.state == State::Draining).map(|w| w.incarnation);
             for incarnation in draining.collect::<Vec<_>>() {
-                let Some(carried) = room.workers.get(&incarnation).map(|entry| entry.carried()) else { continue };
+                let Some(mut carried) = room.workers.get(&incarnation).map(|entry| entry.carried()) else { continue };
+                if self.pulse.expects_requests() {
+                    carried.active = carried.active.max(1);
+                }
                 room.fleet.handle(Event::Carries { incarnation, carried }, now);
             }
         }
@@ -463,10 +478,15 @@ impl Keeper {
         // An app that left may have a namesake; numbers of workers are never used twice.
         let theirs = |room: &Room| room.name == id.app && room.workers.contains_key(&incarnation);
         let Some(at) = self.rooms.iter().find(|(_, room)| theirs(room)).map(|(at, _)| *at) else { return };
-        let Some(entry) = self.rooms.get_mut(&at).and_then(|room| room.workers.get_mut(&incarnation)) else { return };
+        let Some(room) = self.rooms.get_mut(&at) else { return };
+        let external = room.fleet.is_external();
+        let Some(entry) = room.workers.get_mut(&incarnation) else { return };
         let event = match report {
             Report::Hello { pid, .. } => {
-                entry.serving_pid = Some(pid);
+                // What another PID namespace calls it says nothing here.
+                if !external {
+                    entry.serving_pid = Some(pid);
+                }
                 Event::Hello { incarnation }
             }
             Report::HungUp => Event::HungUp { incarnation },

@@ -222,6 +222,7 @@ mod tests {
             desired: 3,
             range: (3, 3),
             is_manual: false,
+            is_external: false,
             last_rollout: None,
             workers,
             slots: vec![waiting],

@@ -41,10 +41,12 @@ pub(crate) mod alarms;
 mod definition;
 mod effects;
 mod estate;
+mod external;
 mod heir;
 mod keeper;
 mod metrics;
 mod orders;
+mod pulse;
 mod restarts;
 mod room;
 mod saver;
@@ -74,6 +76,7 @@ use keeper::{Doors, Keeper};
 use orders::Wanted;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
+use pulse::Pulse;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -135,6 +138,7 @@ pub(crate) struct Control {
     asks: mpsc::Sender<transfer::Ask>,
     dir: Weak<RuntimeDir>,
     alarms: Alarms,
+    pulse: Arc<Pulse>,
 }
 
 /// Orders that may wait to be looked at.
@@ -205,9 +209,11 @@ impl Supervisor {
             None => wanted.into_iter().for_each(|app| keeper.make_room(app)),
         }
         keeper.show();
+        let pulse = keeper.pulse.clone();
         let supervisor = Supervisor { keeper: Mutex::new(Some(keeper)), outcome: Arc::new(outcome) };
         let (wish, dir) = (Arc::new(wish), Arc::downgrade(&dir));
-        (supervisor, Control { wish, outcome: outcome_out, status: status_out, logs, orders, asks, dir, alarms })
+        let (outcome, status) = (outcome_out, status_out);
+        (supervisor, Control { wish, outcome, status, logs, orders, asks, dir, alarms, pulse })
     }
 
     /// Who hears of the fleet's alarms instead. To be said before the start.
@@ -258,6 +264,17 @@ impl Control {
 
     pub(crate) fn kill(&self) {
         self.wish.send_replace(Wish::Kill);
+    }
+
+    /// Whether requests may still come although workers are to stop: then a worker is not asked to end because
+    /// it has none just now. Its drain time-out holds all the same.
+    pub(crate) fn expect_requests(&self, expects: bool) {
+        self.pulse.expect_requests(expects);
+    }
+
+    /// Since the supervisor's loop turned last. It does so every second, whatever its workers do.
+    pub(crate) fn since_beat(&self) -> Duration {
+        self.pulse.age()
     }
 
     /// Workers' output: to open its files anew, and to ask for what was dropped.

@@ -152,10 +152,15 @@ impl Keeper {
     fn change(&mut self, at: usize, app: Wanted, pending: &mut Pending) {
         let now = self.now();
         let Some(room) = self.rooms.get_mut(&at) else { return };
+        if let Some(why) = room.cannot_become(&app.definition) {
+            return pending.done.push(Err(why));
+        }
         room.use_pool(app.pool);
         let (present, target) = room.fleet.generations();
         let newest = target.unwrap_or(present);
+        room.admit_users(&app.definition);
         let same = room.definitions.get(&newest).is_some_and(|d| d.runs_the_same(&app.definition));
+        let same = same || room.fleet.is_external();
         if !same {
             if let Err(e) = self.dir.admit(app.definition.tenant(&app.name)) {
                 return pending.done.push(Err(format!("{}: {e}", app.name)));
@@ -166,7 +171,8 @@ impl Keeper {
         if let Some(generation) = target {
             return pending.parts.push(Part::Rolled { room: at, generation });
         }
-        let unchanged = room.definitions.get(&newest).is_some_and(|d| d.policy == app.definition.policy);
+        let alike = |d: &Definition| d.policy == app.definition.policy && d.spec == app.definition.spec;
+        let unchanged = room.definitions.get(&newest).is_some_and(alike);
         if unchanged {
             return pending.done.push(Ok(format!("{}: unchanged", room.name)));
         }
@@ -190,7 +196,12 @@ impl Keeper {
         let seed = super::effects::random_seed();
         let mut room = Room::new(app.name, app.definition, app.pool, seed, crate::worker::Incarnation(first));
         room.fleet.handle(Event::Start, self.now());
+        let name = room.name.clone();
         self.rooms.insert(at, room);
+        if let Err(e) = self.open_entrance(at, false) {
+            self.rooms.remove(&at);
+            return pending.done.push(Err(format!("{name}: {e}")));
+        }
         pending.parts.push(Part::Up { room: at, slots: Vec::new() });
     }
 
@@ -203,6 +214,14 @@ impl Keeper {
         let mut pending = Pending { parts: Vec::new(), done: Vec::new(), reply: None };
         for at in rooms {
             let Some(room) = self.rooms.get_mut(&at) else { continue };
+            if let Some(why) = room.refuses_orders() {
+                match app {
+                    Some(_) => return Err(why),
+                    // Of all apps, those that can.
+                    None => pending.done.push(Ok(why)),
+                }
+                continue;
+            }
             let (present, _) = room.fleet.generations();
             let Some(definition) = room.definitions.get(&present).cloned() else { continue };
             let generation = room.roll(definition, now);
@@ -214,6 +233,9 @@ impl Keeper {
     fn scale(&mut self, app: &str, to: To) -> Result<Pending, String> {
         let (at, now) = (self.find(app)?, self.now());
         let room = self.rooms.get_mut(&at).ok_or("the app is gone")?;
+        if let Some(why) = room.refuses_orders() {
+            return Err(why);
+        }
         let wanted = match to {
             To::Auto => None,
             To::Count(n) => Some(i64::from(n)),
@@ -281,6 +303,9 @@ impl Part {
                 let Some(room) = rooms.get(room).filter(|room| !room.removed) else {
                     return Some(Err("the app is gone".into()));
                 };
+                if room.fleet.is_external() {
+                    return Some(Ok(format!("{}: its workers join by themselves", room.name)));
+                }
                 let (ready, desired) = (room.serving(), usize::from(room.fleet.desired()));
                 if let Some(slot) = room.failing().into_iter().find(|slot| !slots.contains(slot)) {
                     let why = room.why_failed(Some(slot), "a worker failed; it is tried again");

@@ -1,6 +1,7 @@
 //! One app: its fleet, and what the fleet need not know of its workers.
 
 use super::definition::Definition;
+use super::external::Entrance;
 use super::restarts::Restarts;
 use super::{AppStatus, Carried, SlotStatus, Waiting, WorkerStatus};
 use crate::fleet::{self, Event, Fleet, Occupant, State, Time};
@@ -33,6 +34,8 @@ pub(super) struct Room {
     /// The stderr of the last process of a slot that ended.
     pub(super) last_words: HashMap<Slot, Arc<[String]>>,
     pub(super) restarts: Restarts,
+    /// Where external workers come in, while it runs.
+    pub(super) entrance: Option<Entrance>,
 }
 
 /// One worker, beside what the fleet knows of it.
@@ -155,6 +158,7 @@ impl Room {
             workers: HashMap::new(),
             last_words: HashMap::new(),
             restarts: Restarts::default(),
+            entrance: None,
         }
     }
 
@@ -245,13 +249,20 @@ impl Room {
         self.definitions.get(&worker.generation)
     }
 
-    /// What the pool should hold now.
-    pub(super) fn seats(&self) -> Vec<Seat> {
+    /// What the pool should hold now. `expecting`: requests may still come while all workers are to end.
+    pub(super) fn seats(&self, expecting: bool) -> Vec<Seat> {
+        // There is nobody else for them.
+        let stopping = expecting && self.fleet.is_stopping();
         let seat = |(incarnation, open)| {
             let member = self.workers.get(&incarnation)?.member()?.clone();
-            Some(Seat { member, open })
+            Some(Seat { member, open: open || stopping })
         };
         self.fleet.seats().filter_map(seat).collect()
+    }
+
+    /// No worker will come for requests that wait.
+    pub(super) fn is_closed(&self) -> bool {
+        self.fleet.is_stopping() && self.fleet.seats().next().is_none()
     }
 
     pub(super) fn keep_last_words(&mut self, incarnation: Incarnation) {
@@ -313,6 +324,7 @@ impl Room {
             desired: self.fleet.desired(),
             range: (policy.instances, policy.most()),
             is_manual: self.fleet.is_manual(),
+            is_external: self.fleet.is_external(),
             last_rollout: self.rollouts.last_key_value().map(|(g, outcome)| (*g, outcome.clone())),
             workers: self.fleet.workers().map(worker).collect(),
             slots: self.fleet.slots().map(slot).collect(),

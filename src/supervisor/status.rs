@@ -28,6 +28,8 @@ pub(crate) struct AppStatus {
     pub(crate) range: (u16, u16),
     /// Whether a person decided how many.
     pub(crate) is_manual: bool,
+    /// Whether its workers are started by somebody else.
+    pub(crate) is_external: bool,
     /// How the newest rollout that has ended did so.
     pub(crate) last_rollout: Option<(Generation, Result<String, String>)>,
     /// Every process that is not cleaned up yet.

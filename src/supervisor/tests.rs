@@ -57,7 +57,16 @@ fn node(script: &str) -> Spec {
 
 fn spec(command: &[&str], preload: bool) -> Spec {
     let command = command.iter().map(|word| word.to_string()).collect();
-    Spec { command, cwd: "/".into(), env: vec![], preload, user: None, umask: None, rlimits: Default::default() }
+    Spec {
+        command,
+        cwd: "/".into(),
+        env: vec![],
+        preload,
+        user: None,
+        umask: None,
+        rlimits: Default::default(),
+        external: None,
+    }
 }
 
 fn policy() -> Policy {

@@ -194,6 +194,7 @@ impl Keeper {
             door.abort();
             let _ = door.await;
         }
+        self.close_entrances().await;
         self.registry.hang_up();
     }
 
@@ -253,6 +254,9 @@ impl Keeper {
                     break;
                 }
             }
+        }
+        if let Err(e) = self.open_entrances(true) {
+            log::error!("{e}: external workers cannot reach the proxy any more; restart it");
         }
         let Some(still) = self.still.take() else { return };
         self.hushing.send_replace(false);

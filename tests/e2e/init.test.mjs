@@ -11,7 +11,8 @@ import { BIN, Proxy, configure, freePort, needsProxy, suiteDir } from './lib/pro
 import { until, within } from './lib/wait.mjs';
 
 const options = { timeout: 60_000, ...needsProxy };
-const SUCCEEDED = 40;
+const SUCCESSION = 40;
+const RETIRES = 2 ** 31;
 const ASKED = { PINGORA_UNIX_PROXY_INIT: '1' };
 const NAMESPACE = ['--fork', '--pid', '--mount-proc', '--kill-child'];
 const noNamespace = spawnSync('unshare', [...NAMESPACE, 'true']).status === 0 ? false : 'needs the right to make pid namespaces (root)';
@@ -115,40 +116,65 @@ test('questions need no init', options, () => {
   }
 });
 
-/** The init's word that `main` has a successor; a proxy says so when its successor has committed. */
-const name = (init, main, successor) =>
-  execFileSync('python3', [path.join(suiteDir, 'lib/sigqueue.py'), init, SUCCEEDED, main, successor].map(String));
+/** What the owner tells the init: who is its heir, or, when it retires, its successor. */
+const say = (init, owner, what) => execFileSync('python3', [path.join(suiteDir, 'lib/sigqueue.py'), init, SUCCESSION, owner, what].map(String));
+const promise = (init, owner, heir) => say(init, owner, heir);
+const succeeded = (init, owner, successor) => say(init, owner, successor + RETIRES);
 
-test('a named successor: the old proxy may end, the new one gets the signals and gives the exit code', options, () =>
+for (const [way, tell] of Object.entries({ succeeded, promise })) {
+  test(`${way}: the old proxy ends, the new one gets the signals and gives the exit code`, options, () =>
+    under('asked', async ({ proxy, init, main, orphan }) => {
+      const successor = await orphan(30);
+      tell(init, main, successor);
+      process.kill(main, 'SIGKILL');
+      await until(() => gone(main), { what: 'the end of the old proxy' });
+      assert.equal(proxy.ended, undefined, 'the init lives on');
+      process.kill(init, 'SIGTERM');
+      assert.deepEqual(await end(proxy), { code: 7, signal: null });
+    }));
+
+  test(`${way} in the moment of death: still in time`, options, () =>
+    under('asked', async ({ proxy, init, main, orphan }) => {
+      const successor = await orphan(30);
+      // Both wait at the init when it goes on; the news of the death is handed out first.
+      process.kill(init, 'SIGSTOP');
+      process.kill(main, 'SIGKILL');
+      await until(() => status(main, 'State').startsWith('Z'), { what: 'the death' });
+      tell(init, main, successor);
+      process.kill(init, 'SIGCONT');
+      await until(() => gone(main), { what: 'the old proxy is reaped' });
+      process.kill(init, 'SIGTERM');
+      assert.deepEqual(await end(proxy), { code: 7, signal: null });
+    }));
+}
+
+test('an heir that ends changes nothing, and signals go to the owner', options, () =>
   under('asked', async ({ proxy, init, main, orphan }) => {
-    const successor = await orphan(30);
-    name(init, main, successor);
-    process.kill(main, 'SIGKILL');
-    await until(() => gone(main), { what: 'the end of the old proxy' });
-    assert.equal(proxy.ended, undefined, 'the init lives on');
+    const [first, second] = [await orphan(30), await orphan(30)];
+    promise(init, main, first);
+    process.kill(first, 'SIGKILL');
+    await until(() => gone(first), { what: 'the end of the heir' });
+    promise(init, main, second);
+    process.kill(init, 'SIGUSR1');
+    await proxy.line(/SIGUSR1/);
     process.kill(init, 'SIGTERM');
-    assert.deepEqual(await end(proxy), { code: 7, signal: null });
+    assert.deepEqual(await end(proxy), { code: 0, signal: null }, 'the exit code of the proxy, not of an heir');
   }));
 
-test('named in the moment of death: still in time', options, () =>
+test('a proxy that has retired does not keep the container when its successor dies', options, () =>
   under('asked', async ({ proxy, init, main, orphan }) => {
     const successor = await orphan(30);
-    // Both wait at the init when it goes on; the news of the death is handed out first.
-    process.kill(init, 'SIGSTOP');
-    process.kill(main, 'SIGKILL');
-    await until(() => status(main, 'State').startsWith('Z'), { what: 'the death' });
-    name(init, main, successor);
-    process.kill(init, 'SIGCONT');
-    await until(() => gone(main), { what: 'the old proxy is reaped' });
-    process.kill(init, 'SIGTERM');
-    assert.deepEqual(await end(proxy), { code: 7, signal: null });
+    succeeded(init, main, successor);
+    process.kill(successor, 'SIGKILL');
+    assert.deepEqual(await end(proxy), { code: 137, signal: null });
+    assert.ok(gone(main), 'the retired one was asked to end, and has');
   }));
 
 test('a successor that is nobody’s child here (started by docker exec) is watched all the same', options, () =>
   under('asked', async ({ proxy, init, main }) => {
     const successor = spawn('sleep', ['600']);
     try {
-      name(init, main, successor.pid);
+      succeeded(init, main, successor.pid);
       process.kill(main, 'SIGKILL');
       await until(() => gone(main), { what: 'the end of the old proxy' });
       process.kill(init, 'SIGTERM');
@@ -162,10 +188,10 @@ test('a successor that is nobody’s child here (started by docker exec) is watc
 test('nobody else names a successor, and a dead one is none', options, () =>
   under('asked', async ({ proxy, init, main, orphan }) => {
     const stranger = await orphan(30);
-    name(init, stranger, stranger);
+    succeeded(init, stranger, stranger);
     await proxy.line(/init: process \d+ is not the proxy here/);
     const dead = spawnSync('true').pid;
-    name(init, main, dead);
+    succeeded(init, main, dead);
     await proxy.line(/named as successor, does not run/);
     process.kill(main, 'SIGKILL');
     assert.deepEqual(await end(proxy), { code: 137, signal: null });

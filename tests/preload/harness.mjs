@@ -39,7 +39,7 @@ class Peer {
         const line = JSON.parse(part);
         if (line.type === 'hello') this.hello = line;
         this.lines.push(line);
-        if (line.type === 'hello') this.onHello?.();
+        if (line.type === 'hello' || line.type === 'join') this.onHello?.();
       }
     });
     socket.on('error', () => {});

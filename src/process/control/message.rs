@@ -13,6 +13,7 @@ pub(super) const LONGEST_HELLO: usize = 16 * 1024;
 #[serde(tag = "type", rename_all = "lowercase")]
 pub(super) enum WorkerSays {
     Hello(Hello),
+    Join(Joining),
     Path {
         path: String,
         #[serde(default)]
@@ -45,6 +46,19 @@ pub(super) struct Hello {
     pub(super) node: Option<String>,
 }
 
+/// The hello of a worker that we did not start.
+#[derive(Debug, Deserialize)]
+pub(super) struct Joining {
+    pub(super) protocol: u32,
+    pub(super) id: String,
+    pub(super) socket: String,
+    #[serde(default)]
+    pub(super) tag: Option<String>,
+    pub(super) pid: u32,
+    #[serde(default)]
+    pub(super) node: Option<String>,
+}
+
 /// What a worker measures of itself, every second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -62,9 +76,21 @@ pub(crate) struct Stats {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub(crate) enum ProxySays {
-    Welcome,
-    Refused { reason: String },
-    Message { data: serde_json::Value },
+    Welcome {
+        /// Of one that joined.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        worker: Option<super::Place>,
+    },
+    Refused {
+        reason: String,
+    },
+    Message {
+        data: serde_json::Value,
+    },
+    /// Requests still come, but no session may stay: those that poll are to end.
+    Drain {
+        window_ms: u64,
+    },
     Shutdown,
 }
 

@@ -5,6 +5,7 @@
 //! is settled by [`links`]. Whoever expects a worker registers it in the [`Registry`] before its
 //! process starts, and speaks to it through the same registry.
 
+mod external;
 mod links;
 mod message;
 mod registry;
@@ -12,11 +13,12 @@ mod server;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use external::{Door, Join, Place};
 pub(crate) use message::{PROTOCOL, ProxySays, Stats};
 pub(crate) use registry::{Expected, Registry, Token, is_own_socket};
 #[cfg(test)]
 pub(crate) use server::bind;
-pub(crate) use server::{bind_over, serve};
+pub(crate) use server::{bind_over, serve, serve_external};
 
 use crate::worker::WorkerId;
 use std::sync::Arc;

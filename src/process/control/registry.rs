@@ -27,6 +27,12 @@ impl Token {
         Ok(Token(bytes.iter().map(|b| format!("{b:02x}")).collect()))
     }
 
+    /// Of a worker that brought its own.
+    pub(super) fn parse(text: &str) -> Option<Token> {
+        let fits = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        (text.len() == 32 && text.bytes().all(fits)).then(|| Token(text.to_owned()))
+    }
+
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
@@ -151,6 +157,13 @@ impl Registry {
         self.lock().remove(&(id.app.clone(), id.incarnation));
     }
 
+    /// The worker of this app that has this token.
+    pub(crate) fn find(&self, app: &str, token: &Token) -> Option<Expected> {
+        let inner = self.lock();
+        let mut of_app = inner.values().filter(|entry| *entry.expected.id.app == *app);
+        of_app.find(|entry| entry.expected.token.is(token.as_str())).map(|entry| entry.expected.clone())
+    }
+
     /// Ends all connections; workers dial in again.
     pub(crate) fn hang_up(&self) {
         let mut gone = Vec::new();
@@ -270,7 +283,10 @@ impl Registry {
 pub(crate) fn is_own_socket(main: &std::path::Path, path: &str) -> bool {
     let Some(stem) = main.to_str().and_then(|main| main.strip_suffix(".sock")) else { return false };
     let Some(middle) = path.strip_prefix(stem).and_then(|rest| rest.strip_suffix(".sock")) else { return false };
-    middle.is_empty() || middle.strip_prefix('-').is_some_and(|port| port.parse::<u16>().is_ok())
+    let number = |part: &str| part.parse::<u16>().is_ok();
+    // One port on two addresses makes `-PORT-2`.
+    let numbers = |rest: &str| rest.split_once('-').map_or(number(rest), |(port, n)| number(port) && number(n));
+    middle.is_empty() || middle.strip_prefix('-').is_some_and(numbers)
 }
 
 #[cfg(test)]
@@ -283,6 +299,8 @@ mod tests {
         for (path, own) in [
             ("/run/w/chat.0.1.sock", true),
             ("/run/w/chat.0.1-3000.sock", true),
+            ("/run/w/chat.0.1-3000-2.sock", true),
+            ("/run/w/chat.0.1-3000-2-3.sock", false),
             ("/run/w/chat.0.12.sock", false),
             ("/run/w/chat.0.1-../../x.sock", false),
             ("/run/docker.sock", false),

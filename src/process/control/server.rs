@@ -1,6 +1,7 @@
 //! Accepts and serves control connections.
 
 use super::Report;
+use super::external::{Door, Place};
 use super::links::LinkId;
 use super::message::{LONGEST_HELLO, LONGEST_LINE, ProxySays, WorkerSays};
 use super::registry::{Inbox, Registry};
@@ -51,8 +52,17 @@ pub(crate) fn bind_over(path: &Path, shared: bool) -> Result<UnixListener, Error
     Ok(listener)
 }
 
-/// Serves until dropped.
+/// Serves the workers that we started, until dropped.
 pub(crate) async fn serve(listener: UnixListener, registry: Registry) {
+    serve_at(listener, registry, None).await;
+}
+
+/// Serves the workers that somebody else started, until dropped.
+pub(crate) async fn serve_external(listener: UnixListener, registry: Registry, door: Arc<Door>) {
+    serve_at(listener, registry, Some(door)).await;
+}
+
+async fn serve_at(listener: UnixListener, registry: Registry, door: Option<Arc<Door>>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = tokio::task::JoinSet::new();
     let mut next: LinkId = 0;
@@ -62,10 +72,10 @@ pub(crate) async fn serve(listener: UnixListener, registry: Registry) {
                 Ok((stream, _)) => {
                     let Ok(permit) = room.clone().try_acquire_owned() else { continue };
                     next += 1;
-                    let (link, registry) = (next, registry.clone());
+                    let (link, registry, door) = (next, registry.clone(), door.clone());
                     connections.spawn(async move {
                         let _permit = permit;
-                        if let Err(why) = connection(stream, link, &registry).await {
+                        if let Err(why) = connection(stream, link, &registry, door.as_deref()).await {
                             log::warn!("control channel: {why}");
                         }
                     });
@@ -81,11 +91,12 @@ pub(crate) async fn serve(listener: UnixListener, registry: Registry) {
     }
 }
 
-async fn connection(stream: UnixStream, link: LinkId, registry: &Registry) -> Result<(), String> {
+async fn connection(stream: UnixStream, link: LinkId, registry: &Registry, door: Option<&Door>) -> Result<(), String> {
     let peer = stream.peer_cred().map_err(|e| format!("peer without credentials: {e}"))?;
     let who = || format!("process {:?} of user {}", peer.pid().unwrap_or(0), peer.uid());
     let (reader, mut writer) = stream.into_split();
-    if !registry.knows_user(peer.uid()) {
+    let known = door.map_or_else(|| registry.knows_user(peer.uid()), |door| door.knows_user(peer.uid()));
+    if !known {
         // At once: a stranger must not hold a place.
         return refuse(&mut writer, &who(), format!("no worker of user {} is expected", peer.uid())).await;
     }
@@ -98,15 +109,24 @@ async fn connection(stream: UnixStream, link: LinkId, registry: &Registry) -> Re
         Ok(Ok(Some(line))) => line,
         Ok(Err(e)) => return Err(format!("{}: {e}", who())),
     };
-    let admitted = match serde_json::from_slice(&first) {
-        Ok(WorkerSays::Hello(hello)) => registry.open(link, &hello, peer.uid()).await,
-        Ok(_) => Err("the first line must be a hello".to_owned()),
-        Err(e) => Err(format!("bad hello: {e}")),
+    // A process of another PID namespace has no number here.
+    let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0);
+    let admitted = match (serde_json::from_slice(&first), door) {
+        (Ok(WorkerSays::Hello(hello)), None) => {
+            registry.open(link, &hello, peer.uid()).await.map(|(id, inbox)| (id, inbox, None))
+        }
+        (Ok(WorkerSays::Join(asks)), Some(door)) => {
+            door.admit(registry, link, asks, (peer.uid(), pid)).await.map(|(id, inbox, place)| (id, inbox, Some(place)))
+        }
+        (Ok(_), Some(_)) => Err("the first line must be a join".to_owned()),
+        (Ok(_), None) => Err("the first line must be a hello".to_owned()),
+        (Err(e), _) => Err(format!("bad hello: {e}")),
     };
     match admitted {
         Err(reason) => refuse(&mut writer, &who(), reason).await,
-        Ok((id, inbox)) => {
-            let served = converse(reader, writer, inbox, registry, &id, link).await;
+        Ok((id, inbox, place)) => {
+            let talk = Talk { registry, door, id: &id, link };
+            let served = talk.converse(reader, writer, inbox, place).await;
             registry.close(&id, link).await;
             served.map_err(|why| format!("{id}: {why}"))
         }
@@ -120,52 +140,68 @@ async fn refuse(writer: &mut OwnedWriteHalf, who: &str, reason: String) -> Resul
     Err(text)
 }
 
-/// Until either side ends.
-async fn converse(
-    mut reader: BufReader<OwnedReadHalf>,
-    mut writer: OwnedWriteHalf,
-    inbox: Inbox,
-    registry: &Registry,
-    id: &WorkerId,
+/// A connection that was let in.
+struct Talk<'a> {
+    registry: &'a Registry,
+    door: Option<&'a Door>,
+    id: &'a WorkerId,
     link: LinkId,
-) -> Result<(), String> {
-    let listen = async {
-        while let Some(line) = line(&mut reader, LONGEST_LINE).await.map_err(|e| e.to_string())? {
-            heard(registry, id, link, &line).await?;
-        }
-        Ok(())
-    };
-    let Inbox { mut lines, mut end } = inbox;
-    let speak = async {
-        say(&mut writer, &ProxySays::Welcome.to_line().unwrap_or_default()).await?;
-        while let Some(line) = lines.next().await {
-            say(&mut writer, &line).await?;
-        }
-        Ok(())
-    };
-    tokio::select! {
-        ended = listen => ended,
-        ended = speak => ended,
-        // Superseded, or the worker is gone.
-        _ = end.changed() => Ok(()),
-    }
 }
 
-async fn heard(registry: &Registry, id: &WorkerId, link: LinkId, line: &[u8]) -> Result<(), String> {
-    let said = serde_json::from_slice(line).map_err(|e| format!("a line is not understood: {e}"))?;
-    let report = match said {
-        WorkerSays::Path { path, main, .. } => return registry.path(id, link, &path, main).await,
-        WorkerSays::Closed { path } => {
-            registry.closed(id, link, &path).await;
-            return Ok(());
+impl Talk<'_> {
+    /// Until either side ends.
+    async fn converse(
+        &self,
+        mut reader: BufReader<OwnedReadHalf>,
+        mut writer: OwnedWriteHalf,
+        inbox: Inbox,
+        worker: Option<Place>,
+    ) -> Result<(), String> {
+        let listen = async {
+            while let Some(line) = line(&mut reader, LONGEST_LINE).await.map_err(|e| e.to_string())? {
+                self.heard(&line).await?;
+            }
+            Ok(())
+        };
+        let Inbox { mut lines, mut end } = inbox;
+        let speak = async {
+            say(&mut writer, &ProxySays::Welcome { worker }.to_line().unwrap_or_default()).await?;
+            while let Some(line) = lines.next().await {
+                say(&mut writer, &line).await?;
+            }
+            Ok(())
+        };
+        tokio::select! {
+            ended = listen => ended,
+            ended = speak => ended,
+            // Superseded, or the worker is gone.
+            _ = end.changed() => Ok(()),
         }
-        WorkerSays::Ready => Report::Ready,
-        WorkerSays::Message { data } => Report::Message(data),
-        WorkerSays::Stats(stats) => Report::Stats(stats),
-        WorkerSays::Hello(_) | WorkerSays::Unknown => return Ok(()),
-    };
-    registry.report(id, Some(report)).await;
-    Ok(())
+    }
+
+    async fn heard(&self, line: &[u8]) -> Result<(), String> {
+        let Talk { registry, id, link, .. } = *self;
+        let said = serde_json::from_slice(line).map_err(|e| format!("a line is not understood: {e}"))?;
+        let report = match said {
+            WorkerSays::Path { path, main, .. } => {
+                return registry.path(id, link, &self.here(path)?, main).await;
+            }
+            WorkerSays::Closed { path } => {
+                registry.closed(id, link, &self.here(path)?).await;
+                return Ok(());
+            }
+            WorkerSays::Ready => Report::Ready,
+            WorkerSays::Message { data } => Report::Message(data),
+            WorkerSays::Stats(stats) => Report::Stats(stats),
+            WorkerSays::Hello(_) | WorkerSays::Join(_) | WorkerSays::Unknown => return Ok(()),
+        };
+        registry.report(id, Some(report)).await;
+        Ok(())
+    }
+
+    fn here(&self, path: String) -> Result<String, String> {
+        self.door.map_or(Ok(path.clone()), |door| door.here(&path))
+    }
 }
 
 async fn say(writer: &mut OwnedWriteHalf, line: &[u8]) -> Result<(), String> {

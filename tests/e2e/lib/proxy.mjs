@@ -311,6 +311,14 @@ export class Proxy {
     return [...pids];
   }
 
+  /** Ends the proxy alone: what it did not start lives on, and `run` may start it again. */
+  async interrupt({ signal = 'SIGTERM', timeout = 20_000, code = 0 } = {}) {
+    process.kill(this.child.pid, signal);
+    const ended = await within(timeout, `the proxy's end after ${signal}`, this.exit);
+    assert.deepEqual(ended, { code, signal: code === null ? signal : null }, 'exit of the proxy');
+    this.ended = undefined;
+  }
+
   /** Ends the proxy by a signal, then checks that it left nothing. */
   async stop({ signal = 'SIGTERM', timeout = 20_000, code = 0, killed = null } = {}) {
     try {

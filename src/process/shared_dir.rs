@@ -1,0 +1,236 @@
+//! The directory that an app's external workers share with the proxy: another container's, another user's.
+//!
+//! ```text
+//! control.sock            external workers dial in here; 0666, since credentials decide
+//! preload.cjs             what they load first; 0644
+//! worker.ID.sock          bound by a worker; a second server of it: worker.ID-PORT.sock
+//! ```
+//!
+//! Unlike the runtime directory it may be written by others: by all that may write there, who are
+//! trusted not to replace one another's files, or are kept from it by the sticky bit.
+
+use super::Error;
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// The longest name in the directory: a second server's socket, of a second address.
+pub(crate) const LONGEST_SHARED: &str = "/worker.0123456789ab-65535-99.sock";
+const CONTROL: &str = "control.sock";
+const SCRIPT: &str = "preload.cjs";
+/// Between `bind` and `listen` a socket refuses as a dead one does.
+const YOUNG: Duration = Duration::from_secs(5);
+/// Most files that a sweep looks at.
+const LOOKED_AT: usize = 4096;
+
+/// Dropping it removes what it put there.
+#[derive(Debug)]
+pub(crate) struct SharedDir {
+    path: PathBuf,
+    made: bool,
+    /// Device and inode of each file of ours: another proxy may have put its own in the place.
+    ours: Mutex<Vec<(PathBuf, (u64, u64))>>,
+}
+
+impl SharedDir {
+    /// Sees that the directory is fit for use, or makes it. `users` may dial in.
+    ///
+    /// # Errors
+    /// It is a link, no directory, or belongs to somebody who has no business there.
+    pub(crate) fn open(path: &Path, users: &[u32]) -> Result<SharedDir, Error> {
+        let own = rustix::process::geteuid().as_raw();
+        let private = users.iter().all(|user| *user == own);
+        let made = match DirBuilder::new().mode(0o700).create(path) {
+            Ok(()) => true,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
+            Err(source) => return Err(Error::Io { doing: format!("making directory {}", path.display()), source }),
+        };
+        if made && !private {
+            let set = fs::set_permissions(path, Permissions::from_mode(0o1777));
+            set.map_err(Error::io(format!("setting the mode of {}", path.display())))?;
+        }
+        let meta = fs::symlink_metadata(path).map_err(Error::io(format!("looking at {}", path.display())))?;
+        let unfit = |what: String| Err(Error::Unsafe { path: path.into(), what });
+        if meta.is_symlink() {
+            return unfit("is a symbolic link, which others could turn; write the directory that it leads to".into());
+        }
+        if !meta.is_dir() {
+            return unfit("is not a directory; remove it or set another external.directory".into());
+        }
+        let owner = meta.uid();
+        if owner != 0 && owner != own && !users.contains(&owner) {
+            return unfit(format!(
+                "belongs to user {owner}, who could replace what is in it; add {owner} to external.users, or change its owner"
+            ));
+        }
+        Ok(SharedDir { path: path.into(), made, ours: Mutex::default() })
+    }
+
+    /// Writes the script, then opens the socket: whoever finds the one finds the other. With
+    /// `take_over`, in the place of a proxy that still lives.
+    ///
+    /// # Errors
+    /// Another proxy serves the directory, or it cannot be written.
+    pub(crate) fn furnish(&self, script: &str, take_over: bool) -> Result<UnixListener, Error> {
+        let control = self.path.join(CONTROL);
+        if !take_over && UnixStream::connect(&control).is_ok() {
+            return Err(Error::InUse { path: self.path.clone(), pid: None });
+        }
+        self.write(SCRIPT, script)?;
+        let temporary = self.temporary(CONTROL);
+        let failed = || Error::io(format!("binding {}", control.display()));
+        ignore(fs::remove_file(&temporary));
+        let listener = UnixListener::bind(&temporary).map_err(failed())?;
+        let placed = fs::set_permissions(&temporary, Permissions::from_mode(0o666))
+            .and_then(|()| listener.set_nonblocking(true))
+            .and_then(|()| self.place(&temporary, CONTROL));
+        placed.map_err(failed())?;
+        Ok(listener)
+    }
+
+    /// Where a worker's socket of this name stands; `None` if it is no such name. A worker may know the
+    /// directory by another path: only the name counts.
+    pub(crate) fn socket(directory: &Path, path: &str) -> Option<PathBuf> {
+        let name = path.rsplit('/').next()?;
+        let id = name.strip_prefix("worker.")?.strip_suffix(".sock")?;
+        let (id, rest) = id.split_at_checked(12)?;
+        let fits = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        let good = id.bytes().all(fits) && rest.bytes().all(|b| b == b'-' || b.is_ascii_digit()) && rest.len() <= 12;
+        good.then(|| directory.join(name))
+    }
+
+    /// Removes the sockets of dead workers, where we may. Blocks.
+    pub(crate) fn sweep(&self) {
+        let Ok(list) = fs::read_dir(&self.path) else { return };
+        for entry in list.flatten().take(LOOKED_AT) {
+            let path = entry.path();
+            let named = path.to_str().and_then(|path| SharedDir::socket(&self.path, path)).is_some();
+            let Ok(meta) = fs::symlink_metadata(&path) else { continue };
+            let old = meta.modified().ok().and_then(|at| at.elapsed().ok()).is_some_and(|age| age > YOUNG);
+            if named && old && meta.file_type().is_socket() && is_dead(&path) {
+                // In a directory with the sticky bit only its owner may.
+                ignore(fs::remove_file(&path));
+            }
+        }
+    }
+
+    /// Never through a link, and never half a file.
+    fn write(&self, name: &str, text: &str) -> Result<(), Error> {
+        let temporary = self.temporary(name);
+        ignore(fs::remove_file(&temporary));
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(0o644).custom_flags(nix::libc::O_NOFOLLOW);
+        let written = options.open(&temporary).and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.set_permissions(Permissions::from_mode(0o644))
+        });
+        let placed = written.and_then(|()| self.place(&temporary, name));
+        placed.map_err(Error::io(format!("writing {}", self.path.join(name).display())))
+    }
+
+    fn place(&self, temporary: &Path, name: &str) -> io::Result<()> {
+        let path = self.path.join(name);
+        let placed = fs::symlink_metadata(temporary).and_then(|meta| fs::rename(temporary, &path).map(|()| meta));
+        let meta = placed.inspect_err(|_| ignore(fs::remove_file(temporary)))?;
+        let mut ours = self.ours.lock().unwrap_or_else(|e| e.into_inner());
+        ours.push((path, (meta.dev(), meta.ino())));
+        Ok(())
+    }
+
+    fn temporary(&self, name: &str) -> PathBuf {
+        self.path.join(format!(".{name}.{}", std::process::id()))
+    }
+}
+
+impl Drop for SharedDir {
+    fn drop(&mut self) {
+        let ours = std::mem::take(&mut *self.ours.lock().unwrap_or_else(|e| e.into_inner()));
+        for (path, number) in ours {
+            if fs::symlink_metadata(&path).is_ok_and(|meta| (meta.dev(), meta.ino()) == number) {
+                ignore(fs::remove_file(&path));
+            }
+        }
+        if self.made {
+            // Not while workers have their sockets in it.
+            ignore(fs::remove_dir(&self.path));
+        }
+    }
+}
+
+fn is_dead(path: &Path) -> bool {
+    UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+fn ignore(_: io::Result<()>) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn temp(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("shared-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir(&dir).unwrap();
+        dir
+    }
+
+    fn own() -> u32 {
+        rustix::process::geteuid().as_raw()
+    }
+
+    #[test]
+    fn it_is_furnished_and_cleared() {
+        let base = temp("clear");
+        let path = base.join("chat");
+        let dir = SharedDir::open(&path, &[own()]).unwrap();
+        let listener = dir.furnish("script", false).unwrap();
+        assert_eq!(fs::read_to_string(path.join(SCRIPT)).unwrap(), "script");
+        assert_eq!(fs::metadata(path.join(CONTROL)).unwrap().mode() & 0o777, 0o666);
+        let second = SharedDir::open(&path, &[own()]).unwrap();
+        assert!(matches!(second.furnish("x", false), Err(Error::InUse { .. })));
+        // A successor's files stay when its predecessor goes.
+        let newer = second.furnish("newer", true).unwrap();
+        drop((dir, listener));
+        assert_eq!(fs::read_to_string(path.join(SCRIPT)).unwrap(), "newer");
+        assert!(UnixStream::connect(path.join(CONTROL)).is_ok());
+        drop((second, newer));
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+        fs::remove_dir_all(base).unwrap();
+    }
+
+    #[test]
+    fn links_and_strangers_are_refused() {
+        let base = temp("unfit");
+        std::os::unix::fs::symlink(&base, base.join("link")).unwrap();
+        let refused = SharedDir::open(&base.join("link"), &[]).unwrap_err().to_string();
+        assert!(refused.contains("symbolic link"), "{refused}");
+        fs::write(base.join("file"), "").unwrap();
+        assert!(SharedDir::open(&base.join("file"), &[]).is_err());
+        // A link in the place of a file of ours is replaced, and what it leads to is left alone.
+        fs::write(base.join("precious"), "kept").unwrap();
+        std::os::unix::fs::symlink(base.join("precious"), base.join(SCRIPT)).unwrap();
+        let dir = SharedDir::open(&base, &[own()]).unwrap();
+        dir.furnish("script", false).unwrap();
+        assert_eq!(fs::read_to_string(base.join("precious")).unwrap(), "kept");
+        assert!(!fs::symlink_metadata(base.join(SCRIPT)).unwrap().is_symlink());
+        drop(dir);
+        fs::remove_dir_all(base).unwrap();
+    }
+
+    #[test]
+    fn only_workers_names_are_sockets() {
+        let dir = Path::new("/run/chat");
+        let at = |name: &str| Some(dir.join(name));
+        assert_eq!(SharedDir::socket(dir, "/elsewhere/worker.0123456789ab.sock"), at("worker.0123456789ab.sock"));
+        assert_eq!(SharedDir::socket(dir, "worker.0123456789ab-80.sock"), at("worker.0123456789ab-80.sock"));
+        for bad in ["control.sock", "worker.0123456789ab.sock/", "worker.0123456789AB.sock", "worker.01.sock", "..", ""]
+        {
+            assert_eq!(SharedDir::socket(dir, bad), None, "{bad}");
+        }
+        assert!(SharedDir::socket(dir, &LONGEST_SHARED[1..]).is_some());
+    }
+}

@@ -1,0 +1,133 @@
+//! Tells systemd how the proxy is, for as long as it runs, and feeds its watchdog while it is alive.
+
+use super::listen::Doors;
+use super::notify;
+use super::sockets::Purpose;
+use super::vitals::Vitals;
+use crate::admin::health::{Check, HUNG};
+use crate::supervisor::Control;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+const LOOK: Duration = Duration::from_secs(1);
+/// How far ahead more time is asked for while something takes long.
+const EXTENSION: Duration = Duration::from_secs(15);
+/// Beyond the longest `start_timeout` of an app.
+const SLACK: Duration = Duration::from_secs(10);
+/// For a listener to take a connection and to end it.
+const PROBE: Duration = Duration::from_secs(5);
+
+pub(super) struct Herald {
+    pub(super) control: Control,
+    pub(super) vitals: Vitals,
+    pub(super) doors: Doors,
+    /// How long an app may take to have its first ready worker.
+    pub(super) longest_start: Duration,
+    /// Takes the place of another process.
+    pub(super) succeeds: bool,
+}
+
+impl Herald {
+    /// Until the supervisor has ended.
+    pub(super) async fn run(self) {
+        if let Some(limit) = notify::watchdog_limit(self.succeeds).filter(|_| notify::is_wanted()) {
+            tokio::spawn(watch(self.control.clone(), self.doors.clone(), limit));
+        }
+        // Also without systemd: who was ready once is noted here.
+        let mut changes = self.control.clone();
+        let (began, mut ready, mut told) = (Instant::now(), false, String::new());
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                _ = self.control.finished() => return,
+                _ = changes.changed() => {}
+                _ = look.tick() => {}
+            }
+            let line = self.line();
+            let stopping = self.vitals.is_stopping();
+            if !ready && !stopping && (self.vitals.is_settled() || began.elapsed() > self.longest_start + SLACK) {
+                ready = true;
+                notify::ready(&line);
+            } else if line != told {
+                notify::status(&line);
+            }
+            if stopping || !ready {
+                notify::extend(EXTENSION);
+            }
+            told = line;
+        }
+    }
+
+    fn line(&self) -> String {
+        let condition = self.vitals.condition();
+        if condition.stopping {
+            return "stopping".to_owned();
+        }
+        let against = condition.against(Check::Ready, None);
+        if against.is_empty() {
+            let apps = condition.apps.iter().map(|app| format!("{} {}/{}", app.name, app.ready, app.workers));
+            return format!("ready: {}", apps.collect::<Vec<_>>().join(", "));
+        }
+        format!("not ready: {}", against.join("; "))
+    }
+}
+
+/// Feeds the watchdog at half of its limit.
+async fn watch(control: Control, doors: Doors, limit: Duration) {
+    let mut look = interval(limit / 2);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut well = true;
+    loop {
+        look.tick().await;
+        match alive(&control, &doors, PROBE.min(limit / 3)).await {
+            Ok(()) => {
+                notify::watchdog();
+                well = true;
+            }
+            Err(why) if well => {
+                log::error!("systemd's watchdog is not fed: {why}");
+                well = false;
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Whether the supervisor decides and the front takes connections.
+async fn alive(control: &Control, doors: &Doors, limit: Duration) -> Result<(), String> {
+    let beat = control.since_beat();
+    if beat >= HUNG {
+        return Err(format!("the supervisor has stood still for {} s", beat.as_secs()));
+    }
+    if !doors.traffic.is_open() {
+        return Ok(());
+    }
+    let addresses = doors.sockets.addresses(Purpose::Listeners);
+    let Some(address) = addresses.first().and_then(|address| address.parse::<SocketAddr>().ok()) else { return Ok(()) };
+    let outcome = timeout(limit, visit(address)).await;
+    // It may have closed meanwhile.
+    match outcome {
+        _ if !doors.traffic.is_open() => Ok(()),
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(format!("{address} takes no connection: {error}")),
+        Err(_) => Err(format!("a connection to {address} was not served within {limit:?}")),
+    }
+}
+
+/// Connects, says nothing, and waits until the front has ended the connection: the kernel alone cannot.
+async fn visit(mut address: SocketAddr) -> std::io::Result<()> {
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    let mut stream = TcpStream::connect(address).await?;
+    stream.shutdown().await?;
+    match stream.read(&mut [0; 64]).await {
+        Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => Err(error),
+        _ => Ok(()),
+    }
+}

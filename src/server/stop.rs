@@ -1,0 +1,130 @@
+//! The graceful stop: nobody new, nothing cut, gone as soon as empty.
+//!
+//! Not ready at once; clients are served on for `pre_stop_delay`, and asked to leave; then the listeners close,
+//! idle connections end, requests in flight are finished, WebSockets are closed, and workers end as soon as nothing
+//! can come to them any more. At the limit everything that is left is cut off.
+
+use super::listen::Doors;
+use super::notify;
+use super::sockets::Purpose;
+use super::vitals::Vitals;
+use crate::config::{SHUTDOWN_MARGIN, Shutdown};
+use crate::gateway::{Front, Phase};
+use crate::supervisor::Control;
+use arc_swap::ArcSwap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+/// For the listeners' tasks to end: they have nothing to wait for but clients that have connected already.
+const CLOSING: Duration = Duration::from_secs(2);
+/// Between two looks at whether a request may still come.
+const LOOK: Duration = Duration::from_millis(20);
+/// For the last answers to leave, once no worker is left.
+const LAST_ANSWERS: Duration = Duration::from_secs(3);
+
+pub(super) struct Stopper {
+    pub(super) front: Front,
+    pub(super) doors: Doors,
+    pub(super) control: Control,
+    pub(super) vitals: Vitals,
+    /// As the newest configuration says.
+    pub(super) policy: Arc<ArcSwap<Shutdown>>,
+    begun: AtomicBool,
+    /// Everything ends at once.
+    cut: AtomicBool,
+}
+
+impl Stopper {
+    pub(super) fn new(
+        front: Front,
+        doors: Doors,
+        control: Control,
+        vitals: Vitals,
+        policy: Arc<ArcSwap<Shutdown>>,
+    ) -> Stopper {
+        Stopper { front, doors, control, vitals, policy, begun: AtomicBool::new(false), cut: AtomicBool::new(false) }
+    }
+
+    /// A signal to stop: the first is for a graceful stop, the next for one at once.
+    pub(super) fn signalled(self: &Arc<Self>, signal: &str) {
+        if self.begun.swap(true, Ordering::AcqRel) {
+            log::warn!("{signal}: stopping now");
+            return self.cut();
+        }
+        log::info!("{signal}: stopping; once more stops at once");
+        let stop = self.clone();
+        tokio::spawn(async move { stop.gracefully().await });
+    }
+
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Acquire)
+    }
+
+    fn cut(&self) {
+        self.cut.store(true, Ordering::Release);
+        self.doors.traffic.close();
+        self.doors.sockets.close(Purpose::Listeners);
+        self.control.kill();
+    }
+
+    async fn gracefully(&self) {
+        let began = Instant::now();
+        let Shutdown { pre_stop_delay, limit } = **self.policy.load();
+        self.vitals.stop();
+        notify::stopping();
+        let end = limit.map(|limit| began + limit.saturating_sub(SHUTDOWN_MARGIN));
+        let at_limit = async {
+            match end {
+                Some(end) => sleep_until(end).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.steps(pre_stop_delay) => {}
+            () = at_limit => {
+                let left = self.front.connections().load(Ordering::Relaxed);
+                log::warn!("shutdown.limit is near: {left} connections are cut off");
+                self.cut();
+            }
+        }
+    }
+
+    async fn steps(&self, pre_stop_delay: Duration) {
+        self.front.enter(Phase::Leaving);
+        sleep(pre_stop_delay).await;
+        self.doors.traffic.close();
+        if timeout(CLOSING, self.doors.traffic.closed()).await.is_err() {
+            log::warn!("listeners took over {CLOSING:?} to close");
+        }
+        self.doors.sockets.close(Purpose::Listeners);
+        // Open connections may bring requests that have begun: workers wait for them.
+        self.control.expect_requests(true);
+        self.front.enter(Phase::Closed);
+        self.control.stop();
+        while self.undecided() > 0 {
+            sleep(LOOK).await;
+        }
+        self.control.expect_requests(false);
+        // The limit holds until the end.
+        std::future::pending().await
+    }
+
+    /// Connections that are not with a worker: those of which a request may still come. What is with a worker, the
+    /// fleet waits for as long as it should, for polls that only wait not at all.
+    fn undecided(&self) -> usize {
+        let open = self.front.connections().load(Ordering::Acquire);
+        let status = self.control.status();
+        let workers = status.apps.iter().flat_map(|app| &app.workers);
+        let with_workers: u32 = workers.map(|worker| worker.carried.active() + worker.carried.parked()).sum();
+        open.saturating_sub(with_workers as usize)
+    }
+
+    /// After the workers' end: what they answered last, and refusals of what they could not, may be on its way.
+    pub(super) async fn last_answers(&self) {
+        if self.begun.load(Ordering::Acquire) && !self.cut.load(Ordering::Acquire) {
+            let _ = timeout(LAST_ANSWERS, self.front.emptied()).await;
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! How the proxy is, for those who ask: health endpoints, systemd.
+
+use crate::admin::health::{AppCondition, Condition};
+use crate::gateway::Rules;
+use crate::supervisor::{AppStatus, Control};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Vitals {
+    control: Control,
+    rules: Rules,
+    stopping: Arc<AtomicBool>,
+    /// Apps that had a ready worker at some time.
+    were_ready: Arc<Mutex<HashSet<String>>>,
+}
+
+impl Vitals {
+    pub(super) fn new(control: Control, rules: Rules) -> Vitals {
+        Vitals { control, rules, stopping: Arc::default(), were_ready: Arc::default() }
+    }
+
+    /// No traffic should come any more.
+    pub(super) fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    pub(super) fn condition(&self) -> Condition {
+        let status = self.control.status();
+        let rules = self.rules.load();
+        let mut were_ready = self.were_ready.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        // Those in force: one that a reload removed may still have workers.
+        let app = |name: &str| {
+            let known: Vec<&AppStatus> = status.apps.iter().filter(|app| &*app.name == name).collect();
+            let ready = known.iter().map(|app| app.ready()).sum();
+            if ready > 0 && !were_ready.contains(name) {
+                were_ready.insert(name.to_owned());
+            }
+            let workers = known.iter().map(|app| usize::from(app.desired)).sum();
+            let reason = known.last().map(|app| why_not(app)).unwrap_or_default();
+            AppCondition { name: name.to_owned(), ready, workers, was_ready: were_ready.contains(name), reason }
+        };
+        let apps = rules.pools().map(|pool| &*pool.app).map(app).collect();
+        Condition { since_beat: self.control.since_beat(), stopping: self.is_stopping(), apps }
+    }
+
+    /// Whether an app's start is over: it has a ready worker, or one of its slots has failed for now.
+    pub(super) fn is_settled(&self) -> bool {
+        let status = self.control.status();
+        let failed = |name: &str| {
+            let slots = status.apps.iter().filter(|app| &*app.name == name).flat_map(|app| &app.slots);
+            slots.into_iter().any(|slot| slot.is_failed)
+        };
+        self.condition().apps.iter().all(|app| app.was_ready || failed(&app.name))
+    }
+}
+
+/// What is known of an app without a ready worker.
+fn why_not(app: &AppStatus) -> String {
+    if app.ready() > 0 {
+        return String::new();
+    }
+    let exit = app.slots.iter().find_map(|slot| slot.last_exit.clone());
+    let worker = app.workers.first().map(|worker| format!("{}: {}", worker.state, worker.reason));
+    exit.or(worker).unwrap_or_default()
+}

@@ -1,0 +1,113 @@
+// A worker that no proxy started: it joins, is told who it is, and never ends because of the proxy.
+import assert from 'node:assert/strict';
+import fs from 'node:fs';
+import path from 'node:path';
+import { describe, it } from 'node:test';
+import { Proxy, here, request, until } from './harness.mjs';
+
+const SERVER = `require('http').createServer((q, s) => s.end('ok')).listen(3000);`;
+const PLACE = { app: 'chat', slot: 4, incarnation: 9, tag: 'x_-', port: 8080, wait_ready: false, keep_alive_ms: 90000 };
+
+/** Starts a process that shares the directory of the proxy, and nothing else. */
+function join(proxy, code, { env, ...options } = {}) {
+  proxy.answer = proxy.answer && { ...proxy.answer, worker: PLACE };
+  const joining = { PINGORA_UNIX_PROXY_WORKER: '', PINGORA_UNIX_PROXY_JOIN: proxy.dir, ...env };
+  return proxy.run(code, { env: joining, ...options });
+}
+
+const joined = (proxy) => proxy.said('join');
+
+const socketOf = (proxy, line) => `${proxy.dir}/${line.socket}`;
+
+describe('a worker that joins', { concurrency: 4 }, () => {
+  it('says who it is, is told its place, and listens where it said', async (t) => {
+    const proxy = await Proxy.start(t);
+    const worker = join(
+      proxy,
+      `const server = require('http').createServer((q, s) => s.end('ok'));
+       server.listen(3000, () => console.log('address', JSON.stringify(server.address())));`,
+    );
+    const line = await joined(proxy);
+    assert.match(line.id, /^[0-9a-f]{32}$/);
+    assert.match(line.socket, /^worker\.[0-9a-f]{12}\.sock$/);
+    assert.ok(!line.id.includes(line.socket.slice(7, -5)));
+    assert.deepEqual([line.pid, line.protocol, line.tag, line.messages], [worker.pid, 1, undefined, true]);
+    const main = await proxy.main();
+    assert.equal(main.path, socketOf(proxy, line));
+    assert.equal((await request({ socketPath: main.path })).body, 'ok');
+    assert.equal(fs.statSync(main.path).mode & 0o777, 0o666);
+    assert.equal(JSON.parse(await worker.printed('address')).port, 3000);
+    await until('its title', () => fs.readFileSync(`/proc/${worker.pid}/cmdline`, 'utf8').startsWith('chat: slot 4'));
+    assert.equal(worker.err, '');
+  });
+
+  it('works for ES modules, and carries ready and messages', async (t) => {
+    const proxy = await Proxy.start(t);
+    join(proxy, `import http from 'node:http'; process.send({ early: 1 }); http.createServer().listen(0, () => process.send('ready'));`, {
+      esm: true,
+    });
+    await joined(proxy);
+    await proxy.said('ready');
+    assert.deepEqual((await proxy.said('message')).data, { early: 1 });
+    await proxy.said('stats');
+  });
+
+  it('redials as the same worker, with its tag, however long the proxy is away', async (t) => {
+    const proxy = await Proxy.start(t);
+    const worker = join(proxy, SERVER);
+    const first = await joined(proxy);
+    await proxy.main();
+    await proxy.shut();
+    proxy.peers.length = 0;
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    assert.equal((await request({ socketPath: socketOf(proxy, first) })).body, 'ok');
+    await proxy.open();
+    const again = await proxy.said('join');
+    assert.deepEqual([again.id, again.socket, again.tag], [first.id, first.socket, PLACE.tag]);
+    await proxy.main();
+    assert.equal(worker.exit, null);
+  });
+
+  it('waits when it is refused, and tries again', async (t) => {
+    const proxy = await Proxy.start(t);
+    const worker = join(proxy, SERVER);
+    proxy.answer = { type: 'refused', reason: 'full' };
+    await joined(proxy);
+    await until('a second try', () => proxy.lines('join').length === 2);
+    proxy.answer = { type: 'welcome', worker: PLACE };
+    await proxy.main();
+    assert.equal(worker.exit, null);
+  });
+
+  it('is one worker with its cluster, and what it starts is none', async (t) => {
+    const proxy = await Proxy.start(t);
+    const env = { PINGORA_UNIX_PROXY_WORKER: '', PINGORA_UNIX_PROXY_JOIN: proxy.dir };
+    proxy.answer.worker = PLACE;
+    proxy.spawn([process.execPath, path.join(here, 'apps/cluster.cjs')], { env });
+    await until('two processes', () => proxy.lines('join').length === 2);
+    const [one, two] = proxy.lines('join');
+    assert.deepEqual([one.id, one.socket], [two.id, two.socket]);
+    assert.notEqual(one.pid, two.pid);
+    const parent = join(
+      proxy,
+      `require('http').createServer().listen(3000, () => {
+         const code = "require('http').createServer().listen(0, '127.0.0.1', () => console.log('child up'))";
+         const child = require('child_process').spawn(process.execPath, ['-e', code], { stdio: 'inherit' });
+       });`,
+    );
+    assert.equal(await parent.printed('child'), 'up');
+    await until('the parent', () => proxy.lines('join').length === 3);
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    assert.equal(proxy.lines('join').length, 3);
+  });
+
+  it('starts nothing in a process that does not listen', async (t) => {
+    const proxy = await Proxy.start(t);
+    const worker = join(proxy, `process.send('ready'); process.send({ a: 1 }); console.log('done now');`);
+    assert.equal(await worker.printed('done'), 'now');
+    await worker.ended;
+    assert.deepEqual([proxy.peers.length, worker.err], [0, '']);
+    const wrong = join(proxy, SERVER, { env: { PINGORA_UNIX_PROXY_JOIN: 'relative' } });
+    await until('a warning', () => /PINGORA_UNIX_PROXY_JOIN is not an absolute path/.test(wrong.err));
+  });
+});

@@ -58,7 +58,7 @@ test('workers without the preload script are taken over too, and missed when the
       await upgraded(proxy);
       const [victim, other] = before;
       const at = proxy.kill(victim);
-      await proxy.line(new RegExp(`pid ${victim}\\b.*SIGKILL`), { from: at });
+      await proxy.line(new RegExp(`pid ${victim}\\): (killed by|exited)`), { from: at });
       const now = pidsOf(await steady(proxy, 2, { fits: list => !pidsOf(list).includes(victim) }));
       assert.ok(now.includes(other));
       for (const pid of await proxy.pids(2)) assert.ok(now.includes(pid));

@@ -10,6 +10,7 @@ import { alone, byHand, ended, leaves, owned, refused, untouched, upgraded, wait
 import { alive, needsUpgrade, withProxy } from './lib/proxy.mjs';
 import { besiege, siegeApp } from './lib/siege.mjs';
 import { pidsOf, status, steady } from './lib/steer.mjs';
+import { open } from './lib/upgrade.mjs';
 import { until } from './lib/wait.mjs';
 
 const options = { timeout: 240_000, ...needsUpgrade };
@@ -58,10 +59,16 @@ for (const action of ['die', 'refuse', 'stall']) {
 for (const [step, action] of [['hello', 'die'], ['hello', 'stall'], ['ready', 'die'], ['tunnels', 'stall'], ['commit', 'die'], ['commit', 'stall']]) {
   test(`the command upgrade, its successor is to ${action} at ${step}: exit code 1, the reason, nothing left`, options, t =>
     withProxy(one, { env: fault(step, action).env }, async proxy => {
-      const { err, ms } = await refused(proxy, /successor|process \d+/, { args: ['--timeout', '8s'] });
+      // There is a tunnel to move.
+      const tunnel = await open(proxy.port, '/ws?name=tunnel&every=0');
+      const { err, ms } = await refused(proxy, /successor|process \d+/, { args: ['--timeout', '60s'] });
       t.diagnostic(`after ${Math.round(ms)} ms: ${err.trim()}`);
       assert.ok(err.trim().split('\n').length <= 12, err);
       await byHand(proxy, { env: { PINGORA_UNIX_PROXY_FAULT: '' } });
+      const account = new Promise(resolve => tunnel.on('message', data => resolve(data.toString())));
+      tunnel.send('account');
+      assert.match(await account, /^account /, 'the tunnel lives');
+      tunnel.close();
     }));
 }
 

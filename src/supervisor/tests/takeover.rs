@@ -282,10 +282,14 @@ async fn a_worker_without_the_preload_is_taken_over() {
     let base = base_dir();
     let old = One::start(&base, app());
     let pids = old.ready(1).await;
-    written(&base, |text| text.contains("\"state\":\"Ready\"")).await;
+    let owner = old.pool.select(Wanted::Any, Use::Request, &[]).unwrap();
+    old.pool.learn(b"sid-without-a-tag", owner.member());
+    written(&base, |text| text.contains("\"state\":\"Ready\"") && text.contains("sid-without-a-tag")).await;
     old.crash().await;
     let new = One::start(&base, app());
     assert_eq!(new.ready(1).await, pids);
+    assert_eq!(new.pool.learnt(9), [(b"sid-without-a-tag"[..].into(), owner.member().id.clone())]);
+    drop(owner);
     new.end(base).await;
 }
 

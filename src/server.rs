@@ -50,8 +50,6 @@ const IDLE: Duration = Duration::from_secs(60);
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// The same for any other worker; uvicorn closes after 5 s, gunicorn after 2.
 const IDLE_UNKNOWN: Duration = Duration::from_millis(1500);
-/// How long a worker lives without its proxy.
-const ORPHAN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long what cannot move to a successor may take to end.
 const MAX_DRAIN: Duration = Duration::from_secs(3600);
@@ -263,7 +261,7 @@ fn supervise(
         runtime_dir: config.runtime_dir.clone(),
         port: config.listeners.first().map_or(0, |listener| listener.address.port()),
         keep_alive: KEEP_ALIVE,
-        orphan_timeout: ORPHAN_TIMEOUT,
+        orphan_timeout: config.orphan_timeout,
         logs: config.logs.clone(),
         alarms: alarms(&config.alarms),
         output: None,

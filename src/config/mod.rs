@@ -49,6 +49,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use yaml::{Entry, Kind, Node, Scalar, Value};
 
+/// Long enough for a restart of the proxy by whoever watches it.
+const ORPHAN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest configuration file, in bytes.
 const LARGEST_FILE: u64 = 1024 * 1024;
 
@@ -61,6 +63,8 @@ pub(crate) struct Config {
     pub(crate) listeners: Vec<Listener>,
     /// Absolute; short enough for the socket paths in it.
     pub(crate) runtime_dir: PathBuf,
+    /// How long a worker lives when there is no proxy.
+    pub(crate) orphan_timeout: Duration,
     /// At least one; names are unique.
     pub(crate) apps: Vec<App>,
     /// Never empty: a single app without routes gets the one that matches everything.
@@ -371,6 +375,7 @@ fn decode(found: Findings, base: &Path, root: &Node, machine: &dyn Machine) -> L
     }
     let Some(top) = d.fields(&field, &schema::TOP) else { return d.found.finish(None) };
     let runtime_dir = limits::runtime_dir(&mut d, &top);
+    let orphan_timeout = d.duration(&top, "orphan_timeout").unwrap_or(ORPHAN_TIMEOUT);
     let server = pingora::decode(&mut d, &top, &runtime_dir);
     let listeners = listeners::decode(&mut d, &top);
     let apps = apps::decode(&mut d, &top);
@@ -387,8 +392,21 @@ fn decode(found: Findings, base: &Path, root: &Node, machine: &dyn Machine) -> L
     limits::check_socket_paths(&mut d, &top, &runtime_dir, &apps.apps);
     external::check(&mut d, &apps, &runtime_dir);
     let apps = apps.apps;
-    let config =
-        Config { server, listeners, runtime_dir, apps, routes, limits, admin, metrics, health, shutdown, logs, alarms };
+    let config = Config {
+        server,
+        listeners,
+        runtime_dir,
+        orphan_timeout,
+        apps,
+        routes,
+        limits,
+        admin,
+        metrics,
+        health,
+        shutdown,
+        logs,
+        alarms,
+    };
     d.found.finish(Some(config))
 }
 

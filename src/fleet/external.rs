@@ -9,11 +9,9 @@ use crate::worker::{Incarnation, Slot};
 use log::Level;
 use std::time::Duration;
 
-/// How long a worker that hung up may take to come back.
-const REDIAL: Duration = Duration::from_secs(2);
-
-/// The same when we were away: who has tried for long tries every 2 s.
-pub(super) const REDIAL_AFTER_CHANGE: Duration = Duration::from_secs(5);
+/// How long a worker that hung up may take to come back. One that has tried in vain for some time tries
+/// every 2 s; one that is dead is found at once, by a check.
+pub(super) const REDIAL: Duration = Duration::from_secs(5);
 
 impl Fleet {
     /// Whether workers come by themselves.
@@ -163,7 +161,7 @@ mod tests {
         assert!(stage.fleet.vacancy().unwrap_err().contains("the most allowed"));
         assert_eq!(stage.fleet.seats().collect::<Vec<_>>(), [(first, true), (second, true)]);
         stage.tell(Event::HungUp { incarnation: first });
-        stage.wait(Duration::from_secs(3));
+        stage.wait(Duration::from_secs(6));
         assert_eq!(stage.fleet.vacancy().unwrap().0, Slot(0));
         // A place that was promised to somebody else is not taken twice.
         let third = stage.join();
@@ -179,13 +177,13 @@ mod tests {
         let Some(Action::Check { attempt, .. }) = asked.first() else { panic!("{asked:?}") };
         let attempt = *attempt;
         stage.tell(Event::Checked { incarnation, attempt, answer: Ok(()) });
-        stage.wait(Duration::from_millis(1900));
+        stage.wait(Duration::from_millis(4900));
         assert_eq!(stage.state(incarnation), Some(State::Ready));
         stage.tell(Event::Hello { incarnation });
-        stage.wait(Duration::from_secs(2));
+        stage.wait(Duration::from_secs(5));
         assert_eq!(stage.state(incarnation), Some(State::Ready));
         stage.tell(Event::HungUp { incarnation });
-        let told = stage.wait(Duration::from_secs(3));
+        let told = stage.wait(Duration::from_secs(6));
         assert_eq!(stage.state(incarnation), Some(State::Exited));
         assert!(!told.iter().any(|a| matches!(a, Action::Alarm { .. })), "{told:?}");
         stage.tell(Event::Cleaned { incarnation });

@@ -112,7 +112,7 @@ impl Fleet {
         for worker in self.workers.values_mut() {
             worker.connected = false;
             if worker.policy.external && worker.is_alive() {
-                worker.leaves_at = Some(present.max(now).saturating_add(super::external::REDIAL_AFTER_CHANGE));
+                worker.leaves_at = Some(present.max(now).saturating_add(super::external::REDIAL));
             }
             worker.health.due = None;
             worker.drain.asked = false;

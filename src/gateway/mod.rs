@@ -20,10 +20,7 @@ mod tests;
 mod tunnel;
 
 pub(crate) use front::Front;
-// For those that stop the front, and that carry connections to another process.
-#[allow(unused_imports)]
 pub(crate) use parcel::Parcel;
-#[allow(unused_imports)]
 pub(crate) use phase::Phase;
 pub(crate) use route::Route;
 pub(crate) use tunnel::Frozen;

@@ -112,7 +112,7 @@ impl Door {
                             log::info!("process {pid} has taken over; this one finishes what it has");
                             let _ = reply.send(Ok(pid));
                             drop((listener, begin));
-                            send_late(&mut successor.channel, late).await;
+                            send_late(&mut successor.channel, late, owner).await;
                             return Ok(());
                         }
                         Err(why) => {

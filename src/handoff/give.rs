@@ -7,6 +7,7 @@ use crate::process::{Other, init};
 use async_trait::async_trait;
 use serde_json::Value;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -27,6 +28,9 @@ pub(crate) trait Predecessor: Send + Sync + 'static {
 
     /// Everything goes on here as if nothing had been.
     async fn thaw(&self, tunnels: Vec<Self::Frozen>);
+
+    /// What requests that are finished here still use of the workers.
+    fn lent(&self) -> Value;
 
     /// The successor has it all. What still opens here comes out of the receiver, which ends when nothing more can
     /// come.
@@ -106,7 +110,8 @@ impl Giving<'_> {
         *tunnels = packed.tunnels;
         let portable = tunnels.iter().map(Frozen::portable);
         let parcels = self.channel.send_parcels(portable).await?;
-        self.channel.say(&Message::Commit { parcels, output: packed.output }).await?;
+        let lent = owner.lent();
+        self.channel.say(&Message::Commit { parcels, output: packed.output, lent }).await?;
         self.committing = true;
         self.expect("committed").await
     }
@@ -157,16 +162,37 @@ impl Giving<'_> {
     }
 }
 
-/// Sends on what comes late, until nothing more can come or nobody takes it.
-pub(super) async fn send_late(channel: &mut Channel, mut late: Ceded) {
+/// Sends on what comes late, and tells what is still used here, until nothing more can come or nobody takes it.
+pub(super) async fn send_late<P: Predecessor>(channel: &mut Channel, mut late: Ceded, owner: &P) {
     const AT_ONCE: usize = 64;
+    const LOOK: Duration = Duration::from_millis(100);
     let mut parcels = Vec::new();
-    while late.recv_many(&mut parcels, AT_ONCE).await > 0 {
-        let borrowed = parcels.iter().map(|p| (p.bytes.clone(), p.fds.iter().map(AsFd::as_fd).collect()));
-        if let Err(e) = channel.send_parcels(borrowed).await {
-            log::warn!("{} connections could not go to the successor: {e}", parcels.len());
-            return;
+    let mut look = tokio::time::interval(LOOK);
+    let mut told = Value::Null;
+    loop {
+        let count = tokio::select! {
+            count = late.recv_many(&mut parcels, AT_ONCE) => Some(count),
+            _ = look.tick() => None,
+        };
+        let sent = match count {
+            Some(0) => return,
+            Some(_) => {
+                let borrowed = parcels.iter().map(|p| (p.bytes.clone(), p.fds.iter().map(AsFd::as_fd).collect()));
+                let sent = channel.send_parcels(borrowed).await.map(drop);
+                parcels.clear();
+                sent
+            }
+            None => {
+                let lent = owner.lent();
+                if lent == told {
+                    continue;
+                }
+                told = lent.clone();
+                channel.say(&Message::Lent { lent }).await
+            }
+        };
+        if let Err(e) = sent {
+            return log::warn!("nothing more can go to the successor: {e}");
         }
-        parcels.clear();
     }
 }

@@ -33,6 +33,11 @@ pub(super) enum Message {
     Commit {
         parcels: usize,
         output: Value,
+        lent: Value,
+    },
+    /// What the predecessor still uses of the workers.
+    Lent {
+        lent: Value,
     },
     Committed,
     /// Said by who comes later than this protocol.
@@ -50,6 +55,7 @@ impl Message {
             Message::Bound { .. } => "bound",
             Message::Ready => "ready",
             Message::Commit { .. } => "commit",
+            Message::Lent { .. } => "lent",
             Message::Committed => "committed",
             Message::Unknown => "something unknown",
         }

@@ -18,10 +18,11 @@
 //!   ready                           ───────►
 //!                                            freezes the tunnels, stops reading output
 //!                                   ◄─────── parcels (tunnels: both sockets, bytes under way, frame state) ...
-//!                                   ◄─────── commit + partial lines of output
+//!                                   ◄─────── commit + partial lines of output + what is still used of the workers
 //!   committed                       ───────►
 //!   accepts, relays, decides                 stops accepting; finishes its requests
 //!                                   ◄─────── parcels (connections that became idle, tunnels that opened late) ...
+//!                                   ◄─────── lent (what its requests still use of the workers: they must not be stopped)
 //!                                            exits when empty
 //! ```
 //!
@@ -64,7 +65,7 @@ const LEAVE: Duration = Duration::from_secs(1);
 const CANDIDATE: Duration = Duration::from_secs(300);
 
 /// The limit of a step; tests set a shorter one.
-fn step_limit() -> Duration {
+pub(crate) fn step_limit() -> Duration {
     let set = std::env::var("PINGORA_UNIX_PROXY_HANDOFF_LIMIT_MS").ok().filter(|_| cfg!(debug_assertions));
     set.and_then(|text| text.parse().ok()).map_or(STEP, Duration::from_millis)
 }

@@ -40,6 +40,9 @@ pub(crate) trait Successor: Send + Sync {
     /// it died.
     async fn own(&self, output: Value, tunnels: Vec<Parcel>);
 
+    /// What of the workers the predecessor still uses, for requests that it finishes; null when nothing any more.
+    fn lend(&self, lent: Value);
+
     /// Connections that came late.
     async fn settle(&self, parcels: Vec<Parcel>);
 }
@@ -102,6 +105,7 @@ async fn begin(dir: &Path) -> Result<Inheritance, Error> {
 enum Turn {
     Committed {
         output: Value,
+        lent: Value,
         tunnels: Vec<Parcel>,
     },
     /// The predecessor is dead: nobody else owns anything.
@@ -122,8 +126,9 @@ impl Taken {
         let predecessor = Other::open(self.predecessor);
         let mut channel = Channel::from_std(self.stream).map_err(failed)?;
         match prepare(&mut channel, heir, predecessor.as_ref()).await? {
-            Turn::Committed { output, tunnels } => {
+            Turn::Committed { output, lent, tunnels } => {
                 channel.say(&Message::Committed).await?;
+                heir.lend(lent);
                 heir.own(output, tunnels).await;
             }
             Turn::Orphaned { tunnels } => {
@@ -159,7 +164,7 @@ async fn prepare<S: Successor>(channel: &mut Channel, heir: &S, predecessor: Opt
     let mut tunnels = Vec::new();
     let outcome = converse(channel, heir, &mut tunnels).await;
     let why = match outcome {
-        Ok(output) => return Ok(Turn::Committed { output, tunnels }),
+        Ok((output, lent)) => return Ok(Turn::Committed { output, lent, tunnels }),
         Err(Ended::Refused(why)) => {
             let _ = channel.say(&Message::Refused { reason: why.to_string() }).await;
             return Err(why);
@@ -187,7 +192,11 @@ enum Ended {
     Lost(Error),
 }
 
-async fn converse<S: Successor>(channel: &mut Channel, heir: &S, tunnels: &mut Vec<Parcel>) -> Result<Value, Ended> {
+async fn converse<S: Successor>(
+    channel: &mut Channel,
+    heir: &S,
+    tunnels: &mut Vec<Parcel>,
+) -> Result<(Value, Value), Ended> {
     let refused = |why: String| Ended::Refused(Error(why));
     heir.bound().await.map_err(refused)?;
     fault::before("bound").await.map_err(refused)?;
@@ -195,15 +204,15 @@ async fn converse<S: Successor>(channel: &mut Channel, heir: &S, tunnels: &mut V
     heir.ready().await.map_err(refused)?;
     fault::before("ready").await.map_err(refused)?;
     channel.say(&Message::Ready).await.map_err(Ended::Lost)?;
+    fault::before("tunnels").await.map_err(refused)?;
     loop {
         match channel.hear().await.map_err(Ended::Lost)? {
             Frame::Parcels(parcels) => {
                 tunnels.extend(parcels);
-                fault::before("tunnels").await.map_err(refused)?;
             }
-            Frame::Message(Message::Commit { parcels, output }, _) if parcels == tunnels.len() => {
+            Frame::Message(Message::Commit { parcels, output, lent }, _) if parcels == tunnels.len() => {
                 fault::before("commit").await.map_err(refused)?;
-                return Ok(output);
+                return Ok((output, lent));
             }
             Frame::Message(Message::Commit { parcels, .. }, _) => {
                 return Err(refused(format!("{} connections came of {parcels}", tunnels.len())));
@@ -221,9 +230,14 @@ async fn late<S: Successor>(channel: &mut Channel, heir: &S) {
     loop {
         match channel.hear_within(FOR_EVER).await {
             Ok(Frame::Parcels(parcels)) => heir.settle(parcels).await,
+            Ok(Frame::Message(Message::Lent { lent }, _)) => heir.lend(lent),
             Ok(Frame::Message(..)) => {}
-            Ok(Frame::End) => return,
-            Err(e) => return log::warn!("no more connections come from the predecessor: {e}"),
+            Ok(Frame::End) => break,
+            Err(e) => {
+                log::warn!("no more connections come from the predecessor: {e}");
+                break;
+            }
         }
     }
+    heir.lend(Value::Null);
 }

@@ -97,6 +97,10 @@ impl Predecessor for Old {
         self.deeds.note(format!("thaw {}", tunnels.len()));
     }
 
+    fn lent(&self) -> Value {
+        json!("lent")
+    }
+
     async fn cede(&self, _: u32) -> Ceded {
         self.deeds.note("cede");
         self.late.lock().unwrap().take().unwrap()
@@ -132,6 +136,10 @@ impl Successor for New {
     async fn own(&self, output: Value, tunnels: Vec<Parcel>) {
         self.deeds.note(format!("own {output} {}", tunnels.len()));
         self.parcels.lock().unwrap().extend(tunnels);
+    }
+
+    fn lend(&self, lent: Value) {
+        self.deeds.note(format!("lend {lent}"));
     }
 
     async fn settle(&self, parcels: Vec<Parcel>) {
@@ -207,6 +215,8 @@ async fn everything_goes_over_once_and_in_order() {
     went.await.unwrap().unwrap();
 
     let deeds = trial.deeds.all();
+    let lends: Vec<_> = deeds.iter().filter(|deed| deed.starts_with("lend")).collect();
+    assert_eq!((lends.first().unwrap().as_str(), lends.last().unwrap().as_str()), ("lend \"lent\"", "lend null"));
     let own = format!("own \"partial\" {TUNNELS}");
     let expected = ["freeze", "bound", "dismiss", "ready", "pack"];
     assert_eq!(&deeds[..5], expected);

@@ -32,8 +32,13 @@ impl Lease {
 
     /// For a tunnel that another process has opened: it is no new use.
     pub(crate) fn resumed(member: Arc<Member>) -> Lease {
-        counter(&member, Use::Parked).fetch_add(1, Ordering::Relaxed);
-        Lease { member, usage: Use::Parked, queue: None }
+        Lease::lent(member, Use::Parked)
+    }
+
+    /// For what another process still has with the worker: no new use either.
+    pub(crate) fn lent(member: Arc<Member>, usage: Use) -> Lease {
+        counter(&member, usage).fetch_add(1, Ordering::Relaxed);
+        Lease { member, usage, queue: None }
     }
 
     pub(crate) fn member(&self) -> &Arc<Member> {

@@ -145,7 +145,7 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// How many sids without a tag are remembered per app.
-    const LEARNT: usize = 200_000;
+    pub(crate) const LEARNT: usize = 200_000;
 
     pub(crate) fn new(app: Arc<str>, affinity: Affinity, balance: Balance, queue_policy: QueuePolicy) -> Pool {
         let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot { seats: Vec::new() }));
@@ -225,6 +225,20 @@ impl Pool {
             return;
         }
         self.learnt.insert(sid.into(), owner.id.clone());
+        self.has_learnt.store(true, Ordering::Release);
+    }
+
+    /// Up to `most` of the sids that were learnt, with their owners: for a successor.
+    pub(crate) fn learnt(&self, most: usize) -> Vec<(Box<[u8]>, WorkerId)> {
+        match self.has_learnt.load(Ordering::Acquire) {
+            true => self.learnt.iter().take(most).collect(),
+            false => Vec::new(),
+        }
+    }
+
+    /// What another proxy has learnt.
+    pub(crate) fn learn_again(&self, sid: &[u8], owner: WorkerId) {
+        self.learnt.insert(sid.into(), owner);
         self.has_learnt.store(true, Ordering::Release);
     }
 

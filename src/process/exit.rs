@@ -1,8 +1,8 @@
 //! A running process: its end is seen through a pidfd, which also works for a process that is not
 //! our child (one taken over from an earlier proxy).
 
-use super::Error;
 use super::usage::{real_user, start_time};
+use super::{Error, ending};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_process_group, pidfd_open, waitid,
 };
@@ -41,7 +41,7 @@ pub(crate) enum Exit {
         number: i32,
         core: bool,
     },
-    /// It was not our child, so nobody told us.
+    /// It was not our child, and the kernel does not tell (Linux before 6.15).
     Unknown,
 }
 
@@ -167,16 +167,34 @@ impl Process {
         {
             log::warn!("{e}");
         }
+        let exit = self.reap().map_err(failed)?;
+        if exit != Exit::Unknown {
+            return Ok(exit);
+        }
+        // Its parent is about to reap it.
+        for _ in 0..TOLD_LOOKS {
+            if let Some(exit) = ending::told_by(self.0.pidfd.as_fd()) {
+                return Ok(exit);
+            }
+            tokio::time::sleep(TOLD_POLL).await;
+        }
+        Ok(Exit::Unknown)
+    }
+
+    fn reap(&self) -> std::io::Result<Exit> {
         let mut reaped = self.0.reaped.lock().unwrap_or_else(|e| e.into_inner());
         *reaped = true;
         match waitid(WaitId::PidFd(self.0.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
             Ok(Some(status)) => Ok(describe(&status)),
             Ok(None) | Err(rustix::io::Errno::CHILD) => Ok(Exit::Unknown),
-            Err(e) => Err(failed(e.into())),
+            Err(e) => Err(e.into()),
         }
     }
 }
 
+/// How often the kernel is asked how a stranger's child ended, and between two times.
+const TOLD_LOOKS: u32 = 10;
+const TOLD_POLL: Duration = Duration::from_millis(10);
 /// Between two looks at the group of a leader that is gone.
 const GROUP_POLL: Duration = Duration::from_millis(20);
 

@@ -6,6 +6,7 @@
 pub(crate) mod activation;
 pub(crate) mod control;
 mod descriptor;
+mod ending;
 mod environment;
 mod error;
 pub(crate) mod evidence;

@@ -21,6 +21,7 @@ const MAX_QUEUE = 1000;
 const MAX_QUEUE_BYTES = 1024 * 1024;
 /** Bytes the channel's socket may hold back before messages stay in the queue, and statistics are skipped. */
 const MAX_UNWRITTEN = 256 * 1024;
+const CUT_WITHIN_MS = 100; // Between the ends of two connections of a proxy that dies.
 const REDIAL_FIRST_MS = 100;
 const REDIAL_AT_ONCE_AFTER_MS = 1000; // A connection that lasted so long.
 const REDIAL_LAST_MS = 2000;
@@ -899,17 +900,53 @@ function createEngines(shared) {
     engines.none = false;
   }
 
+  /**
+   * A request that is cut because the proxy has died is no sign that the client has left: it comes back through the
+   * next proxy. So its session is kept until then, or until its ping times out.
+   */
+  function keepSessions(proto) {
+    if (met.has(proto)) return;
+    met.add(proto);
+    keepWhenCut(proto, 'onPollRequest', 'req', 'res');
+    keepWhenCut(proto, 'onDataRequest', 'dataReq', 'dataRes');
+  }
+
+  function keepWhenCut(proto, name, req, res) {
+    const serve = proto[name];
+    if (typeof serve !== 'function') return;
+    replace(proto, name, function (request) {
+      const before = request.listeners('close');
+      const result = serve.apply(this, arguments);
+      const leave = request.listeners('close').find(function (listener) {
+        return !before.includes(listener);
+      });
+      if (leave === undefined || this[req] !== request) return result;
+      request.removeListener('close', leave);
+      request.on('close', () => {
+        if (this[req] !== request) return; // Answered.
+        this[req] = this[res] = null;
+        // What the app sends now waits for the next poll.
+        if (req === 'req') this.writable = false;
+        shared.timers.setTimeout(function () {
+          if (!shared.channel.isLost()) leave.call(request);
+        }, CUT_WITHIN_MS);
+      });
+      return result;
+    });
+  }
+
   /** Looks through the loaded modules. ES modules find Engine.IO here too: all its versions are CommonJS inside. */
   function scan() {
     lastScan = process.uptime();
     for (const file of Object.keys(cache)) {
-      if (!/[\\/]engine\.io[\\/](lib|build)[\\/]u?server\.js$/.test(file)) continue;
+      if (!/[\\/]engine\.io[\\/](lib|build)[\\/](u?server|transports[\\/]polling)\.js$/.test(file)) continue;
       try {
         const exported = cache[file].exports;
         for (const value of [exported].concat(Object.values(exported))) {
           if (typeof value !== 'function') continue;
           for (let p = value.prototype; p; p = Object.getPrototypeOf(p)) {
             if (Object.prototype.hasOwnProperty.call(p, 'generateId')) meet(p);
+            if (Object.prototype.hasOwnProperty.call(p, 'onPollRequest')) keepSessions(p);
           }
         }
       } catch (_) {
@@ -988,6 +1025,8 @@ function createChannel(shared) {
     sendReady,
     sendMessage,
     hold,
+    /** Whether the connection is gone, or was a moment ago. */
+    isLost,
     /** Takes over `message` lines for the app, where `process.send` is ours. */
     onMessage: null,
   };
@@ -1002,6 +1041,7 @@ function createChannel(shared) {
   let known = false; // Welcomed once.
   let awaySince = null;
   let welcomedAt = 0;
+  let lostAt = -Infinity;
   let trouble = 'it hung up';
   let complainAt = 0;
   let refusedFor = 0;
@@ -1111,6 +1151,7 @@ function createChannel(shared) {
     const now = process.uptime() * 1000;
     // The proxy hangs up when another takes its place, which is there already.
     if (welcome && now - welcomedAt > REDIAL_AT_ONCE_AFTER_MS) delay = 0;
+    if (welcome) lostAt = now;
     socket = null;
     welcome = false;
     if (ended) return;
@@ -1124,6 +1165,10 @@ function createChannel(shared) {
     retry = timers.setTimeout(dial, Math.min(delay, left));
     keep(retry);
     delay = delay === 0 ? REDIAL_FIRST_MS : Math.min(delay * 2, Math.max(REDIAL_LAST_MS, refusedFor));
+  }
+
+  function isLost() {
+    return known && !ended && (!welcome || process.uptime() * 1000 - lostAt < 10 * CUT_WITHIN_MS);
   }
 
   /** Nobody has come back for this worker: it must not serve a socket that nobody knows. */

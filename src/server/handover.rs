@@ -5,8 +5,10 @@ use super::notify;
 use super::sockets;
 use crate::gateway::{self, Front, Phase};
 use crate::handoff::{Ceded, Door, Error, Frozen, Given, Knocker, Packed, Parcel, Predecessor, Successor, Taken};
+use crate::pool::{Lease, Use};
 use crate::process;
-use crate::supervisor::{Control, Estate, Heir, Partial};
+use crate::supervisor::{AppStatus, Control, Estate, Heir, Partial, Status, WorkerStatus};
+use crate::worker::Incarnation;
 use async_trait::async_trait;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
@@ -91,7 +93,14 @@ impl Handover {
     async fn take_over(&self, Legacy { taken, heir }: Legacy, owned: oneshot::Sender<()>) {
         let (bound, ready) = (AsyncMutex::new(Some(heir.bound)), AsyncMutex::new(Some(heir.ready)));
         let commit = Mutex::new(Some((heir.commit, owned)));
-        let next = Next { house: self.house.clone(), bound, ready, commit, settle: self.settle.clone() };
+        let next = Next {
+            house: self.house.clone(),
+            bound,
+            ready,
+            commit,
+            settle: self.settle.clone(),
+            lent: Mutex::default(),
+        };
         if let Err(why) = taken.go_on(&next).await {
             // Dropping the rest of the heir lets the supervisor end without touching anything.
             drop(next);
@@ -134,13 +143,37 @@ impl BackgroundService for Handover {
     }
 }
 
+/// What a predecessor's requests use of a worker.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+struct Lent {
+    app: String,
+    incarnation: Incarnation,
+    active: u32,
+    parked: u32,
+}
+
+impl Lent {
+    /// More of one worker than a predecessor can have.
+    const MOST: u32 = 100_000;
+
+    fn leases(&self, status: &Status) -> Vec<Lease> {
+        let app = status.apps.iter().find(|app| *app.name == *self.app);
+        let worker = app.and_then(|app| app.workers.iter().find(|w| w.incarnation == self.incarnation));
+        let Some(member) = worker.and_then(|worker| worker.carried.member()) else { return Vec::new() };
+        let leases = |count: u32, usage| {
+            let member = member.clone();
+            (0..count.min(Lent::MOST)).map(move |_| Lease::lent(member.clone(), usage))
+        };
+        leases(self.active, Use::Request).chain(leases(self.parked, Use::Parked)).collect()
+    }
+}
+
 /// A tunnel that stands still.
 pub(super) struct Tunnel(gateway::Frozen);
 
 impl Frozen for Tunnel {
     fn portable(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>) {
-        // It was portable when it was packed, and has not moved since.
-        self.0.portable().map(|(bytes, fds)| (bytes, fds.to_vec())).unwrap_or_default()
+        self.0.portable()
     }
 }
 
@@ -172,10 +205,7 @@ impl Predecessor for House {
     }
 
     async fn pack(&self) -> Packed<Tunnel> {
-        let frozen = self.front.freeze(STOP).await;
-        let (tunnels, stuck): (Vec<_>, Vec<_>) = frozen.into_iter().partition(|frozen| frozen.portable().is_ok());
-        // They end here.
-        stuck.into_iter().for_each(gateway::Frozen::thaw);
+        let tunnels = self.front.freeze(STOP).await;
         let output = self.control.hush().await;
         Packed { tunnels: tunnels.into_iter().map(Tunnel).collect(), output: serde_json::json!(output) }
     }
@@ -183,6 +213,19 @@ impl Predecessor for House {
     async fn thaw(&self, tunnels: Vec<Tunnel>) {
         tunnels.into_iter().for_each(|tunnel| tunnel.0.thaw());
         self.control.thaw().await;
+    }
+
+    fn lent(&self) -> Value {
+        let status = self.control.status();
+        let worker = |app: &Arc<str>, worker: &WorkerStatus| Lent {
+            app: app.to_string(),
+            incarnation: worker.incarnation,
+            active: worker.carried.active(),
+            parked: worker.carried.parked(),
+        };
+        let of = |app: &AppStatus| app.workers.iter().map(|w| worker(&app.name, w)).collect::<Vec<_>>();
+        let lent = status.apps.iter().flat_map(of).filter(|lent| lent.active + lent.parked > 0);
+        serde_json::json!(lent.collect::<Vec<_>>())
     }
 
     async fn cede(&self, successor: u32) -> Ceded {
@@ -229,6 +272,8 @@ struct Next {
     ready: AsyncMutex<Option<oneshot::Receiver<Result<(), String>>>>,
     commit: Mutex<Option<(oneshot::Sender<Vec<Partial>>, oneshot::Sender<()>)>>,
     settle: mpsc::Sender<Parcel>,
+    /// What the predecessor still has, so that its workers are not stopped under it.
+    lent: Mutex<Vec<Lease>>,
 }
 
 const ENDED: &str = "the supervisor has ended, see the log of this process";
@@ -267,6 +312,14 @@ impl Successor for Next {
         self.house.standing.send_replace(Standing::Owner);
         let _ = owned.send(());
         log::info!("took over; listening");
+    }
+
+    fn lend(&self, lent: Value) {
+        let lent: Vec<Lent> = serde_json::from_value(lent).unwrap_or_default();
+        let status = self.house.control.status();
+        let leases = lent.iter().flat_map(|lent| lent.leases(&status)).collect();
+        // The old ones go when the new ones are there.
+        drop(std::mem::replace(&mut *self.lent.lock().unwrap_or_else(|e| e.into_inner()), leases));
     }
 
     async fn settle(&self, parcels: Vec<Parcel>) {

@@ -20,6 +20,7 @@ use tokio::sync::Mutex;
 pub(super) struct Fixed {
     listeners: Vec<SocketAddr>,
     runtime_dir: PathBuf,
+    orphan_timeout: std::time::Duration,
     admin: Option<PathBuf>,
     metrics: Option<SocketAddr>,
     health: Option<SocketAddr>,
@@ -32,6 +33,7 @@ impl Fixed {
         Fixed {
             listeners: config.listeners.iter().map(|listener| listener.address).collect(),
             runtime_dir: config.runtime_dir.clone(),
+            orphan_timeout: config.orphan_timeout,
             admin: config.admin.clone(),
             metrics: config.metrics,
             health: config.health,
@@ -45,6 +47,7 @@ impl Fixed {
         let keys = [
             ("listeners", self.listeners != next.listeners),
             ("runtime_dir", self.runtime_dir != next.runtime_dir),
+            ("orphan_timeout", self.orphan_timeout != next.orphan_timeout),
             ("admin", self.admin != next.admin),
             ("metrics", self.metrics != next.metrics),
             ("health", self.health != next.health),

@@ -1,7 +1,7 @@
 //! Upgrades on demand: starts a successor, and hands over to it.
 
 use crate::config::cli::{Cli, Source};
-use crate::handoff::Knocker;
+use crate::handoff::{self, Knocker};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -11,9 +11,8 @@ use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-/// For the new program to check its configuration, and to come as far as to wait for us.
+/// For the new program to check its configuration.
 const CHECK: Duration = Duration::from_secs(30);
-const START: Duration = Duration::from_secs(30);
 /// What an inherited environment must not say twice: it was meant for this process.
 const NOT_PASSED_ON: [&str; 5] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID", "MAINPID"];
 
@@ -50,10 +49,11 @@ impl Upgrader {
         let mut child = child.spawn().map_err(|e| cannot_start(&program, &e))?;
         let pid = child.id().ok_or("the successor ended at once")?;
         log::info!("started process {pid} ({}) to take over", program.display());
+        let limit = handoff::step_limit();
         let waits = tokio::select! {
             () = self.knocker.waits(pid) => Ok(()),
             ended = child.wait() => Err(format!("the successor, process {pid}, {}; the log says why", how(ended))),
-            () = tokio::time::sleep(START) => Err(format!("the successor, process {pid}, does not get ready within {START:?}")),
+            () = tokio::time::sleep(limit) => Err(format!("the successor, process {pid}, does not come within {limit:?}")),
         };
         let outcome = match waits {
             Ok(()) => self.knocker.hand_over().await.map_err(|why| why.to_string()),
@@ -112,7 +112,7 @@ fn command(program: &Path, source: &Source, mode: &str) -> Command {
 async fn end(child: &mut Child) {
     // It has ended, mostly: the handoff sees to that.
     let _ = child.start_kill();
-    let _ = timeout(START, child.wait()).await;
+    let _ = timeout(handoff::step_limit(), child.wait()).await;
 }
 
 /// The path by which this program was called, made absolute: a link in it may lead elsewhere by now, which is what an

@@ -43,6 +43,9 @@ struct SavedRoom {
     workers: Vec<SavedWorker>,
     last_words: BTreeMap<Slot, Vec<String>>,
     restarts: Restarts,
+    /// Owners of the sids that do not name theirs.
+    #[serde(default)]
+    learnt: Vec<(String, Incarnation)>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -92,13 +95,14 @@ pub(super) struct Revived {
 }
 
 impl Estate {
-    pub(super) fn of<'a>(rooms: impl Iterator<Item = &'a Room>, tags: &Tags, epoch: Instant) -> Estate {
+    /// `learnt`: sids of each app at most.
+    pub(super) fn of<'a>(rooms: impl Iterator<Item = &'a Room>, tags: &Tags, epoch: Instant, learnt: usize) -> Estate {
         Estate {
             version: VERSION,
             boot: state::boot_id(),
             epoch: state::monotonic().saturating_sub(epoch.elapsed()),
             next_tag: tags.next(),
-            rooms: rooms.map(SavedRoom::of).collect(),
+            rooms: rooms.map(|room| SavedRoom::of(room, learnt)).collect(),
         }
     }
 
@@ -156,7 +160,9 @@ impl Estate {
 }
 
 impl SavedRoom {
-    fn of(room: &Room) -> SavedRoom {
+    fn of(room: &Room, learnt: usize) -> SavedRoom {
+        // What is no text is no sid.
+        let sid = |(sid, owner): (Box<[u8]>, WorkerId)| Some((String::from_utf8(sid.into()).ok()?, owner.incarnation));
         let definition = |d: &Definition| SavedDefinition {
             spec: d.spec.clone(),
             policy: d.policy.clone(),
@@ -175,6 +181,7 @@ impl SavedRoom {
             workers: room.fleet.workers().filter_map(worker).collect(),
             last_words: room.last_words.iter().map(|(slot, words)| (*slot, words.to_vec())).collect(),
             restarts: room.restarts.clone(),
+            learnt: room.pool.learnt(learnt).into_iter().filter_map(sid).collect(),
         }
     }
 
@@ -228,6 +235,11 @@ impl SavedRoom {
         }
         if let Some(worker) = room.fleet.workers().find(|w| !room.workers.contains_key(&w.incarnation)) {
             return Err(format!("nothing is known of its worker #{}", worker.incarnation));
+        }
+        for (sid, owner) in &self.learnt {
+            if let Some(entry) = room.workers.get(owner) {
+                room.pool.learn_again(sid.as_bytes(), entry.id.clone());
+            }
         }
         Ok(room)
     }

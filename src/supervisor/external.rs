@@ -4,7 +4,7 @@ use super::definition::Definition;
 use super::keeper::Keeper;
 use super::room::{Entry, Room};
 use crate::fleet::Event;
-use crate::process::control::{self, Door, Expected, Join, Place, Registry};
+use crate::process::control::{self, Door, Expected, Join, Place, Registry, Turned};
 use crate::process::spec::External;
 use crate::process::{Error, SharedDir};
 use crate::worker::{Tag, WorkerId};
@@ -120,7 +120,7 @@ impl Keeper {
         let _ = join.reply.send(answer);
     }
 
-    fn place(&mut self, join: &Join, may_change: bool) -> Result<(WorkerId, Place), String> {
+    fn place(&mut self, join: &Join, may_change: bool) -> Result<(WorkerId, Place), Turned> {
         let now = self.now();
         let found = self.rooms.values_mut().find(|room| room.name == join.app && !room.removed);
         let room = found.filter(|room| room.fleet.is_external()).ok_or("the app is not configured any more")?;
@@ -129,16 +129,16 @@ impl Keeper {
             if known.socket != join.socket {
                 return Err("its id belongs to a worker with another socket".into());
             }
-            let entry = room.workers.get(&known.id.incarnation).ok_or("it has just been given up; try again")?;
+            let entry = room.workers.get(&known.id.incarnation).ok_or(Turned::Later("it has just been given up"))?;
             let place = describe(room, &known.id, entry.tag, self.port, self.keep_alive);
             return Ok((known.id, place));
         }
         let alive = |entry: &Entry| room.fleet.workers().any(|w| w.incarnation == entry.id.incarnation && w.is_alive());
         if room.workers.values().any(|entry| entry.socket == join.socket && alive(entry)) {
-            return Err(format!("{} is another worker's socket", join.socket.display()));
+            return Err(format!("{} is another worker's socket", join.socket.display()).into());
         }
         if !may_change {
-            return Err("the proxy is being replaced; try again".into());
+            return Err(Turned::Later("the proxy is being replaced"));
         }
         let (slot, incarnation) = room.fleet.vacancy()?;
         // Its sessions are found by the tag that it had, if nobody has it now.

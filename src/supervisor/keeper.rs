@@ -176,7 +176,9 @@ impl Keeper {
     /// What is known before the start.
     pub(super) fn show(&self) {
         let apps = self.rooms.values().map(Room::status).collect();
-        self.status.send_replace(Arc::new(Status { epoch: None, apps }));
+        // Of workers that are taken over, times are since their first proxy's start.
+        let epoch = self.legacy.as_ref().map(|_| self.epoch);
+        self.status.send_replace(Arc::new(Status { epoch, apps }));
     }
 
     /// Makes a room whose workers are started from nothing.

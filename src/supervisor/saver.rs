@@ -17,6 +17,8 @@ const GATHER: Duration = Duration::from_millis(50);
 const BETWEEN: Duration = Duration::from_millis(200);
 /// Counters go on without anything else that changes.
 const OLDEST: Duration = Duration::from_secs(10);
+/// Sids of each app that are written down: all of a busy app would cost more than they are worth.
+const LEARNT: usize = 10_000;
 /// For the last write to end.
 const LAST: Duration = Duration::from_secs(5);
 
@@ -79,7 +81,7 @@ impl Keeper {
             saver.due = saver.due.or(Some((now + GATHER).max(saver.last + BETWEEN)));
         }
         if saver.due.is_some_and(|due| due <= now) {
-            let estate = Estate::of(self.rooms.values(), &self.tags, self.epoch);
+            let estate = Estate::of(self.rooms.values(), &self.tags, self.epoch, LEARNT);
             saver.latest.send_replace(Some(estate));
             (saver.due, saver.print, saver.last) = (None, Some(print), now);
         }

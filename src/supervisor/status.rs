@@ -117,6 +117,11 @@ impl Carried {
         Carried(members)
     }
 
+    /// The worker as traffic knows it now.
+    pub(crate) fn member(&self) -> Option<&Arc<Member>> {
+        self.0.last()
+    }
+
     /// Requests in flight.
     pub(crate) fn active(&self) -> u32 {
         self.0.iter().map(|member| member.load.active.load(Ordering::Relaxed)).sum()

@@ -1,4 +1,5 @@
 mod deploys;
+mod external;
 mod takeover;
 
 use super::*;

@@ -6,6 +6,7 @@ use super::keeper::{Answer, Input, Keeper};
 use super::room::Reading;
 use super::{Control, Wish};
 use crate::fleet::Event;
+use crate::pool::Pool;
 use crate::process::output::{Ends, Rest};
 use crate::worker::Incarnation;
 use std::collections::VecDeque;
@@ -14,6 +15,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
+/// At least so often the loop turns.
+const BEAT: Duration = Duration::from_secs(1);
 /// For starts that are under way.
 const STARTS: Duration = Duration::from_secs(10);
 /// For a reader to come to rest, and for what is queued to be written.
@@ -152,7 +155,7 @@ impl Keeper {
         if self.starting.is_empty() && !still.replies.is_empty() {
             still.until = None;
             let replies = std::mem::take(&mut still.replies);
-            let estate = Estate::of(self.rooms.values(), &self.tags, self.epoch);
+            let estate = Estate::of(self.rooms.values(), &self.tags, self.epoch, Pool::LEARNT);
             replies.into_iter().for_each(|reply| drop(reply.send(Ok(estate.clone()))));
         }
         let until = still.until;
@@ -166,6 +169,8 @@ impl Keeper {
                 replies.into_iter().for_each(|reply| drop(reply.send(Err(why.clone()))));
                 self.thaw().await;
             }
+            // So that the loop is seen to turn.
+            () = tokio::time::sleep(BEAT) => {}
         }
     }
 

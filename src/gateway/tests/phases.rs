@@ -159,3 +159,22 @@ async fn a_poll_whose_worker_ends_with_the_proxy_is_answered() {
     drop(client);
     rig.front.emptied().await;
 }
+
+#[tokio::test]
+async fn requests_that_come_at_the_last_moment_get_a_worker_that_drains() {
+    let workers = Workers::new();
+    let rig = Rig::new(&workers).await;
+    let (mut begun, mut upgrading) = (rig.client().await, rig.client().await);
+    begun.write_all(&GET.as_bytes()[..10]).await.unwrap();
+    upgrading.write_all(&UPGRADE.as_bytes()[..10]).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    rig.front.enter(Phase::Closed);
+    rig.pool.publish(vec![Seat { member: rig.member.clone(), open: false }]).await;
+    begun.write_all(&GET.as_bytes()[10..]).await.unwrap();
+    workers.accept().await.write_all(LAST.as_bytes()).await.unwrap();
+    assert!(says_close(&answer(&mut begun).await));
+    upgrading.write_all(&UPGRADE.as_bytes()[10..]).await.unwrap();
+    let mut worker = workers.accept().await;
+    worker.write_all(SWITCHING.as_bytes()).await.unwrap();
+    assert!(read_head(&mut upgrading).await.starts_with("HTTP/1.1 101"));
+}

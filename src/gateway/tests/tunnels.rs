@@ -102,12 +102,16 @@ fn parse(bytes: &[u8], masked: bool) -> Option<(Vec<u8>, usize)> {
 
 /// As the handoff does it: bytes and descriptors go over, what is here is dropped. Gives the bytes.
 fn carry(frozen: Frozen, to: &Front) -> Vec<u8> {
-    let (bytes, fds) = frozen.portable().unwrap();
+    let (bytes, fds) = frozen.portable();
     let fds: Vec<OwnedFd> = fds.iter().map(|fd| fd.try_clone_to_owned().unwrap()).collect();
     drop(frozen);
     to.settle(&bytes, fds).unwrap();
     bytes
 }
+
+/// The handoff holds them across threads.
+const fn threads<T: Send + Sync>() {}
+const _: () = threads::<Frozen>();
 
 fn seed() -> u64 {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
@@ -209,7 +213,7 @@ async fn a_farewell_that_was_asked_for_goes_along() {
     old.member.tunnels.close(Closing { code: 1012, window: Duration::from_secs(100_000) });
     let frozen = old.front.freeze(LONG).await;
     for tunnel in frozen {
-        let (bytes, fds) = tunnel.portable().unwrap();
+        let (bytes, fds) = tunnel.portable();
         let text = String::from_utf8_lossy(&bytes[4..]).into_owned();
         let left = text.split_once("\"farewell\":[1012,").unwrap().1.split_once(']').unwrap().0;
         assert!(left.parse::<u64>().unwrap() > 0);
@@ -250,7 +254,7 @@ async fn wrong_parcels_are_refused_by_name() {
     let (_client, _worker) = old.tunnel(&workers).await;
     until("the tunnel", || old.member.tunnels.open() == 1).await;
     let tunnel = old.front.freeze(LONG).await.pop().unwrap();
-    let (bytes, fds) = tunnel.portable().unwrap();
+    let (bytes, fds) = tunnel.portable();
     let fds = || -> Vec<OwnedFd> { fds.iter().map(|fd| fd.try_clone_to_owned().unwrap()).collect() };
     let refused = |bytes: &[u8], fds: Vec<OwnedFd>| new.front.settle(bytes, fds).unwrap_err();
 

@@ -28,7 +28,28 @@ pub(crate) struct Join {
     pub(crate) uid: u32,
     /// As the kernel tells it; `None` from another PID namespace.
     pub(crate) pid: Option<u32>,
-    pub(crate) reply: oneshot::Sender<Result<(WorkerId, Place), String>>,
+    pub(crate) reply: oneshot::Sender<Result<(WorkerId, Place), Turned>>,
+}
+
+/// Why a worker gets no place.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Turned {
+    /// It is told so.
+    Away(String),
+    /// There may be one in a moment: it is hung up on, and redials.
+    Later(&'static str),
+}
+
+impl From<String> for Turned {
+    fn from(why: String) -> Turned {
+        Turned::Away(why)
+    }
+}
+
+impl From<&str> for Turned {
+    fn from(why: &str) -> Turned {
+        Turned::Away(why.to_owned())
+    }
 }
 
 /// What a worker is told of itself.
@@ -80,9 +101,9 @@ impl Door {
         link: LinkId,
         asks: Joining,
         (uid, pid): (u32, Option<u32>),
-    ) -> Result<(WorkerId, Inbox, Place), String> {
+    ) -> Result<(WorkerId, Inbox, Place), Turned> {
         if asks.protocol != PROTOCOL {
-            return Err(format!("protocol {} is not spoken here, {PROTOCOL} is", asks.protocol));
+            return Err(format!("protocol {} is not spoken here, {PROTOCOL} is", asks.protocol).into());
         }
         let token = Token::parse(&asks.id).ok_or("its id is not 32 hexadecimal digits")?;
         let socket = SharedDir::socket(&self.directory, &asks.socket);
@@ -90,12 +111,12 @@ impl Door {
         let (reply, answer) = oneshot::channel();
         let tag = asks.tag.as_deref().and_then(Tag::parse);
         let join = Join { app: self.app.clone(), token, tag, socket, uid, pid, reply };
-        let busy = |_| "the proxy is busy".to_owned();
         let asked = async {
-            self.joins.send(join).await.map_err(|_| "the proxy is stopping".to_owned())?;
-            answer.await.map_err(|_| "the proxy is stopping".to_owned())?
+            self.joins.send(join).await.map_err(|_| Turned::Later("the proxy ends"))?;
+            answer.await.map_err(|_| Turned::Later("the proxy ends"))?
         };
-        let (id, place) = tokio::time::timeout(ANSWER, asked).await.map_err(busy)??;
+        let answered = tokio::time::timeout(ANSWER, asked).await;
+        let (id, place) = answered.map_err(|_| Turned::Later("the proxy is busy"))??;
         let hello = Hello {
             protocol: asks.protocol,
             app: id.app.to_string(),

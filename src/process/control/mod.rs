@@ -13,7 +13,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use external::{Door, Join, Place};
+pub(crate) use external::{Door, Join, Place, Turned};
 pub(crate) use message::{PROTOCOL, ProxySays, Stats};
 pub(crate) use registry::{Expected, Registry, Token, is_own_socket};
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Accepts and serves control connections.
 
 use super::Report;
-use super::external::{Door, Place};
+use super::external::{Door, Place, Turned};
 use super::links::LinkId;
 use super::message::{LONGEST_HELLO, LONGEST_LINE, ProxySays, WorkerSays};
 use super::registry::{Inbox, Registry};
@@ -115,9 +115,14 @@ async fn connection(stream: UnixStream, link: LinkId, registry: &Registry, door:
         (Ok(WorkerSays::Hello(hello)), None) => {
             registry.open(link, &hello, peer.uid()).await.map(|(id, inbox)| (id, inbox, None))
         }
-        (Ok(WorkerSays::Join(asks)), Some(door)) => {
-            door.admit(registry, link, asks, (peer.uid(), pid)).await.map(|(id, inbox, place)| (id, inbox, Some(place)))
-        }
+        (Ok(WorkerSays::Join(asks)), Some(door)) => match door.admit(registry, link, asks, (peer.uid(), pid)).await {
+            Ok((id, inbox, place)) => Ok((id, inbox, Some(place))),
+            Err(Turned::Away(why)) => Err(why),
+            Err(Turned::Later(why)) => {
+                log::debug!("{} is to try again: {why}", who());
+                return Ok(());
+            }
+        },
         (Ok(_), Some(_)) => Err("the first line must be a join".to_owned()),
         (Ok(_), None) => Err("the first line must be a hello".to_owned()),
         (Err(e), _) => Err(format!("bad hello: {e}")),

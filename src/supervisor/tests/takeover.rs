@@ -6,8 +6,8 @@ use crate::process::output::Stream;
 use std::collections::BTreeMap;
 
 /// A supervisor that can be killed: nothing of it runs on, and nothing is tidied up.
-struct One {
-    control: Control,
+pub(super) struct One {
+    pub(super) control: Control,
     pool: Arc<Pool>,
     output: Written,
     runtime: Option<tokio::runtime::Runtime>,
@@ -32,14 +32,14 @@ fn setup(base: &std::path::Path, app: (Spec, Policy)) -> (Setup, Arc<Pool>, Writ
 }
 
 impl One {
-    fn start(base: &std::path::Path, app: (Spec, Policy)) -> One {
+    pub(super) fn start(base: &std::path::Path, app: (Spec, Policy)) -> One {
         let (setup, pool, output) = setup(base, app);
         let (supervisor, control) = Supervisor::new(setup).unwrap();
         One::run(supervisor, control, pool, output)
     }
 
     /// The successor of `old`, passive.
-    async fn heir(old: &One, base: &std::path::Path, app: (Spec, Policy)) -> (One, Heir) {
+    pub(super) async fn heir(old: &One, base: &std::path::Path, app: (Spec, Policy)) -> (One, Heir) {
         let estate = old.control.freeze().await.unwrap();
         let text = serde_json::to_vec(&estate).unwrap();
         let dir = RuntimeDir::inherit(&base.join("run"), old.control.lock().unwrap()).unwrap();
@@ -67,7 +67,7 @@ impl One {
         }
     }
 
-    async fn until(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Arc<Status> {
+    pub(super) async fn until(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Arc<Status> {
         let mut control = self.control.clone();
         let wait = async {
             let mut status = control.status();
@@ -80,12 +80,12 @@ impl One {
         waited.unwrap_or_else(|_| panic!("never {what}: {:#?}\n{}", self.control.status(), self.output.text()))
     }
 
-    async fn ready(&self, workers: usize) -> Vec<Option<u32>> {
+    pub(super) async fn ready(&self, workers: usize) -> Vec<Option<u32>> {
         let status = self.until("ready", |s| s.epoch.is_some() && s.apps.iter().all(|a| a.ready() == workers)).await;
         status.apps[0].workers.iter().filter(|w| w.state == State::Ready).map(|w| w.pid).collect()
     }
 
-    async fn end(mut self, base: PathBuf) {
+    pub(super) async fn end(mut self, base: PathBuf) {
         self.control.stop();
         timeout(Duration::from_secs(30), self.control.finished()).await.expect("never finished").unwrap();
         self.runtime.take().unwrap().shutdown_background();

@@ -25,6 +25,7 @@ const GIVE_LIMIT: Duration = Duration::from_secs(10);
 pub(crate) struct Frozen {
     relay: Box<Relay>,
     home: Handle,
+    bytes: Vec<u8>,
 }
 
 impl Frozen {
@@ -34,11 +35,10 @@ impl Frozen {
     }
 
     /// All of it as bytes, and the descriptors of the client's and the worker's connection.
-    ///
-    /// # Errors
-    /// It cannot be moved; thaw it.
-    pub(crate) fn portable(&self) -> io::Result<(Vec<u8>, [BorrowedFd<'_>; 2])> {
-        self.relay.portable()
+    pub(crate) fn portable(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>) {
+        // Both are there: it was looked at before it froze.
+        let client = parcel::descriptor(&self.relay.client).ok();
+        (self.bytes.clone(), client.into_iter().chain([self.relay.worker.as_fd()]).collect())
     }
 
     pub(in crate::gateway) fn admission(&mut self) -> &mut Admission {
@@ -47,10 +47,18 @@ impl Frozen {
 }
 
 impl Relay {
-    /// Freezes, if tunnels still do.
-    pub(super) fn freeze(self: Box<Self>) -> Result<(), Box<Relay>> {
+    /// Freezes, if tunnels still do and this one can be moved.
+    pub(super) fn freeze(mut self: Box<Self>) -> Result<(), Box<Relay>> {
+        let bytes = match self.portable() {
+            Ok((bytes, _)) => bytes,
+            Err(error) => {
+                log::warn!("{}: a tunnel cannot be moved: {error}", self.held.0.member().id);
+                self.held.1.stay();
+                return Err(self);
+            }
+        };
         let house = self.held.1.house().clone();
-        let frozen = Frozen { relay: self, home: Handle::current() };
+        let frozen = Frozen { relay: self, home: Handle::current(), bytes };
         house.gather(frozen).map_err(|frozen| frozen.relay)
     }
 

@@ -82,6 +82,13 @@ impl One {
 
     pub(super) async fn ready(&self, workers: usize) -> Vec<Option<u32>> {
         let status = self.until("ready", |s| s.epoch.is_some() && s.apps.iter().all(|a| a.ready() == workers)).await;
+        // One that takes over knows this before its start.
+        let published = async {
+            while self.pool.select(Wanted::Any, Use::Request, &[]).is_none() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), published).await.expect("never published");
         status.apps[0].workers.iter().filter(|w| w.state == State::Ready).map(|w| w.pid).collect()
     }
 

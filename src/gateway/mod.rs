@@ -103,7 +103,7 @@ pub(crate) type Rules = Arc<ArcSwap<Gateway>>;
 /// The service application for Pingora's listeners.
 pub(crate) fn front(rules: Rules, conf: &Arc<ServerConf>) -> Front {
     let house = Arc::<House>::default();
-    let proxy = Proxy { rules: rules.clone(), connector: Arc::new(connect::Connector), house: house.clone() };
+    let proxy = Proxy { rules: rules.clone(), connector: Arc::default(), house: house.clone() };
     Front::new(rules, pingora_proxy::http_proxy(conf, proxy), house)
 }
 

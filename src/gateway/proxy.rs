@@ -131,7 +131,10 @@ impl ProxyHttp for Proxy {
         ctx.body_passed = false;
         let mut peer = Box::new(HttpPeer::new_uds(&lease.member().socket, false, String::new())?);
         peer.options.idle_timeout = Some(app.keep_alive);
-        peer.options.custom_l4 = Some(self.connector.clone());
+        peer.options.custom_l4 = Some(match lease.member().user {
+            None => self.connector.clone(),
+            user => Arc::new(connect::Connector { user }),
+        });
         ctx.lease = Some(lease);
         Ok(peer)
     }

@@ -33,6 +33,8 @@ pub(crate) struct Member {
     pub(crate) tag: Option<Tag>,
     /// Absolute path of its Unix socket.
     pub(crate) socket: Arc<str>,
+    /// The user whose process must listen there, where others could put a socket in its place.
+    pub(crate) user: Option<u32>,
     pub(crate) load: Load,
     pub(crate) tunnels: Tunnels,
     pub(crate) silence: Silence,
@@ -46,11 +48,16 @@ impl Member {
             id,
             tag,
             socket,
+            user: None,
             load: Load::default(),
             tunnels: Tunnels::default(),
             silence: Silence::default(),
             kept: OnceLock::new(),
         }
+    }
+
+    pub(crate) fn of_user(self, user: Option<u32>) -> Member {
+        Member { user, ..self }
     }
 }
 

@@ -162,6 +162,7 @@ pub(super) fn check(
 ) {
     tokio::spawn(async move {
         let answer = match backend(&member) {
+            _ if let Err(why) = listens_as(&member.socket, member.user).await => Err(why),
             Some(backend) => match tokio::time::timeout(limit, check.check(&backend)).await {
                 Ok(answer) => answer.map_err(|e| match &e.context {
                     Some(context) => context.as_str().to_owned(),

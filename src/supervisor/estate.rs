@@ -7,7 +7,7 @@ use super::room::{Entry, Room};
 use super::tags::Tags;
 use crate::fleet::policy::Policy;
 use crate::fleet::{self, Fleet, Time};
-use crate::pool::{Member, Pool};
+use crate::pool::Pool;
 use crate::process::control::{Expected, Registry, Stats, Token, is_own_socket};
 use crate::process::output::Stream;
 use crate::process::spec::Spec;
@@ -294,11 +294,10 @@ impl SavedWorker {
                 found => found.and_then(Result::ok),
             };
         }
-        let member = |path: String| Arc::new(Member::new(id.clone(), self.tag, path.into()));
-        entry.members = self.paths.into_iter().map(member).collect();
         entry.tag = self.tag;
         entry.token = self.token;
-        entry.uid = self.uid;
+        (entry.uid, entry.guest) = (self.uid, shared.is_some());
+        entry.members = self.paths.into_iter().map(|path| entry.member_at(path.into())).collect();
         entry.serving_pid = self.serving_pid;
         entry.served = self.served;
         entry.stats = self.stats;

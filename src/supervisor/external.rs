@@ -151,7 +151,7 @@ impl Keeper {
         let mut entry = Entry::new(id.clone(), join.socket.clone());
         entry.tag = Some(tag);
         entry.serving_pid = join.pid;
-        (entry.token, entry.uid) = (Some(join.token.clone()), join.uid);
+        (entry.token, entry.uid, entry.guest) = (Some(join.token.clone()), join.uid, true);
         room.workers.insert(incarnation, entry);
         let (token, uid, socket) = (join.token.clone(), join.uid, join.socket.clone());
         self.registry.expect(Expected { id: id.clone(), token, uid, socket });

@@ -64,6 +64,8 @@ pub(super) struct Entry {
     /// What it proves itself with when it dials in, and the user it runs as.
     pub(super) token: Option<Token>,
     pub(super) uid: u32,
+    /// Whether somebody else started it.
+    pub(super) guest: bool,
 }
 
 /// The reader of one of its streams.
@@ -90,6 +92,7 @@ impl Entry {
             exited: None,
             token: None,
             uid: rustix::process::geteuid().as_raw(),
+            guest: false,
         }
     }
 
@@ -99,7 +102,13 @@ impl Entry {
         let (gone, kept): (Vec<_>, Vec<_>) = self.members.drain(..).partition(gone);
         self.served += gone.iter().map(|member| member.load.total.load(Ordering::Relaxed)).sum::<u64>();
         self.members = kept;
-        self.members.push(Arc::new(Member::new(self.id.clone(), self.tag, socket)));
+        self.members.push(self.member_at(socket));
+    }
+
+    pub(super) fn member_at(&self, socket: Arc<str>) -> Arc<Member> {
+        // Others may write where a guest's socket stands.
+        let user = self.guest.then_some(self.uid);
+        Arc::new(Member::new(self.id.clone(), self.tag, socket).of_user(user))
     }
 
     pub(super) fn member(&self) -> Option<&Arc<Member>> {

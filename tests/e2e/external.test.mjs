@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { execFile, spawn } from 'node:child_process';
-import { chmodSync, copyFileSync, existsSync, linkSync, mkdirSync, readdirSync, statSync, symlinkSync } from 'node:fs';
+import { chmodSync, copyFileSync, existsSync, linkSync, mkdirSync, readFileSync, readdirSync, statSync, symlinkSync } from 'node:fs';
 import path from 'node:path';
 import test from 'node:test';
 import { Polling } from './lib/engineio.mjs';
@@ -12,6 +12,7 @@ import { apps, BIN, configure, needsProxy, needsUpgrade, startProxy } from './li
 import { keepsSessions } from './lib/sessions.mjs';
 import { besiege } from './lib/siege.mjs';
 import { status as statusOfAll } from './lib/steer.mjs';
+import { rawUpgrade } from './lib/upgrade.mjs';
 import { pooled, range, sleep, until, within } from './lib/wait.mjs';
 
 const options = { timeout: 120_000, ...needsProxy };
@@ -287,9 +288,10 @@ test('two upgrades in a row under siege: the same workers, nobody lost; who dies
 
 test('upgrades that fail at each step under siege: the workers stay with the old process', { ...options, ...needsUpgrade }, t =>
   stage({}, async (proxy, start) => {
-    const { env, workers, before } = await besiegeable(proxy, start);
+    const { env, workers } = await besiegeable(proxy, start);
     await heard(proxy);
-    const known = await statusOfAll(proxy);
+    let before = await places(proxy);
+    let known = await statusOfAll(proxy);
     await besiege(t, proxy, { share: 0.15 }, async siege => {
       for (const step of ['bound', 'ready', 'commit']) {
         const candidate = await waiting(proxy, { env: { PINGORA_UNIX_PROXY_FAULT: `${step}:die` } });
@@ -303,17 +305,17 @@ test('upgrades that fail at each step under siege: the workers stay with the old
         await siege.more();
         assert.deepEqual(siege.lost, [], step);
         // The doors are the old one's again.
-        const guest = start('./siege.js', { env });
-        await until(async () => (await statusOf(proxy)).ready === 3, { what: `a worker to join after ${step}` });
-        await guest.kill('SIGTERM');
-        await until(async () => (await statusOf(proxy)).workers.length === 2, { what: `it to leave after ${step}` });
+        workers.push(start('./siege.js', { env }));
+        await until(async () => (await statusOf(proxy)).ready === workers.length, { what: `a worker to join after ${step}` });
+        await heard(proxy);
+        [before, known] = [await places(proxy), await statusOfAll(proxy)];
       }
       await byHand(proxy);
       assert.deepEqual(await places(proxy), before);
       await siege.more();
     });
     await heard(proxy);
-    assert.deepEqual(await answering(proxy, 2), pids(workers));
+    assert.deepEqual(await answering(proxy, workers.length), pids(workers));
     await alone(proxy);
   }));
 
@@ -369,6 +371,38 @@ test('proxy and workers are different users; strangers are refused', asRoot, () 
     proxy => {
       chmodSync(proxy.dir, 0o711);
       chmodSync(shared(proxy), 0o1777);
+    },
+  ));
+
+test('a socket that somebody puts in the place of a worker\'s gets no request', asRoot, () =>
+  stage(
+    { external: { users: [65_534] }, app: { health_check: { interval: '200ms' } } },
+    async (proxy, start) => {
+      const [robbed, other] = [start('./sio.js', { uid: 65_534 }), start('./sio.js', { uid: 65_534 })];
+      await answering(proxy, 2);
+      const dir = shared(proxy);
+      const socket = readFileSync('/proc/net/unix', 'utf8').match(new RegExp(`${dir}/worker\\.\\w+\\.sock`))[0];
+      const thief = `
+        const fs = require('node:fs');
+        const [at] = process.argv.slice(1);
+        require('node:http').createServer((req, res) => { console.log('got a request'); res.end('stolen'); }).listen(at + '.new', () => {
+          fs.chmodSync(at + '.new', 0o666);
+          fs.renameSync(at + '.new', at);
+          console.log('in its place');
+        });`;
+      const taken = start('-e', { uid: 1001, args: [thief, socket], env: { NODE_OPTIONS: '', PINGORA_UNIX_PROXY_JOIN: '' } });
+      await until(() => /in its place/.test(taken.output), { what: 'the socket to be replaced' });
+      const asked = await pooled(range(200), 40, () => request(proxy.port, { path: '/pid?ms=20', timeout: 15_000 }));
+      const upgrades = await pooled(range(20), 5, () => rawUpgrade(proxy.port, '/socket.io/?EIO=4&transport=websocket'));
+      upgrades.forEach(raw => raw.destroy());
+      assert.deepEqual(asked.filter(({ status, text }) => status !== 200 || !pids([robbed, other]).includes(Number(text))), []);
+      await proxy.line(/user 1001 listens (at|there)/);
+      await until(async () => (await statusOf(proxy)).ready === 1, { what: 'the worker to leave the pool' });
+      assert.doesNotMatch(taken.output, /got a request/);
+    },
+    proxy => {
+      chmodSync(proxy.dir, 0o711);
+      chmodSync(shared(proxy), 0o777);
     },
   ));
 

@@ -24,7 +24,6 @@ use bytes::{Buf, BytesMut};
 use exchange::{Broken, Exchange, Limits, Watch};
 use pingora_core::protocols::Stream;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
@@ -212,7 +211,7 @@ impl<'a> Attempts<'a> {
         if let Some(kept) = kept::take(lease.member(), self.app.keep_alive) {
             return Ok(Some((kept, true)));
         }
-        match connect::connect(Path::new(&*lease.member().socket)).await {
+        match connect::connect(lease.member()).await {
             Ok(stream) => Ok(Some((stream, false))),
             // Its queue is full: it lives, and its sessions must not be tried elsewhere.
             Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(Ended::With(Answer::NO_WORKER)),

@@ -19,11 +19,10 @@ use super::http1::{Method, Progress, response};
 use super::metrics::Failure;
 use super::policy::{self, FORWARDED_HEADERS, Forwarded, Plan, RawHeaders};
 use super::{App, Gateway, connect};
-use crate::pool::Lease;
+use crate::pool::{Lease, Member};
 use bytes::BytesMut;
 use pingora_core::protocols::Stream;
 use std::io;
-use std::path::Path;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -115,7 +114,7 @@ async fn offer(
             () = early.watch(client) => return Err(Refusal::Gone),
         };
         let Some(lease) = lease else { break };
-        let attempt = timeout(app.response_timeout, ask(&lease.member().socket, request));
+        let attempt = timeout(app.response_timeout, ask(lease.member(), request));
         let attempt = tokio::select! {
             attempt = attempt => attempt,
             () = early.watch(client) => return Err(Refusal::Gone),
@@ -158,9 +157,9 @@ enum Failed {
 }
 
 /// Sends an upgrade request to a worker and reads the head of its answer.
-async fn ask(socket: &str, request: &[u8]) -> Result<Answered, Failed> {
+async fn ask(worker: &Member, request: &[u8]) -> Result<Answered, Failed> {
     let died = |error| Failed::Died(Some(error));
-    let mut worker = connect::connect(Path::new(socket)).await.map_err(Failed::Connect)?;
+    let mut worker = connect::connect(worker).await.map_err(Failed::Connect)?;
     worker.write_all(request).await.map_err(died)?;
     let mut received = BytesMut::with_capacity(512);
     let mut scanned = 0;

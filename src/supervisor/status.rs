@@ -2,7 +2,7 @@
 
 use super::restarts::Cause;
 use crate::fleet::State;
-use crate::pool::{Member, Pool};
+use crate::pool::{Closing, Member, Pool};
 use crate::process::control::Stats;
 use crate::worker::{Generation, Incarnation, Slot};
 use std::fmt;
@@ -120,6 +120,11 @@ impl Carried {
     /// The worker as traffic knows it now.
     pub(crate) fn member(&self) -> Option<&Arc<Member>> {
         self.0.last()
+    }
+
+    /// Asks its tunnels to close, here and now.
+    pub(crate) fn close_tunnels(&self, closing: Closing) {
+        self.0.iter().for_each(|member| member.tunnels.close(closing));
     }
 
     /// Requests in flight.

@@ -1,5 +1,6 @@
 //! Events to transitions, deadlines, and what all rules share.
 
+use super::backoff::after;
 use super::worker::Worker;
 use super::{Action, Alarm, Event, Fleet, Goal, Role, Seat, State, Time};
 use crate::worker::{Incarnation, Slot};
@@ -68,7 +69,7 @@ impl Fleet {
         }
     }
 
-    /// A stalled caller has heard nobody: hearts get the time that was lost.
+    /// A stalled caller has heard nobody: hearts count anew.
     pub(super) fn forgive(&mut self, now: Time) {
         let expected = self.next_deadline().unwrap_or(now).max(self.now);
         let late = now.saturating_sub(expected);
@@ -76,7 +77,8 @@ impl Fleet {
             return;
         }
         for worker in self.workers.values_mut() {
-            worker.health.due = worker.health.due.map(|due| due.saturating_add(late));
+            let anew = after(now, worker.policy.health.heartbeat_timeout);
+            worker.health.due = worker.health.due.map(|due| due.max(anew));
         }
     }
 

@@ -5,7 +5,6 @@ use super::message::Message;
 use super::wire::{Channel, Frame};
 use super::{Error, PROTOCOL, SOCKET};
 use std::fs::Permissions;
-use std::future::Future;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
@@ -193,11 +192,9 @@ async fn welcome(mut new: Candidate, candidate: &mut Option<Candidate>) {
 }
 
 /// Ends when the candidate does, or says something out of turn.
-fn left(candidate: &Option<Candidate>) -> impl Future<Output = ()> + '_ {
-    async move {
-        match candidate {
-            Some(candidate) => candidate.channel.stirs().await,
-            None => std::future::pending().await,
-        }
+async fn left(candidate: &Option<Candidate>) {
+    match candidate {
+        Some(candidate) => candidate.channel.stirs().await,
+        None => std::future::pending().await,
     }
 }

@@ -236,6 +236,10 @@ impl Pool {
         }
     }
 
+    pub(crate) fn has_learnt(&self) -> bool {
+        self.has_learnt.load(Ordering::Acquire)
+    }
+
     /// What another proxy has learnt.
     pub(crate) fn learn_again(&self, sid: &[u8], owner: WorkerId) {
         self.learnt.insert(sid.into(), owner);

@@ -265,12 +265,15 @@ impl House {
     }
 }
 
+/// Tells the supervisor, then the wait for the next successor, that everything is ours.
+type Commit = (oneshot::Sender<Vec<Partial>>, oneshot::Sender<()>);
+
 /// The heir's side: waits for the supervisor, then opens what is open.
 struct Next {
     house: House,
     bound: AsyncMutex<Option<oneshot::Receiver<()>>>,
     ready: AsyncMutex<Option<oneshot::Receiver<Result<(), String>>>>,
-    commit: Mutex<Option<(oneshot::Sender<Vec<Partial>>, oneshot::Sender<()>)>>,
+    commit: Mutex<Option<Commit>>,
     settle: mpsc::Sender<Parcel>,
     /// What the predecessor still has, so that its workers are not stopped under it.
     lent: Mutex<Vec<Lease>>,

@@ -144,15 +144,15 @@ impl Signals {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
         let ended = tokio::select! {
             ended = standing.wait_for(end) => ended.map(|standing| standing.clone()),
-            () = next(&mut terminate) => return Ok(log::info!("SIGTERM: leaving what is not finished")),
-            () = next(&mut interrupt) => return Ok(log::info!("SIGINT: leaving what is not finished")),
+            () = next(&mut terminate) => Ok(Standing::Empty),
+            () = next(&mut interrupt) => Ok(Standing::Empty),
         };
         match ended {
             Ok(Standing::Failed(why)) => Err(why),
             _ => {
                 // Commands that asked for this read their answers.
                 tokio::time::sleep(LAST_ANSWERS).await;
-                log::info!("everything is with the successor");
+                log::info!("the successor has everything, this process ends");
                 Ok(())
             }
         }

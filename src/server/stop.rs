@@ -19,6 +19,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// For the listeners' tasks to end: they have nothing to wait for but clients that have connected already.
 const CLOSING: Duration = Duration::from_secs(2);
+/// For busy keep-alive connections to end by an answer.
+const LEAVE: Duration = Duration::from_millis(150);
 /// Between two looks at whether a request may still come.
 const LOOK: Duration = Duration::from_millis(20);
 /// For the last answers to leave, once no worker is left.
@@ -99,6 +101,12 @@ impl Stopper {
             log::warn!("listeners took over {CLOSING:?} to close");
         }
         self.doors.sockets.close(Purpose::Listeners);
+        // A client that is busy hears `Connection: close` before its connection is idle for good: closed between two
+        // requests, the next one may be on its way.
+        let leave = LEAVE.saturating_sub(pre_stop_delay);
+        if !leave.is_zero() && self.front.connections().load(Ordering::Acquire) > 0 {
+            sleep(leave).await;
+        }
         // Open connections may bring requests that have begun: workers wait for them.
         self.control.expect_requests(true);
         self.front.enter(Phase::Closed);

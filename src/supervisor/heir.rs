@@ -112,6 +112,7 @@ impl Keeper {
     ) -> Option<Vec<Partial>> {
         let Ends { bound, ready, mut commit } = ends;
         self.show_seats().await;
+        self.show_since(Some(self.epoch));
         // Who asked may be gone, which `commit` tells.
         let _ = bound.send(());
         let mut missing: BTreeSet<WorkerId> = connected.into_iter().collect();

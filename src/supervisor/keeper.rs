@@ -175,9 +175,11 @@ impl Keeper {
 
     /// What is known before the start.
     pub(super) fn show(&self) {
+        self.show_since(None);
+    }
+
+    pub(super) fn show_since(&self, epoch: Option<Instant>) {
         let apps = self.rooms.values().map(Room::status).collect();
-        // Of workers that are taken over, times are since their first proxy's start.
-        let epoch = self.legacy.as_ref().map(|_| self.epoch);
         self.status.send_replace(Arc::new(Status { epoch, apps }));
     }
 

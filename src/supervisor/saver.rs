@@ -17,6 +17,8 @@ const GATHER: Duration = Duration::from_millis(50);
 const BETWEEN: Duration = Duration::from_millis(200);
 /// Counters go on without anything else that changes.
 const OLDEST: Duration = Duration::from_secs(10);
+/// The same where sids are learnt: what is not written down is lost.
+const OLDEST_LEARNT: Duration = Duration::from_secs(1);
 /// Sids of each app that are written down: all of a busy app would cost more than they are worth.
 const LEARNT: usize = 10_000;
 /// For the last write to end.
@@ -75,9 +77,10 @@ impl Keeper {
     /// Hands over a copy when one is due. To be asked when everything asked for was carried out.
     pub(super) fn save_changes(&mut self) {
         let print = self.print();
+        let oldest = self.oldest();
         let Some(saver) = &mut self.saver else { return };
         let now = Instant::now();
-        if saver.print != Some(print) || now >= saver.last + OLDEST {
+        if saver.print != Some(print) || now >= saver.last + oldest {
             saver.due = saver.due.or(Some((now + GATHER).max(saver.last + BETWEEN)));
         }
         if saver.due.is_some_and(|due| due <= now) {
@@ -89,7 +92,11 @@ impl Keeper {
 
     pub(super) fn save_due(&self) -> Option<Instant> {
         let saver = self.saver.as_ref()?;
-        Some(saver.due.unwrap_or(saver.last + OLDEST))
+        Some(saver.due.unwrap_or(saver.last + self.oldest()))
+    }
+
+    fn oldest(&self) -> Duration {
+        if self.rooms.values().any(|room| room.pool.has_learnt()) { OLDEST_LEARNT } else { OLDEST }
     }
 
     /// Differs when something has changed that a successor must know.

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
-import { readFileSync, rmSync } from 'node:fs';
+import { readFileSync, readlinkSync, realpathSync, rmSync } from 'node:fs';
 import net from 'node:net';
 import path from 'node:path';
 import test from 'node:test';
@@ -28,7 +28,7 @@ const children = pid => readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8'
 const gone = pid => status(pid, 'Pid') === '' || status(pid, 'PPid') === '0';
 const environment = pid => readFileSync(`/proc/${pid}/environ`, 'latin1').split('\0');
 /** A process id as it is known out here, from the one in its own namespace. */
-const outside = pid => Number(execFileSync('sh', ['-c', `grep -lE '^NSpid:.*[[:space:]]${pid}$' /proc/[0-9]*/status || true`], { encoding: 'utf8' }).split('\n').map(file => file.split('/')[2]).find(found => status(found, 'NSpid').split(/\s+/).length > 1));
+const outside = pid => Number(execFileSync('sh', ['-c', `grep -slE '^NSpid:.*[[:space:]]${pid}$' /proc/[0-9]*/status || true`], { encoding: 'utf8' }).split('\n').map(file => file.split('/')[2]).find(found => status(found, 'NSpid').split(/\s+/).length > 1));
 
 /** Runs `body` with a proxy under an init; `init` and `main` are their process ids. Nothing of it stays. */
 async function under(kind, body, app = {}) {
@@ -83,6 +83,22 @@ for (const kind of ['asked', 'pid 1']) {
       await until(() => gone(pid), { what: 'no zombie of it' });
       process.kill(init, 'SIGTERM');
       assert.deepEqual(await end(proxy), { code: 0, signal: null });
+    }));
+
+  test(`${kind}: an upgrade, then another; the worker stays`, here, () =>
+    under(kind, async ({ proxy, init, main }) => {
+      const worker = (await request(proxy.port, { path: '/pid' })).text;
+      let owner = main;
+      for (let upgrade = 1; upgrade <= 2; upgrade++) {
+        const { status: code, stderr } = spawnSync(BIN, ['upgrade', '--runtime-dir', proxy.runtime], { encoding: 'utf8', timeout: 30_000 });
+        assert.equal(code, 0, stderr);
+        await until(() => gone(owner), { what: 'the end of the old proxy' });
+        owner = await until(() => children(init).find(pid => readlinkSync(`/proc/${pid}/exe`) === realpathSync(BIN)), { what: 'the new proxy below the init' });
+        assert.equal((await request(proxy.port, { path: '/pid' })).text, worker);
+      }
+      process.kill(init, 'SIGTERM');
+      assert.deepEqual(await end(proxy), { code: 0, signal: null });
+      await proxy.assertNothingLeft();
     }));
 
   test(`${kind}: killed by a signal: 128 and its number`, here, () =>

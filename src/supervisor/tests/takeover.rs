@@ -82,6 +82,13 @@ impl One {
 
     pub(super) async fn ready(&self, workers: usize) -> Vec<Option<u32>> {
         let status = self.until("ready", |s| s.epoch.is_some() && s.apps.iter().all(|a| a.ready() == workers)).await;
+        // One that takes over knows this before its start.
+        let published = async {
+            while self.pool.select(Wanted::Any, Use::Request, &[]).is_none() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), published).await.expect("never published");
         status.apps[0].workers.iter().filter(|w| w.state == State::Ready).map(|w| w.pid).collect()
     }
 
@@ -282,10 +289,14 @@ async fn a_worker_without_the_preload_is_taken_over() {
     let base = base_dir();
     let old = One::start(&base, app());
     let pids = old.ready(1).await;
-    written(&base, |text| text.contains("\"state\":\"Ready\"")).await;
+    let owner = old.pool.select(Wanted::Any, Use::Request, &[]).unwrap();
+    old.pool.learn(b"sid-without-a-tag", owner.member());
+    written(&base, |text| text.contains("\"state\":\"Ready\"") && text.contains("sid-without-a-tag")).await;
     old.crash().await;
     let new = One::start(&base, app());
     assert_eq!(new.ready(1).await, pids);
+    assert_eq!(new.pool.learnt(9), [(b"sid-without-a-tag"[..].into(), owner.member().id.clone())]);
+    drop(owner);
     new.end(base).await;
 }
 

@@ -51,7 +51,6 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// The same for any other worker; uvicorn closes after 5 s, gunicorn after 2.
 const IDLE_UNKNOWN: Duration = Duration::from_millis(1500);
 
-
 /// The whole program.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();

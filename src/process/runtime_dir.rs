@@ -63,6 +63,7 @@ pub(crate) struct RuntimeDir {
 impl RuntimeDir {
     /// Creates or takes over the directory and removes what dead workers left. Nothing is touched
     /// while another proxy holds it.
+    #[cfg(test)]
     pub(crate) fn open(path: &Path, tenants: Vec<Tenant>) -> Result<RuntimeDir, Error> {
         for tenant in &tenants {
             check_names(path, tenant)?;

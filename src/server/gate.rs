@@ -58,6 +58,7 @@ impl Gate {
     }
 
     /// Waits until so many services accept.
+    #[cfg(test)]
     pub(crate) async fn accepting(&self, services: usize) {
         let _ = self.accepting.subscribe().wait_for(|accepting| *accepting >= services).await;
     }

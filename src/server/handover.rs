@@ -266,7 +266,8 @@ impl House {
             self.front.enter(Phase::Closed);
             let status = self.control.status();
             let workers = status.apps.iter().flat_map(|app| &app.workers);
-            workers.for_each(|worker| worker.carried.close_tunnels(Closing { code: SERVICE_RESTART, window: FAREWELL }));
+            workers
+                .for_each(|worker| worker.carried.close_tunnels(Closing { code: SERVICE_RESTART, window: FAREWELL }));
             let _ = tokio::time::timeout(2 * FAREWELL, self.front.emptied()).await;
         }
         self.front.enter(Phase::Closed);

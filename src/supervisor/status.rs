@@ -132,10 +132,6 @@ impl Carried {
         self.0.iter().map(|member| member.load.active.load(Ordering::Relaxed)).sum()
     }
 
-    pub(crate) fn tunnels(&self) -> usize {
-        self.0.iter().map(|member| member.tunnels.open()).sum()
-    }
-
     /// Waiting polls and open tunnels.
     pub(crate) fn parked(&self) -> u32 {
         self.0.iter().map(|member| member.load.parked.load(Ordering::Relaxed)).sum()

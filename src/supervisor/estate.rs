@@ -1,6 +1,7 @@
 //! What a proxy knows of its workers, written down for another process on the same boot: a successor,
 //! or the one that is started after a crash.
 
+use super::alarms;
 use super::definition::Definition;
 use super::restarts::Restarts;
 use super::room::{Entry, Room};
@@ -31,6 +32,8 @@ pub(crate) struct Estate {
     epoch: Duration,
     next_tag: u32,
     rooms: Vec<SavedRoom>,
+    #[serde(default)]
+    alarms: alarms::Saved,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -92,17 +95,25 @@ pub(super) struct Revived {
     pub(super) tags: Tags,
     /// Those that had a control channel.
     pub(super) connected: Vec<WorkerId>,
+    pub(super) alarms: alarms::Saved,
 }
 
 impl Estate {
     /// `learnt`: sids of each app at most.
-    pub(super) fn of<'a>(rooms: impl Iterator<Item = &'a Room>, tags: &Tags, epoch: Instant, learnt: usize) -> Estate {
+    pub(super) fn of<'a>(
+        rooms: impl Iterator<Item = &'a Room>,
+        tags: &Tags,
+        epoch: Instant,
+        learnt: usize,
+        alarms: alarms::Saved,
+    ) -> Estate {
         Estate {
             version: VERSION,
             boot: state::boot_id(),
             epoch: state::monotonic().saturating_sub(epoch.elapsed()),
             next_tag: tags.next(),
             rooms: rooms.map(|room| SavedRoom::of(room, learnt)).collect(),
+            alarms,
         }
     }
 
@@ -148,7 +159,8 @@ impl Estate {
     pub(super) fn revive(self, dir: &Path, pool: impl Fn(&str) -> Arc<Pool>) -> Result<Revived, String> {
         let age = state::monotonic().checked_sub(self.epoch).ok_or("its beginning lies in the future")?;
         let epoch = Instant::now().checked_sub(age).ok_or("its beginning lies before the machine's")?;
-        let mut revived = Revived { rooms: Vec::new(), epoch, tags: Tags::new(self.next_tag), connected: Vec::new() };
+        let (tags, alarms) = (Tags::new(self.next_tag), self.alarms);
+        let mut revived = Revived { rooms: Vec::new(), epoch, tags, connected: Vec::new(), alarms };
         for room in self.rooms {
             let app: Arc<str> = room.name.as_str().into();
             let pool = pool(&app);

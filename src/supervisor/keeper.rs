@@ -3,7 +3,7 @@
 use super::alarm_event::Hook;
 use super::alarms::{self, Alarms};
 use super::effects::{self, Inputs, Started};
-use super::heir::Legacy;
+use super::heir::{ControlDoor, Legacy};
 use super::orders::{Order, Pending, Wanted};
 use super::pulse::Pulse;
 use super::room::Room;
@@ -26,7 +26,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::AbortHandle;
 
 /// Between two looks at a draining worker's requests.
 const DRAIN_POLL: Duration = Duration::from_millis(50);
@@ -82,7 +82,7 @@ pub(super) struct Keeper {
     pub(super) legacy: Option<Legacy>,
     pub(super) saver: Option<Saver>,
     /// Where workers dial in.
-    pub(super) door: Option<JoinHandle<()>>,
+    pub(super) door: Option<ControlDoor>,
     pub(super) alarms: Option<Arc<dyn Hook>>,
     /// When all workers were measured last.
     pub(super) measured: Time,
@@ -201,7 +201,7 @@ impl Keeper {
                     Err(e) => Some(e.to_string()),
                 };
                 if let Some(why) = kept {
-                    self.door.iter().for_each(JoinHandle::abort);
+                    self.door.iter().for_each(|door| door.serving.abort());
                     return Err(why);
                 }
             }
@@ -512,7 +512,7 @@ impl Keeper {
 
     async fn close(mut self) {
         drop(self.tools.take());
-        self.door.iter().for_each(JoinHandle::abort);
+        self.door.iter().for_each(|door| door.serving.abort());
         if let Some(saver) = self.saver.take() {
             saver.end().await;
         }

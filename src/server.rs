@@ -1,6 +1,7 @@
 //! Composition root: from a configuration to a running Pingora server.
 
 mod gate;
+mod guard;
 mod handover;
 mod herald;
 mod listen;
@@ -54,6 +55,9 @@ const IDLE_UNKNOWN: Duration = Duration::from_millis(1500);
 /// The whole program.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
+    if let Some(code) = guard::main(&args) {
+        return code;
+    }
     if let Some(asked) = Asked::parse(&args) {
         return asked.map_or_else(stopped, steering::command);
     }
@@ -261,6 +265,7 @@ fn supervise(
         orphan_timeout: config.orphan_timeout,
         logs: config.logs.clone(),
         alarms: alarms(&config.alarms),
+        guarded: true,
         output: None,
     };
     let made = match bequest {

@@ -4,7 +4,7 @@
 //! takes the lowest free slot when it comes, and the slot goes when the worker does.
 
 use super::backoff::after;
-use super::{Action, Alarm, Fleet, Goal, Occupant, State, Worker};
+use super::{Action, Alarm, Fleet, Goal, Occupant, State, Time, Worker};
 use crate::worker::{Incarnation, Slot};
 use log::Level;
 use std::time::Duration;
@@ -62,6 +62,13 @@ impl Fleet {
         if worker.is_up() {
             // A dead one refuses: then nobody waits.
             self.check(incarnation);
+        }
+    }
+
+    /// Nobody could be heard until now: who is away may take as long to come back as if it had just left.
+    pub(crate) fn await_redials(&mut self, now: Time) {
+        for worker in self.workers.values_mut() {
+            worker.leaves_at = worker.leaves_at.map(|at| at.max(after(now, REDIAL)));
         }
     }
 
@@ -188,6 +195,19 @@ mod tests {
         assert!(!told.iter().any(|a| matches!(a, Action::Alarm { .. })), "{told:?}");
         stage.tell(Event::Cleaned { incarnation });
         assert_eq!((stage.fleet.slots().count(), stage.fleet.workers().count()), (0, 0));
+    }
+
+    #[test]
+    fn nobody_leaves_while_nobody_listens() {
+        let mut stage = Stage::new(4);
+        let incarnation = stage.ready();
+        stage.tell(Event::HungUp { incarnation });
+        stage.now += Duration::from_secs(60);
+        stage.fleet.await_redials(stage.now);
+        stage.wait(Duration::from_millis(4900));
+        assert_eq!(stage.state(incarnation), Some(State::Ready));
+        stage.wait(Duration::from_millis(200));
+        assert_eq!(stage.state(incarnation), Some(State::Exited));
     }
 
     #[test]

@@ -10,8 +10,10 @@
 //! trusted not to replace one another's files, or are kept from it by the sticky bit.
 
 use super::Error;
+use rustix::fs::{Mode, OFlags};
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -32,8 +34,9 @@ const LOOKED_AT: usize = 4096;
 pub(crate) struct SharedDir {
     path: PathBuf,
     made: bool,
-    /// Device and inode of each file of ours: another proxy may have put its own in the place.
-    ours: Mutex<Vec<(PathBuf, (u64, u64))>>,
+    /// Each file of ours, held: another proxy may have put its own in the place, and while ours is held
+    /// the numbers of no other are the same.
+    ours: Mutex<Vec<(PathBuf, OwnedFd)>>,
 }
 
 impl SharedDir {
@@ -134,10 +137,11 @@ impl SharedDir {
 
     fn place(&self, temporary: &Path, name: &str) -> io::Result<()> {
         let path = self.path.join(name);
-        let placed = fs::symlink_metadata(temporary).and_then(|meta| fs::rename(temporary, &path).map(|()| meta));
-        let meta = placed.inspect_err(|_| ignore(fs::remove_file(temporary)))?;
+        let held = rustix::fs::open(temporary, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+        let placed = held.map_err(io::Error::from).and_then(|held| fs::rename(temporary, &path).map(|()| held));
+        let held = placed.inspect_err(|_| ignore(fs::remove_file(temporary)))?;
         let mut ours = self.ours.lock().unwrap_or_else(|e| e.into_inner());
-        ours.push((path, (meta.dev(), meta.ino())));
+        ours.push((path, held));
         Ok(())
     }
 
@@ -149,8 +153,9 @@ impl SharedDir {
 impl Drop for SharedDir {
     fn drop(&mut self) {
         let ours = std::mem::take(&mut *self.ours.lock().unwrap_or_else(|e| e.into_inner()));
-        for (path, number) in ours {
-            if fs::symlink_metadata(&path).is_ok_and(|meta| (meta.dev(), meta.ino()) == number) {
+        for (path, held) in ours {
+            let is_ours = rustix::fs::fstat(&held).ok().zip(rustix::fs::lstat(&path).ok());
+            if is_ours.is_some_and(|(held, there)| (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino)) {
                 ignore(fs::remove_file(&path));
             }
         }
@@ -199,6 +204,24 @@ mod tests {
         assert!(UnixStream::connect(path.join(CONTROL)).is_ok());
         drop((second, newer));
         assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+        fs::remove_dir_all(base).unwrap();
+    }
+
+    #[test]
+    fn files_of_others_stay_whatever_their_numbers() {
+        let base = temp("numbers");
+        let dirs = [(); 3].map(|()| SharedDir::open(&base, &[own()]).unwrap());
+        let [first, second, third] = dirs;
+        drop(first.furnish("first", false).unwrap());
+        // A successor that gives up, and whoever comes after it: numbers that became free are used again.
+        drop(second.furnish("second", true).unwrap());
+        drop(second);
+        let listener = third.furnish("third", true).unwrap();
+        drop(first);
+        assert_eq!(fs::read_to_string(base.join(SCRIPT)).unwrap(), "third");
+        assert!(UnixStream::connect(base.join(CONTROL)).is_ok());
+        drop((third, listener));
+        assert_eq!(fs::read_dir(&base).unwrap().count(), 0);
         fs::remove_dir_all(base).unwrap();
     }
 

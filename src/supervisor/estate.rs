@@ -1,6 +1,10 @@
 //! What a proxy knows of its workers, written down for another process on the same boot: a successor,
 //! or the one that is started after a crash.
 
+mod remains;
+
+pub(crate) use remains::clear_up;
+
 use super::alarms;
 use super::definition::Definition;
 use super::restarts::Restarts;
@@ -276,16 +280,21 @@ impl SavedWorker {
         }
     }
 
+    /// Whether its socket is one that this directory has for it.
+    fn lives_in(&self, dir: &Path, id: &WorkerId) -> bool {
+        let name = format!("{}.{}.{}.sock", id.app, id.slot, id.incarnation);
+        self.socket.starts_with(dir) && self.socket.file_name().is_some_and(|file| *file == *name)
+    }
+
     /// `shared` is the directory of the app's workers if they are external.
     fn revive(self, id: WorkerId, dir: &Path, shared: Option<&Path>, alive: bool) -> Result<Entry, String> {
         let foreign = |path: &str| !is_own_socket(&self.socket, path);
-        let name = format!("{}.{}.{}.sock", id.app, id.slot, id.incarnation);
         let ours = match shared {
             Some(shared) => {
                 let named = self.socket.to_str().and_then(|path| SharedDir::socket(shared, path));
                 named.as_ref() == Some(&self.socket)
             }
-            None => self.socket.starts_with(dir) && self.socket.file_name().is_some_and(|file| *file == *name),
+            None => self.lives_in(dir, &id),
         };
         if !ours || self.paths.iter().any(|path| foreign(path)) {
             return Err(format!("a socket of {id} is not its own"));

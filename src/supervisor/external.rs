@@ -19,12 +19,13 @@ pub(super) const JOINS: usize = 64;
 pub(super) struct Entrance {
     door: Arc<Door>,
     pub(super) dir: Arc<SharedDir>,
-    serving: JoinHandle<()>,
+    /// `None` once closed.
+    serving: Option<JoinHandle<()>>,
 }
 
 impl Drop for Entrance {
     fn drop(&mut self) {
-        self.serving.abort();
+        self.serving.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -46,7 +47,7 @@ impl Entrance {
         let dir = Arc::new(dir);
         sweep(dir.clone());
         log::info!("external workers join in {}", external.directory.display());
-        Ok(Entrance { door, dir, serving })
+        Ok(Entrance { door, dir, serving: Some(serving) })
     }
 }
 
@@ -108,8 +109,10 @@ impl Keeper {
     /// External workers that are hung up on dial in to whoever took our place.
     pub(super) async fn close_entrances(&mut self) {
         for entrance in self.rooms.values_mut().filter_map(|room| room.entrance.as_mut()) {
-            entrance.serving.abort();
-            let _ = (&mut entrance.serving).await;
+            if let Some(serving) = entrance.serving.take() {
+                serving.abort();
+                let _ = serving.await;
+            }
         }
     }
 

@@ -12,9 +12,12 @@ use crate::process::output::{Rest, Stream, open_reader};
 use crate::process::{Error, Exit, Process};
 use crate::worker::{Incarnation, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 /// For workers to dial in again; those that hang do so later.
@@ -90,6 +93,8 @@ impl Keeper {
         };
         self.tools = Some(self.equip()?);
         self.dir.own();
+        // Those that have dialled in are told to the fleets below.
+        self.await_redials();
         self.begin_with(partials);
         held.iter().for_each(|(id, report)| self.reported(id, report.clone()));
         let (reply, answer) = oneshot::channel();
@@ -221,9 +226,29 @@ impl Keeper {
     pub(super) fn listen(&mut self) -> Result<(), Error> {
         let path = self.dir.control_socket();
         let listener = crate::process::control::bind_over(&path, self.dir.is_shared())?;
-        self.door = Some(tokio::spawn(crate::process::control::serve(listener, self.registry.clone())));
+        let serving = tokio::spawn(crate::process::control::serve(listener, self.registry.clone()));
+        self.door = Some(ControlDoor { serving, file: number(&path), path });
         Ok(())
     }
+}
+
+/// The control socket, served.
+pub(super) struct ControlDoor {
+    pub(super) serving: JoinHandle<()>,
+    path: PathBuf,
+    /// While it is served no other file has the same.
+    file: Option<(u64, u64)>,
+}
+
+impl ControlDoor {
+    /// Whether who dials in comes here, and not to another process that has bound over it.
+    pub(super) fn is_in_place(&self) -> bool {
+        self.file.is_some() && number(&self.path) == self.file
+    }
+}
+
+fn number(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
 fn room_name(keeper: &Keeper, at: usize) -> String {

@@ -3,7 +3,8 @@
 use super::alarm_event::Hook;
 use super::alarms::{self, Alarms};
 use super::effects::{self, Inputs, Started};
-use super::heir::Legacy;
+use super::guarding::Guarding;
+use super::heir::{ControlDoor, Legacy};
 use super::orders::{Order, Pending, Wanted};
 use super::pulse::Pulse;
 use super::room::Room;
@@ -26,7 +27,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::AbortHandle;
 
 /// Between two looks at a draining worker's requests.
 const DRAIN_POLL: Duration = Duration::from_millis(50);
@@ -81,8 +82,11 @@ pub(super) struct Keeper {
     /// To be taken up at the start.
     pub(super) legacy: Option<Legacy>,
     pub(super) saver: Option<Saver>,
+    /// Whether there is to be a guard.
+    pub(super) guarded: bool,
+    pub(super) guarding: Option<Guarding>,
     /// Where workers dial in.
-    pub(super) door: Option<JoinHandle<()>>,
+    pub(super) door: Option<ControlDoor>,
     pub(super) alarms: Option<Arc<dyn Hook>>,
     /// When all workers were measured last.
     pub(super) measured: Time,
@@ -145,6 +149,8 @@ impl Keeper {
             hushing: watch::channel(false).0,
             legacy: None,
             saver: None,
+            guarded: setup.guarded,
+            guarding: None,
             door: None,
             alarms: Some(Arc::new(alerts.clone())),
             measured: Time::ZERO,
@@ -201,7 +207,7 @@ impl Keeper {
                     Err(e) => Some(e.to_string()),
                 };
                 if let Some(why) = kept {
-                    self.door.iter().for_each(JoinHandle::abort);
+                    self.door.iter().for_each(|door| door.serving.abort());
                     return Err(why);
                 }
             }
@@ -212,6 +218,7 @@ impl Keeper {
             }
         }
         self.saver = Some(Saver::start(self.dir.state_file()));
+        self.guard();
         let mut panics: Vec<Instant> = Vec::new();
         let outcome = loop {
             let panic = {
@@ -384,6 +391,7 @@ impl Keeper {
             return;
         }
         self.measured = now;
+        self.look_at_guard();
         let scales = self.rooms.values().any(|room| {
             let policy = room.fleet.policy();
             policy.most() > policy.instances
@@ -512,7 +520,8 @@ impl Keeper {
 
     async fn close(mut self) {
         drop(self.tools.take());
-        self.door.iter().for_each(JoinHandle::abort);
+        let guarding = self.guarding.take();
+        self.door.iter().for_each(|door| door.serving.abort());
         if let Some(saver) = self.saver.take() {
             saver.end().await;
         }
@@ -525,6 +534,9 @@ impl Keeper {
         match Arc::try_unwrap(self.dir) {
             Ok(dir) => drop(dir),
             Err(dir) => dir.clear(),
+        }
+        if let Some(guarding) = guarding {
+            guarding.end().await;
         }
     }
 }

@@ -2,6 +2,7 @@
 //! nothing had been.
 
 use super::estate::{Estate, Partial};
+use super::heir::ControlDoor;
 use super::keeper::{Answer, Input, Keeper};
 use super::room::Reading;
 use super::{Control, Wish};
@@ -198,8 +199,8 @@ impl Keeper {
 
     async fn close_door(&mut self) {
         if let Some(door) = self.door.take() {
-            door.abort();
-            let _ = door.await;
+            door.serving.abort();
+            let _ = door.serving.await;
         }
         self.close_entrances().await;
         self.registry.hang_up();
@@ -244,14 +245,33 @@ impl Keeper {
     }
 
     async fn thaw(&mut self) {
-        for round in 1.. {
-            if self.door.is_some() {
-                break;
+        // A successor may have bound there and given up before it said so.
+        if !self.door.as_ref().is_some_and(ControlDoor::is_in_place) {
+            self.close_door().await;
+            self.open_door().await;
+        }
+        self.await_redials();
+        let Some(still) = self.still.take() else { return };
+        self.hushing.send_replace(false);
+        self.alerts.hush(false);
+        for Hushed { room, incarnation, stream, rest, reading } in still.hushed.into_iter().flatten() {
+            self.read_on(room, incarnation, stream, rest, reading);
+        }
+        for held in still.held {
+            match held {
+                Held::Answer(input) => self.answered(input),
+                Held::Event(room, event) => self.tell(room, event),
             }
+        }
+    }
+
+    /// Whoever is bound there has ended, or is about to.
+    async fn open_door(&mut self) {
+        for round in 1.. {
             // Connections that were just coming in when the door was closed.
             self.registry.hang_up();
             match self.listen() {
-                Ok(()) => {}
+                Ok(()) => break,
                 Err(e) if round < BINDS => {
                     log::warn!("{e}");
                     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -265,18 +285,12 @@ impl Keeper {
         if let Err(e) = self.open_entrances(true) {
             log::error!("{e}: external workers cannot reach the proxy any more; restart it");
         }
-        let Some(still) = self.still.take() else { return };
-        self.hushing.send_replace(false);
-        self.alerts.hush(false);
-        for Hushed { room, incarnation, stream, rest, reading } in still.hushed.into_iter().flatten() {
-            self.read_on(room, incarnation, stream, rest, reading);
-        }
-        for held in still.held {
-            match held {
-                Held::Answer(input) => self.answered(input),
-                Held::Event(room, event) => self.tell(room, event),
-            }
-        }
+    }
+
+    /// Nobody could be heard while nothing was decided.
+    pub(super) fn await_redials(&mut self) {
+        let now = self.now();
+        self.rooms.values_mut().for_each(|room| room.fleet.await_redials(now));
     }
 
     async fn cede(&mut self) {

@@ -125,7 +125,7 @@ async function killed(t) {
   await proxy.ready({ workers: 2 });
   proxy.kill(proxy.child.pid);
   await proxy.exit;
-  assert.equal(proxy.processes().length, 2, 'workers outlive their proxy');
+  assert.equal(proxy.workerProcesses().length, 2, 'workers outlive their proxy');
   return { proxy, config };
 }
 
@@ -139,7 +139,7 @@ const succeed = ({ proxy, config }, body) =>
 
 test('a proxy is killed and started again at once: it takes its old workers over, and ends them with it', options, async t => {
   const first = await killed(t);
-  const before = first.proxy.processes().map(process => process.pid).sort();
+  const before = first.proxy.workerProcesses().map(process => process.pid).sort();
   await succeed(first, async next => assert.deepEqual((await next.pids(2)).sort(), before));
   await until(() => first.proxy.processes().length === 0, { timeout: 5000, what: 'the end of the old workers' });
 });

@@ -6,9 +6,12 @@ import { chmodSync, copyFileSync, existsSync, linkSync, mkdirSync, readdirSync, 
 import path from 'node:path';
 import test from 'node:test';
 import { Polling } from './lib/engineio.mjs';
+import { alone, byHand, ended, leaves, owned, untouched, upgraded, waiting } from './lib/handoff.mjs';
 import { request } from './lib/http.mjs';
-import { apps, BIN, configure, needsProxy, startProxy } from './lib/proxy.mjs';
+import { apps, BIN, configure, needsProxy, needsUpgrade, startProxy } from './lib/proxy.mjs';
 import { keepsSessions } from './lib/sessions.mjs';
+import { besiege } from './lib/siege.mjs';
+import { status as statusOfAll } from './lib/steer.mjs';
 import { pooled, range, sleep, until, within } from './lib/wait.mjs';
 
 const options = { timeout: 120_000, ...needsProxy };
@@ -235,6 +238,98 @@ test('the proxy is killed and started again: the workers are known, and nothing 
     assert.deepEqual([...session.pids], [owner]);
     await workers[0].kill();
     assert.deepEqual([...new Set(await pooled(range(40), 8, () => ownerOf(proxy)))].sort(), pids([workers[1], third]));
+  }));
+
+/** Two workers that a siege can talk to, in the pool. */
+async function besiegeable(proxy, start) {
+  const env = { NOTES: proxy.file('notes', '') };
+  const workers = range(2).map(() => start('./siege.js', { env }));
+  await until(async () => (await statusOf(proxy)).ready === 2, { what: 'two workers in the pool' });
+  return { env, workers, before: await places(proxy) };
+}
+
+const places = async proxy => (await statusOf(proxy)).workers.map(worker => [worker.slot, worker.incarnation, worker.pid, worker.state]);
+
+/** The process that serves now hears every worker. */
+const heard = proxy =>
+  until(async () => (await statusOf(proxy)).workers.every(worker => worker.elu !== null), { what: 'statistics of every worker' });
+
+test('two upgrades in a row under siege: the same workers, nobody lost; who dies leaves, who comes joins', { ...options, ...needsUpgrade }, t =>
+  stage({}, async (proxy, start) => {
+    const { env, workers, before } = await besiegeable(proxy, start);
+    await besiege(t, proxy, { share: 0.3 }, async siege => {
+      for (const n of range(2)) {
+        const step = await upgraded(proxy);
+        const leaving = leaves(siege, step);
+        leaving.catch(() => {});
+        await owned(siege, step);
+        assert.deepEqual(await places(proxy), before, 'the same workers');
+        await siege.more();
+        assert.deepEqual(siege.lost, []);
+        t.diagnostic(`upgrade ${n + 1}: ${Math.round(step.ms)} ms`);
+        await leaving;
+      }
+      assert.deepEqual(siege.pids, pids(workers));
+    });
+    await heard(proxy);
+    // What the processes before have shared is still there, and the present one's.
+    const third = start('./siege.js', { env });
+    assert.deepEqual(await answering(proxy, 3), pids([...workers, third]));
+    await workers[0].kill();
+    const after = await pooled(range(60), 10, () => ownerOf(proxy));
+    assert.deepEqual([...new Set(after)].sort(), pids([workers[1], third]));
+    await until(async () => (await statusOf(proxy)).workers.length === 2, { what: 'the dead one to leave' });
+    const fourth = start('./siege.js', { env });
+    assert.deepEqual(await answering(proxy, 3), pids([workers[1], third, fourth]));
+    await alone(proxy);
+    assert.deepEqual(workers[1].ended, undefined);
+  }));
+
+test('upgrades that fail at each step under siege: the workers stay with the old process', { ...options, ...needsUpgrade }, t =>
+  stage({}, async (proxy, start) => {
+    const { env, workers, before } = await besiegeable(proxy, start);
+    await heard(proxy);
+    const known = await statusOfAll(proxy);
+    await besiege(t, proxy, { share: 0.15 }, async siege => {
+      for (const step of ['bound', 'ready', 'commit']) {
+        const candidate = await waiting(proxy, { env: { PINGORA_UNIX_PROXY_FAULT: `${step}:die` } });
+        proxy.kill(proxy.pid, 'SIGQUIT');
+        await ended(candidate, 30_000);
+        await proxy.line(new RegExp(`handing over to process ${candidate.pid} failed`));
+        await untouched(proxy, known);
+        // Longer than a worker may be away that has hung up.
+        await sleep(6000);
+        assert.deepEqual(await places(proxy), before, step);
+        await siege.more();
+        assert.deepEqual(siege.lost, [], step);
+        // The doors are the old one's again.
+        const guest = start('./siege.js', { env });
+        await until(async () => (await statusOf(proxy)).ready === 3, { what: `a worker to join after ${step}` });
+        await guest.kill('SIGTERM');
+        await until(async () => (await statusOf(proxy)).workers.length === 2, { what: `it to leave after ${step}` });
+      }
+      await byHand(proxy);
+      assert.deepEqual(await places(proxy), before);
+      await siege.more();
+    });
+    await heard(proxy);
+    assert.deepEqual(await answering(proxy, 2), pids(workers));
+    await alone(proxy);
+  }));
+
+test('a worker that hangs during an upgrade costs no other its place', { ...options, ...needsUpgrade }, () =>
+  stage({}, async (proxy, start) => {
+    const workers = range(3).map(() => start('./sio.js'));
+    await answering(proxy, 3);
+    const before = await places(proxy);
+    workers[2].child.kill('SIGSTOP');
+    await upgraded(proxy, { timeout: 30_000 });
+    await sleep(6000);
+    const there = (await places(proxy)).filter(([, , pid]) => pid !== workers[2].pid);
+    assert.deepEqual(there, before.filter(([, , pid]) => pid !== workers[2].pid));
+    workers[2].child.kill('SIGCONT');
+    assert.deepEqual(await answering(proxy, 3), pids(workers));
+    await alone(proxy);
   }));
 
 test('a worker that is there before the proxy waits, says so, then serves', options, async () => {

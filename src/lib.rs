@@ -3,9 +3,6 @@
 //! The house has floors; a room imports from lower floors only, never sideways
 //! (`tests/architecture.rs` holds it). See `docs/architecture.md`.
 
-// Parts of the handoff and of the messages between workers are there before they are called.
-#![allow(dead_code)]
-
 mod admin;
 pub mod config;
 mod fleet;

@@ -1,6 +1,7 @@
 //! Composition root: from a configuration to a running Pingora server.
 
 mod gate;
+mod guard;
 mod handover;
 mod herald;
 mod listen;
@@ -51,12 +52,12 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// The same for any other worker; uvicorn closes after 5 s, gunicorn after 2.
 const IDLE_UNKNOWN: Duration = Duration::from_millis(1500);
 
-/// How long what cannot move to a successor may take to end.
-const MAX_DRAIN: Duration = Duration::from_secs(3600);
-
 /// The whole program.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
+    if let Some(code) = guard::main(&args) {
+        return code;
+    }
     if let Some(asked) = Asked::parse(&args) {
         return asked.map_or_else(stopped, steering::command);
     }
@@ -171,7 +172,7 @@ fn prepare(cli: Cli, mut config: Config, inheritance: Option<Inheritance>) -> Re
         doors: doors.clone(),
         standing: standing.clone(),
         pid_file: pid_file.clone(),
-        max_drain: MAX_DRAIN,
+        max_drain: config.max_drain,
     };
     let legacy = taken.zip(heir).map(|(taken, heir)| Legacy { taken, heir });
     let (handover, knocker, parcels) = Handover::new(house, config.runtime_dir.clone(), legacy);
@@ -264,6 +265,7 @@ fn supervise(
         orphan_timeout: config.orphan_timeout,
         logs: config.logs.clone(),
         alarms: alarms(&config.alarms),
+        guarded: true,
         output: None,
     };
     let made = match bequest {

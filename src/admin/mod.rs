@@ -60,6 +60,7 @@ pub(crate) enum Refusal {
     /// It was tried and failed: the reason, with the last words of the worker that failed.
     Failed(String),
     /// This proxy cannot do that.
+    #[cfg_attr(not(test), allow(dead_code))] // what this one can do, others may not
     Unsupported(String),
 }
 

@@ -77,6 +77,8 @@ pub(crate) struct Config {
     /// Where health is told, if at all.
     pub(crate) health: Option<SocketAddr>,
     pub(crate) shutdown: Shutdown,
+    /// How long what cannot move to a successor may take to end.
+    pub(crate) max_drain: Duration,
     pub(crate) logs: output::Policy,
     pub(crate) alarms: Alarms,
 }
@@ -387,6 +389,7 @@ fn decode(found: Findings, base: &Path, root: &Node, machine: &dyn Machine) -> L
     taken.extend(metrics.map(|address| ("metrics", address)));
     let health = admin::address(&mut d, &top, &schema::HEALTH, "127.0.0.1:9902", &taken);
     let shutdown = shutdown::decode(&mut d, &top, &apps.apps);
+    let max_drain = shutdown::max_drain(&mut d, &top);
     let logs = logs::decode(&mut d, &top);
     let alarms = alarms::decode(&mut d, &top);
     limits::check_socket_paths(&mut d, &top, &runtime_dir, &apps.apps);
@@ -404,6 +407,7 @@ fn decode(found: Findings, base: &Path, root: &Node, machine: &dyn Machine) -> L
         metrics,
         health,
         shutdown,
+        max_drain,
         logs,
         alarms,
     };

@@ -16,6 +16,7 @@ pub(super) struct Section {
 pub(super) struct Key {
     pub(super) name: &'static str,
     pub(super) kind: Kind,
+    #[cfg_attr(not(test), allow(dead_code))] // tests hold the documentation to it
     pub(super) default: Preset,
 }
 
@@ -34,10 +35,12 @@ pub(super) enum Kind {
     List,
     Map,
     /// In words; its rules stand with its decoder.
+    #[cfg_attr(not(test), allow(dead_code))]
     Other(&'static str),
 }
 
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(test), allow(dead_code))]
 pub(super) enum Preset {
     /// This YAML value, written out, changes nothing.
     Yaml(&'static str),
@@ -84,6 +87,7 @@ pub(super) const ALL: &[&Section] = &[
     &METRICS,
     &HEALTH,
     &SHUTDOWN,
+    &UPGRADE,
     &LOGS,
     &ROTATE,
     &ALARMS,
@@ -104,6 +108,7 @@ pub(super) const TOP: Section = Section {
         key("metrics", Map, Words("not served")),
         key("health", Map, Words("not served")),
         key("shutdown", Map, Yaml("{pre_stop_delay: 0s, limit: none}")),
+        key("upgrade", Map, Yaml("{max_drain: 1h}")),
         key("logs", Map, Words("see below")),
         key("alarms", Map, Words("see below")),
     ],
@@ -151,8 +156,11 @@ pub(super) const SERVER: Section = Section {
         key("daemon_notify_timeout_seconds", Integer(1, 86_400, ""), Words("60")),
     ],
     elsewhere: &[
-        ("upgrade_sock", Useless("it is upgrade.sock in runtime_dir")),
-        ("upgrade_sock_connect_accept_max_retries", Later),
+        ("upgrade_sock", Useless("an upgrade goes by handoff.sock in runtime_dir")),
+        (
+            "upgrade_sock_connect_accept_max_retries",
+            Useless("an upgrade goes by handoff.sock in runtime_dir, and has limits of its own"),
+        ),
         (
             "grace_period_seconds",
             Useless(
@@ -551,6 +559,16 @@ pub(super) const SHUTDOWN: Section = Section {
         ("timeout_stop_sec", Write("write limit: 90s (with the unit)")),
         ("drain_timeout", Write("write it for the app, under apps")),
         ("stop_timeout", Write("write it for the app, under apps")),
+    ],
+};
+
+pub(super) const UPGRADE: Section = Section {
+    name: "upgrade",
+    keys: &[key("max_drain", Duration(1000, 86_400_000), Yaml("1h"))],
+    elsewhere: &[
+        ("drain", Write("write max_drain: 1h")),
+        ("timeout", Write("write max_drain: 1h")),
+        ("drain_timeout", Write("write max_drain: 1h")),
     ],
 };
 

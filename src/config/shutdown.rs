@@ -2,7 +2,7 @@
 
 use super::fields::{Decoder, Fields};
 use super::scalars::duration_text;
-use super::schema::SHUTDOWN;
+use super::schema::{SHUTDOWN, UPGRADE};
 use super::{App, Shutdown};
 use std::time::Duration;
 
@@ -52,6 +52,12 @@ pub(super) fn decode(d: &mut Decoder<'_>, top: &Fields<'_>, apps: &[App]) -> Shu
     let message = format!("a stop may take {sum} ({parts}), but {what}: what is left by then is cut off");
     d.found.warn(at, message, hint);
     shutdown
+}
+
+/// How long what cannot move to a successor may take to end.
+pub(super) fn max_drain(d: &mut Decoder<'_>, top: &Fields<'_>) -> Duration {
+    let fields = top.filled("upgrade").and_then(|field| d.fields(&field, &UPGRADE));
+    fields.and_then(|fields| d.duration(&fields, "max_drain")).unwrap_or(Duration::from_secs(3600))
 }
 
 /// The longest that an app's workers may take to end.

@@ -146,6 +146,7 @@ enum Options {
     Health {
         /// Every app has a worker that takes requests, and the proxy does not stop (the default)
         #[structopt(long, conflicts_with_all = &["live", "startup"])]
+        #[allow(dead_code)] // the default, said aloud
         ready: bool,
         /// The proxy itself lives, whatever its workers do
         #[structopt(long, conflicts_with = "startup")]

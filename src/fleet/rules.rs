@@ -2,7 +2,7 @@
 
 use super::backoff::after;
 use super::worker::Worker;
-use super::{Action, Alarm, Event, Fleet, Goal, Role, Seat, State, Time};
+use super::{Action, Alarm, Event, Fleet, Goal, Seat, State, Time};
 use crate::worker::{Incarnation, Slot};
 use log::Level;
 use std::time::Duration;
@@ -196,10 +196,6 @@ impl Fleet {
     /// Workers that serve now as the user wants it.
     pub(super) fn serving(&self) -> usize {
         self.workers.values().filter(|w| w.serves()).count()
-    }
-
-    pub(super) fn role(&self, incarnation: Incarnation) -> Option<Role> {
-        self.workers.get(&incarnation).map(|w| w.role)
     }
 
     pub(super) fn note(&mut self, level: Level, incarnation: Incarnation, text: &str) {

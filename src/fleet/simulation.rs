@@ -74,7 +74,6 @@ struct World {
 }
 
 struct Process {
-    generation: Generation,
     slot: Slot,
     fate: Fate,
     started: Time,
@@ -371,7 +370,7 @@ impl World {
             fate.listens = None;
             fate.crash = fate.crash.filter(|at| *at < ms(500)).or(Some(ms(300)));
         }
-        let process = Process { generation, slot, fate, started: self.now, alive: true, told: false };
+        let process = Process { slot, fate, started: self.now, alive: true, told: false };
         assert!(self.processes.insert(incarnation, process).is_none(), "#{incarnation} is used twice");
         self.tell(ms(0), Told::Spawned, incarnation, 0);
         if let Some(at) = fate.listens {

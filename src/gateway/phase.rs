@@ -16,6 +16,7 @@ use tokio::time::timeout;
 #[derive(Clone, Debug)]
 pub(crate) enum Phase {
     /// Everything is served.
+    #[allow(dead_code)] // how it begins
     Open,
     /// The same, but each HTTP/1 answer asks its client to leave.
     Leaving,

@@ -107,7 +107,7 @@ impl Door {
                     let pid = successor.pid;
                     log::info!("handing over to process {pid}, version {}", successor.version);
                     match give(&mut successor.channel, pid, owner).await {
-                        Ok(late) => {
+                        Ok((pid, late)) => {
                             log::info!("process {pid} has taken over; this one finishes what it has");
                             let _ = reply.send(Ok(pid));
                             drop((listener, begin));

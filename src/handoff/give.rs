@@ -65,13 +65,13 @@ pub(crate) trait Frozen: Send + Sync {
     fn portable(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>);
 }
 
-/// Gives everything to the successor at the other end, or takes everything up again.
-pub(super) async fn give<P: Predecessor>(channel: &mut Channel, pid: u32, owner: &P) -> Result<Ceded, Error> {
+/// Gives everything to the successor at the other end, or takes everything up again. Tells its process id as it is now.
+pub(super) async fn give<P: Predecessor>(channel: &mut Channel, pid: u32, owner: &P) -> Result<(u32, Ceded), Error> {
     let mut given = owner.freeze().await.map_err(Error)?;
     let mut giving = Giving { channel, process: Other::open(pid), pid, committing: false };
     let mut tunnels = Vec::new();
     match giving.attempt(owner, &mut given, &mut tunnels).await {
-        Ok(()) => Ok(owner.cede(giving.pid).await),
+        Ok(()) => Ok((giving.pid, owner.cede(giving.pid).await)),
         Err(why) => {
             giving.end_successor(&why).await;
             owner.thaw(tunnels).await;

@@ -81,6 +81,7 @@ impl Silence {
     }
 
     /// Ends when the worker stops answering; at once if it already has.
+    #[cfg(test)]
     pub(crate) async fn fallen(&self) {
         let mut fell = std::pin::pin!(self.fell.notified());
         // Before the look, or a fall in between is missed.

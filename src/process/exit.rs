@@ -198,11 +198,16 @@ const TOLD_POLL: Duration = Duration::from_millis(10);
 /// Between two looks at the group of a leader that is gone.
 const GROUP_POLL: Duration = Duration::from_millis(20);
 
-/// Whether a process other than its leader lives in a group (proc_pid_stat(5)).
+/// Whether a process other than its leader lives in a group.
 fn group_has_others(group: u32) -> bool {
+    members(group).any(|pid| pid != group)
+}
+
+/// The living processes of a group (proc_pid_stat(5)).
+pub(super) fn members(group: u32) -> impl Iterator<Item = u32> {
     let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| *pid != group).any(|pid| {
+    pids.filter(move |pid| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         // The name may hold anything, also parentheses.
         let mut fields = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ')).into_iter().flatten();

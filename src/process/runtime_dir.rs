@@ -63,6 +63,7 @@ pub(crate) struct RuntimeDir {
 impl RuntimeDir {
     /// Creates or takes over the directory and removes what dead workers left. Nothing is touched
     /// while another proxy holds it.
+    #[cfg(test)]
     pub(crate) fn open(path: &Path, tenants: Vec<Tenant>) -> Result<RuntimeDir, Error> {
         for tenant in &tenants {
             check_names(path, tenant)?;
@@ -76,7 +77,7 @@ impl RuntimeDir {
     pub(crate) fn hold(path: &Path) -> Result<RuntimeDir, Error> {
         let made = make_with_parents(path)?;
         check_own(path)?;
-        let locked = lock(path);
+        let locked = lock(path, true);
         if locked.is_err() {
             remove_upwards(path, made);
         }
@@ -85,6 +86,37 @@ impl RuntimeDir {
         let dir = RuntimeDir::locked(path, file, created);
         dir.write_pid()?;
         Ok(dir)
+    }
+
+    /// The directory of a proxy that is gone, if it is still there. What it left is ours to remove.
+    ///
+    /// # Errors
+    /// Another holds it, or it is not fit to be used.
+    pub(crate) fn reclaim(path: &Path) -> Result<Option<RuntimeDir>, Error> {
+        if RuntimeDir::holder(path).is_none() {
+            return Ok(None);
+        }
+        check_own(path)?;
+        match lock(path, false) {
+            Ok((file, created)) => {
+                let dir = RuntimeDir::locked(path, file, created);
+                dir.write_pid()?;
+                Ok(Some(dir))
+            }
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Whose process id stands in the lock file; `None` when there is no such file.
+    pub(crate) fn holder(path: &Path) -> Option<Option<u32>> {
+        let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path.join("lock"));
+        let mut text = String::new();
+        match file.and_then(|file| file.take(64).read_to_string(&mut text)) {
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => None,
+            _ => Some(text.split_whitespace().next().and_then(|pid| pid.parse().ok())),
+        }
     }
 
     /// The directory of the proxy that we take over from, by its own lock, which both then hold. Nothing in it
@@ -447,13 +479,13 @@ fn check_own(path: &Path) -> Result<(), Error> {
     Err(Error::Unsafe { path: path.into(), what })
 }
 
-/// Takes the lock; returns it with the number of directories that a dead proxy had made.
-fn lock(dir: &Path) -> Result<(File, usize), Error> {
+/// Takes the lock, which may be made; returns it with the number of directories that a dead proxy had made.
+fn lock(dir: &Path, make: bool) -> Result<(File, usize), Error> {
     let path = dir.join("lock");
     let doing = || format!("locking {}", path.display());
     loop {
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        options.read(true).write(true).create(make).truncate(false).mode(0o600);
         options.custom_flags(nix::libc::O_NOFOLLOW);
         let mut file = options.open(&path).map_err(Error::io(doing()))?;
         let taken = flock(&file, FlockOperation::NonBlockingLockExclusive);

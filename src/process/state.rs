@@ -97,20 +97,22 @@ fn remove(path: &Path) -> io::Result<()> {
 /// The leader of the process group that was started for this worker socket, if it lives: of a start that
 /// nobody could write down any more.
 pub(crate) fn find_worker(socket: &Path, uid: u32) -> Option<u32> {
-    let mut wanted = b"PINGORA_UNIX_PROXY_SOCKET=".to_vec();
-    wanted.extend_from_slice(socket.as_os_str().as_encoded_bytes());
     let pids = fs::read_dir("/proc").ok()?.flatten();
     let mut pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     pids.find(|pid| {
-        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         let leads = || {
             let pid = i32::try_from(*pid).ok().and_then(rustix::process::Pid::from_raw);
             pid.is_some_and(|pid| rustix::process::getpgid(Some(pid)) == Ok(pid))
         };
-        environment.split(|b| *b == 0).any(|entry| entry == wanted)
-            && super::usage::real_user(*pid).is_ok_and(|user| user == uid)
-            && leads()
+        serves(*pid, socket) && super::usage::real_user(*pid).is_ok_and(|user| user == uid) && leads()
     })
+}
+
+/// Whether a process was started for this worker socket, or by such a one.
+pub(super) fn serves(pid: u32, socket: &Path) -> bool {
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let wanted = socket.as_os_str().as_encoded_bytes();
+    environment.split(|b| *b == 0).any(|entry| entry.strip_prefix(b"PINGORA_UNIX_PROXY_SOCKET=") == Some(wanted))
 }
 
 #[cfg(test)]

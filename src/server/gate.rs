@@ -12,6 +12,7 @@ use pingora_core::services::{self, ServiceReadyNotifier, ServiceWithDependents};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -22,6 +23,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How long a closing gate lets in those who have connected already.
 const LAST_CALL: Duration = Duration::from_millis(200);
 const LOOK: Duration = Duration::from_millis(1);
+const EMPTY_LOOK: Duration = Duration::from_millis(10);
 /// How often services start again for connections that came while they ended.
 const LAST_LOOKS: usize = 3;
 
@@ -31,11 +33,13 @@ pub(crate) struct Gate {
     open: Arc<watch::Sender<bool>>,
     /// How many services accept now.
     accepting: Arc<watch::Sender<usize>>,
+    /// Connections that came through it and have not ended.
+    open_connections: Arc<AtomicUsize>,
 }
 
 impl Gate {
     pub(crate) fn new(open: bool) -> Gate {
-        Gate { open: Arc::new(watch::Sender::new(open)), accepting: Arc::default() }
+        Gate { open: Arc::new(watch::Sender::new(open)), accepting: Arc::default(), open_connections: Arc::default() }
     }
 
     pub(crate) fn open(&self) {
@@ -51,6 +55,13 @@ impl Gate {
         *self.open.borrow()
     }
 
+    /// Waits until every connection that came through it has ended.
+    pub(crate) async fn emptied(&self) {
+        while self.open_connections.load(Ordering::Acquire) > 0 {
+            sleep(EMPTY_LOOK).await;
+        }
+    }
+
     /// Waits until no service behind it accepts.
     pub(crate) async fn closed(&self) {
         // It cannot fail: we hold the sender.
@@ -58,6 +69,7 @@ impl Gate {
     }
 
     /// Waits until so many services accept.
+    #[cfg(test)]
     pub(crate) async fn accepting(&self, services: usize) {
         let _ = self.accepting.subscribe().wait_for(|accepting| *accepting >= services).await;
     }
@@ -100,12 +112,23 @@ impl Drop for Accepting {
     }
 }
 
-/// An application lent to a service: that the service ends does not end the application.
-pub(crate) struct Lent<A>(Arc<A>);
+/// An application lent to a service: that the service ends does not end the application. Counts its connections.
+pub(crate) struct Lent<A>(Arc<A>, Arc<AtomicUsize>);
+
+/// One connection that is being served.
+struct Served<'a>(&'a AtomicUsize);
+
+impl Drop for Served<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Release);
+    }
+}
 
 #[async_trait]
 impl<A: ServerApp + Send + Sync + 'static> ServerApp for Lent<A> {
     async fn process_new(self: &Arc<Self>, session: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        let _served = Served(&self.1);
         self.0.process_new(session, shutdown).await
     }
 }
@@ -164,7 +187,7 @@ impl<A: ServerApp + Send + Sync + 'static> Gated<A> {
 
     fn run(&self, listeners_per_fd: usize) -> Result<Run, String> {
         let fds = self.sockets.lend(&self.addresses)?;
-        let mut service = Service::new(self.name.clone(), Lent(self.app.clone()));
+        let mut service = Service::new(self.name.clone(), Lent(self.app.clone(), self.gate.open_connections.clone()));
         (self.endpoints)(&mut service);
         // Connections keep their end of this for as long as they live.
         let (stop, stopped) = watch::channel(false);
@@ -264,7 +287,6 @@ impl<A: ServerApp + Send + Sync + 'static> ServiceWithDependents for Gated<A> {
 mod tests {
     use super::super::sockets::Purpose;
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
 

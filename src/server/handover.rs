@@ -5,7 +5,7 @@ use super::notify;
 use super::sockets;
 use crate::gateway::{self, Front, Phase};
 use crate::handoff::{Ceded, Door, Error, Frozen, Given, Knocker, Packed, Parcel, Predecessor, Successor, Taken};
-use crate::pool::{Lease, Use};
+use crate::pool::{Closing, Lease, Use};
 use crate::process;
 use crate::supervisor::{AppStatus, Control, Estate, Heir, Partial, Status, WorkerStatus};
 use crate::worker::Incarnation;
@@ -22,6 +22,9 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot, watch};
 
 /// For tunnels to come to a stop. Those that need longer finish here.
 const STOP: Duration = Duration::from_secs(2);
+/// Over what time WebSockets are closed that are still here in the end, and with which code (IANA's registry).
+const FAREWELL: Duration = Duration::from_secs(2);
+const SERVICE_RESTART: u16 = 1012;
 /// Connections on their way to the successor that wait to be sent.
 const LATE: usize = 256;
 /// Parcels that wait to be settled.
@@ -260,6 +263,12 @@ impl House {
         if tokio::time::timeout(self.max_drain, self.front.emptied()).await.is_err() {
             let left = self.front.connections().load(std::sync::atomic::Ordering::Relaxed);
             log::warn!("{left} connections are left after {:?} (max_drain) and end now", self.max_drain);
+            self.front.enter(Phase::Closed);
+            let status = self.control.status();
+            let workers = status.apps.iter().flat_map(|app| &app.workers);
+            workers
+                .for_each(|worker| worker.carried.close_tunnels(Closing { code: SERVICE_RESTART, window: FAREWELL }));
+            let _ = tokio::time::timeout(2 * FAREWELL, self.front.emptied()).await;
         }
         self.front.enter(Phase::Closed);
     }

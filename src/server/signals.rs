@@ -58,7 +58,8 @@ pub(super) struct Signals {
     pub(super) standing: Arc<watch::Sender<Standing>>,
 }
 
-const LAST_ANSWERS: Duration = Duration::from_millis(200);
+/// For commands' answers to leave.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 impl Signals {
     async fn wait(&self) -> Result<(), String> {
@@ -151,7 +152,7 @@ impl Signals {
             Ok(Standing::Failed(why)) => Err(why),
             _ => {
                 // Commands that asked for this read their answers.
-                tokio::time::sleep(LAST_ANSWERS).await;
+                let _ = tokio::time::timeout(LAST_ANSWERS, self.stop.doors.own.emptied()).await;
                 log::info!("the successor has everything, this process ends");
                 Ok(())
             }

@@ -296,6 +296,10 @@ pub(crate) fn remove_pid_file(path: &Path) {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     if text.trim().parse() == Ok(std::process::id()) {
         let _ = std::fs::remove_file(path);
+        // Where Pingora puts the one that it found.
+        let mut old = path.as_os_str().to_owned();
+        old.push(".old");
+        let _ = std::fs::remove_file(old);
     }
 }
 

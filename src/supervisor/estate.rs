@@ -1,6 +1,11 @@
 //! What a proxy knows of its workers, written down for another process on the same boot: a successor,
 //! or the one that is started after a crash.
 
+mod remains;
+
+pub(crate) use remains::clear_up;
+
+use super::alarms;
 use super::definition::Definition;
 use super::restarts::Restarts;
 use super::room::{Entry, Room};
@@ -31,6 +36,8 @@ pub(crate) struct Estate {
     epoch: Duration,
     next_tag: u32,
     rooms: Vec<SavedRoom>,
+    #[serde(default)]
+    alarms: alarms::Saved,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -92,17 +99,25 @@ pub(super) struct Revived {
     pub(super) tags: Tags,
     /// Those that had a control channel.
     pub(super) connected: Vec<WorkerId>,
+    pub(super) alarms: alarms::Saved,
 }
 
 impl Estate {
     /// `learnt`: sids of each app at most.
-    pub(super) fn of<'a>(rooms: impl Iterator<Item = &'a Room>, tags: &Tags, epoch: Instant, learnt: usize) -> Estate {
+    pub(super) fn of<'a>(
+        rooms: impl Iterator<Item = &'a Room>,
+        tags: &Tags,
+        epoch: Instant,
+        learnt: usize,
+        alarms: alarms::Saved,
+    ) -> Estate {
         Estate {
             version: VERSION,
             boot: state::boot_id(),
             epoch: state::monotonic().saturating_sub(epoch.elapsed()),
             next_tag: tags.next(),
             rooms: rooms.map(|room| SavedRoom::of(room, learnt)).collect(),
+            alarms,
         }
     }
 
@@ -148,7 +163,8 @@ impl Estate {
     pub(super) fn revive(self, dir: &Path, pool: impl Fn(&str) -> Arc<Pool>) -> Result<Revived, String> {
         let age = state::monotonic().checked_sub(self.epoch).ok_or("its beginning lies in the future")?;
         let epoch = Instant::now().checked_sub(age).ok_or("its beginning lies before the machine's")?;
-        let mut revived = Revived { rooms: Vec::new(), epoch, tags: Tags::new(self.next_tag), connected: Vec::new() };
+        let (tags, alarms) = (Tags::new(self.next_tag), self.alarms);
+        let mut revived = Revived { rooms: Vec::new(), epoch, tags, connected: Vec::new(), alarms };
         for room in self.rooms {
             let app: Arc<str> = room.name.as_str().into();
             let pool = pool(&app);
@@ -264,16 +280,21 @@ impl SavedWorker {
         }
     }
 
+    /// Whether its socket is one that this directory has for it.
+    fn lives_in(&self, dir: &Path, id: &WorkerId) -> bool {
+        let name = format!("{}.{}.{}.sock", id.app, id.slot, id.incarnation);
+        self.socket.starts_with(dir) && self.socket.file_name().is_some_and(|file| *file == *name)
+    }
+
     /// `shared` is the directory of the app's workers if they are external.
     fn revive(self, id: WorkerId, dir: &Path, shared: Option<&Path>, alive: bool) -> Result<Entry, String> {
         let foreign = |path: &str| !is_own_socket(&self.socket, path);
-        let name = format!("{}.{}.{}.sock", id.app, id.slot, id.incarnation);
         let ours = match shared {
             Some(shared) => {
                 let named = self.socket.to_str().and_then(|path| SharedDir::socket(shared, path));
                 named.as_ref() == Some(&self.socket)
             }
-            None => self.socket.starts_with(dir) && self.socket.file_name().is_some_and(|file| *file == *name),
+            None => self.lives_in(dir, &id),
         };
         if !ours || self.paths.iter().any(|path| foreign(path)) {
             return Err(format!("a socket of {id} is not its own"));

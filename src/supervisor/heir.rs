@@ -64,8 +64,9 @@ pub(super) struct Legacy {
 impl Keeper {
     /// Puts the workers of an estate in the place of those that would be started.
     pub(super) fn inherit(&mut self, revived: Revived, configured: Vec<Wanted>, ends: Option<Ends>) {
-        let Revived { rooms, epoch, tags, connected } = revived;
+        let Revived { rooms, epoch, tags, connected, alarms } = revived;
         (self.epoch, self.tags) = (epoch, tags);
+        self.alerts.restore(alarms, |app| rooms.iter().any(|room| *room.name == *app));
         self.measured = self.now();
         for mut room in rooms {
             room.fleet.count_from(self.dir.first_incarnation(&room.name));

@@ -3,6 +3,7 @@
 use super::alarm_event::Hook;
 use super::alarms::{self, Alarms};
 use super::effects::{self, Inputs, Started};
+use super::guarding::Guarding;
 use super::heir::{ControlDoor, Legacy};
 use super::orders::{Order, Pending, Wanted};
 use super::pulse::Pulse;
@@ -81,6 +82,9 @@ pub(super) struct Keeper {
     /// To be taken up at the start.
     pub(super) legacy: Option<Legacy>,
     pub(super) saver: Option<Saver>,
+    /// Whether there is to be a guard.
+    pub(super) guarded: bool,
+    pub(super) guarding: Option<Guarding>,
     /// Where workers dial in.
     pub(super) door: Option<ControlDoor>,
     pub(super) alarms: Option<Arc<dyn Hook>>,
@@ -145,6 +149,8 @@ impl Keeper {
             hushing: watch::channel(false).0,
             legacy: None,
             saver: None,
+            guarded: setup.guarded,
+            guarding: None,
             door: None,
             alarms: Some(Arc::new(alerts.clone())),
             measured: Time::ZERO,
@@ -212,6 +218,7 @@ impl Keeper {
             }
         }
         self.saver = Some(Saver::start(self.dir.state_file()));
+        self.guard();
         let mut panics: Vec<Instant> = Vec::new();
         let outcome = loop {
             let panic = {
@@ -384,6 +391,7 @@ impl Keeper {
             return;
         }
         self.measured = now;
+        self.look_at_guard();
         let scales = self.rooms.values().any(|room| {
             let policy = room.fleet.policy();
             policy.most() > policy.instances
@@ -512,6 +520,7 @@ impl Keeper {
 
     async fn close(mut self) {
         drop(self.tools.take());
+        let guarding = self.guarding.take();
         self.door.iter().for_each(|door| door.serving.abort());
         if let Some(saver) = self.saver.take() {
             saver.end().await;
@@ -525,6 +534,9 @@ impl Keeper {
         match Arc::try_unwrap(self.dir) {
             Ok(dir) => drop(dir),
             Err(dir) => dir.clear(),
+        }
+        if let Some(guarding) = guarding {
+            guarding.end().await;
         }
     }
 }

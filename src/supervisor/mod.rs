@@ -42,6 +42,7 @@ mod definition;
 mod effects;
 mod estate;
 mod external;
+mod guarding;
 mod heir;
 mod keeper;
 mod metrics;
@@ -57,7 +58,7 @@ mod tests;
 mod transfer;
 
 #[allow(unused_imports)] // for the handoff
-pub(crate) use estate::{Estate, Partial};
+pub(crate) use estate::{Estate, Partial, clear_up};
 pub(crate) use heir::Heir;
 pub(crate) use metrics::register;
 pub(crate) use orders::To;
@@ -96,6 +97,8 @@ pub(crate) struct Setup {
     /// Where workers' output goes, and in what form.
     pub(crate) logs: output::Policy,
     pub(crate) alarms: alarms::Policy,
+    /// Whether this program can be started as a [guard](crate::process::guard).
+    pub(crate) guarded: bool,
     /// Stands for standard output.
     pub(crate) output: Option<Box<dyn std::io::Write + Send>>,
 }

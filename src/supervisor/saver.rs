@@ -84,7 +84,7 @@ impl Keeper {
             saver.due = saver.due.or(Some((now + GATHER).max(saver.last + BETWEEN)));
         }
         if saver.due.is_some_and(|due| due <= now) {
-            let estate = Estate::of(self.rooms.values(), &self.tags, self.epoch, LEARNT);
+            let estate = Estate::of(self.rooms.values(), &self.tags, self.epoch, LEARNT, self.alerts.save());
             saver.latest.send_replace(Some(estate));
             (saver.due, saver.print, saver.last) = (None, Some(print), now);
         }
@@ -102,6 +102,7 @@ impl Keeper {
     /// Differs when something has changed that a successor must know.
     fn print(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
+        self.alerts.print().hash(&mut hasher);
         for (at, room) in &self.rooms {
             let fleet = &room.fleet;
             (at, room.removed, fleet.is_stopping(), fleet.desired(), fleet.is_manual()).hash(&mut hasher);

@@ -2,7 +2,7 @@
 
 use super::restarts::Cause;
 use crate::fleet::State;
-use crate::pool::{Member, Pool};
+use crate::pool::{Closing, Member, Pool};
 use crate::process::control::Stats;
 use crate::worker::{Generation, Incarnation, Slot};
 use std::fmt;
@@ -122,13 +122,14 @@ impl Carried {
         self.0.last()
     }
 
+    /// Asks its tunnels to close, here and now.
+    pub(crate) fn close_tunnels(&self, closing: Closing) {
+        self.0.iter().for_each(|member| member.tunnels.close(closing));
+    }
+
     /// Requests in flight.
     pub(crate) fn active(&self) -> u32 {
         self.0.iter().map(|member| member.load.active.load(Ordering::Relaxed)).sum()
-    }
-
-    pub(crate) fn tunnels(&self) -> usize {
-        self.0.iter().map(|member| member.tunnels.open()).sum()
     }
 
     /// Waiting polls and open tunnels.

@@ -156,7 +156,9 @@ impl Keeper {
         if self.starting.is_empty() && !still.replies.is_empty() {
             still.until = None;
             let replies = std::mem::take(&mut still.replies);
-            let estate = Estate::of(self.rooms.values(), &self.tags, self.epoch, Pool::LEARNT);
+            self.alerts.hush(true);
+            let alarms = self.alerts.save();
+            let estate = Estate::of(self.rooms.values(), &self.tags, self.epoch, Pool::LEARNT, alarms);
             replies.into_iter().for_each(|reply| drop(reply.send(Ok(estate.clone()))));
         }
         let until = still.until;
@@ -251,6 +253,7 @@ impl Keeper {
         self.await_redials();
         let Some(still) = self.still.take() else { return };
         self.hushing.send_replace(false);
+        self.alerts.hush(false);
         for Hushed { room, incarnation, stream, rest, reading } in still.hushed.into_iter().flatten() {
             self.read_on(room, incarnation, stream, rest, reading);
         }

@@ -125,7 +125,7 @@ async function killed(t) {
   await proxy.ready({ workers: 2 });
   proxy.kill(proxy.child.pid);
   await proxy.exit;
-  assert.equal(proxy.processes().length, 2, 'workers outlive their proxy');
+  assert.equal(proxy.workerProcesses().length, 2, 'workers outlive their proxy');
   return { proxy, config };
 }
 
@@ -137,9 +137,11 @@ const succeed = ({ proxy, config }, body) =>
     await body?.(next);
   });
 
-test('a proxy is killed and started again at once: its old workers do not stay', options, async t => {
+test('a proxy is killed and started again at once: it takes its old workers over, and ends them with it', options, async t => {
   const first = await killed(t);
-  await succeed(first, () => until(() => first.proxy.processes().length === 0, { timeout: 5000, what: 'the end of the old workers' }));
+  const before = first.proxy.workerProcesses().map(process => process.pid).sort();
+  await succeed(first, async next => assert.deepEqual((await next.pids(2)).sort(), before));
+  await until(() => first.proxy.processes().length === 0, { timeout: 5000, what: 'the end of the old workers' });
 });
 
 const slow = { timeout: 120_000, skip: options.skip ?? (process.env.SLOW ? false : 'set SLOW=1') };

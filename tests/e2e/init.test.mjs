@@ -62,7 +62,7 @@ for (const kind of ['asked', 'pid 1']) {
       assert.equal(status(init, 'Threads'), '1');
       assert.equal(status(main, 'PPid'), String(init));
       // Nothing is blocked in the proxy, nor in its workers.
-      const worker = proxy.processes().find(({ ppid }) => ppid === main).pid;
+      const worker = proxy.workerProcesses().find(({ ppid }) => ppid === main).pid;
       for (const pid of [main, worker]) assert.match(status(pid, 'SigBlk'), /^0+$/);
       assert.ok(!environment(worker).some(entry => entry.startsWith('PINGORA_UNIX_PROXY_INIT')), 'workers know no init');
       // The proxy logs each of these.

@@ -241,7 +241,7 @@ test('a worker that is starting becomes ready in the new process', options, t =>
 test('a worker that drains goes on draining: its last request ends first, then it goes', options, () =>
   withProxy(one({ instances: 3, drain_timeout: '20s', drain_window: '1s' }), async proxy => {
     const before = await steady(proxy, 3);
-    const slow = range(9).map(n => request(proxy.port, { path: `/download?id=${n}&pieces=50&size=100&ms=100`, timeout: 30_000 }));
+    const slow = range(9).map(n => request(proxy.port, { path: `/download?id=${n}&pieces=90&size=100&ms=100`, timeout: 30_000 }));
     await until(async () => (await workers(proxy)).reduce((sum, worker) => sum + worker.active, 0) >= 9, { what: 'nine downloads' });
     const scaling = command(proxy, ['scale', 'web', '2']);
     const draining = await until(async () => (await workers(proxy)).find(worker => worker.state === 'draining'), { what: 'a draining worker' });

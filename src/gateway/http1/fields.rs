@@ -163,6 +163,7 @@ impl<'a> Headers<'a> {
     }
 
     /// Where in the buffer the next line begins: the range between two of these is a line as it was sent, CRLF included.
+    #[cfg(test)]
     pub(crate) fn offset(&self) -> usize {
         self.at
     }

@@ -59,6 +59,7 @@ impl Head {
     }
 
     /// The request line with its CRLF; what stands before it is not part of the request.
+    #[cfg(test)]
     pub(crate) fn request_line(&self) -> Span {
         Span { start: self.request_line, end: self.first_field }
     }

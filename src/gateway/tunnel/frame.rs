@@ -116,6 +116,7 @@ impl Tracker {
     }
 
     /// Between two messages.
+    #[allow(dead_code)] // for fuzz/ and benches/, which include this file
     pub(crate) fn at_message_boundary(&self) -> bool {
         self.at_frame_boundary() && self.flags & Self::MESSAGE_OPEN == 0
     }
@@ -130,6 +131,7 @@ impl Tracker {
     }
 
     /// Whole frames so far, control frames included.
+    #[allow(dead_code)] // for fuzz/ and benches/, which include this file
     pub(crate) fn frames(&self) -> u64 {
         self.frames
     }

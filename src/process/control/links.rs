@@ -93,6 +93,7 @@ impl Links {
         self.links.iter().map(|link| link.id)
     }
 
+    #[cfg(test)]
     pub(super) fn is_first(&self, id: LinkId) -> bool {
         self.links.first().is_some_and(|link| link.id == id)
     }

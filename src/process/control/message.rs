@@ -17,6 +17,7 @@ pub(super) enum WorkerSays {
     Path {
         path: String,
         #[serde(default)]
+        #[allow(dead_code)] // part of the protocol
         port: Option<u16>,
         #[serde(default)]
         main: bool,
@@ -84,6 +85,7 @@ pub(crate) enum ProxySays {
     Refused {
         reason: String,
     },
+    #[cfg_attr(not(test), allow(dead_code))] // part of the protocol
     Message {
         data: serde_json::Value,
     },

@@ -92,6 +92,7 @@ struct Sender {
     /// Bytes that wait.
     waiting: Arc<AtomicUsize>,
     /// Dropped or set: the connection ends.
+    #[allow(dead_code)] // held: dropping it is what tells
     end: watch::Sender<bool>,
 }
 
@@ -192,6 +193,7 @@ impl Registry {
     }
 
     /// Sends to the process that speaks for the worker; returns whether it took it.
+    #[cfg(test)]
     pub(crate) fn send_first(&self, id: &WorkerId, says: &ProxySays) -> bool {
         self.send(id, says, |links, link| links.is_first(link)) > 0
     }

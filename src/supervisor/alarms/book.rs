@@ -29,6 +29,8 @@ pub(super) enum Status {
 }
 
 impl Status {
+    pub(super) const ALL: [Status; 3] = [Status::Raised, Status::Repeated, Status::Resolved];
+
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Status::Raised => "raised",
@@ -79,11 +81,11 @@ fn host() -> &'static str {
 }
 
 #[derive(Debug)]
-struct Active {
-    detail: String,
-    since: SystemTime,
-    told: Duration,
-    count: u64,
+pub(super) struct Active {
+    pub(super) detail: String,
+    pub(super) since: SystemTime,
+    pub(super) told: Duration,
+    pub(super) count: u64,
 }
 
 #[derive(Debug)]
@@ -92,24 +94,29 @@ pub(super) struct Book {
     active: BTreeMap<Key, Active>,
     /// How often an alarm began, by kind and app.
     begun: BTreeMap<(Kind, Arc<str>), u64>,
+    /// Notices of all alarms so far.
+    notices: u64,
 }
 
 impl Book {
     pub(super) fn new(repeat: Duration) -> Book {
-        Book { repeat, active: BTreeMap::new(), begun: BTreeMap::new() }
+        Book { repeat, active: BTreeMap::new(), begun: BTreeMap::new(), notices: 0 }
     }
 
     /// Something to tell when it is new.
     pub(super) fn raise(&mut self, raised: Raised, now: Moment) -> Option<Notice> {
         let Raised { kind, app, slot, mut detail } = raised;
-        let end = (0..=LONGEST_DETAIL.min(detail.len())).rev().find(|at| detail.is_char_boundary(*at));
-        detail.truncate(end.unwrap_or(0));
+        detail.truncate(clip(&detail, LONGEST_DETAIL).len());
         let key = Key { kind, app, slot };
         if let Some(active) = self.active.get_mut(&key) {
-            active.detail = detail;
+            // Nothing new to say, as when what was measured lies below the threshold for a while.
+            if !detail.is_empty() {
+                active.detail = detail;
+            }
             return None;
         }
         *self.begun.entry((kind, key.app.clone())).or_default() += 1;
+        self.notices += 1;
         if self.active.len() >= MOST {
             return None;
         }
@@ -121,6 +128,7 @@ impl Book {
     /// Something to tell when it was active.
     pub(super) fn clear(&mut self, key: &Key, now: Moment) -> Option<Notice> {
         let (key, mut active) = self.active.remove_entry(key)?;
+        self.notices += 1;
         Some(active.notice(key, Status::Resolved, now))
     }
 
@@ -129,7 +137,29 @@ impl Book {
         // Who asks once a second may come a little early, and would be a whole second late the next time.
         let repeat = self.repeat - (self.repeat / 8).min(EARLY);
         let due = self.active.iter_mut().filter(|(_, active)| now.at.saturating_sub(active.told) >= repeat);
-        due.map(|(key, active)| active.notice(key.clone(), Status::Repeated, now)).collect()
+        let due: Vec<_> = due.map(|(key, active)| active.notice(key.clone(), Status::Repeated, now)).collect();
+        self.notices += due.len() as u64;
+        due
+    }
+
+    /// Counts up with each change that another process must know.
+    pub(super) fn notices(&self) -> u64 {
+        self.notices
+    }
+
+    pub(super) fn actives(&self) -> &BTreeMap<Key, Active> {
+        &self.active
+    }
+
+    /// An alarm of another process goes on here.
+    pub(super) fn put(&mut self, key: Key, active: Active) {
+        if self.active.len() < MOST {
+            self.active.insert(key, active);
+        }
+    }
+
+    pub(super) fn put_begun(&mut self, key: Key, n: u64) {
+        self.begun.insert((key.kind, key.app), n);
     }
 
     /// How many are active, by kind and app.
@@ -153,4 +183,10 @@ impl Active {
         let Active { detail, since, count, .. } = self;
         Notice { key, status, detail: detail.clone(), since: *since, time: now.wall, count: *count }
     }
+}
+
+/// Its beginning, of so many bytes at most.
+pub(super) fn clip(text: &str, most: usize) -> &str {
+    let end = (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    &text[..end.unwrap_or(0)]
 }

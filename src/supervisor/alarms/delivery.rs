@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
@@ -57,13 +57,14 @@ impl Outlet {
     }
 }
 
-pub(super) fn start(name: &'static str, way: Way) -> (Outlet, AbortHandle) {
+/// Nothing is begun while `hush` says true.
+pub(super) fn start(name: &'static str, way: Way, hush: watch::Receiver<bool>) -> (Outlet, AbortHandle) {
     let (queue, mut notices) = mpsc::channel::<Arc<Notice>>(QUEUE);
     let counts = Arc::new(Counts::default());
     let ours = counts.clone();
     let task = tokio::spawn(async move {
         while let Some(notice) = notices.recv().await {
-            match way.deliver(&notice).await {
+            match way.deliver(&notice, hush.clone()).await {
                 Ok(()) => ours.delivered.fetch_add(1, Relaxed),
                 Err(why) => {
                     log::error!("alarms: the {name} did not take {} {}: {why}", notice.status.as_str(), notice.key);
@@ -76,14 +77,20 @@ pub(super) fn start(name: &'static str, way: Way) -> (Outlet, AbortHandle) {
 }
 
 impl Way {
-    async fn deliver(&self, notice: &Notice) -> Result<(), String> {
+    async fn deliver(&self, notice: &Notice, mut hush: watch::Receiver<bool>) -> Result<(), String> {
         let body = notice.json();
+        // Who sends is there as long as its tasks are.
+        let mut allowed = async || drop(hush.wait_for(|hush| !hush).await);
         match self {
-            Way::Exec(command) => exec(command, notice, &body).await,
+            Way::Exec(command) => {
+                allowed().await;
+                exec(command, notice, &body).await
+            }
             Way::Webhook(webhook) => {
                 let mut pause = FIRST_PAUSE;
                 let mut left = webhook.retries;
                 loop {
+                    allowed().await;
                     match webhook.clone().post(&body).await {
                         Ok(()) => return Ok(()),
                         Err(Refused { why, again }) if left == 0 || !again => return Err(why),

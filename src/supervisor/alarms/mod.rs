@@ -17,6 +17,7 @@ mod book;
 mod delivery;
 mod metrics;
 mod rules;
+mod saved;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -24,17 +25,20 @@ mod webhook;
 
 pub(super) use metrics::register;
 pub(crate) use rules::{AppSample, DiskSample, Rules, Snapshot, WorkerSample};
+pub(super) use saved::Saved;
 pub(super) use watch::watch;
 pub(crate) use webhook::Webhook;
 
 use super::alarm_event;
+use crate::process::state;
 use crate::worker::Slot;
 use book::{Book, Moment, Notice, Status};
 use delivery::{Outlet, Outlets};
 use rules::{Change, Judge};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+use std::time::{Duration, SystemTime};
+use tokio::sync::watch as channel;
 use tokio::task::AbortHandle;
 
 /// What is wrong.
@@ -173,85 +177,158 @@ pub(crate) struct Alarms(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    epoch: Instant,
     policy: Policy,
     state: Mutex<State>,
     outlets: OnceLock<Outlets>,
+    /// Says true while nothing is told.
+    hush: channel::Sender<bool>,
 }
 
 #[derive(Debug)]
 struct State {
     book: Book,
     judge: Judge,
+    hush: bool,
+    /// Delivered when they are gone.
+    sent: Vec<Weak<Notice>>,
+    /// Of another process, to be delivered from the start on.
+    inherited: Vec<Arc<Notice>>,
+}
+
+impl State {
+    fn new(policy: &Policy) -> State {
+        State {
+            book: Book::new(policy.repeat),
+            judge: Judge::new(policy.rules.clone()),
+            hush: false,
+            sent: Vec::new(),
+            inherited: Vec::new(),
+        }
+    }
+
+    fn observe(&mut self, snapshot: &Snapshot, now: Moment) -> Vec<Notice> {
+        if self.hush {
+            return Vec::new();
+        }
+        let mut notices = Vec::new();
+        for change in self.judge.observe(snapshot, now.at) {
+            notices.extend(match change {
+                Change::Raise(raised) => self.book.raise(raised, now),
+                Change::Clear(key) => self.book.clear(&key, now),
+            });
+        }
+        notices.extend(self.book.repeats(now));
+        notices
+    }
+
+    /// Takes up what another process has left.
+    fn restore(&mut self, saved: Saved, now: Moment, known: impl Fn(&str) -> bool) {
+        let notices = saved.put(&mut self.book, &mut self.judge, now, known);
+        self.inherited = notices.into_iter().map(|notice| self.send(notice)).collect();
+    }
+
+    /// From here on it is under way for as long as somebody holds it.
+    fn send(&mut self, notice: Notice) -> Arc<Notice> {
+        self.sent.retain(|sent| sent.strong_count() > 0);
+        let notice = Arc::new(notice);
+        self.sent.push(Arc::downgrade(&notice));
+        notice
+    }
+
+    fn under_way(&self) -> impl Iterator<Item = Arc<Notice>> {
+        self.sent.iter().filter_map(Weak::upgrade)
+    }
 }
 
 impl Alarms {
     pub(crate) fn new(policy: Policy) -> Alarms {
-        let state = State { book: Book::new(policy.repeat), judge: Judge::new(policy.rules.clone()) };
-        Alarms(Arc::new(Shared { epoch: Instant::now(), policy, state: Mutex::new(state), outlets: OnceLock::new() }))
+        let state = Mutex::new(State::new(&policy));
+        Alarms(Arc::new(Shared { policy, state, outlets: OnceLock::new(), hush: channel::channel(false).0 }))
     }
 
     /// Starts the tasks that deliver; they end when what is returned is dropped. Alarms raised before are in the log
-    /// only, until they are told again.
+    /// only, until they are told again; what another process has left is delivered.
     pub(super) fn start(&self) -> Running {
         let mut running = Running(Vec::new());
         let outlets = self.0.outlets.get_or_init(|| {
             let Policy { webhook, exec, .. } = &self.0.policy;
             let mut outlets = Vec::new();
+            let start = |name, way| delivery::start(name, way, self.0.hush.subscribe());
             if let Some(webhook) = webhook {
-                let (outlet, task) = delivery::start("webhook", delivery::Way::Webhook(webhook.clone().into()));
+                let (outlet, task) = start("webhook", delivery::Way::Webhook(webhook.clone().into()));
                 outlets.push(outlet);
                 running.0.push(task);
             }
             if !exec.is_empty() {
-                let (outlet, task) = delivery::start("exec", delivery::Way::Exec(exec.clone().into()));
+                let (outlet, task) = start("exec", delivery::Way::Exec(exec.clone().into()));
                 outlets.push(outlet);
                 running.0.push(task);
             }
             Outlets(outlets)
         });
         log::debug!("alarms go to {} places beside the log", outlets.0.len());
+        for notice in std::mem::take(&mut self.state().inherited) {
+            outlets.0.iter().for_each(|outlet| outlet.offer(&notice));
+        }
         running
     }
 
     pub(crate) fn raise(&self, raised: Raised) {
-        let notice = self.state().book.raise(raised, self.moment());
-        notice.into_iter().for_each(|notice| self.tell(notice));
+        self.change(|state, now| state.book.raise(raised, now).into_iter().collect());
     }
 
     /// It is over.
     pub(crate) fn clear(&self, kind: Kind, app: &Arc<str>, slot: Option<Slot>) {
-        let notice = self.state().book.clear(&Key { kind, app: app.clone(), slot }, self.moment());
-        notice.into_iter().for_each(|notice| self.tell(notice));
+        let key = Key { kind, app: app.clone(), slot };
+        self.change(|state, now| state.book.clear(&key, now).into_iter().collect());
     }
 
     /// Judges what was measured, and repeats what lasts.
     pub(crate) fn observe(&self, snapshot: &Snapshot) {
-        let moment = self.moment();
-        let mut notices = Vec::new();
-        {
+        self.change(|state, now| state.observe(snapshot, now));
+    }
+
+    /// While `hush` nothing is judged, repeated or delivered: another process may take over what is active and what
+    /// is still to be delivered. What is being delivered at the moment may arrive twice then.
+    pub(super) fn hush(&self, hush: bool) {
+        self.state().hush = hush;
+        self.0.hush.send_replace(hush);
+    }
+
+    /// What another process must know to go on.
+    pub(super) fn save(&self) -> Saved {
+        Saved::of(&self.state())
+    }
+
+    /// Differs when it is time to save.
+    pub(super) fn print(&self) -> (u64, usize) {
+        let state = self.state();
+        (state.book.notices(), state.under_way().count())
+    }
+
+    /// Goes on with the alarms of another process; to be called before the start. Those of apps that are not `known`
+    /// are left out.
+    pub(super) fn restore(&self, saved: Saved, known: impl Fn(&str) -> bool) {
+        self.state().restore(saved, self.moment(), known);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State, Moment) -> Vec<Notice>) {
+        let notices: Vec<_> = {
             let mut state = self.state();
-            for change in state.judge.observe(snapshot, moment.at) {
-                notices.extend(match change {
-                    Change::Raise(raised) => state.book.raise(raised, moment),
-                    Change::Clear(key) => state.book.clear(&key, moment),
-                });
-            }
-            notices.extend(state.book.repeats(moment));
-        }
+            change(&mut state, self.moment()).into_iter().map(|notice| state.send(notice)).collect()
+        };
         notices.into_iter().for_each(|notice| self.tell(notice));
     }
 
-    fn tell(&self, notice: Notice) {
+    fn tell(&self, notice: Arc<Notice>) {
         // One line: the rest of the detail is for those who read the whole notice.
         let first = notice.detail.lines().next().unwrap_or_default();
-        let Notice { key, status, .. } = &notice;
+        let Notice { key, status, .. } = &*notice;
         match status {
             Status::Raised => log::warn!("ALARM {key}: {first}"),
             Status::Repeated => log::warn!("ALARM {key} still lasts: {first}"),
             Status::Resolved => log::info!("ALARM {key} is over: {first}"),
         }
-        let notice = Arc::new(notice);
         self.outlets().for_each(|outlet| outlet.offer(&notice));
     }
 
@@ -260,7 +337,7 @@ impl Alarms {
     }
 
     fn moment(&self) -> Moment {
-        Moment { at: self.0.epoch.elapsed(), wall: SystemTime::now() }
+        Moment { at: state::monotonic(), wall: SystemTime::now() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

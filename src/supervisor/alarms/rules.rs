@@ -109,7 +109,7 @@ struct Gate {
 #[derive(Debug)]
 struct Counter {
     last: u64,
-    /// Where it stood when the alarm began, and when it grew last; `None` without an alarm.
+    /// By how much it has grown since the alarm began, and when it did last; `None` without an alarm.
     active: Option<(u64, Duration)>,
     seen: Duration,
 }
@@ -184,9 +184,10 @@ impl Judge {
         let before = counter.last.min(value);
         counter.last = value;
         if value > before {
-            let (from, grown) = counter.active.get_or_insert((before, now));
+            let (sum, grown) = counter.active.get_or_insert((0, now));
+            *sum = sum.saturating_add(value - before);
             *grown = now;
-            let detail = format!("{} {what}", value - *from);
+            let detail = format!("{sum} {what}");
             return Some(Change::Raise(Raised { kind: key.kind, app: key.app, slot: key.slot, detail }));
         }
         let (_, grown) = counter.active?;
@@ -195,6 +196,26 @@ impl Judge {
         }
         counter.active = None;
         Some(Change::Clear(key))
+    }
+
+    /// The worker whose value has an alarm active.
+    pub(super) fn holds(&self, key: &Key) -> Option<Incarnation> {
+        self.gates.get(key).filter(|gate| gate.active).map(|gate| gate.of)
+    }
+
+    /// By how much a counter with an active alarm has grown, and when it did last.
+    pub(super) fn grown(&self, key: &Key) -> Option<(u64, Duration)> {
+        self.counters.get(key)?.active
+    }
+
+    /// Another process has raised this one. Nobody has measured since, so its end takes the whole hold.
+    pub(super) fn put_gate(&mut self, key: Key, of: Incarnation) {
+        self.gates.insert(key, Gate { of, active: true, since: None, seen: Duration::ZERO });
+    }
+
+    /// The same with a counter, which begins anew with the process.
+    pub(super) fn put_counter(&mut self, key: Key, sum: u64, at: Duration) {
+        self.counters.insert(key, Counter { last: 0, active: Some((sum, at)), seen: Duration::ZERO });
     }
 
     /// Whoever was not measured this time is gone.
@@ -244,7 +265,9 @@ impl Rules {
             .filter(|(_, free, least)| free < least)
             .map(|(what, free, least)| format!("{what}: {} KiB free, the threshold is {} KiB", free >> 10, least >> 10))
             .collect();
-        let under = known().all(|(_, free, least)| free as f64 * RELEASE > least as f64);
+        // What is not known yet ends nothing.
+        let mut ample = known().map(|(_, free, least)| free as f64 * RELEASE > least as f64).peekable();
+        let under = ample.peek().is_some() && ample.all(|ample| ample);
         let detail = scarce.join(", ");
         Some(Reading { over: !scarce.is_empty(), under, detail })
     }

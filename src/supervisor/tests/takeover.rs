@@ -26,6 +26,7 @@ fn setup(base: &std::path::Path, app: (Spec, Policy)) -> (Setup, Arc<Pool>, Writ
         orphan_timeout: Duration::from_secs(30),
         logs: Default::default(),
         alarms: Default::default(),
+        guarded: false,
         output: Some(Box::new(output.clone())),
     };
     (setup, pool, output)
@@ -349,13 +350,20 @@ async fn a_hostile_estate_is_refused_or_harmless() {
     let base = base_dir();
     let old = One::start(&base, two(""));
     old.ready(2).await;
+    old.control.alarms().raise(alarm("told"));
     let estate = old.control.freeze().await.unwrap();
     old.control.thaw().await;
     let text = serde_json::to_string(&estate).unwrap();
+    assert!(text.contains("\"detail\":\"told\""));
     let dir = base.join("run");
     let revive = |text: &str| {
         let estate = Estate::parse(text.as_bytes())?;
         estate.revive(&dir, |_| new_pool()).map(|revived| {
+            let alarms = Alarms::new(Default::default());
+            alarms.restore(revived.alarms, |_| true);
+            alarms.raise(alarm("again"));
+            alarms.observe(&Default::default());
+            serde_json::to_string(&alarms.save()).unwrap();
             let processes = |room: &room::Room| room.workers.values().filter(|e| e.process.is_some()).count();
             revived.rooms.iter().map(processes).sum::<usize>()
         })
@@ -400,6 +408,51 @@ async fn a_hostile_estate_is_refused_or_harmless() {
         let _ = revive(&String::from_utf8_lossy(&bytes));
     }
     old.end(base).await;
+}
+
+fn alarm(detail: &str) -> alarms::Raised {
+    alarms::Raised { kind: alarms::Kind::CannotScale, app: "chat".into(), slot: None, detail: detail.into() }
+}
+
+/// What the alarms of a proxy would hand on.
+fn active(one: &One) -> serde_json::Value {
+    serde_json::to_value(one.control.alarms().save()).unwrap()["active"].take()
+}
+
+#[tokio::test]
+async fn alarms_go_over_and_the_old_proxy_tells_no_more() {
+    let base = base_dir();
+    let old = One::start(&base, two(""));
+    old.ready(2).await;
+    old.control.alarms().raise(alarm("told"));
+    let told = active(&old);
+    assert_eq!(told.as_array().unwrap().len(), 1);
+    let (new, heir) = One::heir(&old, &base, two("")).await;
+    assert_eq!(active(&new), told);
+    drop(heir);
+    let _ = new.control.finished().await;
+    drop(new);
+    old.control.thaw().await;
+    // A failed handover changes nothing; the next one comes about.
+    let (new, heir) = One::heir(&old, &base, two("")).await;
+    heir.bound.await.unwrap();
+    old.control.dismiss().await;
+    heir.ready.await.unwrap().unwrap();
+    heir.commit.send(old.control.hush().await).unwrap();
+    old.control.cede().await;
+    old.control.finished().await.unwrap();
+    new.ready(2).await;
+    assert_eq!(active(&new), told);
+    // Killed, with the alarm in the file.
+    written(&base, |text| text.contains("\"detail\":\"told\"")).await;
+    new.crash().await;
+    let third = One::start(&base, two(""));
+    third.ready(2).await;
+    assert_eq!(active(&third), told);
+    third.control.alarms().clear(alarms::Kind::CannotScale, &"chat".into(), None);
+    // It is written down at once, not with the next count.
+    written(&base, |text| !text.contains("\"detail\":\"told\"")).await;
+    third.end(base).await;
 }
 
 #[test]

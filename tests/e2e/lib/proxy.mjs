@@ -32,6 +32,7 @@ function help() {
   }
 }
 
+const GUARD = /^pingora-unix-proxy: guard of (\d+)/;
 const KEPT_LINES = 4000;
 const running = new Set();
 
@@ -217,9 +218,15 @@ export class Proxy {
     this.successors.push(candidate.pid);
   }
 
-  /** Processes of the proxy itself, whoever started them. */
+  /** Processes of the proxy itself, whoever started them; their guards are not. */
   proxyProcesses() {
-    return this.processes().filter(({ exe }) => this.binaries.has(exe));
+    return this.processes().filter(({ exe, command }) => this.binaries.has(exe) && !GUARD.test(command));
+  }
+
+  /** The guards, each with the process id of its proxy. */
+  guards() {
+    const guards = this.processes().filter(({ exe, command }) => this.binaries.has(exe) && GUARD.test(command));
+    return guards.map(guard => ({ ...guard, of: Number(GUARD.exec(guard.command)[1]) }));
   }
 
   /** Waits for the end of a process; returns when that was. */

@@ -34,7 +34,7 @@ use reload::{Fixed, Reloader};
 use signals::{Listening, Signals};
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -159,7 +159,8 @@ fn prepare(cli: Cli, mut config: Config, inheritance: Option<Inheritance>) -> Re
     server.bootstrap();
     let new_pool = |name: &Arc<str>, s: Settings| Arc::new(Pool::new(name.clone(), s.affinity, s.balance, s.queue));
     let AppWiring { specs, apps } = wire(&mut config, new_pool);
-    let (supervisor, control, heir) = supervise(&config, specs, bequest)?;
+    let beyond = beyond(&config, &pid_file);
+    let (supervisor, control, heir) = supervise(&config, specs, bequest, beyond)?;
     server.add_service(background_service("supervisor", supervisor));
     let rules = Arc::new(ArcSwap::from_pointee(gateway(&config, apps)));
     let front = gateway::front(rules.clone(), &server.configuration);
@@ -251,11 +252,19 @@ fn wire(config: &mut Config, mut pool: impl FnMut(&Arc<str>, Settings) -> Arc<Po
     wiring
 }
 
+/// What a proxy that is killed leaves outside of its runtime directory. Workers' output and other logs are to stay.
+fn beyond(config: &Config, pid_file: &Path) -> Vec<PathBuf> {
+    let paths = config.admin.iter().map(PathBuf::as_path).chain([pid_file]);
+    let paths = paths.filter_map(|path| std::path::absolute(path).ok());
+    paths.filter(|path| !path.starts_with(&config.runtime_dir)).collect()
+}
+
 /// From nothing, or with what a predecessor has.
 fn supervise(
     config: &Config,
     apps: Vec<AppSpec>,
     bequest: Option<(Estate, OwnedFd)>,
+    beyond: Vec<PathBuf>,
 ) -> Result<(Supervisor, Control, Option<Heir>), String> {
     let setup = Setup {
         apps,
@@ -265,7 +274,7 @@ fn supervise(
         orphan_timeout: config.orphan_timeout,
         logs: config.logs.clone(),
         alarms: alarms(&config.alarms),
-        guarded: true,
+        guarded: Some(beyond),
         output: None,
     };
     let made = match bequest {

@@ -9,15 +9,19 @@
 //! while the proxy lives that waits, since a proxy that stops in order also ends its guard; once it is dead,
 //! the guard waits no longer for another.
 
+use super::runtime_dir::is_in_use;
 use super::{Error, RuntimeDir};
+use nix::libc;
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, test_kill_process};
 use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -46,13 +50,14 @@ const END: Duration = Duration::from_secs(1);
 pub(crate) struct Guard(Child);
 
 impl Guard {
-    /// Blocks for the milliseconds of a fork and exec.
-    pub(crate) fn start(dir: &Path, orphan_timeout: Duration) -> Result<Guard, Error> {
+    /// `beyond`: sockets and files with our process id that are not in the directory. Blocks for the milliseconds of
+    /// a fork and exec.
+    pub(crate) fn start(dir: &Path, orphan_timeout: Duration, beyond: &[PathBuf]) -> Result<Guard, Error> {
         let own = std::process::id().to_string();
         // Also finds a program that was replaced or removed since.
         let mut command = Command::new("/proc/self/exe");
         command.arg0(format!("{TITLE}{own}")).arg(VERB).arg(&own);
-        command.arg(orphan_timeout.as_millis().to_string()).arg(dir);
+        command.arg(orphan_timeout.as_millis().to_string()).arg(dir).args(beyond);
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::inherit()).current_dir("/");
         for name in NOT_PASSED_ON {
             command.env_remove(name);
@@ -82,18 +87,21 @@ pub(crate) struct Post {
     pid: u32,
     orphan_timeout: Duration,
     dir: PathBuf,
+    /// What else it may have left.
+    beyond: Vec<PathBuf>,
 }
 
 impl Post {
     /// From a command line, with the program's name.
     pub(crate) fn told(args: &[OsString]) -> Option<Post> {
-        let [_, verb, pid, millis, dir] = args else { return None };
+        let [_, verb, pid, millis, dir, beyond @ ..] = args else { return None };
         if verb != OsStr::new(VERB) {
             return None;
         }
         let number = |word: &OsStr| word.to_str()?.parse::<u64>().ok();
         let pid = u32::try_from(number(pid)?).ok()?;
-        Some(Post { pid, orphan_timeout: Duration::from_millis(number(millis)?), dir: dir.into() })
+        let beyond = beyond.iter().map(PathBuf::from).collect();
+        Some(Post { pid, orphan_timeout: Duration::from_millis(number(millis)?), dir: dir.into(), beyond })
     }
 
     /// The process id of the proxy.
@@ -104,11 +112,14 @@ impl Post {
     /// Sleeps until the proxy is gone and nobody took its place; returns the directory, which is ours then.
     /// `None`: nothing is left, or another looks after it.
     ///
-    /// For a process of its own with one thread.
+    /// For a process of its own that has one thread and has opened nothing yet.
     pub(crate) fn keep(&self) -> Result<Option<RuntimeDir>, Error> {
         let failed = |e: nix::Error| Error::io("starting the guard")(e.into());
         let _ = rustix::process::setsid();
         let _ = prctl::set_name(NAME);
+        // Whoever waits for the end of a pipe that the proxy's caller left open must not wait for us.
+        // SAFETY: nothing in this process has opened a file beyond the standard ones, so no owner loses one.
+        unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
         let mut all = SigSet::all();
         [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGFPE, Signal::SIGILL, Signal::SIGABRT]
             .into_iter()
@@ -118,6 +129,21 @@ impl Post {
         let asked = asked.map_err(failed)?;
         until_deserted().map_err(Error::io("waiting for the end of the proxy"))?;
         self.find_next(&asked)
+    }
+
+    /// Removes what the proxy has left elsewhere. To be asked while the directory is ours.
+    pub(crate) fn clear_beyond(&self) {
+        for path in &self.beyond {
+            let Ok(kind) = fs::symlink_metadata(path).map(|meta| meta.file_type()) else { continue };
+            let is_left = if kind.is_socket() {
+                !is_in_use(path)
+            } else {
+                kind.is_file() && RuntimeDir::number_in(path) == Some(self.pid)
+            };
+            if is_left {
+                let _ = fs::remove_file(path);
+            }
+        }
     }
 
     fn find_next(&self, asked: &SignalFd) -> Result<Option<RuntimeDir>, Error> {
@@ -184,15 +210,35 @@ fn is_alive(pid: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::Temp;
     use super::*;
+    use std::os::unix::net::UnixListener;
 
     #[test]
     fn only_its_own_words_make_a_guard() {
         let told = |words: &[&str]| Post::told(&words.iter().map(OsString::from).collect::<Vec<_>>());
-        let post = Post { pid: 7, orphan_timeout: Duration::from_millis(1500), dir: "/run/x".into() };
+        let post = Post { pid: 7, orphan_timeout: Duration::from_millis(1500), dir: "/run/x".into(), beyond: vec![] };
         assert_eq!(told(&["p", VERB, "7", "1500", "/run/x"]), Some(post));
+        let beyond = told(&["p", VERB, "7", "1500", "/run/x", "/a", "/b"]).map(|post| post.beyond);
+        assert_eq!(beyond, Some(vec!["/a".into(), "/b".into()]));
         for words in [&["p"][..], &["p", "-c", "7", "1", "/x"], &["p", VERB, "7", "x", "/x"], &["p", VERB, "7", "1"]] {
             assert_eq!(told(words), None);
         }
+    }
+
+    #[test]
+    fn beyond_the_directory_only_what_was_the_proxys_goes() {
+        let temp = Temp::new();
+        let path = |name: &str| temp.0.join(name);
+        drop(UnixListener::bind(path("dead.sock")).unwrap());
+        let _living = UnixListener::bind(path("living.sock")).unwrap();
+        fs::write(path("own.pid"), "7\n").unwrap();
+        fs::write(path("other.pid"), "8\n").unwrap();
+        std::os::unix::fs::symlink(path("own.pid"), path("link")).unwrap();
+        let names = ["dead.sock", "living.sock", "own.pid", "other.pid", "link", "missing"];
+        let beyond = names.map(path).to_vec();
+        Post { pid: 7, orphan_timeout: Duration::ZERO, dir: path("run"), beyond }.clear_beyond();
+        let left = names.map(|name| path(name).symlink_metadata().is_ok());
+        assert_eq!(left, [false, true, false, true, true, false]);
     }
 }

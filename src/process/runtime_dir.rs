@@ -110,13 +110,15 @@ impl RuntimeDir {
 
     /// Whose process id stands in the lock file; `None` when there is no such file.
     pub(crate) fn holder(path: &Path) -> Option<Option<u32>> {
-        let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
-        let file = OpenOptions::new().read(true).custom_flags(flags).open(path.join("lock"));
-        let mut text = String::new();
-        match file.and_then(|file| file.take(64).read_to_string(&mut text)) {
+        match first_word(&path.join("lock")) {
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => None,
-            _ => Some(text.split_whitespace().next().and_then(|pid| pid.parse().ok())),
+            word => Some(word.ok().and_then(|pid| pid.parse().ok())),
         }
+    }
+
+    /// The process id that a file holds.
+    pub(super) fn number_in(path: &Path) -> Option<u32> {
+        first_word(path).ok()?.parse().ok()
     }
 
     /// The directory of the proxy that we take over from, by its own lock, which both then hold. Nothing in it
@@ -508,6 +510,15 @@ fn lock(dir: &Path, make: bool) -> Result<(File, usize), Error> {
     }
 }
 
+/// Of a small file; does not wait.
+fn first_word(path: &Path) -> io::Result<String> {
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let mut text = String::new();
+    file.take(64).read_to_string(&mut text)?;
+    Ok(text.split_whitespace().next().unwrap_or_default().to_owned())
+}
+
 fn remove_upwards(path: &Path, levels: usize) {
     for dir in path.ancestors().take(levels) {
         if fs::remove_dir(dir).is_err() {
@@ -552,7 +563,7 @@ fn answers(path: &Path) -> bool {
 }
 
 /// Whether a process listens on this socket or holds this FIFO open.
-fn is_in_use(path: &Path) -> bool {
+pub(super) fn is_in_use(path: &Path) -> bool {
     match fs::symlink_metadata(path).map(|meta| meta.file_type()) {
         Ok(kind) if kind.is_socket() => answers(path),
         // Without a reader, opening for writing fails; a worker holds both ends.

@@ -6,6 +6,7 @@ use super::*;
 use crate::worker::{Incarnation, Slot, WorkerId};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -270,6 +271,47 @@ fn a_second_proxy_is_refused_and_changes_nothing() {
     assert!(first.control_socket().exists());
     drop(first);
     assert!(temp.names().is_empty());
+}
+
+#[test]
+fn a_directory_is_reclaimed_from_the_dead_alone() {
+    let temp = Temp::new();
+    let path = temp.0.join("made").join("run");
+    assert!(RuntimeDir::reclaim(&path).unwrap().is_none(), "nothing is made");
+    assert_eq!(RuntimeDir::holder(&path), None);
+    let dir = RuntimeDir::open(&path, tenant("chat", None)).unwrap();
+    assert_eq!(RuntimeDir::holder(&path), Some(Some(std::process::id())));
+    assert!(matches!(RuntimeDir::reclaim(&path), Err(Error::InUse { .. })));
+    dir.crash();
+    assert!(path.join("lock").exists());
+    drop(RuntimeDir::reclaim(&path).unwrap().unwrap());
+    assert!(!temp.0.join("made").exists(), "with the directories that the dead one made");
+}
+
+#[tokio::test]
+async fn a_group_is_found_without_its_leader_but_never_a_stranger() {
+    let temp = Temp::new();
+    let socket = temp.0.join("chat.0.1.sock");
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "sleep 100 & read line"]).env("PINGORA_UNIX_PROXY_SOCKET", &socket);
+    command.stdin(std::process::Stdio::piped()).process_group(0);
+    let mut leader = command.spawn().unwrap();
+    let (pid, uid) = (leader.id(), rustix::process::geteuid().as_raw());
+    let known = Some((pid, usage::start_time(pid).unwrap()));
+    assert!(Group::find(known, &socket, uid).unwrap().lives());
+    // Also one that nobody could write down any more.
+    assert!(Group::find(None, &socket, uid).is_some());
+    leader.kill().unwrap();
+    leader.wait().unwrap();
+    assert!(Group::find(known, &temp.0.join("chat.0.2.sock"), uid).is_none());
+    let group = Group::find(known, &socket, uid).unwrap();
+    group.kill().unwrap();
+    let until = std::time::Instant::now() + Duration::from_secs(5);
+    while group.lives() && std::time::Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(!group.lives());
+    assert!(Group::find(known, &socket, uid).is_none());
 }
 
 #[test]

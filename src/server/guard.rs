@@ -11,7 +11,10 @@ pub(super) fn main(args: &[OsString]) -> Option<ExitCode> {
     let post = Post::told(args)?;
     let (said, code) = match post.keep() {
         Ok(None) => return Some(ExitCode::SUCCESS),
-        Ok(Some(dir)) => (supervisor::clear_up(dir), ExitCode::SUCCESS),
+        Ok(Some(dir)) => {
+            post.clear_beyond();
+            (supervisor::clear_up(dir), ExitCode::SUCCESS)
+        }
         Err(why) => (format!("nothing is cleaned up: {why}"), ExitCode::FAILURE),
     };
     // Whoever read it may be gone, too.

@@ -24,7 +24,8 @@ impl Guarding {
 impl Keeper {
     /// From now on what we own does not outlive us for long. Without a guard all goes on as ever.
     pub(super) fn guard(&mut self) {
-        let started = self.guarded.then(|| Guard::start(self.dir.path(), self.orphan_timeout)).transpose();
+        let started =
+            self.guarded.as_ref().map(|beyond| Guard::start(self.dir.path(), self.orphan_timeout, beyond)).transpose();
         let guard = started.unwrap_or_else(|why| {
             log::warn!("{why}; if this proxy is killed and not started again, something of it may be left");
             None

@@ -82,8 +82,8 @@ pub(super) struct Keeper {
     /// To be taken up at the start.
     pub(super) legacy: Option<Legacy>,
     pub(super) saver: Option<Saver>,
-    /// Whether there is to be a guard.
-    pub(super) guarded: bool,
+    /// What a guard has to know; `None` without one.
+    pub(super) guarded: Option<Vec<PathBuf>>,
     pub(super) guarding: Option<Guarding>,
     /// Where workers dial in.
     pub(super) door: Option<ControlDoor>,

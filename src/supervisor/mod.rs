@@ -97,8 +97,9 @@ pub(crate) struct Setup {
     /// Where workers' output goes, and in what form.
     pub(crate) logs: output::Policy,
     pub(crate) alarms: alarms::Policy,
-    /// Whether this program can be started as a [guard](crate::process::guard).
-    pub(crate) guarded: bool,
+    /// There is to be a [guard](crate::process::guard): with what else to remove, outside of the runtime directory.
+    /// `None` where this program cannot be started as one.
+    pub(crate) guarded: Option<Vec<PathBuf>>,
     /// Stands for standard output.
     pub(crate) output: Option<Box<dyn std::io::Write + Send>>,
 }

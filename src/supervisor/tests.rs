@@ -106,7 +106,7 @@ impl Stage {
             orphan_timeout: Duration::from_secs(30),
             logs: Default::default(),
             alarms: Default::default(),
-            guarded: false,
+            guarded: None,
             output: Some(Box::new(output.clone())),
         };
         let (supervisor, control) = Supervisor::new(setup).unwrap();
@@ -352,7 +352,7 @@ async fn it_runs_as_a_service_of_pingora() {
         orphan_timeout: Duration::from_secs(30),
         logs: Default::default(),
         alarms: Default::default(),
-        guarded: false,
+        guarded: None,
         output: Some(Box::new(io::sink())),
     })
     .unwrap();

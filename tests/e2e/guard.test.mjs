@@ -1,7 +1,7 @@
 // The guard: when the proxy was killed and nobody takes over, nothing of it is left.
 
 import assert from 'node:assert/strict';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import path from 'node:path';
 import test from 'node:test';
 import { BIN, apps, needsProxy, needsUpgrade, withProxy } from './lib/proxy.mjs';
@@ -38,6 +38,7 @@ test('kill -9 and nobody comes: no process, socket, FIFO or directory is left', 
   withProxy(
     proxy => ({
       orphan_timeout: '2s',
+      admin: { socket: path.join(proxy.dir, 'own', 'admin.sock') },
       apps: { web, plain: plain(proxy), stubborn: plain(proxy, 'stays'), wrapped: wrapped(proxy) },
       routes: routes(['plain', 'stubborn', 'wrapped', 'web']),
     }),
@@ -45,6 +46,7 @@ test('kill -9 and nobody comes: no process, socket, FIFO or directory is left', 
     async proxy => {
       await written(proxy, 5);
       assert.deepEqual(proxy.guards().map(guard => guard.of), [proxy.child.pid]);
+      assert.ok(existsSync(proxy.file('admin.sock')));
       const workers = proxy.workerProcesses();
       assert.equal(workers.length, 6);
       const shell = workers.find(({ command }) => command.startsWith('sh '));
@@ -56,6 +58,7 @@ test('kill -9 and nobody comes: no process, socket, FIFO or directory is left', 
       await until(() => proxy.processes().length === 0, { timeout: 10_000, what: () => `no process left: ${JSON.stringify(proxy.processes())}` });
       assert.ok(performance.now() - at >= 2000);
       assert.ok(!existsSync(proxy.runtime), 'the directory');
+      assert.ok(!existsSync(proxy.file('admin.sock')), 'the socket for commands');
       await proxy.line(/process \d+ was killed, and no other took over: ended \d workers, 1 of them by SIGKILL; .* is removed/);
     },
   ));
@@ -120,6 +123,7 @@ test('a stop in order takes the guard along, also after it was sent SIGTERM', op
     const status = readFileSync(`/proc/${guard.pid}/status`, 'utf8');
     assert.match(status, /^Name:\s+pup-guard$/m);
     assert.match(status, /^Threads:\s+1$/m);
+    assert.ok(readdirSync(`/proc/${guard.pid}/fd`).length <= 4, 'it holds nothing of the proxy open');
     proxy.kill(guard.pid, 'SIGTERM');
     await sleep(300);
     assert.deepEqual(pids(proxy.guards()), [guard.pid]);

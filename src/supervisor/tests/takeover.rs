@@ -26,7 +26,7 @@ fn setup(base: &std::path::Path, app: (Spec, Policy)) -> (Setup, Arc<Pool>, Writ
         orphan_timeout: Duration::from_secs(30),
         logs: Default::default(),
         alarms: Default::default(),
-        guarded: false,
+        guarded: None,
         output: Some(Box::new(output.clone())),
     };
     (setup, pool, output)

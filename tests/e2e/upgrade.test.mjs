@@ -249,7 +249,7 @@ test('a worker that drains goes on draining: its last request ends first, then i
     await scaling;
     assert.ok(alive(draining.pid), 'it still has a request');
     const answers = await Promise.all(slow);
-    assert.deepEqual([...new Set(answers.map(answer => `${answer.status} ${answer.body.length}`))], ['200 5000']);
+    assert.deepEqual([...new Set(answers.map(answer => `${answer.status} ${answer.body.length}`))], ['200 9000']);
     const now = await steady(proxy, 2, { timeout: 30_000 });
     assert.deepEqual(pidsOf(now), pidsOf(before.filter(worker => worker.pid !== draining.pid)));
     await proxy.gone(draining.pid);

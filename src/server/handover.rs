@@ -44,6 +44,13 @@ pub(super) enum Standing {
     Failed(String),
 }
 
+impl Standing {
+    /// It owns nothing any more, or never will.
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(self, Standing::Ceded(_) | Standing::Empty | Standing::Failed(_))
+    }
+}
+
 /// What all of it is about. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct House {
@@ -124,9 +131,8 @@ impl Handover {
 #[async_trait]
 impl BackgroundService for Handover {
     async fn start(&self, _shutdown: ShutdownWatch) {
-        let lock = |e: std::sync::PoisonError<_>| e.into_inner();
         let door = self.door.lock().unwrap_or_else(|e| e.into_inner()).take();
-        let legacy = self.legacy.lock().unwrap_or_else(lock).take();
+        let legacy = self.legacy.lock().unwrap_or_else(|e| e.into_inner()).take();
         let (owned, is_owned) = oneshot::channel();
         let wait = async {
             // An heir that fails drops it, and waits for nobody.

@@ -80,7 +80,11 @@ impl Signals {
                     self.control.logs().reopen();
                 }
                 () = self.departed() => return self.depart().await,
-                outcome = self.control.finished(), if !self.has_departed() => {
+                outcome = self.control.finished() => {
+                    // A supervisor that has ceded ends, too: what is left here must be finished all the same.
+                    if self.has_departed() {
+                        return self.depart().await;
+                    }
                     self.stop.last_answers().await;
                     return outcome;
                 }
@@ -119,13 +123,12 @@ impl Signals {
     }
 
     fn has_departed(&self) -> bool {
-        matches!(*self.standing.borrow(), Standing::Ceded(_) | Standing::Empty | Standing::Failed(_))
+        self.standing.borrow().is_gone()
     }
 
     /// Ends when this process owns nothing any more, or never will.
     async fn departed(&self) {
-        let gone = |standing: &Standing| matches!(standing, Standing::Ceded(_) | Standing::Empty | Standing::Failed(_));
-        if self.standing.subscribe().wait_for(gone).await.is_err() {
+        if self.standing.subscribe().wait_for(Standing::is_gone).await.is_err() {
             std::future::pending().await
         }
     }

@@ -165,6 +165,7 @@ fn prepare(cli: Cli, mut config: Config, inheritance: Option<Inheritance>) -> Re
     let rules = Arc::new(ArcSwap::from_pointee(gateway(&config, apps)));
     let front = gateway::front(rules.clone(), &server.configuration);
 
+    let shutdown = Arc::new(ArcSwap::from_pointee(config.shutdown));
     let is_heir = heir.is_some();
     let standing = Arc::new(watch::Sender::new(if is_heir { Standing::Heir } else { Standing::Owner }));
     let house = House {
@@ -173,14 +174,13 @@ fn prepare(cli: Cli, mut config: Config, inheritance: Option<Inheritance>) -> Re
         doors: doors.clone(),
         standing: standing.clone(),
         pid_file: pid_file.clone(),
-        max_drain: config.max_drain,
+        policy: shutdown.clone(),
     };
     let legacy = taken.zip(heir).map(|(taken, heir)| Legacy { taken, heir });
     let (handover, knocker, parcels) = Handover::new(house, config.runtime_dir.clone(), legacy);
     server.add_service(background_service("handover", handover));
     let upgrader = Upgrader::new(&cli, knocker);
 
-    let shutdown = Arc::new(ArcSwap::from_pointee(config.shutdown));
     let vitals = Vitals::new(control.clone(), rules.clone());
     let reloader = Arc::new(Reloader::new(cli, fixed, rules, shutdown.clone(), control.clone()));
     let stop = Stopper::new(front.clone(), doors.clone(), control.clone(), vitals.clone(), shutdown);

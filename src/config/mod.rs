@@ -77,8 +77,6 @@ pub(crate) struct Config {
     /// Where health is told, if at all.
     pub(crate) health: Option<SocketAddr>,
     pub(crate) shutdown: Shutdown,
-    /// How long what cannot move to a successor may take to end.
-    pub(crate) max_drain: Duration,
     pub(crate) logs: output::Policy,
     pub(crate) alarms: Alarms,
 }
@@ -139,6 +137,8 @@ pub(crate) struct Shutdown {
     pub(crate) pre_stop_delay: Duration,
     /// What whoever runs us gives until it kills us, from the signal on.
     pub(crate) limit: Option<Duration>,
+    /// After an upgrade: how long what cannot move to the successor may take to end.
+    pub(crate) max_drain: Duration,
 }
 
 /// When somebody is to be told, and who.
@@ -389,7 +389,6 @@ fn decode(found: Findings, base: &Path, root: &Node, machine: &dyn Machine) -> L
     taken.extend(metrics.map(|address| ("metrics", address)));
     let health = admin::address(&mut d, &top, &schema::HEALTH, "127.0.0.1:9902", &taken);
     let shutdown = shutdown::decode(&mut d, &top, &apps.apps);
-    let max_drain = shutdown::max_drain(&mut d, &top);
     let logs = logs::decode(&mut d, &top);
     let alarms = alarms::decode(&mut d, &top);
     limits::check_socket_paths(&mut d, &top, &runtime_dir, &apps.apps);
@@ -407,7 +406,6 @@ fn decode(found: Findings, base: &Path, root: &Node, machine: &dyn Machine) -> L
         metrics,
         health,
         shutdown,
-        max_drain,
         logs,
         alarms,
     };

@@ -1,4 +1,4 @@
-//! `shutdown`: how the proxy ends, and whether what it waits for fits into the time it has.
+//! `shutdown` and `upgrade`: how the proxy ends, and whether what it waits for fits into the time it has.
 
 use super::fields::{Decoder, Fields};
 use super::scalars::duration_text;
@@ -12,7 +12,7 @@ const KUBERNETES: Duration = Duration::from_secs(30);
 pub(crate) const MARGIN: Duration = Duration::from_secs(1);
 
 pub(super) fn decode(d: &mut Decoder<'_>, top: &Fields<'_>, apps: &[App]) -> Shutdown {
-    let mut shutdown = Shutdown::default();
+    let mut shutdown = Shutdown { max_drain: max_drain(d, top), ..Shutdown::default() };
     let mut at = None;
     if let Some(field) = top.filled("shutdown")
         && let Some(fields) = d.fields(&field, &SHUTDOWN)
@@ -55,7 +55,7 @@ pub(super) fn decode(d: &mut Decoder<'_>, top: &Fields<'_>, apps: &[App]) -> Shu
 }
 
 /// How long what cannot move to a successor may take to end.
-pub(super) fn max_drain(d: &mut Decoder<'_>, top: &Fields<'_>) -> Duration {
+fn max_drain(d: &mut Decoder<'_>, top: &Fields<'_>) -> Duration {
     let fields = top.filled("upgrade").and_then(|field| d.fields(&field, &UPGRADE));
     fields.and_then(|fields| d.duration(&fields, "max_drain")).unwrap_or(Duration::from_secs(3600))
 }

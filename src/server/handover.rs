@@ -3,12 +3,14 @@
 use super::listen::Doors;
 use super::notify;
 use super::sockets;
+use crate::config::Shutdown;
 use crate::gateway::{self, Front, Phase};
 use crate::handoff::{Ceded, Door, Error, Frozen, Given, Knocker, Packed, Parcel, Predecessor, Successor, Taken};
 use crate::pool::{Closing, Lease, Use};
 use crate::process;
 use crate::supervisor::{AppStatus, Control, Estate, Heir, Partial, Status, WorkerStatus};
 use crate::worker::Incarnation;
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
@@ -59,8 +61,8 @@ pub(super) struct House {
     pub(super) doors: Doors,
     pub(super) standing: Arc<watch::Sender<Standing>>,
     pub(super) pid_file: PathBuf,
-    /// How long requests and tunnels that could not move may take to end.
-    pub(super) max_drain: Duration,
+    /// As the newest configuration says.
+    pub(super) policy: Arc<ArcSwap<Shutdown>>,
 }
 
 /// What makes this process an heir.
@@ -266,9 +268,10 @@ impl House {
     /// Lets what is still open here end. Afterwards nothing can come late.
     async fn finish(&self) {
         self.doors.traffic.closed().await;
-        if tokio::time::timeout(self.max_drain, self.front.emptied()).await.is_err() {
+        let max_drain = self.policy.load().max_drain;
+        if tokio::time::timeout(max_drain, self.front.emptied()).await.is_err() {
             let left = self.front.connections().load(std::sync::atomic::Ordering::Relaxed);
-            log::warn!("{left} connections are left after {:?} (max_drain) and end now", self.max_drain);
+            log::warn!("{left} connections are left after {max_drain:?} (max_drain) and end now");
             self.front.enter(Phase::Closed);
             let status = self.control.status();
             let workers = status.apps.iter().flat_map(|app| &app.workers);

@@ -73,7 +73,7 @@ impl Stopper {
 
     async fn gracefully(&self) {
         let began = Instant::now();
-        let Shutdown { pre_stop_delay, limit } = **self.policy.load();
+        let Shutdown { pre_stop_delay, limit, .. } = **self.policy.load();
         self.vitals.stop();
         notify::stopping();
         let end = limit.map(|limit| began + limit.saturating_sub(SHUTDOWN_MARGIN));

@@ -256,6 +256,20 @@ test('a worker that drains goes on draining: its last request ends first, then i
     await alone(proxy);
   }));
 
+test('what is under way in the old process at max_drain is cut off, with a warning; a reload changes max_drain', options, () =>
+  withProxy(proxy => ({ ...one()(proxy), upgrade: { max_drain: '1h' } }), async proxy => {
+    await steady(proxy, 2);
+    configure(proxy, { ...one()(proxy), upgrade: { max_drain: '1s' } });
+    assert.equal((await command(proxy, ['reload'])).code, 0);
+    const cut = request(proxy.port, { path: '/download?id=1&pieces=300&size=100&ms=100', timeout: 60_000 }).then(() => 'whole', () => 'cut');
+    await until(async () => (await workers(proxy)).some(worker => worker.active > 0), { what: 'a request under way' });
+    const { old } = await upgraded(proxy);
+    await proxy.line(/1 connections are left after 1s \(max_drain\)/);
+    assert.equal(await cut, 'cut');
+    await proxy.gone(old);
+    await alone(proxy);
+  }));
+
 test('back-off and crash loops are carried over with their counts', options, t =>
   withProxy(
     proxy => one({ min_uptime: '30s', backoff: { min: '6s', max: '6s' }, crash_loop: { max: 3, window: '60s', retry: '60s' }, env: { FLAG: proxy.file('down') } })(proxy),

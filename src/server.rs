@@ -109,6 +109,8 @@ fn fail(why: &str) -> ExitCode {
 /// Runs until a signal or a failure ends it.
 fn run(cli: Cli, config: Config) -> Result<(), String> {
     if !cli.upgrade {
+        // Before signals are listened to: one that comes now finds nothing made.
+        RuntimeDir::await_guard(&config.runtime_dir);
         return prepare(cli, config, None)?.run();
     }
     let inheritance = handoff::take(&config.runtime_dir).map_err(|why| format!("-u: {why}"))?;

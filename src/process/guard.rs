@@ -203,7 +203,7 @@ fn is_readable(fd: &SignalFd, limit: Duration) -> bool {
     matches!(poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&limit)), Ok(1))
 }
 
-fn is_alive(pid: u32) -> bool {
+pub(super) fn is_alive(pid: u32) -> bool {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     pid.is_some_and(|pid| test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
 }

@@ -1,7 +1,7 @@
 //! The private directory of one proxy process.
 //!
 //! ```text
-//! lock                    held with flock while the proxy lives; holds "PID CREATED"
+//! lock                    held with flock while the proxy lives; holds "PID CREATED", of a guard "PID CREATED guard"
 //! control.sock            workers dial in here
 //! admin.sock              commands; bound by the server, 0600
 //! state.json              what the proxy knows of its workers, for the next one; 0600
@@ -11,8 +11,8 @@
 //! logs/APP.SLOT.INC.out, .err     FIFOs behind the worker's stdout and stderr
 //! ```
 
-use super::Error;
 use super::output::Stream;
+use super::{Error, guard};
 use super::spec::Identity;
 use crate::worker::{Incarnation, Slot, WorkerId};
 use rustix::fs::{FlockOperation, flock};
@@ -24,6 +24,7 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt,
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// Bytes of a path that `sockaddr_un` holds beside its terminating zero (unix(7)).
 pub(crate) const SOCKET_PATH_LIMIT: usize = 107;
@@ -37,6 +38,13 @@ const STATE: &str = "state.json";
 
 /// Name of the file in the directory that a daemon writes its process id into.
 pub(crate) const PID_FILE: &str = "pingora-unix-proxy.pid";
+
+/// The word in the lock file of a guard that cleans up.
+const GUARD: &str = "guard";
+/// For such a guard to end; it rarely needs more than the `stop_timeout` of a worker.
+const CLEANING: Duration = Duration::from_secs(60);
+/// Between two looks at it.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// An app that lives in the directory.
 #[derive(Clone, Debug)]
@@ -74,7 +82,31 @@ impl RuntimeDir {
     }
 
     /// The same, but everything that is in there stays as it is until [`RuntimeDir::furnish`].
+    /// Blocks as [`await_guard`](RuntimeDir::await_guard) does.
     pub(crate) fn hold(path: &Path) -> Result<RuntimeDir, Error> {
+        let until = Instant::now() + CLEANING;
+        loop {
+            let held = RuntimeDir::try_hold(path);
+            let waits = matches!(held, Err(Error::InUse { .. })) && (has_guard(path) || names_a_dead(path));
+            if !waits || Instant::now() >= until {
+                return held;
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Blocks while a guard cleans up after a proxy that was killed, a minute at most: the directory is free then.
+    pub(crate) fn await_guard(path: &Path) {
+        let until = Instant::now() + CLEANING;
+        if has_guard(path) {
+            log::info!("waiting for the guard of a killed proxy, which cleans up {}", path.display());
+        }
+        while has_guard(path) && Instant::now() < until {
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    fn try_hold(path: &Path) -> Result<RuntimeDir, Error> {
         let made = make_with_parents(path)?;
         check_own(path)?;
         let locked = lock(path, true);
@@ -88,7 +120,7 @@ impl RuntimeDir {
         Ok(dir)
     }
 
-    /// The directory of a proxy that is gone, if it is still there. What it left is ours to remove.
+    /// For a guard: the directory of a proxy that is gone, if it is still there. What it left is ours to remove.
     ///
     /// # Errors
     /// Another holds it, or it is not fit to be used.
@@ -100,7 +132,7 @@ impl RuntimeDir {
         match lock(path, false) {
             Ok((file, created)) => {
                 let dir = RuntimeDir::locked(path, file, created);
-                dir.write_pid()?;
+                dir.write_holder(GUARD)?;
                 Ok(Some(dir))
             }
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -110,15 +142,15 @@ impl RuntimeDir {
 
     /// Whose process id stands in the lock file; `None` when there is no such file.
     pub(crate) fn holder(path: &Path) -> Option<Option<u32>> {
-        match first_word(&path.join("lock")) {
+        match words(&path.join("lock")) {
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => None,
-            word => Some(word.ok().and_then(|pid| pid.parse().ok())),
+            words => Some(words.ok().and_then(|words| words.first()?.parse().ok())),
         }
     }
 
     /// The process id that a file holds.
     pub(super) fn number_in(path: &Path) -> Option<u32> {
-        first_word(path).ok()?.parse().ok()
+        words(path).ok()?.first()?.parse().ok()
     }
 
     /// The directory of the proxy that we take over from, by its own lock, which both then hold. Nothing in it
@@ -207,8 +239,12 @@ impl RuntimeDir {
 
     /// Writes our process id into the lock file: again after the process has become a daemon.
     pub(crate) fn write_pid(&self) -> Result<(), Error> {
+        self.write_holder("")
+    }
+
+    fn write_holder(&self, what: &str) -> Result<(), Error> {
         let mut file = self.lock.lock().unwrap_or_else(|e| e.into_inner());
-        let text = format!("{} {}\n", std::process::id(), self.created);
+        let text = format!("{} {} {what}\n", std::process::id(), self.created);
         let write = |file: &mut File| -> io::Result<()> {
             file.rewind()?;
             file.set_len(0)?;
@@ -510,13 +546,26 @@ fn lock(dir: &Path, make: bool) -> Result<(File, usize), Error> {
     }
 }
 
+/// Whether a guard cleans up that lives, by the word of the lock file.
+fn has_guard(path: &Path) -> bool {
+    let Ok(words) = words(&path.join("lock")) else { return false };
+    let alive = |pid: &String| pid.parse().is_ok_and(guard::is_alive);
+    words.get(2).is_some_and(|what| what == GUARD) && words.first().is_some_and(alive)
+}
+
+/// Whether the lock file names a process that is gone. Who holds the lock has not written its own number yet.
+fn names_a_dead(path: &Path) -> bool {
+    let pid = words(&path.join("lock")).ok().and_then(|words| words.first()?.parse().ok());
+    pid.is_some_and(|pid| !guard::is_alive(pid))
+}
+
 /// Of a small file; does not wait.
-fn first_word(path: &Path) -> io::Result<String> {
+fn words(path: &Path) -> io::Result<Vec<String>> {
     let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     let mut text = String::new();
     file.take(64).read_to_string(&mut text)?;
-    Ok(text.split_whitespace().next().unwrap_or_default().to_owned())
+    Ok(text.split_whitespace().map(str::to_owned).collect())
 }
 
 fn remove_upwards(path: &Path, levels: usize) {

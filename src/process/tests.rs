@@ -284,8 +284,17 @@ fn a_directory_is_reclaimed_from_the_dead_alone() {
     assert!(matches!(RuntimeDir::reclaim(&path), Err(Error::InUse { .. })));
     dir.crash();
     assert!(path.join("lock").exists());
-    drop(RuntimeDir::reclaim(&path).unwrap().unwrap());
-    assert!(!temp.0.join("made").exists(), "with the directories that the dead one made");
+    let guard = RuntimeDir::reclaim(&path).unwrap().unwrap();
+    // Whoever comes meanwhile waits for its end, and begins anew.
+    let next = std::thread::spawn({
+        let path = path.clone();
+        move || RuntimeDir::hold(&path).map(|dir| dir.path().exists())
+    });
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(!next.is_finished());
+    drop(guard);
+    assert!(next.join().unwrap().unwrap());
+    assert!(!temp.0.join("made").exists(), "with the directories that were made");
 }
 
 #[tokio::test]

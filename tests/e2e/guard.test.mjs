@@ -92,6 +92,23 @@ test('a proxy that comes in time: all live on, and the guard of the dead one goe
     assert.equal(proxy.guards().length, 1);
   }));
 
+test('a proxy that comes while the guard cleans up waits for its end', options, () =>
+  withProxy(proxy => ({ orphan_timeout: '1h', apps: { plain: { ...plain(proxy, 'stays'), stop_timeout: '2s' } } }), { ready: { path: '/' } }, async proxy => {
+    await written(proxy, 1);
+    const [worker] = pids(proxy.workerProcesses());
+    const [guard] = proxy.guards();
+    await crash(proxy);
+    proxy.kill(guard.pid, 'SIGTERM');
+    // It has the lock once it says so there.
+    await until(() => readFileSync(path.join(proxy.runtime, 'lock'), 'utf8').startsWith(`${guard.pid} `), { what: 'the guard to begin' });
+    assert.deepEqual(pids(proxy.workerProcesses()), [worker]);
+    proxy.ended = undefined;
+    proxy.run(BIN, ['-c', path.join(proxy.dir, 'conf.yaml')]);
+    await proxy.line(/waiting for the guard of a killed proxy/);
+    await proxy.ready({ path: '/' });
+    assert.ok(!pids(proxy.workerProcesses()).includes(worker), 'a worker of its own');
+  }));
+
 test('after an upgrade only the new process has a guard', { timeout: 60_000, ...needsUpgrade }, () =>
   withProxy({ apps: { web } }, async proxy => {
     const before = pids(proxy.workerProcesses());

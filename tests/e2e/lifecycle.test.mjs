@@ -115,11 +115,11 @@ test('an app that cannot start: its words are shown, the proxy keeps trying', op
     }));
 
 test('a worker that never listens: the start time-out is told, and it is tried again', options, () =>
-  withProxy({ apps: { a: { script: './never.js', queue, start_timeout: '400ms', stop_timeout: '500ms', backoff: { min: '50ms', max: '100ms' } } } },
+  withProxy({ apps: { a: { script: './never.js', queue, start_timeout: '1500ms', stop_timeout: '500ms', backoff: { min: '50ms', max: '100ms' } } } },
     { ready: { status: 503 } },
     async proxy => {
-      await proxy.line(/a\[0\].*(400 ?ms|start_timeout)/i);
-      await until(() => proxy.lines.filter(line => /never listening/.test(line.text)).length >= 2, { what: 'a second try' });
+      await proxy.line(/a\[0\].*(1\.5 ?s|start_timeout)/i);
+      await until(() => proxy.lines.filter(line => /never listening/.test(line.text)).length >= 2, { timeout: 30_000, what: 'a second try' });
     }));
 
 test('wait_ready: no traffic before process.send(\'ready\')', options, () =>

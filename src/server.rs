@@ -87,6 +87,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    process::files::raise_limit();
     match run(cli, config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => fail(&why),
@@ -164,6 +165,7 @@ fn prepare(cli: Cli, mut config: Config, inheritance: Option<Inheritance>) -> Re
     let beyond = beyond(&config, &pid_file);
     let (supervisor, control, heir) = supervise(&config, specs, bequest, beyond)?;
     server.add_service(background_service("supervisor", supervisor));
+    tell_of_files(config.limits.connections);
     let rules = Arc::new(ArcSwap::from_pointee(gateway(&config, apps)));
     let front = gateway::front(rules.clone(), &server.configuration);
 
@@ -261,6 +263,13 @@ fn beyond(config: &Config, pid_file: &Path) -> Vec<PathBuf> {
     paths.filter(|path| !path.starts_with(&config.runtime_dir)).collect()
 }
 
+fn tell_of_files(wanted: usize) {
+    let most = process::files::connections();
+    if most < wanted {
+        log::info!("limits.connections is {most}, not {wanted}: the limit of open files (ulimit -Hn) allows no more");
+    }
+}
+
 /// From nothing, or with what a predecessor has.
 fn supervise(
     config: &Config,
@@ -321,7 +330,7 @@ fn gateway(config: &Config, apps: Vec<gateway::App>) -> Gateway {
         body_bytes: config.limits.body_bytes,
         body_timeout: config.limits.body_timeout,
         tunnel_idle_timeout: config.limits.tunnel_idle_timeout,
-        connections: config.limits.connections,
+        connections: config.limits.connections.min(process::files::connections()),
     };
     Gateway::new(apps, config.routes.iter().map(route).collect(), limits)
 }

@@ -436,7 +436,7 @@ pub(super) const SCALING: Section = Section {
 pub(super) const RLIMITS: Section = Section {
     name: "apps.NAME.rlimits",
     keys: &[
-        key("nofile", Integer(64, 1 << 30, ""), Words("the proxy's")),
+        key("nofile", Integer(64, 1 << 30, ""), Words("what the proxy was started with")),
         key("core", Size(0, 1 << 50, "unlimited"), Words("the proxy's")),
     ],
     elsewhere: &[("files", Write("write nofile")), ("open_files", Write("write nofile"))],

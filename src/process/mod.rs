@@ -11,6 +11,7 @@ mod environment;
 mod error;
 pub(crate) mod evidence;
 mod exit;
+pub(crate) mod files;
 mod group;
 pub(crate) mod guard;
 pub(crate) mod init;

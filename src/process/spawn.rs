@@ -2,7 +2,7 @@
 
 use super::environment::{environment, fill};
 use super::spec::{Identity, Spec};
-use super::{Error, Process};
+use super::{Error, Process, files};
 use crate::worker::WorkerId;
 use nix::libc;
 use std::collections::BTreeMap;
@@ -121,6 +121,7 @@ fn prepare(command: &mut Command, spec: &Spec) -> Result<(), Error> {
     let cwd = cwd.map_err(|e| Error::Cwd { path: spec.cwd.clone(), source: e.into() })?;
     let umask = spec.umask;
     let rlimits = spec.rlimits;
+    let open_files = files::at_start();
     let identity = spec.user.as_ref().map(resolve).transpose()?.flatten();
     let in_child = move || {
         // While we may still raise them.
@@ -130,6 +131,9 @@ fn prepare(command: &mut Command, spec: &Spec) -> Result<(), Error> {
                 // SAFETY: a plain system call with a pointer to a value that lives on this stack.
                 check(Step::Limits, unsafe { libc::setrlimit(resource, &both) })?;
             }
+        }
+        if let (Some(soft), None) = (open_files, rlimits.nofile) {
+            files::lower(soft)?;
         }
         if let Some((uid, gid, groups)) = &identity {
             // SAFETY: plain system calls; `groups` was allocated before the fork and is only read.

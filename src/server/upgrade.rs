@@ -2,6 +2,7 @@
 
 use crate::config::cli::{Cli, Source};
 use crate::handoff::{self, Knocker};
+use crate::process;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -106,6 +107,7 @@ fn command(program: &Path, source: &Source, mode: &str) -> Command {
     for name in NOT_PASSED_ON {
         command.env_remove(name);
     }
+    process::files::limit_as_at_start(command.as_std_mut());
     command
 }
 

@@ -2,6 +2,7 @@
 
 use super::book::Notice;
 use super::webhook::{Refused, Webhook};
+use crate::process::files;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -113,7 +114,8 @@ async fn exec(command: &[String], notice: &Notice, body: &str) -> Result<(), Str
     let slot = key.slot.map(|slot| slot.to_string()).unwrap_or_default();
     // An environment string must have no NUL and be of bounded length.
     let clean = |text: &str| text.chars().filter(|c| *c != '\0').collect::<String>();
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(arguments)
         .env("ALARM", clean(body))
         .env("ALARM_STATUS", notice.status.as_str())
@@ -125,9 +127,9 @@ async fn exec(command: &[String], notice: &Notice, body: &str) -> Result<(), Str
         .stdout(Stdio::null())
         .stderr(Stdio::inherit())
         .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|e| format!("{program} cannot be started: {e}"))?;
+        .kill_on_drop(true);
+    files::limit_as_at_start(command.as_std_mut());
+    let mut child = command.spawn().map_err(|e| format!("{program} cannot be started: {e}"))?;
     let group = Group(child.id());
     let outcome = timeout(EXEC_LIMIT, run(&mut child, body)).await;
     match outcome {

@@ -190,7 +190,7 @@ fn prepare(cli: Cli, mut config: Config, inheritance: Option<Inheritance>) -> Re
     let stop = Stopper::new(front.clone(), doors.clone(), control.clone(), vitals.clone(), shutdown);
     // Each room that measures registers its families here.
     let registry = steering::registry(&control, &front);
-    let mut settle = Some(Handover::settle(front.clone(), parcels));
+    let mut settle = Some(Handover::settle(front.clone(), control.clone(), parcels));
     for service in doors.traffic(&config, front) {
         // Connections are served in the first one's runtime.
         server.add_service(match settle.take() {

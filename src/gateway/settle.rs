@@ -16,12 +16,17 @@ use tokio::runtime::Handle;
 
 impl Front {
     /// Goes on with a connection or a tunnel of another process, also beyond the limit of connections. Call it within
-    /// the runtime that serves connections, once the pools hold the workers. A tunnel whose worker no pool holds goes on,
-    /// too, but no drain will ask it to close.
+    /// the runtime that serves connections, once the pools hold the workers. `known` tells of those that no pool holds. A
+    /// tunnel whose worker nobody knows goes on, too, but no drain will ask it to close.
     ///
     /// # Errors
     /// What is wrong with the parcel, in a sentence. Its descriptors are closed then.
-    pub(crate) fn settle(&self, bytes: &[u8], fds: Vec<OwnedFd>) -> Result<(), String> {
+    pub(crate) fn settle(
+        &self,
+        bytes: &[u8],
+        fds: Vec<OwnedFd>,
+        known: impl Fn(&WorkerId) -> Option<Arc<Member>>,
+    ) -> Result<(), String> {
         Handle::try_current().map_err(|_| "a parcel can only be taken within a runtime")?;
         // Of several threads with a runtime each, not always the same.
         let home = pingora_runtime::current_handle();
@@ -40,7 +45,7 @@ impl Front {
             Contents::Tunnel(said) => {
                 let [client, worker] = take(fds, "a tunnel")?;
                 let ends = (parcel::client(client, said.peer)?, parcel::worker(worker)?);
-                let relay = self.resume(&said, behind, ends)?;
+                let relay = self.resume(&said, behind, ends, known)?;
                 home.spawn(relay.run());
             }
         }
@@ -52,6 +57,7 @@ impl Front {
         said: &parcel::Tunnel,
         waiting: &[u8],
         ends: (pingora_core::protocols::Stream, tokio::net::UnixStream),
+        known: impl Fn(&WorkerId) -> Option<Arc<Member>>,
     ) -> Result<Box<Relay>, String> {
         let id = WorkerId {
             app: said.app.as_str().into(),
@@ -65,7 +71,7 @@ impl Front {
         let rules = self.rules();
         let gateway = rules.load();
         let app = gateway.apps.iter().find(|app| app.pool.app == id.app);
-        let member = app.and_then(|app| app.pool.member(&id));
+        let member = app.and_then(|app| app.pool.member(&id)).or_else(|| known(&id));
         let member = member.unwrap_or_else(|| Arc::new(Member::new(id, tag, said.socket.as_str().into())));
         let metrics = app.map(|app| app.metrics.clone()).unwrap_or_default();
         Relay::resume(said, waiting, ends, (Lease::resumed(member), self.admitted()?, metrics.moved_tunnel()))

@@ -1,6 +1,7 @@
 //! Where successors knock.
 
-use super::give::{Predecessor, give, send_late};
+use super::elders::Elders;
+use super::give::{Predecessor, finish, give};
 use super::message::Message;
 use super::wire::{Channel, Frame};
 use super::{Error, PROTOCOL, SOCKET};
@@ -70,11 +71,11 @@ impl Door {
         (Door { begin: begin_out, candidate }, Knocker { begin, candidate: candidate_out })
     }
 
-    /// Serves until everything was handed over, and nothing more can come late.
+    /// Serves until everything was handed over, `elders` too, and nothing is left here.
     ///
     /// # Errors
     /// The socket cannot be bound.
-    pub(crate) async fn serve<P: Predecessor>(self, dir: &Path, owner: &P) -> Result<(), Error> {
+    pub(crate) async fn serve<P: Predecessor>(self, dir: &Path, owner: &P, elders: &Elders) -> Result<(), Error> {
         let listener = bind(dir).map_err(|e| Error(format!("binding {}: {e}", dir.join(SOCKET).display())))?;
         let Door { mut begin, candidate: shown } = self;
         let mut candidate: Option<Candidate> = None;
@@ -107,11 +108,11 @@ impl Door {
                     let pid = successor.pid;
                     log::info!("handing over to process {pid}, version {}", successor.version);
                     match give(&mut successor.channel, pid, owner).await {
-                        Ok((pid, late)) => {
+                        Ok((pid, ceded)) => {
                             log::info!("process {pid} has taken over; this one finishes what it has");
                             let _ = reply.send(Ok(pid));
                             drop((listener, begin));
-                            send_late(&mut successor.channel, late, owner).await;
+                            finish(&mut successor.channel, ceded, owner, elders).await;
                             return Ok(());
                         }
                         Err(why) => {

@@ -8,6 +8,8 @@ pub(super) enum Fault {
     Die,
     Stall,
     Refuse,
+    /// Goes on after this.
+    Pause(Duration),
 }
 
 /// `PINGORA_UNIX_PROXY_FAULT=STEP:ACTION` for this step.
@@ -19,7 +21,8 @@ fn planned(step: &str) -> Option<Fault> {
         "die" => Some(Fault::Die),
         "stall" => Some(Fault::Stall),
         "refuse" => Some(Fault::Refuse),
-        _ => None,
+        // `pause=MILLISECONDS`
+        _ => Some(Fault::Pause(Duration::from_millis(action.strip_prefix("pause=")?.parse().ok()?))),
     }
 }
 
@@ -31,6 +34,11 @@ pub(super) async fn before(step: &str) -> Result<(), String> {
         Some(Fault::Die) => {
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
             std::future::pending().await
+        }
+        Some(Fault::Pause(time)) => {
+            log::warn!("pauses at {step}, as planned");
+            tokio::time::sleep(time).await;
+            Ok(())
         }
         Some(Fault::Stall) => {
             log::warn!("stalls at {step}, as planned");

@@ -1,5 +1,6 @@
 //! The predecessor's part.
 
+use super::elders::{Elder, Elders};
 use super::message::Message;
 use super::wire::{Channel, Frame, Parcel};
 use super::{Error, LEAVE, STILL, step_limit};
@@ -9,6 +10,7 @@ use serde_json::Value;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 /// What owns everything now, and can let it go.
@@ -32,13 +34,17 @@ pub(crate) trait Predecessor: Send + Sync + 'static {
     /// What requests that are finished here still use of the workers.
     fn lent(&self) -> Value;
 
-    /// The successor has it all. What still opens here comes out of the receiver, which ends when nothing more can
-    /// come.
+    /// The successor has it all.
     async fn cede(&self, successor: u32) -> Ceded;
 }
 
-/// What comes to the successor late.
-pub(crate) type Ceded = mpsc::Receiver<Parcel>;
+/// What is left here.
+pub(crate) struct Ceded {
+    /// What still opens here, for the successor; ends when nothing more can come.
+    pub(crate) late: mpsc::Receiver<Parcel>,
+    /// Ends when nothing is left.
+    pub(crate) finished: JoinHandle<()>,
+}
 
 /// What the successor needs to begin.
 #[derive(Debug)]
@@ -67,8 +73,10 @@ pub(crate) trait Frozen: Send + Sync {
 
 /// Gives everything to the successor at the other end, or takes everything up again. Tells its process id as it is now.
 pub(super) async fn give<P: Predecessor>(channel: &mut Channel, pid: u32, owner: &P) -> Result<(u32, Ceded), Error> {
+    // Who cannot be watched could still touch what is taken up again.
+    let process = watched(pid)?;
     let mut given = owner.freeze().await.map_err(Error)?;
-    let mut giving = Giving { channel, process: Other::open(pid), pid, committing: false };
+    let mut giving = Giving { channel, process, pid, committing: false };
     let mut tunnels = Vec::new();
     match giving.attempt(owner, &mut given, &mut tunnels).await {
         Ok(()) => Ok((giving.pid, owner.cede(giving.pid).await)),
@@ -80,9 +88,13 @@ pub(super) async fn give<P: Predecessor>(channel: &mut Channel, pid: u32, owner:
     }
 }
 
+fn watched(pid: u32) -> Result<Option<Other>, Error> {
+    Other::open(pid).map_err(|e| Error(format!("process {pid} cannot be watched: {e}")))
+}
+
 struct Giving<'a> {
     channel: &'a mut Channel,
-    /// The successor; `None` when it is gone already, or cannot be watched.
+    /// The successor; `None` when it is gone already.
     process: Option<Other>,
     pid: u32,
     /// It may own everything, for all we know.
@@ -125,12 +137,19 @@ impl Giving<'_> {
 
     async fn expect(&mut self, wanted: &'static str) -> Result<(), Error> {
         let limit = if self.committing { STILL.min(step_limit()) } else { step_limit() };
-        let heard = self.channel.hear_within(limit).await;
+        let mut heard = self.channel.hear_within(limit).await;
+        if self.committing && heard.is_err() {
+            // It may say so at this very moment, or have done so while this process was held up.
+            heard = match self.channel.last_word().await {
+                Ok(Frame::End) => heard,
+                last => last,
+            };
+        }
         match heard.map_err(|e| Error(format!("the successor did not say {wanted}: {e}")))? {
             Frame::Message(Message::Refused { reason }, _) => Err(Error(format!("the successor gave up: {reason}"))),
             Frame::Message(Message::Bound { pid }, _) if wanted == "bound" => {
                 if pid != self.pid {
-                    (self.process, self.pid) = (Other::open(pid), pid);
+                    (self.process, self.pid) = (watched(pid)?, pid);
                     self.promise();
                 }
                 Ok(())
@@ -162,8 +181,27 @@ impl Giving<'_> {
     }
 }
 
-/// Sends on what comes late, and tells what is still used here, until nothing more can come or nobody takes it.
-pub(super) async fn send_late<P: Predecessor>(channel: &mut Channel, mut late: Ceded, owner: &P) {
+/// Passes on what comes late, and tells what is still used here, until nothing is left.
+pub(super) async fn finish<P: Predecessor>(channel: &mut Channel, ceded: Ceded, owner: &P, elders: &Elders) {
+    let Ceded { mut late, finished } = ceded;
+    if let Err(e) = send_late(channel, &mut late, owner, elders).await {
+        log::warn!("nothing more can go to the successor, what is left here is finished here: {e}");
+    }
+    // Where nobody takes them, connections end here.
+    drop(late);
+    let _ = finished.await;
+}
+
+async fn send_late<P: Predecessor>(
+    channel: &mut Channel,
+    late: &mut mpsc::Receiver<Parcel>,
+    owner: &P,
+    elders: &Elders,
+) -> Result<(), Error> {
+    for elder in elders.take().await {
+        let Elder { pid, channel: theirs, lent } = elder;
+        channel.say_with(&Message::Elder { pid, lent }, &[theirs.as_fd()]).await?;
+    }
     const AT_ONCE: usize = 64;
     const LOOK: Duration = Duration::from_millis(100);
     let mut parcels = Vec::new();
@@ -174,13 +212,12 @@ pub(super) async fn send_late<P: Predecessor>(channel: &mut Channel, mut late: C
             count = late.recv_many(&mut parcels, AT_ONCE) => Some(count),
             _ = look.tick() => None,
         };
-        let sent = match count {
-            Some(0) => return,
+        match count {
+            Some(0) => return Ok(()),
             Some(_) => {
                 let borrowed = parcels.iter().map(|p| (p.bytes.clone(), p.fds.iter().map(AsFd::as_fd).collect()));
-                let sent = channel.send_parcels(borrowed).await.map(drop);
+                channel.send_parcels(borrowed).await?;
                 parcels.clear();
-                sent
             }
             None => {
                 let lent = owner.lent();
@@ -188,11 +225,8 @@ pub(super) async fn send_late<P: Predecessor>(channel: &mut Channel, mut late: C
                     continue;
                 }
                 told = lent.clone();
-                channel.say(&Message::Lent { lent }).await
+                channel.say(&Message::Lent { lent }).await?;
             }
-        };
-        if let Err(e) = sent {
-            return log::warn!("nothing more can go to the successor: {e}");
         }
     }
 }

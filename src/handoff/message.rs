@@ -39,6 +39,11 @@ pub(super) enum Message {
     Lent {
         lent: Value,
     },
+    /// With the conversation of one that still finishes something, though more than one has taken over since.
+    Elder {
+        pid: u32,
+        lent: Value,
+    },
     Committed,
     /// Said by who comes later than this protocol.
     #[serde(other)]
@@ -56,6 +61,7 @@ impl Message {
             Message::Ready => "ready",
             Message::Commit { .. } => "commit",
             Message::Lent { .. } => "lent",
+            Message::Elder { .. } => "elder",
             Message::Committed => "committed",
             Message::Unknown => "something unknown",
         }

@@ -23,15 +23,18 @@
 //!   accepts, relays, decides                 stops accepting; finishes its requests
 //!                                   ◄─────── parcels (connections that became idle, tunnels that opened late) ...
 //!                                   ◄─────── lent (what its requests still use of the workers: they must not be stopped)
+//!                                   ◄─────── elder + conversation (of each before it that still finishes something)
 //!                                            exits when empty
 //! ```
 //!
 //! There is one owner at any time. Until the predecessor has read `committed` it is the owner, and the successor has
 //! neither accepted, read nor written anything: whatever fails before, the predecessor takes up again what it froze, once
-//! the successor is surely gone. Every step has a limit. When it is the predecessor that dies, the successor has all it
+//! the successor is surely gone. Every step has a limit. `committed` is said and heard, or neither: a predecessor that
+//! waits no longer shuts its ear first, so the word is there already or cannot be said any more. When it is the predecessor that dies, the successor has all it
 //! needs from `estate` on, and takes over without the rest.
 
 mod door;
+mod elders;
 mod fault;
 mod give;
 mod message;
@@ -41,6 +44,7 @@ mod tests;
 mod wire;
 
 pub(crate) use door::{Door, Knocker};
+pub(crate) use elders::Elders;
 pub(crate) use give::{Ceded, Frozen, Given, Packed, Predecessor};
 pub(crate) use take::{Inheritance, Successor, Taken, take};
 pub(crate) use wire::Parcel;

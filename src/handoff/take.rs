@@ -1,5 +1,6 @@
 //! The successor's part.
 
+use super::elders::{Elder, Elders};
 use super::message::Message;
 use super::wire::{Channel, Frame, Parcel};
 use super::{CANDIDATE, Error, SOCKET, fault};
@@ -9,6 +10,7 @@ use serde_json::Value;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What comes first, before anything of the successor runs.
@@ -29,7 +31,7 @@ pub(crate) struct Taken {
 
 /// What is to own everything.
 #[async_trait]
-pub(crate) trait Successor: Send + Sync {
+pub(crate) trait Successor: Send + Sync + 'static {
     /// Ends once the control socket is ours.
     async fn bound(&self) -> Result<(), String>;
 
@@ -40,8 +42,8 @@ pub(crate) trait Successor: Send + Sync {
     /// it died.
     async fn own(&self, output: Value, tunnels: Vec<Parcel>);
 
-    /// What of the workers the predecessor still uses, for requests that it finishes; null when nothing any more.
-    fn lend(&self, lent: Value);
+    /// What of the workers a former process still uses, for requests that it finishes; null when nothing any more.
+    fn lend(&self, pid: u32, lent: Value);
 
     /// Connections that came late.
     async fn settle(&self, parcels: Vec<Parcel>);
@@ -101,17 +103,12 @@ async fn begin(dir: &Path) -> Result<Inheritance, Error> {
     Ok(Inheritance { estate, lock, sockets, taken: Taken { stream, predecessor } })
 }
 
-/// How the conversation went on.
-enum Turn {
-    Committed {
-        output: Value,
-        lent: Value,
-        tunnels: Vec<Parcel>,
-    },
-    /// The predecessor is dead: nobody else owns anything.
-    Orphaned {
-        tunnels: Vec<Parcel>,
-    },
+/// What came after the estate; all of it, unless the predecessor died.
+#[derive(Default)]
+struct Got {
+    output: Value,
+    lent: Value,
+    tunnels: Vec<Parcel>,
 }
 
 impl Taken {
@@ -120,24 +117,26 @@ impl Taken {
         Refusal(self.stream.try_clone().ok())
     }
 
-    /// Goes on until everything is ours, and takes in what comes late. `Err`: nothing is ours, and nothing was touched.
-    pub(crate) async fn go_on<S: Successor>(self, heir: &S) -> Result<(), Error> {
+    /// Goes on until everything is ours; from then on `elders` take in what comes late. `Err`: nothing is ours, and nothing
+    /// was touched.
+    pub(crate) async fn go_on<S: Successor>(self, heir: &Arc<S>, elders: &Elders) -> Result<(), Error> {
         let failed = |e: std::io::Error| Error(format!("the conversation is lost: {e}"));
-        let predecessor = Other::open(self.predecessor);
+        let predecessor = Other::open(self.predecessor)
+            .map_err(|e| Error(format!("process {} cannot be watched: {e}", self.predecessor)))?;
         let mut channel = Channel::from_std(self.stream).map_err(failed)?;
-        match prepare(&mut channel, heir, predecessor.as_ref()).await? {
-            Turn::Committed { output, lent, tunnels } => {
-                channel.say(&Message::Committed).await?;
-                heir.lend(lent);
-                heir.own(output, tunnels).await;
-            }
-            Turn::Orphaned { tunnels } => {
-                log::warn!("process {} died while it handed over; taking over what it had", self.predecessor);
-                heir.own(Value::Null, tunnels).await;
-                return Ok(());
-            }
+        let mut got = Got::default();
+        let lives = prepare(&mut channel, heir.as_ref(), predecessor.as_ref(), &mut got).await?;
+        let Got { output, lent, tunnels } = got;
+        let pid = self.predecessor;
+        if !lives {
+            log::warn!("process {pid} died while it handed over; taking over what it had");
+            heir.own(output, tunnels).await;
+            return Ok(());
         }
-        late(&mut channel, heir).await;
+        // Before anything is decided here.
+        heir.lend(pid, lent.clone());
+        heir.own(output, tunnels).await;
+        elders.listen(Elder { pid, channel, lent }, heir.clone());
         Ok(())
     }
 }
@@ -159,12 +158,15 @@ impl Refusal {
     }
 }
 
-/// A step of ours fails, or the predecessor says no.
-async fn prepare<S: Successor>(channel: &mut Channel, heir: &S, predecessor: Option<&Other>) -> Result<Turn, Error> {
-    let mut tunnels = Vec::new();
-    let outcome = converse(channel, heir, &mut tunnels).await;
-    let why = match outcome {
-        Ok((output, lent)) => return Ok(Turn::Committed { output, lent, tunnels }),
+/// Until everything is ours; tells whether the predecessor lives. `Err`: a step of ours fails, or it says no.
+async fn prepare<S: Successor>(
+    channel: &mut Channel,
+    heir: &S,
+    predecessor: Option<&Other>,
+    got: &mut Got,
+) -> Result<bool, Error> {
+    let why = match converse(channel, heir, got).await {
+        Ok(()) => return Ok(true),
         Err(Ended::Refused(why)) => {
             let _ = channel.say(&Message::Refused { reason: why.to_string() }).await;
             return Err(why);
@@ -182,7 +184,7 @@ async fn prepare<S: Successor>(channel: &mut Channel, heir: &S, predecessor: Opt
     // Steps that were not done yet need no order any more.
     heir.bound().await.map_err(Error)?;
     heir.ready().await.map_err(Error)?;
-    Ok(Turn::Orphaned { tunnels })
+    Ok(false)
 }
 
 enum Ended {
@@ -192,11 +194,7 @@ enum Ended {
     Lost(Error),
 }
 
-async fn converse<S: Successor>(
-    channel: &mut Channel,
-    heir: &S,
-    tunnels: &mut Vec<Parcel>,
-) -> Result<(Value, Value), Ended> {
+async fn converse<S: Successor>(channel: &mut Channel, heir: &S, got: &mut Got) -> Result<(), Ended> {
     let refused = |why: String| Ended::Refused(Error(why));
     heir.bound().await.map_err(refused)?;
     fault::before("bound").await.map_err(refused)?;
@@ -208,36 +206,24 @@ async fn converse<S: Successor>(
     loop {
         match channel.hear().await.map_err(Ended::Lost)? {
             Frame::Parcels(parcels) => {
-                tunnels.extend(parcels);
+                got.tunnels.extend(parcels);
             }
-            Frame::Message(Message::Commit { parcels, output, lent }, _) if parcels == tunnels.len() => {
+            Frame::Message(Message::Commit { parcels, output, lent }, _) if parcels == got.tunnels.len() => {
+                (got.output, got.lent) = (output, lent);
                 fault::before("commit").await.map_err(refused)?;
-                return Ok((output, lent));
+                let Err(why) = channel.say(&Message::Committed).await else { return Ok(()) };
+                // It does not wait any longer, and says why, or it has died.
+                return Err(match channel.hear().await {
+                    Ok(Frame::Message(Message::Refused { reason }, _)) => refused(reason),
+                    _ => Ended::Lost(why),
+                });
             }
             Frame::Message(Message::Commit { parcels, .. }, _) => {
-                return Err(refused(format!("{} connections came of {parcels}", tunnels.len())));
+                return Err(refused(format!("{} connections came of {parcels}", got.tunnels.len())));
             }
             Frame::Message(Message::Refused { reason }, _) => return Err(refused(reason)),
             Frame::Message(message, _) => return Err(refused(format!("{} was said out of turn", message.name()))),
             Frame::End => return Err(Ended::Lost(Error("the predecessor ended the conversation".into()))),
         }
     }
-}
-
-async fn late<S: Successor>(channel: &mut Channel, heir: &S) {
-    // As long as the predecessor has requests to finish; its end ends this.
-    const FOR_EVER: Duration = Duration::from_secs(366 * 24 * 3600);
-    loop {
-        match channel.hear_within(FOR_EVER).await {
-            Ok(Frame::Parcels(parcels)) => heir.settle(parcels).await,
-            Ok(Frame::Message(Message::Lent { lent }, _)) => heir.lend(lent),
-            Ok(Frame::Message(..)) => {}
-            Ok(Frame::End) => break,
-            Err(e) => {
-                log::warn!("no more connections come from the predecessor: {e}");
-                break;
-            }
-        }
-    }
-    heir.lend(Value::Null);
 }

@@ -70,7 +70,7 @@ impl Deeds {
 struct Old {
     deeds: Deeds,
     tunnels: usize,
-    late: Mutex<Option<mpsc::Receiver<Parcel>>>,
+    left: Mutex<Option<Ceded>>,
 }
 
 #[async_trait]
@@ -103,7 +103,7 @@ impl Predecessor for Old {
 
     async fn cede(&self, _: u32) -> Ceded {
         self.deeds.note("cede");
-        self.late.lock().unwrap().take().unwrap()
+        self.left.lock().unwrap().take().unwrap()
     }
 }
 
@@ -138,7 +138,7 @@ impl Successor for New {
         self.parcels.lock().unwrap().extend(tunnels);
     }
 
-    fn lend(&self, lent: Value) {
+    fn lend(&self, _: u32, lent: Value) {
         self.deeds.note(format!("lend {lent}"));
     }
 
@@ -153,21 +153,31 @@ struct Trial {
     deeds: Deeds,
     knocker: Knocker,
     late: Option<mpsc::Sender<Parcel>>,
+    /// Dropped: nothing is left of the old one.
+    left: Option<oneshot::Sender<()>>,
     door: tokio::task::JoinHandle<Result<(), Error>>,
 }
 
 impl Trial {
     async fn begin(tunnels: usize) -> Trial {
+        Trial::after(tunnels, Elders::new()).await
+    }
+
+    /// One that has taken over itself.
+    async fn after(tunnels: usize, elders: Elders) -> Trial {
         let (dir, deeds) = (Dir::new(), Deeds::default());
         let (late, late_out) = mpsc::channel(8);
-        let old = Old { deeds: deeds.clone(), tunnels, late: Mutex::new(Some(late_out)) };
+        let (left, is_left) = oneshot::channel();
+        let finished = tokio::spawn(async move { drop(is_left.await) });
+        let ceded = Ceded { late: late_out, finished };
+        let old = Old { deeds: deeds.clone(), tunnels, left: Mutex::new(Some(ceded)) };
         let (door, knocker) = Door::new();
         let path = dir.0.clone();
-        let door = tokio::spawn(async move { door.serve(&path, &old).await });
+        let door = tokio::spawn(async move { door.serve(&path, &old, &elders).await });
         while std::fs::symlink_metadata(dir.0.join(SOCKET)).is_err() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        Trial { dir, deeds, knocker, late: Some(late), door }
+        Trial { dir, deeds, knocker, late: Some(late), left: Some(left), door }
     }
 
     /// A successor on a thread of its own, as it blocks; what it inherited, once the handoff began.
@@ -203,16 +213,17 @@ async fn everything_goes_over_once_and_in_order() {
     assert_eq!(sockets, [("127.0.0.1:1".into(), "first".into()), ("admin.sock".into(), "second".into())]);
 
     let heir = Arc::new(new(&trial.deeds, Cannot::Nothing));
-    let went = tokio::spawn({
-        let heir = heir.clone();
-        async move { inheritance.taken.go_on(&*heir).await }
-    });
+    inheritance.taken.go_on(&heir, &Elders::new()).await.unwrap();
     assert_eq!(outcome.await.unwrap().unwrap(), std::process::id());
     let late = trial.late.take().unwrap();
     late.send(Parcel { bytes: b"late".to_vec(), fds: vec![file("late")] }).await.unwrap();
     drop(late);
+    // It is not gone while something is left.
+    until(&trial.deeds, "settle 1").await;
+    assert!(!trial.door.is_finished());
+    drop(trial.left.take());
     trial.door.await.unwrap().unwrap();
-    went.await.unwrap().unwrap();
+    until(&trial.deeds, "lend null").await;
 
     let deeds = trial.deeds.all();
     let lends: Vec<_> = deeds.iter().filter(|deed| deed.starts_with("lend")).collect();
@@ -235,6 +246,86 @@ async fn everything_goes_over_once_and_in_order() {
     }
 }
 
+async fn until(deeds: &Deeds, wanted: &str) {
+    let seen = async {
+        while !deeds.all().iter().any(|deed| deed == wanted) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), seen).await.unwrap_or_else(|_| panic!("{wanted}: {:?}", deeds.all()));
+}
+
+/// Hands over from one to the next; what the next did goes to `deeds`.
+async fn hands_over(trial: &Trial, deeds: &Deeds, elders: &Elders) -> Arc<New> {
+    let inherits = trial.successor();
+    trial.waits().await;
+    let knocker = trial.knocker.clone();
+    let outcome = tokio::spawn(async move { knocker.hand_over().await });
+    let inheritance = inherits.await.unwrap().unwrap();
+    let heir = Arc::new(new(deeds, Cannot::Nothing));
+    inheritance.taken.go_on(&heir, elders).await.unwrap();
+    outcome.await.unwrap().unwrap();
+    heir
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_late_from_the_first_reaches_the_third() {
+    let (second, third) = (Deeds::default(), Deeds::default());
+    let elders = Elders::new();
+    let mut one = Trial::begin(0).await;
+    hands_over(&one, &second, &elders).await;
+    let mut two = Trial::after(0, elders).await;
+    let heir = hands_over(&two, &third, &Elders::new()).await;
+    // Nothing is left of the second, which the first needs no more.
+    drop((two.late.take(), two.left.take()));
+    two.door.await.unwrap().unwrap();
+    let late = one.late.take().unwrap();
+    late.send(Parcel { bytes: b"late".to_vec(), fds: vec![file("late")] }).await.unwrap();
+    until(&third, "settle 1").await;
+    assert_eq!(text(heir.parcels.lock().unwrap().pop().unwrap().fds.pop().unwrap()), "late");
+    let is_lent = |deeds: &Deeds| deeds.all().into_iter().rfind(|deed| deed.starts_with("lend"));
+    assert_eq!(is_lent(&second).unwrap(), "lend null", "the third has it");
+    drop((late, one.left.take()));
+    one.door.await.unwrap().unwrap();
+    until(&third, "lend null").await;
+    assert!(!second.all().contains(&"settle 1".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_that_dies_does_not_end_what_is_left() {
+    let mut trial = Trial::begin(0).await;
+    let elders = Elders::new();
+    hands_over(&trial, &Deeds::default(), &elders).await;
+    // Its end of the conversation goes.
+    drop(elders.take().await);
+    let late = trial.late.take().unwrap();
+    // The first may still be sent.
+    while late.send(Parcel { bytes: b"late".to_vec(), fds: vec![file("late")] }).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(!trial.door.is_finished());
+    drop(trial.left.take());
+    trial.door.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_word_is_said_and_heard_or_neither() {
+    let pair = || {
+        let (a, b) = tokio::net::UnixStream::pair().unwrap();
+        (wire::Channel::new(a), wire::Channel::new(b))
+    };
+    let committed = |heard| matches!(heard, Ok(wire::Frame::Message(message::Message::Committed, _)));
+    let (mut old, mut heir) = pair();
+    heir.say(&message::Message::Committed).await.unwrap();
+    assert!(committed(old.last_word().await), "said before");
+    let (mut old, mut heir) = pair();
+    assert!(matches!(old.last_word().await, Ok(wire::Frame::End)));
+    heir.say(&message::Message::Committed).await.unwrap_err();
+    // The other direction stays.
+    old.say(&message::Message::Ready).await.unwrap();
+    assert!(matches!(heir.hear().await.unwrap(), wire::Frame::Message(message::Message::Ready, _)));
+}
+
 /// The successor is in this process, so it must leave by itself: nobody may be killed here.
 async fn fails(cannot: Cannot, told: &str, thawed: &str) {
     let trial = Trial::begin(2).await;
@@ -243,7 +334,7 @@ async fn fails(cannot: Cannot, told: &str, thawed: &str) {
     let knocker = trial.knocker.clone();
     let outcome = tokio::spawn(async move { knocker.hand_over().await });
     let inheritance = inherits.await.unwrap().unwrap();
-    let went = inheritance.taken.go_on(&new(&trial.deeds, cannot)).await;
+    let went = inheritance.taken.go_on(&Arc::new(new(&trial.deeds, cannot)), &Elders::new()).await;
     assert!(went.is_err());
     let why = tokio::time::timeout(Duration::from_secs(30), outcome).await.unwrap().unwrap().unwrap_err();
     assert!(why.to_string().contains(told), "{why}");

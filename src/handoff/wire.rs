@@ -1,17 +1,18 @@
 //! Frames with descriptors over a Unix stream socket.
 //!
 //! A frame is a header of 8 bytes (kind, number of descriptors, length of the body, all little-endian) and the body.
-//! The descriptors travel with the header, so a frame's are never mistaken for another's.
+//! The descriptors travel with the header, so a frame's are never mistaken for another's. A short frame goes in one piece:
+//! it is said or it is not.
 
 use super::message::Message;
 use super::{Error, step_limit};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recv, recvmsg, sendmsg,
+    SendFlags, Shutdown, recv, recvmsg, sendmsg, shutdown,
 };
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
@@ -67,6 +68,11 @@ impl Channel {
     pub(super) fn from_std(stream: std::os::unix::net::UnixStream) -> io::Result<Channel> {
         stream.set_nonblocking(true)?;
         Ok(Channel::new(UnixStream::from_std(stream)?))
+    }
+
+    /// For passing the conversation on.
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 
     pub(super) fn peer(&self) -> io::Result<tokio::net::unix::UCred> {
@@ -128,15 +134,15 @@ impl Channel {
         let limit = self.limit;
         let send = async {
             let sent = loop {
-                match self.stream.async_io(Interest::WRITABLE, || send_once(&self.stream, &header, fds)).await {
+                match self.stream.async_io(Interest::WRITABLE, || send_once(&self.stream, &header, body, fds)).await {
                     Err(e) if e.raw_os_error() == Some(rustix::io::Errno::TOOMANYREFS.raw_os_error()) => {
                         tokio::time::sleep(TOO_MANY_PAUSE).await;
                     }
                     other => break other?,
                 }
             };
-            self.stream.write_all(&header[sent..]).await?;
-            self.stream.write_all(body).await
+            self.stream.write_all(header.get(sent..).unwrap_or_default()).await?;
+            self.stream.write_all(body.get(sent.saturating_sub(HEADER)..).unwrap_or_default()).await
         };
         timeout(limit, send).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
@@ -155,6 +161,13 @@ impl Channel {
             Ok(frame) => frame.map_err(|e| Error::new(e.to_string())),
             Err(_) => Err(Error::new(format!("a message did not come whole within {rest:?}"))),
         }
+    }
+
+    /// Hears what has been said, and sees to it that nothing more can be: the other side's next word fails. So both know
+    /// whether it was said.
+    pub(super) async fn last_word(&mut self) -> Result<Frame, Error> {
+        shutdown(&self.stream, Shutdown::Read).map_err(|e| Error::new(e.to_string()))?;
+        self.hear().await
     }
 
     async fn receive(&mut self) -> io::Result<Frame> {
@@ -205,13 +218,14 @@ pub(super) fn parcels(mut body: &[u8], fds: Vec<OwnedFd>) -> Option<Vec<Parcel>>
     fds.next().is_none().then_some(parcels)
 }
 
-fn send_once(stream: &UnixStream, header: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+fn send_once(stream: &UnixStream, header: &[u8], body: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    Ok(sendmsg(stream, &[IoSlice::new(header)], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?)
+    let parts = [IoSlice::new(header), IoSlice::new(body)];
+    Ok(sendmsg(stream, &parts, &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?)
 }
 
 fn receive_once(stream: &UnixStream, header: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {

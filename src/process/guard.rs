@@ -69,7 +69,16 @@ impl Guard {
         matches!(self.0.try_wait(), Ok(Some(_)))
     }
 
-    /// Nothing is left that it could look after, or another proxy does.
+    /// Another proxy has everything. The guard stays until that one has a guard of its own, for it may die before.
+    /// Ends with the guard.
+    pub(crate) async fn leave(mut self) {
+        drop(self.0.stdin.take());
+        while !self.has_ended() {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Nothing is left that it could look after.
     pub(crate) async fn end(mut self) {
         // It holds nothing that would have to be given back.
         let _ = self.0.kill();

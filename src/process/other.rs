@@ -1,5 +1,6 @@
 //! A process that is not a worker: watched and ended by its pidfd, so never a stranger that got its number.
 
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -12,15 +13,21 @@ pub(crate) struct Other(AsyncFd<OwnedFd>);
 
 impl Other {
     /// `None` when there is no such process, or it is this one. Needs a Tokio runtime.
-    pub(crate) fn open(pid: u32) -> Option<Other> {
+    ///
+    /// # Errors
+    /// It may live, and cannot be watched: descriptors are used up, say.
+    pub(crate) fn open(pid: u32) -> std::io::Result<Option<Other>> {
         if pid == std::process::id() {
-            return None;
+            return Ok(None);
         }
-        let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
-        let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+        let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+            Err(Errno::SRCH) => return Ok(None),
+            other => other?,
+        };
         // SAFETY: the descriptor moves into the result, which nobody can replace or close while it is registered.
         let watched = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) };
-        watched.ok().map(Other)
+        Ok(Some(Other(watched?)))
     }
 
     /// Whether it has ended, or does so within a limit.

@@ -5,16 +5,19 @@ use super::notify;
 use super::sockets;
 use crate::config::Shutdown;
 use crate::gateway::{self, Front, Phase};
-use crate::handoff::{Ceded, Door, Error, Frozen, Given, Knocker, Packed, Parcel, Predecessor, Successor, Taken};
+use crate::handoff::{
+    Ceded, Door, Elders, Error, Frozen, Given, Knocker, Packed, Parcel, Predecessor, Successor, Taken,
+};
 use crate::pool::{Closing, Lease, Use};
 use crate::process;
 use crate::supervisor::{AppStatus, Control, Estate, Heir, Partial, Status, WorkerStatus};
-use crate::worker::Incarnation;
+use crate::worker::{Incarnation, WorkerId};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -77,7 +80,15 @@ pub(super) struct Handover {
     runtime_dir: PathBuf,
     legacy: Mutex<Option<Legacy>>,
     door: Mutex<Option<Door>>,
-    settle: mpsc::Sender<Parcel>,
+    settle: mpsc::Sender<Settle>,
+    elders: Elders,
+}
+
+/// What is to be done where connections are served.
+pub(super) enum Settle {
+    Parcel(Parcel),
+    /// Says that all before it is done.
+    Done(oneshot::Sender<()>),
 }
 
 impl Handover {
@@ -86,18 +97,29 @@ impl Handover {
         house: House,
         runtime_dir: PathBuf,
         legacy: Option<Legacy>,
-    ) -> (Handover, Knocker, mpsc::Receiver<Parcel>) {
+    ) -> (Handover, Knocker, mpsc::Receiver<Settle>) {
         let (door, knocker) = Door::new();
         let (settle, settling) = mpsc::channel(SETTLING);
         let (legacy, door) = (Mutex::new(legacy), Mutex::new(Some(door)));
-        (Handover { house, runtime_dir, legacy, door, settle }, knocker, settling)
+        (Handover { house, runtime_dir, legacy, door, settle, elders: Elders::new() }, knocker, settling)
     }
 
     /// Goes on with what another process gave away. Ends when nothing more can come.
-    pub(super) async fn settle(front: Front, mut parcels: mpsc::Receiver<Parcel>) {
-        while let Some(Parcel { bytes, fds }) = parcels.recv().await {
-            if let Err(why) = front.settle(&bytes, fds) {
-                log::error!("a connection of the predecessor is lost: {why}");
+    pub(super) async fn settle(front: Front, control: Control, mut parcels: mpsc::Receiver<Settle>) {
+        // Of an app that is not configured any more, the supervisor alone knows the workers.
+        let known = |id: &WorkerId| {
+            let status = control.status();
+            let worker = worker(&status, &id.app, id.incarnation)?;
+            worker.carried.member().cloned()
+        };
+        while let Some(next) = parcels.recv().await {
+            match next {
+                Settle::Parcel(Parcel { bytes, fds }) => {
+                    if let Err(why) = front.settle(&bytes, fds, known) {
+                        log::error!("a connection of the predecessor is lost: {why}");
+                    }
+                }
+                Settle::Done(done) => drop(done.send(())),
             }
         }
     }
@@ -105,15 +127,15 @@ impl Handover {
     async fn take_over(&self, Legacy { taken, heir }: Legacy, owned: oneshot::Sender<()>) {
         let (bound, ready) = (AsyncMutex::new(Some(heir.bound)), AsyncMutex::new(Some(heir.ready)));
         let commit = Mutex::new(Some((heir.commit, owned)));
-        let next = Next {
+        let next = Arc::new(Next {
             house: self.house.clone(),
             bound,
             ready,
             commit,
             settle: self.settle.clone(),
             lent: Mutex::default(),
-        };
-        if let Err(why) = taken.go_on(&next).await {
+        });
+        if let Err(why) = taken.go_on(&next, &self.elders).await {
             // Dropping the rest of the heir lets the supervisor end without touching anything.
             drop(next);
             self.house.standing.send_replace(Standing::Failed(format!("the other proxy goes on: {why}")));
@@ -121,7 +143,7 @@ impl Handover {
     }
 
     async fn wait_for_successor(&self, door: Door) {
-        match door.serve(&self.runtime_dir, &self.house).await {
+        match door.serve(&self.runtime_dir, &self.house, &self.elders).await {
             Ok(()) => {
                 self.house.standing.send_replace(Standing::Empty);
             }
@@ -168,8 +190,7 @@ impl Lent {
     const MOST: u32 = 100_000;
 
     fn leases(&self, status: &Status) -> Vec<Lease> {
-        let app = status.apps.iter().find(|app| *app.name == *self.app);
-        let worker = app.and_then(|app| app.workers.iter().find(|w| w.incarnation == self.incarnation));
+        let worker = worker(status, &self.app, self.incarnation);
         let Some(member) = worker.and_then(|worker| worker.carried.member()) else { return Vec::new() };
         let leases = |count: u32, usage| {
             let member = member.clone();
@@ -177,6 +198,11 @@ impl Lent {
         };
         leases(self.active, Use::Request).chain(leases(self.parked, Use::Parked)).collect()
     }
+}
+
+fn worker<'a>(status: &'a Status, app: &str, incarnation: Incarnation) -> Option<&'a WorkerStatus> {
+    let app = status.apps.iter().find(|one| *one.name == *app)?;
+    app.workers.iter().find(|worker| worker.incarnation == incarnation)
 }
 
 /// A tunnel that stands still.
@@ -259,8 +285,8 @@ impl Predecessor for House {
             }
         });
         let house = self.clone();
-        tokio::spawn(async move { house.finish().await });
-        late_out
+        let finished = tokio::spawn(async move { house.finish().await });
+        Ceded { late: late_out, finished }
     }
 }
 
@@ -292,9 +318,9 @@ struct Next {
     bound: AsyncMutex<Option<oneshot::Receiver<()>>>,
     ready: AsyncMutex<Option<oneshot::Receiver<Result<(), String>>>>,
     commit: Mutex<Option<Commit>>,
-    settle: mpsc::Sender<Parcel>,
-    /// What the predecessor still has, so that its workers are not stopped under it.
-    lent: Mutex<Vec<Lease>>,
+    settle: mpsc::Sender<Settle>,
+    /// What former processes still have, so that workers are not stopped under them.
+    lent: Mutex<BTreeMap<u32, Vec<Lease>>>,
 }
 
 const ENDED: &str = "the supervisor has ended, see the log of this process";
@@ -326,8 +352,10 @@ impl Successor for Next {
         };
         // First of all those that stand still.
         self.settle(tunnels).await;
-        let _ = commit.send(partials);
         self.house.doors.traffic.open();
+        // A worker whose tunnels are not counted yet could be stopped under them.
+        self.settled().await;
+        let _ = commit.send(partials);
         self.house.doors.own.open();
         sockets::take_pid_file(&self.house.pid_file);
         self.house.standing.send_replace(Standing::Owner);
@@ -335,18 +363,27 @@ impl Successor for Next {
         log::info!("took over; listening");
     }
 
-    fn lend(&self, lent: Value) {
+    fn lend(&self, pid: u32, lent: Value) {
         let lent: Vec<Lent> = serde_json::from_value(lent).unwrap_or_default();
         let status = self.house.control.status();
         let leases = lent.iter().flat_map(|lent| lent.leases(&status)).collect();
         // The old ones go when the new ones are there.
-        drop(std::mem::replace(&mut *self.lent.lock().unwrap_or_else(|e| e.into_inner()), leases));
+        drop(self.lent.lock().unwrap_or_else(|e| e.into_inner()).insert(pid, leases));
     }
 
     async fn settle(&self, parcels: Vec<Parcel>) {
         for parcel in parcels {
             // Its receiver lives as long as the front's service.
-            let _ = self.settle.send(parcel).await;
+            let _ = self.settle.send(Settle::Parcel(parcel)).await;
+        }
+    }
+}
+
+impl Next {
+    async fn settled(&self) {
+        let (done, is_done) = oneshot::channel();
+        if self.settle.send(Settle::Done(done)).await.is_ok() {
+            let _ = is_done.await;
         }
     }
 }

@@ -13,6 +13,13 @@ pub(super) struct Guarding {
 }
 
 impl Guarding {
+    /// Another proxy has everything.
+    pub(super) fn leave(self) {
+        if let Some(guard) = self.guard {
+            tokio::spawn(guard.leave());
+        }
+    }
+
     /// Nothing is left to look after.
     pub(super) async fn end(self) {
         if let Some(guard) = self.guard {

@@ -535,8 +535,10 @@ impl Keeper {
             Ok(dir) => drop(dir),
             Err(dir) => dir.clear(),
         }
-        if let Some(guarding) = guarding {
-            guarding.end().await;
+        match guarding {
+            Some(guarding) if self.ceded => guarding.leave(),
+            Some(guarding) => guarding.end().await,
+            None => {}
         }
     }
 }

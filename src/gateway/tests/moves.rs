@@ -26,7 +26,7 @@ impl Pair {
         let count = taken.clone();
         tokio::spawn(async move {
             while let Some(parcel) = arriving.recv().await {
-                front.settle(&parcel.bytes, parcel.fds).unwrap();
+                front.settle(&parcel.bytes, parcel.fds, |_| None).unwrap();
                 count.fetch_add(1, Ordering::Release);
             }
         });
@@ -144,7 +144,7 @@ async fn a_slow_successor_makes_parcels_wait() {
         tokio::time::sleep(Duration::from_millis(5)).await;
         assert!(pair.old.open() >= 9 - n, "one waits in the channel, the others with their tasks");
         let parcel = arriving.recv().await.unwrap();
-        pair.new.front.settle(&parcel.bytes, parcel.fds).unwrap();
+        pair.new.front.settle(&parcel.bytes, parcel.fds, |_| None).unwrap();
     }
     pair.emptied().await;
     for client in &mut clients {

@@ -162,7 +162,8 @@ impl Giving<'_> {
     }
 }
 
-/// Sends on what comes late, and tells what is still used here, until nothing more can come or nobody takes it.
+/// Sends on what comes late, and tells what is still used here, until nothing more can come. When nobody takes it any more, what
+/// could have gone ends; requests are finished all the same.
 pub(super) async fn send_late<P: Predecessor>(channel: &mut Channel, mut late: Ceded, owner: &P) {
     const AT_ONCE: usize = 64;
     const LOOK: Duration = Duration::from_millis(100);
@@ -192,7 +193,9 @@ pub(super) async fn send_late<P: Predecessor>(channel: &mut Channel, mut late: C
             }
         };
         if let Err(e) = sent {
-            return log::warn!("nothing more can go to the successor: {e}");
+            log::warn!("nothing more can go to the successor: {e}");
+            while late.recv().await.is_some() {}
+            return;
         }
     }
 }

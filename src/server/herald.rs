@@ -77,13 +77,17 @@ impl Herald {
     }
 }
 
-/// Feeds the watchdog at half of its limit.
+/// Feeds the watchdog at half of its limit, until the supervisor has ended: in another process it goes on, maybe.
 async fn watch(control: Control, doors: Doors, limit: Duration) {
     let mut look = interval(limit / 2);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut well = true;
     loop {
-        look.tick().await;
+        tokio::select! {
+            biased;
+            _ = control.finished() => return,
+            _ = look.tick() => {}
+        }
         match alive(&control, &doors, PROBE.min(limit / 3)).await {
             Ok(()) => {
                 notify::watchdog();

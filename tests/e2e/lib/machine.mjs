@@ -83,8 +83,8 @@ export class Machine {
     this.child = spawn('sh', ['-c', BOOT, 'boot', this.dir, SYSTEMD, process.execPath, this.cgroup], { stdio: ['ignore', 'pipe', 'pipe'] });
     for (const stream of ['stdout', 'stderr']) this.child[stream].on('data', data => (said = (said + data).slice(-500)));
     const ended = new Promise(resolve => this.child.once('close', resolve)).then(() => true);
-    for (let n = 0; n < 150; n++) {
-      if ((await this.run('systemctl', 'is-system-running')).out === 'running\n') return undefined;
+    for (const end = performance.now() + 20_000; performance.now() < end; ) {
+      if ((await this.run('timeout', '5', 'systemctl', 'is-system-running')).out === 'running\n') return undefined;
       if (await Promise.race([ended, sleep(100)])) break;
     }
     return `systemd does not start in namespaces of its own here: ${said.trim() || 'it says nothing'}`;

@@ -10,15 +10,17 @@ use pingora_core::listeners::ListenerConfig;
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::l4::stream::L4BufferSettings;
 use pingora_core::server::ShutdownWatch;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 /// For one question and its answer, in all: whoever is slower must not keep a connection.
 const BRIEFLY: Duration = Duration::from_secs(10);
-/// Questions that are asked at once, of one address. What comes beyond is closed.
+/// Questions that are asked at once, of one address. One more, and the oldest of them is closed: a flood does not keep a probe
+/// from its answer.
 const QUESTIONS: usize = 1024;
 
 /// The sockets and the gates before them.
@@ -99,20 +101,36 @@ impl Doors {
 pub(super) struct Brief<A> {
     app: Arc<A>,
     limit: Duration,
-    free: Semaphore,
+    most: usize,
+    /// The oldest first; dropped, the connection is closed.
+    open: Mutex<VecDeque<oneshot::Sender<()>>>,
 }
 
 impl<A> Brief<A> {
     fn new(app: A, limit: Duration, most: usize) -> Brief<A> {
-        Brief { app: Arc::new(app), limit, free: Semaphore::new(most) }
+        Brief { app: Arc::new(app), limit, most, open: Mutex::default() }
+    }
+
+    /// Ends when it is this connection's turn to make room.
+    fn admit(&self) -> oneshot::Receiver<()> {
+        let (sender, closed) = oneshot::channel();
+        let mut open = self.open.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        while open.len() >= self.most || open.front().is_some_and(oneshot::Sender::is_closed) {
+            open.pop_front();
+        }
+        open.push_back(sender);
+        closed
     }
 }
 
 #[async_trait]
 impl<A: ServerApp + Send + Sync + 'static> ServerApp for Brief<A> {
     async fn process_new(self: &Arc<Self>, session: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let _one = self.free.try_acquire().ok()?;
-        timeout(self.limit, self.app.process_new(session, shutdown)).await.ok().flatten()
+        let closed = self.admit();
+        tokio::select! {
+            answered = timeout(self.limit, self.app.process_new(session, shutdown)) => answered.ok().flatten(),
+            _ = closed => None,
+        }
     }
 
     async fn cleanup(&self) {
@@ -145,17 +163,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_client_loses_its_connection_and_too_many_are_closed_at_once() {
+    async fn a_slow_client_loses_its_connection_and_the_oldest_makes_room() {
         let app = Arc::new(Brief::new(Patient, BRIEFLY, 2));
-        let (mut first, _second) = (ask(&app), ask(&app));
-        tokio::task::yield_now().await;
         let began = tokio::time::Instant::now();
-        assert_eq!(ask(&app).read(&mut [0]).await.unwrap(), 0, "one too many");
+        let mut asked = Vec::new();
+        for _ in 0..3 {
+            asked.push(ask(&app));
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(asked[0].read(&mut [0]).await.unwrap(), 0, "one too many");
         assert!(began.elapsed() < BRIEFLY);
-        assert_eq!(first.read(&mut [0]).await.unwrap(), 0, "it said nothing");
+        assert_eq!(asked[2].read(&mut [0]).await.unwrap(), 0, "it said nothing");
         assert!(began.elapsed() >= BRIEFLY);
-        let mut third = ask(&app);
-        tokio::task::yield_now().await;
-        assert!(timeout(BRIEFLY / 2, third.read(&mut [0])).await.is_err(), "there is room again");
+        assert!(app.open.lock().unwrap().len() <= 2);
     }
 }

@@ -54,6 +54,7 @@ const IDLE_UNKNOWN: Duration = Duration::from_millis(1500);
 
 /// The whole program.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let held = process::init::hold_signals();
     let args: Vec<OsString> = args.into_iter().collect();
     if let Some(code) = guard::main(&args) {
         return code;
@@ -71,8 +72,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         return if good { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     // A successor joins the proxies under the init that is there.
-    if !cli.upgrade {
-        match process::init::enter() {
+    if cli.upgrade {
+        drop(held);
+    } else {
+        match process::init::enter(held) {
             Ok(Role::Main) => {}
             Ok(Role::Init(code)) => return ExitCode::from(code),
             Err(why) => return fail(&why.to_string()),
@@ -206,7 +209,14 @@ fn prepare(cli: Cli, mut config: Config, inheritance: Option<Inheritance>) -> Re
     };
     steering::serve(&mut server, &doors, &config, steering, registry)?;
     let failed = Arc::new(AtomicBool::new(false));
-    let herald = Herald { control: control.clone(), vitals, doors: doors.clone(), longest_start, succeeds: is_heir };
+    let herald = Herald {
+        control: control.clone(),
+        vitals,
+        doors: doors.clone(),
+        longest_start,
+        succeeds: is_heir,
+        asked: config.health.is_some(),
+    };
     let signals = Signals {
         control,
         reloader,

@@ -21,6 +21,8 @@ pub(crate) const HUNG: Duration = Duration::from_secs(10);
 pub(crate) struct Condition {
     /// Since the supervisor's loop turned last.
     pub(crate) since_beat: Duration,
+    /// Why clients are not served although they should be.
+    pub(crate) unserved: Option<String>,
     /// It was asked to stop, or another process takes over.
     pub(crate) stopping: bool,
     pub(crate) apps: Vec<AppCondition>,
@@ -74,6 +76,9 @@ impl Condition {
         let asked = |known: &&AppCondition| app.is_none_or(|app| known.name == app);
         let apps = self.apps.iter().filter(asked);
         let mut reasons = Vec::new();
+        if check != Check::Startup {
+            reasons.extend(self.unserved.clone());
+        }
         match check {
             Check::Live if self.since_beat >= HUNG => {
                 let seconds = self.since_beat.as_secs();
@@ -220,6 +225,10 @@ mod tests {
         assert_eq!(ask(&now, "/livez", "").0, 200);
         now.since_beat = Duration::from_secs(12);
         assert_eq!(ask(&now, "/livez", ""), (503, "the supervisor has stood still for 12 s\n".to_owned()));
+        now =
+            Condition { unserved: Some("not served".into()), apps: vec![app("api", 2, true)], ..Condition::default() };
+        assert_eq!(ask(&now, "/livez", ""), (503, "not served\n".to_owned()));
+        assert_eq!((ask(&now, "/readyz", "").0, ask(&now, "/startupz", "").0), (503, 200));
         assert_eq!(ask(&now, "/health", "").0, 404);
     }
 

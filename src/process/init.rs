@@ -53,10 +53,28 @@ pub(crate) enum Role {
     Init(u8),
 }
 
+/// Signals wait while this lives, if this process is PID 1: whatever comes to a first process that neither blocks nor handles it
+/// is dropped by the kernel, so a SIGTERM in the first moment would be lost.
+pub(crate) struct Held(Option<SigSet>);
+
+/// To be called before anything else.
+pub(crate) fn hold_signals() -> Held {
+    let first = std::process::id() == 1;
+    Held(first.then(|| blocked().thread_swap_mask(SigmaskHow::SIG_SETMASK).ok()).flatten())
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            let _ = before.thread_set_mask();
+        }
+    }
+}
+
 /// Becomes an init with the proxy as its child, if this process is PID 1 or was asked to.
 ///
 /// Only while the process has a single thread. Fails when the system refuses the fork.
-pub(crate) fn enter() -> Result<Role, Error> {
+pub(crate) fn enter(mut held: Held) -> Result<Role, Error> {
     let first = std::process::id() == 1;
     if !first && std::env::var_os(ASKED).is_none_or(|value| value != "1") {
         return Ok(Role::Main);
@@ -68,6 +86,7 @@ pub(crate) fn enter() -> Result<Role, Error> {
     let init = std::process::id();
     // Before the fork, so that no signal is missed between it and the first wait.
     let before = blocked().thread_swap_mask(SigmaskHow::SIG_SETMASK).map_err(failed)?;
+    let before = held.0.take().unwrap_or(before);
     // SAFETY: the process has one thread (the caller's promise), so the child's memory is whole and no lock is held.
     match unsafe { fork() }.map_err(failed)? {
         ForkResult::Child => {

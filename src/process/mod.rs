@@ -4,6 +4,7 @@
 //! Errors are [`Error`]s for people, never panics.
 
 pub(crate) mod activation;
+mod apart;
 pub(crate) mod control;
 mod descriptor;
 mod ending;
@@ -27,6 +28,7 @@ pub(crate) mod state;
 mod tests;
 pub(crate) mod usage;
 
+pub(crate) use apart::spawn_apart;
 pub(crate) use descriptor::descriptor;
 pub(crate) use error::Error;
 pub(crate) use exit::{Exit, Process};

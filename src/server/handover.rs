@@ -294,6 +294,9 @@ impl House {
     /// Lets what is still open here end. Afterwards nothing can come late.
     async fn finish(&self) {
         self.doors.traffic.closed().await;
+        self.doors.own.closed().await;
+        // As long as we had them, too, clients of a successor that is killed would wait at them, and nobody could start another.
+        self.doors.sockets.release();
         let max_drain = self.policy.load().max_drain;
         if tokio::time::timeout(max_drain, self.front.emptied()).await.is_err() {
             let left = self.front.connections().load(std::sync::atomic::Ordering::Relaxed);

@@ -17,6 +17,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const EXTENSION: Duration = Duration::from_secs(15);
 /// Beyond the longest `start_timeout` of an app.
 const SLACK: Duration = Duration::from_secs(10);
+/// Between two looks at the listeners, where no watchdog wants more.
+const VISITS: Duration = Duration::from_secs(5);
 /// For a listener to take a connection and to end it.
 const PROBE: Duration = Duration::from_secs(5);
 
@@ -28,13 +30,16 @@ pub(super) struct Herald {
     pub(super) longest_start: Duration,
     /// Takes the place of another process.
     pub(super) succeeds: bool,
+    /// The configuration has an address for health.
+    pub(super) asked: bool,
 }
 
 impl Herald {
     /// Until the supervisor has ended.
     pub(super) async fn run(self) {
-        if let Some(limit) = notify::watchdog_limit(self.succeeds).filter(|_| notify::is_wanted()) {
-            tokio::spawn(watch(self.control.clone(), self.doors.clone(), limit));
+        let watchdog = notify::watchdog_limit(self.succeeds).filter(|_| notify::is_wanted());
+        if self.asked || watchdog.is_some() {
+            tokio::spawn(watch(self.control.clone(), self.vitals.clone(), self.doors.clone(), watchdog));
         }
         // Also without systemd: who was ready once is noted here.
         let mut changes = self.control.clone();
@@ -77,20 +82,30 @@ impl Herald {
     }
 }
 
-/// Feeds the watchdog at half of its limit.
-async fn watch(control: Control, doors: Doors, limit: Duration) {
-    let mut look = interval(limit / 2);
+/// Notes whether clients are served, and feeds the watchdog at half of its limit, until the supervisor has ended: in another
+/// process it goes on, maybe.
+async fn watch(control: Control, vitals: Vitals, doors: Doors, watchdog: Option<Duration>) {
+    let mut look = interval(watchdog.map_or(VISITS, |limit| limit / 2));
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut well = true;
     loop {
-        look.tick().await;
-        match alive(&control, &doors, PROBE.min(limit / 3)).await {
+        tokio::select! {
+            biased;
+            _ = control.finished() => return,
+            _ = look.tick() => {}
+        }
+        let served = served(&doors, watchdog.map_or(PROBE, |limit| PROBE.min(limit / 3))).await;
+        vitals.note_unserved(served.clone().err());
+        match decides(&control).and(served) {
             Ok(()) => {
-                notify::watchdog();
+                if watchdog.is_some() {
+                    notify::watchdog();
+                }
                 well = true;
             }
             Err(why) if well => {
-                log::error!("systemd's watchdog is not fed: {why}");
+                let what = if watchdog.is_some() { "systemd's watchdog is not fed" } else { "not alive" };
+                log::error!("{what}: {why}");
                 well = false;
             }
             Err(_) => {}
@@ -98,12 +113,14 @@ async fn watch(control: Control, doors: Doors, limit: Duration) {
     }
 }
 
-/// Whether the supervisor decides and the front takes connections.
-async fn alive(control: &Control, doors: &Doors, limit: Duration) -> Result<(), String> {
+/// Whether the supervisor does.
+fn decides(control: &Control) -> Result<(), String> {
     let beat = control.since_beat();
-    if beat >= HUNG {
-        return Err(format!("the supervisor has stood still for {} s", beat.as_secs()));
-    }
+    if beat >= HUNG { Err(format!("the supervisor has stood still for {} s", beat.as_secs())) } else { Ok(()) }
+}
+
+/// Whether the front takes connections.
+async fn served(doors: &Doors, limit: Duration) -> Result<(), String> {
     if !doors.traffic.is_open() {
         return Ok(());
     }
@@ -129,5 +146,23 @@ async fn visit(mut address: SocketAddr) -> std::io::Result<()> {
     match stream.read(&mut [0; 64]).await {
         Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_listener_that_nobody_serves_is_noticed() {
+        let doors = Doors::new(true);
+        let limit = Duration::from_millis(200);
+        assert_eq!(served(&doors, limit).await, Ok(()), "there is none");
+        let address = doors.sockets.tcp(Purpose::Listeners, "127.0.0.1:0".parse().unwrap()).unwrap();
+        // The kernel takes the connection, and nobody else.
+        let why = served(&doors, limit).await.unwrap_err();
+        assert_eq!(why, format!("a connection to {address} was not served within 200ms"));
+        doors.traffic.close();
+        assert_eq!(served(&doors, limit).await, Ok(()), "it is not to be served now");
     }
 }

@@ -1,14 +1,27 @@
 //! Where clients, Prometheus and commands come in.
 
-use super::gate::{Gate, Gated};
+use super::gate::{Gate, Gated, Listening};
 use super::sockets::{Purpose, Sockets};
 use crate::config::Config;
 use crate::gateway::Front;
+use async_trait::async_trait;
 use pingora_core::apps::ServerApp;
 use pingora_core::listeners::ListenerConfig;
+use pingora_core::protocols::Stream;
 use pingora_core::protocols::l4::stream::L4BufferSettings;
+use pingora_core::server::ShutdownWatch;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+/// For one question and its answer, in all: whoever is slower must not keep a connection.
+const BRIEFLY: Duration = Duration::from_secs(10);
+/// Questions that are asked at once, of one address. One more, and the oldest of them is closed: a flood does not keep a probe
+/// from its answer.
+const QUESTIONS: usize = 1024;
 
 /// The sockets and the gates before them.
 #[derive(Clone)]
@@ -71,14 +84,97 @@ impl Doors {
         services
     }
 
-    /// A small service of our own on one address.
-    pub(super) fn tcp<A>(&self, name: &str, app: A, address: SocketAddr) -> Gated<A>
+    /// A small service of our own on one address, with one answer for each connection.
+    pub(super) fn tcp<A>(&self, name: &str, app: A, address: SocketAddr) -> Gated<Brief<A>>
     where
         A: ServerApp + Send + Sync + 'static,
     {
         let address = address.to_string();
         let endpoint = address.clone();
-        let add = move |service: &mut super::gate::Listening<A>| service.add_tcp(&endpoint);
-        self.own.service(name, app, vec![address], &self.sockets, add).threads(1)
+        let add = move |service: &mut Listening<Brief<A>>| service.add_tcp(&endpoint);
+        self.own.service(name, Brief::new(app, BRIEFLY, QUESTIONS), vec![address], &self.sockets, add).threads(1)
+    }
+}
+
+/// An application whose connections are short, and not too many: nobody who can reach its address takes the file descriptors
+/// from clients. Pingora limits each read alone, so a head that drips would stay open for ever.
+pub(super) struct Brief<A> {
+    app: Arc<A>,
+    limit: Duration,
+    most: usize,
+    /// The oldest first; dropped, the connection is closed.
+    open: Mutex<VecDeque<oneshot::Sender<()>>>,
+}
+
+impl<A> Brief<A> {
+    fn new(app: A, limit: Duration, most: usize) -> Brief<A> {
+        Brief { app: Arc::new(app), limit, most, open: Mutex::default() }
+    }
+
+    /// Ends when it is this connection's turn to make room.
+    fn admit(&self) -> oneshot::Receiver<()> {
+        let (sender, closed) = oneshot::channel();
+        let mut open = self.open.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        while open.len() >= self.most || open.front().is_some_and(oneshot::Sender::is_closed) {
+            open.pop_front();
+        }
+        open.push_back(sender);
+        closed
+    }
+}
+
+#[async_trait]
+impl<A: ServerApp + Send + Sync + 'static> ServerApp for Brief<A> {
+    async fn process_new(self: &Arc<Self>, session: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let closed = self.admit();
+        tokio::select! {
+            answered = timeout(self.limit, self.app.process_new(session, shutdown)) => answered.ok().flatten(),
+            _ = closed => None,
+        }
+    }
+
+    async fn cleanup(&self) {
+        self.app.cleanup().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+    use tokio::sync::watch;
+
+    /// Waits for its client.
+    struct Patient;
+
+    #[async_trait]
+    impl ServerApp for Patient {
+        async fn process_new(self: &Arc<Self>, mut stream: Stream, _shutdown: &ShutdownWatch) -> Option<Stream> {
+            let _ = stream.read(&mut [0]).await;
+            Some(stream)
+        }
+    }
+
+    fn ask(app: &Arc<Brief<Patient>>) -> DuplexStream {
+        let (client, server) = duplex(64);
+        let app = app.clone();
+        tokio::spawn(async move { app.process_new(Box::new(server), &watch::channel(false).1).await });
+        client
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_client_loses_its_connection_and_the_oldest_makes_room() {
+        let app = Arc::new(Brief::new(Patient, BRIEFLY, 2));
+        let began = tokio::time::Instant::now();
+        let mut asked = Vec::new();
+        for _ in 0..3 {
+            asked.push(ask(&app));
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(asked[0].read(&mut [0]).await.unwrap(), 0, "one too many");
+        assert!(began.elapsed() < BRIEFLY);
+        assert_eq!(asked[2].read(&mut [0]).await.unwrap(), 0, "it said nothing");
+        assert!(began.elapsed() >= BRIEFLY);
+        assert!(app.open.lock().unwrap().len() <= 2);
     }
 }

@@ -58,6 +58,8 @@ pub(super) struct Signals {
     pub(super) standing: Arc<watch::Sender<Standing>>,
 }
 
+/// A stop that has begun is not put off.
+pub(super) const STOPPING: &str = "the proxy is stopping, and hands over to nobody";
 /// For commands' answers to leave.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
@@ -113,6 +115,9 @@ impl Signals {
 
     /// In a task of its own, as a reload.
     fn hand_over(&self) {
+        if self.stop.has_begun() {
+            return log::warn!("SIGQUIT: {STOPPING}");
+        }
         let upgrader = self.upgrader.clone();
         tokio::spawn(async move {
             match upgrader.hand_over().await {

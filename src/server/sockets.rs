@@ -196,9 +196,25 @@ impl Sockets {
         lock(&self.bound).iter().filter(|bound| bound.purpose == purpose).map(|bound| bound.address.clone()).collect()
     }
 
+    /// Lets hardly anybody new connect to the sockets of a purpose, which are about to be closed: the kernel resets those who
+    /// have connected and were not accepted yet. It passes over a client while another waits; that one tries again after a second.
+    pub(crate) fn narrow(&self, purpose: Purpose) {
+        self.set_backlog(purpose, 0);
+    }
+
     /// Closes our side of all sockets of a purpose. Once no service listens on them either, clients are refused.
     pub(crate) fn close(&self, purpose: Purpose) {
+        // Somebody else may have them, too.
+        self.set_backlog(purpose, BACKLOG);
         lock(&self.bound).retain(|bound| bound.purpose != purpose);
+    }
+
+    fn set_backlog(&self, purpose: Purpose, backlog: i32) {
+        for bound in lock(&self.bound).iter().filter(|bound| bound.purpose == purpose) {
+            if let Err(error) = listen(&bound.fd, backlog) {
+                log::debug!("{}: a backlog of {backlog}: {error}", bound.address);
+            }
+        }
     }
 
     /// Lets go of everything. Paths stay: whoever has the sockets now needs them.
@@ -222,6 +238,8 @@ fn usable(fd: &OwnedFd) -> Result<String, String> {
     let prepare = || -> Result<SocketAddrAny, Errno> {
         fcntl_setfd(fd, FdFlags::CLOEXEC)?;
         fcntl_setfl(fd, fcntl_getfl(fd)? | OFlags::NONBLOCK)?;
+        // Whoever had it before may have been killed when it was narrow.
+        listen(fd, BACKLOG)?;
         getsockname(fd)
     };
     let address = prepare().map_err(|error| error.to_string())?;
@@ -363,6 +381,21 @@ mod tests {
         third.close_unclaimed(&[&metrics.to_string()]);
         assert!(TcpStream::connect(listener).is_err(), "no key names it");
         assert!(TcpStream::connect(metrics).is_ok(), "claimed later");
+    }
+
+    #[test]
+    fn a_narrow_socket_has_room_for_one_and_is_wide_again_for_others() {
+        let sockets = Sockets::default();
+        let address = sockets.tcp(Purpose::Listeners, local()).unwrap();
+        let others = lock(&sockets.bound)[0].fd.clone();
+        sockets.narrow(Purpose::Listeners);
+        let connect = || TcpStream::connect_timeout(&address, std::time::Duration::from_millis(300));
+        let _first = connect().unwrap();
+        assert_eq!(connect().unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+        sockets.close(Purpose::Listeners);
+        let _more = [connect().unwrap(), connect().unwrap()];
+        drop(others);
+        assert_eq!(connect().unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
     }
 
     #[test]

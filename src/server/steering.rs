@@ -2,6 +2,7 @@
 
 use super::listen::Doors;
 use super::reload::Reloader;
+use super::signals::STOPPING;
 use super::sockets::Purpose;
 use super::upgrade::Upgrader;
 use super::vitals::Vitals;
@@ -136,6 +137,9 @@ impl Hands for Steering {
 
     /// In a task of its own: that who asked has left does not end it.
     async fn upgrade(&self, program: Option<PathBuf>, conf: Option<PathBuf>) -> Outcome {
+        if self.vitals.is_stopping() {
+            return Err(Refusal::Failed(STOPPING.into()));
+        }
         let upgrader = self.upgrader.clone();
         let task = tokio::spawn(async move { upgrader.upgrade(program, conf).await });
         task.await.map_err(|e| Refusal::Failed(e.to_string()))?.map_err(Refusal::Failed)

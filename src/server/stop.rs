@@ -96,6 +96,7 @@ impl Stopper {
     async fn steps(&self, pre_stop_delay: Duration) {
         self.front.enter(Phase::Leaving);
         sleep(pre_stop_delay).await;
+        self.doors.sockets.narrow(Purpose::Listeners);
         self.doors.traffic.close();
         if timeout(CLOSING, self.doors.traffic.closed()).await.is_err() {
             log::warn!("listeners took over {CLOSING:?} to close");

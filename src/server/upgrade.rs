@@ -2,13 +2,13 @@
 
 use crate::config::cli::{Cli, Source};
 use crate::handoff::{self, Knocker};
-use crate::process;
+use crate::process::{self, Other, spawn_apart};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
@@ -46,15 +46,18 @@ impl Upgrader {
         let program = program.unwrap_or_else(|| self.program.clone());
         let source = conf.map_or_else(|| self.source.clone(), Source::File);
         check(&program, &source).await?;
-        let mut child = command(&program, &source, "-u");
-        let mut child = child.spawn().map_err(|e| cannot_start(&program, &e))?;
-        let pid = child.id().ok_or("the successor ended at once")?;
+        let pid = start(&program, &source).await?;
+        let watched = Other::open(pid).map_err(|e| format!("the successor, process {pid}, cannot be watched: {e}"));
+        // It may have ended already.
+        let successor = watched?.ok_or_else(|| ended(pid))?;
         log::info!("started process {pid} ({}) to take over", program.display());
         let limit = handoff::step_limit();
         let waits = tokio::select! {
             () = self.knocker.waits(pid) => Ok(()),
-            ended = child.wait() => Err(format!("the successor, process {pid}, {}; the log says why", how(ended))),
-            () = tokio::time::sleep(limit) => Err(format!("the successor, process {pid}, does not come within {limit:?}")),
+            gone = successor.ended(limit) => Err(match gone {
+                true => ended(pid),
+                false => format!("the successor, process {pid}, does not come within {limit:?}"),
+            }),
         };
         let outcome = match waits {
             Ok(()) => self.knocker.hand_over().await.map_err(|why| why.to_string()),
@@ -63,7 +66,7 @@ impl Upgrader {
         match outcome {
             Ok(pid) => Ok(self.told(pid)),
             Err(why) => {
-                end(&mut child).await;
+                end(&successor).await;
                 Err(format!("{why}; process {} goes on", std::process::id()))
             }
         }
@@ -78,8 +81,16 @@ fn cannot_start(program: &Path, error: &std::io::Error) -> String {
     format!("cannot start {}: {error}", program.display())
 }
 
-fn how(ended: std::io::Result<ExitStatus>) -> String {
-    ended.map_or_else(|e| e.to_string(), |status| format!("ended ({status})"))
+fn ended(pid: u32) -> String {
+    format!("the successor, process {pid}, ended; the log says why")
+}
+
+/// Starts the successor, which is not our child: systemd waits for the end of its own children only, and kills at once what it
+/// cannot wait for. We may live on for long when it has taken over.
+async fn start(program: &Path, source: &Source) -> Result<u32, String> {
+    let mut command = command(program, source, "-u").into_std();
+    let started = tokio::task::spawn_blocking(move || spawn_apart(&mut command)).await.map_err(|e| e.to_string())?;
+    started.map_err(|e| cannot_start(program, &e))
 }
 
 /// A configuration with mistakes is told before anything is begun.
@@ -111,10 +122,10 @@ fn command(program: &Path, source: &Source, mode: &str) -> Command {
     command
 }
 
-async fn end(child: &mut Child) {
+async fn end(successor: &Other) {
     // It has ended, mostly: the handoff sees to that.
-    let _ = child.start_kill();
-    let _ = timeout(handoff::step_limit(), child.wait()).await;
+    let _ = successor.kill();
+    successor.ended(handoff::step_limit()).await;
 }
 
 /// The path by which this program was called, made absolute: a link in it may lead elsewhere by now, which is what an

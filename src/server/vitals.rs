@@ -15,11 +15,18 @@ pub(super) struct Vitals {
     stopping: Arc<AtomicBool>,
     /// Apps that had a ready worker at some time.
     were_ready: Arc<Mutex<HashSet<String>>>,
+    /// Why clients are not served.
+    unserved: Arc<Mutex<Option<String>>>,
 }
 
 impl Vitals {
     pub(super) fn new(control: Control, rules: Rules) -> Vitals {
-        Vitals { control, rules, stopping: Arc::default(), were_ready: Arc::default() }
+        Vitals { control, rules, stopping: Arc::default(), were_ready: Arc::default(), unserved: Arc::default() }
+    }
+
+    /// What the last look at the listeners found: why clients are not served, or nothing.
+    pub(super) fn note_unserved(&self, why: Option<String>) {
+        *self.unserved.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = why;
     }
 
     /// No traffic should come any more.
@@ -47,7 +54,8 @@ impl Vitals {
             AppCondition { name: name.to_owned(), ready, workers, was_ready: were_ready.contains(name), reason }
         };
         let apps = rules.pools().map(|pool| &*pool.app).map(app).collect();
-        Condition { since_beat: self.control.since_beat(), stopping: self.is_stopping(), apps }
+        let unserved = self.unserved.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        Condition { since_beat: self.control.since_beat(), unserved, stopping: self.is_stopping(), apps }
     }
 
     /// Whether an app's start is over: it has a ready worker, or one of its slots has failed for now.

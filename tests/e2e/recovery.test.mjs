@@ -5,7 +5,8 @@ import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import test from 'node:test';
 import { Polling } from './lib/engineio.mjs';
-import { BIN, apps, needsProxy, withProxy } from './lib/proxy.mjs';
+import { request } from './lib/http.mjs';
+import { BIN, alive, apps, needsProxy, withProxy } from './lib/proxy.mjs';
 import { python } from './lib/python.mjs';
 import { connect } from './lib/sockets.mjs';
 import { pooled, range, sleep, until, within } from './lib/wait.mjs';
@@ -192,3 +193,24 @@ test('a Python worker is taken over', { timeout: 90_000, skip: interpreter ? nee
       assert.ok(readdirSync(proxy.runtime).includes('state.json'));
     },
   ));
+
+test('kill -9 of a successor whose predecessor still has requests: started again at once, and those are finished', { timeout: 60_000, ...needsProxy }, () =>
+  withProxy({ apps: { web: { script: './life.js', instances: 2 } } }, async proxy => {
+    const old = proxy.child.pid;
+    const workers = (await proxy.pids(2)).sort();
+    await written(proxy, 2);
+    // They end one after the other: what the predecessor still uses is told to nobody then.
+    const lasting = [2000, 4000, 6000].map(ms => request(proxy.port, { path: `/slow?ms=${ms}` }));
+    await sleep(300);
+    const { code, err, pid } = await proxy.upgrade();
+    assert.equal(code, 0, err);
+    process.kill(pid, 'SIGKILL');
+    await proxy.gone(pid);
+    proxy.successors = [];
+    // The address is free.
+    await again(proxy, { workers: 2 });
+    assert.ok(alive(old), 'the predecessor has requests');
+    assert.deepEqual((await proxy.pids(2)).sort(), workers);
+    for (const answer of await Promise.all(lasting)) assert.deepEqual([answer.status, answer.text], [200, 'slow']);
+    await proxy.gone(old);
+  }));

@@ -234,6 +234,18 @@ test('a stop while a reload is under way', options, () =>
     assert.deepEqual(await ended(proxy), { code: 0, signal: null });
   }));
 
+test('an upgrade that is asked for during a stop is refused', options, () =>
+  withProxy({ apps: { a: life('') }, shutdown: { pre_stop_delay: '2s' } }, async proxy => {
+    terminate(proxy);
+    await proxy.line(/stopping; once more stops at once/);
+    const { code, err } = await proxy.upgrade();
+    assert.equal(code, 1);
+    assert.match(err, /the proxy is stopping, and hands over to nobody/);
+    terminate(proxy, 'SIGQUIT');
+    await proxy.line(/SIGQUIT: the proxy is stopping/);
+    assert.deepEqual(await ended(proxy), { code: 0, signal: null });
+  }));
+
 test('/livez, /readyz and /startupz, and the command for them', options, async () => {
   const health = await freePort();
   await withProxy(proxy => ({

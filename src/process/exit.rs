@@ -87,7 +87,7 @@ impl Process {
 
     fn watch(pid: u32, started: Option<u64>) -> Result<Process, Error> {
         let doing = || format!("watching process {pid}");
-        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).filter(|pid| may_be_a_group(*pid));
         let pid = raw.ok_or_else(|| Error::Io { doing: doing(), source: std::io::ErrorKind::InvalidInput.into() })?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|e| Error::io(doing())(e.into()))?;
         let (reaped, asked, ceded) = (Mutex::new(false), AtomicBool::new(false), AtomicBool::new(false));
@@ -201,6 +201,12 @@ const GROUP_POLL: Duration = Duration::from_millis(20);
 /// Whether a process other than its leader lives in a group.
 fn group_has_others(group: u32) -> bool {
     members(group).any(|pid| pid != group)
+}
+
+/// Whether a worker's group may have this number. To signal group 1 is to signal every process there is (kill(2)),
+/// and no worker is in ours.
+pub(super) fn may_be_a_group(pid: Pid) -> bool {
+    pid != Pid::INIT && pid != rustix::process::getpid() && pid != rustix::process::getpgrp()
 }
 
 /// The living processes of a group (proc_pid_stat(5)).

@@ -602,13 +602,18 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether anybody listens, without waiting for a place in the queue of one that is busy.
-fn answers(path: &Path) -> bool {
+/// Whether anybody listens.
+pub(super) fn answers(path: &Path) -> bool {
+    matches!(connects(path), Ok(()) | Err(rustix::io::Errno::AGAIN))
+}
+
+/// Connects without waiting for a place in the queue of one that is busy: then it is `AGAIN`, as when we have no
+/// descriptor left to try with.
+pub(super) fn connects(path: &Path) -> rustix::io::Result<()> {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let Ok(socket) = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None) else { return true };
-    let Ok(address) = SocketAddrUnix::new(path) else { return false };
-    matches!(connect(&socket, &address), Ok(()) | Err(rustix::io::Errno::AGAIN))
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
+    connect(&socket.map_err(|_| rustix::io::Errno::AGAIN)?, &SocketAddrUnix::new(path)?)
 }
 
 /// Whether a process listens on this socket or holds this FIFO open.

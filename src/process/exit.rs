@@ -229,3 +229,26 @@ fn describe(status: &WaitIdStatus) -> Exit {
         _ => Exit::Unknown,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Group;
+    use super::*;
+    use std::path::Path;
+
+    /// To signal "its group" would be to signal everybody, or ourselves.
+    #[test]
+    fn no_process_with_a_dangerous_number_is_taken_over() {
+        let group = rustix::process::getpgrp().as_raw_pid().unsigned_abs();
+        for pid in [1, std::process::id(), group] {
+            let started = start_time(pid).unwrap();
+            let user = real_user(pid).unwrap();
+            assert!(Process::adopt(pid, started, user).is_err(), "{pid}");
+            assert!(Group::find(Some((pid, started)), Path::new("/x.sock"), user).is_none(), "{pid}");
+        }
+        for pid in [0, u32::MAX, 1 << 31] {
+            assert!(Process::adopt(pid, 1, 0).is_err(), "{pid}");
+            assert!(Group::find(Some((pid, 1)), Path::new("/x.sock"), 0).is_none(), "{pid}");
+        }
+    }
+}

@@ -12,8 +12,8 @@
 //! ```
 
 use super::output::Stream;
-use super::{Error, guard};
 use super::spec::Identity;
+use super::{Error, guard};
 use crate::worker::{Incarnation, Slot, WorkerId};
 use rustix::fs::{FlockOperation, flock};
 use std::collections::{HashMap, HashSet};
@@ -524,8 +524,12 @@ fn lock(dir: &Path, make: bool) -> Result<(File, usize), Error> {
     loop {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(make).truncate(false).mode(0o600);
-        options.custom_flags(nix::libc::O_NOFOLLOW);
+        options.custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK);
         let mut file = options.open(&path).map_err(Error::io(doing()))?;
+        // To read a pipe is to wait.
+        if !file.metadata().is_ok_and(|meta| meta.is_file()) {
+            return Err(Error::Unsafe { path, what: "is not a file; remove it".into() });
+        }
         let taken = flock(&file, FlockOperation::NonBlockingLockExclusive);
         let mut text = String::new();
         // A torn or foreign text only costs the message its number.
@@ -580,6 +584,10 @@ fn make(path: &Path, mode: u32) -> Result<(), Error> {
     match DirBuilder::new().mode(mode).create(path) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
             Err(Error::Io { doing: format!("making directory {}", path.display()), source: e })
+        }
+        // A link would lead us to remove elsewhere what nobody uses.
+        Err(_) if !fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()) => {
+            Err(Error::Unsafe { path: path.into(), what: "is not a directory; remove it".into() })
         }
         _ => chmod(path, mode),
     }

@@ -193,6 +193,7 @@ fn ignore(_: io::Result<()>) {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::net::UnixStream;
 
     fn temp(name: &str) -> PathBuf {
         let dir = std::env::temp_dir().join(format!("shared-{}-{name}", std::process::id()));
@@ -259,6 +260,58 @@ mod tests {
         assert_eq!(fs::read_to_string(base.join("precious")).unwrap(), "kept");
         assert!(!fs::symlink_metadata(base.join(SCRIPT)).unwrap().is_symlink());
         drop(dir);
+        fs::remove_dir_all(base).unwrap();
+    }
+
+    /// Listens, and lets nobody in any more.
+    fn clog(path: &Path) -> UnixListener {
+        let listener = UnixListener::bind(path).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        // Whoever has hung up waits to be accepted all the same.
+        while connects(path).is_ok() {}
+        listener
+    }
+
+    #[test]
+    fn nobody_lets_us_wait() {
+        let base = temp("clogged");
+        let (control, worker) = (base.join(CONTROL), base.join("worker.0123456789ab.sock"));
+        let _clogged = [clog(&control), clog(&worker)];
+        let old = std::time::SystemTime::now() - 2 * YOUNG;
+        let times = rustix::fs::Timespec {
+            tv_sec: old.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs().cast_signed(),
+            tv_nsec: 0,
+        };
+        let times = rustix::fs::Timestamps { last_access: times, last_modification: times };
+        rustix::fs::utimensat(rustix::fs::CWD, &worker, &times, rustix::fs::AtFlags::empty()).unwrap();
+        let (told, answer) = std::sync::mpsc::channel();
+        let path = base.clone();
+        std::thread::spawn(move || {
+            let dir = SharedDir::open(&path, &[own()]).unwrap();
+            let refused = dir.furnish("script", false);
+            dir.sweep();
+            told.send(matches!(refused, Err(Error::InUse { .. }))).unwrap();
+        });
+        assert_eq!(answer.recv_timeout(Duration::from_secs(10)), Ok(true));
+        assert!(worker.exists(), "it is busy, not dead");
+        fs::remove_dir_all(base).unwrap();
+    }
+
+    #[test]
+    fn no_other_file_s_mode_is_changed() {
+        let base = temp("mode");
+        let precious = base.join("precious");
+        fs::write(&precious, "").unwrap();
+        fs::set_permissions(&precious, Permissions::from_mode(0o600)).unwrap();
+        let dir = SharedDir::open(&base, &[own()]).unwrap();
+        // What somebody may put in the place of a socket between two of our steps.
+        std::os::unix::fs::symlink(&precious, base.join("link")).unwrap();
+        let _listener = UnixListener::bind(base.join("socket")).unwrap();
+        fs::hard_link(base.join("socket"), base.join("second")).unwrap();
+        for name in ["link", "precious", "second"] {
+            assert!(dir.place(&base.join(name), CONTROL, Some(0o666)).is_err(), "{name}");
+        }
+        assert!(!precious.exists() || fs::metadata(&precious).unwrap().mode() & 0o777 == 0o600);
         fs::remove_dir_all(base).unwrap();
     }
 

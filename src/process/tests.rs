@@ -352,6 +352,29 @@ fn a_directory_that_others_could_change_is_refused() {
 }
 
 #[test]
+fn what_is_no_file_or_directory_in_there_is_refused() {
+    let temp = Temp::new();
+    let path = temp.0.join("run");
+    let refused = |name: &str, what: &str| {
+        let error = RuntimeDir::open(&path, tenant("chat", None)).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains(what), "{error}");
+        let _ = fs::create_dir(&path).and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o700)));
+    };
+    fs::create_dir(&path).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+    nix::unistd::mkfifo(&path.join("lock"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    // And nobody waits for what comes out of it.
+    refused("lock", "is not a file");
+    fs::remove_file(path.join("lock")).unwrap();
+    let elsewhere = temp.0.join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(elsewhere.join("dead.sock")).unwrap());
+    std::os::unix::fs::symlink(&elsewhere, path.join("workers")).unwrap();
+    refused("workers", "is not a directory");
+    assert!(elsewhere.join("dead.sock").exists());
+}
+
+#[test]
 fn what_a_dead_proxy_left_is_removed_and_what_lives_is_not() {
     let temp = Temp::new();
     let path = temp.0.join("x/run");

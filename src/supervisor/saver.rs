@@ -141,7 +141,7 @@ impl Keeper {
             }
             for worker in fleet.workers() {
                 (worker.incarnation, worker.pid, worker.state as u8, worker.role as u8).hash(&mut hasher);
-                (worker.is_connected(), worker.listens(), worker.since).hash(&mut hasher);
+                (worker.is_connected(), worker.is_heard(), worker.listens(), worker.since).hash(&mut hasher);
                 if let Some(entry) = room.workers.get(&worker.incarnation) {
                     (entry.serving_pid, entry.members.len(), entry.process.is_some()).hash(&mut hasher);
                     entry.member().map(|member| &member.socket).hash(&mut hasher);

@@ -369,7 +369,7 @@ impl RuntimeDir {
             remove(&self.path.join(name)).map_err(Error::io(format!("removing the old {name}")))?;
         }
         let mut dirs = vec![self.path.join("workers"), self.path.join("logs")];
-        dirs.extend(entries(&dirs[0])?.into_iter().filter(|path| path.is_dir()));
+        dirs.extend(entries(&dirs[0])?.into_iter().filter(|path| is_dir(path)));
         for path in dirs.iter().map(|dir| entries(dir)).collect::<Result<Vec<_>, _>>()?.concat() {
             if !file_name(&path).and_then(stem_of).is_some_and(|stem| keep.contains(stem)) {
                 self.inspect_left(&path)?;
@@ -405,8 +405,8 @@ impl RuntimeDir {
             return;
         }
         let mut dirs = vec![self.path.join("workers"), self.path.join("logs")];
-        dirs.extend(entries(&dirs[0]).unwrap_or_default().into_iter().filter(|path| path.is_dir()));
-        for dir in dirs.iter().rev() {
+        dirs.extend(entries(&dirs[0]).unwrap_or_default());
+        for dir in dirs.iter().rev().filter(|path| is_dir(path)) {
             let left = entries(dir).unwrap_or_default();
             left.iter().filter(|p| !p.is_dir() && !is_in_use(p)).for_each(|p| ignore(remove(p)));
             ignore(fs::remove_dir(dir));
@@ -586,11 +586,16 @@ fn make(path: &Path, mode: u32) -> Result<(), Error> {
             Err(Error::Io { doing: format!("making directory {}", path.display()), source: e })
         }
         // A link would lead us to remove elsewhere what nobody uses.
-        Err(_) if !fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()) => {
+        Err(_) if !is_dir(path) => {
             Err(Error::Unsafe { path: path.into(), what: "is not a directory; remove it".into() })
         }
         _ => chmod(path, mode),
     }
+}
+
+/// Not by a link.
+fn is_dir(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir())
 }
 
 fn chmod(path: &Path, mode: u32) -> Result<(), Error> {

@@ -405,8 +405,10 @@ impl RuntimeDir {
             return;
         }
         let mut dirs = vec![self.path.join("workers"), self.path.join("logs")];
-        dirs.extend(entries(&dirs[0]).unwrap_or_default());
-        for dir in dirs.iter().rev().filter(|path| is_dir(path)) {
+        dirs.retain(|path| is_dir(path));
+        let within = dirs.first().map(|dir| entries(dir).unwrap_or_default()).unwrap_or_default();
+        dirs.extend(within.into_iter().filter(|path| is_dir(path)));
+        for dir in dirs.iter().rev() {
             let left = entries(dir).unwrap_or_default();
             left.iter().filter(|p| !p.is_dir() && !is_in_use(p)).for_each(|p| ignore(remove(p)));
             ignore(fs::remove_dir(dir));

@@ -314,12 +314,23 @@ async fn a_group_is_found_without_its_leader_but_never_a_stranger() {
         assert!(std::time::Instant::now() < until, "its environment names it");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    // The shell has started its child, of which the group is to consist.
+    while super::exit::members(pid).count() < 2 {
+        assert!(std::time::Instant::now() < until, "there is no child");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     leader.kill().unwrap();
     leader.wait().unwrap();
     assert!(Group::find(known, &temp.0.join("chat.0.2.sock"), uid).is_none());
-    let group = Group::find(known, &socket, uid).unwrap();
-    group.kill().unwrap();
     let until = std::time::Instant::now() + Duration::from_secs(5);
+    let group = loop {
+        if let Some(group) = Group::find(known, &socket, uid) {
+            break group;
+        }
+        assert!(std::time::Instant::now() < until, "it is not found without its leader");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    group.kill().unwrap();
     while group.lives() && std::time::Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -306,3 +306,39 @@ fn late_and_foreign_events_change_nothing() {
     // A process that nobody waits for must not live.
     assert_eq!(play.at(1, Event::Spawned { incarnation: other, pid: 5 }), [Action::KillGroup { incarnation: other }]);
 }
+
+/// A hanging worker does not dial in to the proxy that comes after: its silence must tell.
+#[test]
+fn whose_heart_was_heard_must_be_heard_again_by_the_next_proxy() {
+    let restored = |play: &Play, now| {
+        let text = serde_json::to_string(&play.fleet.save()).unwrap();
+        let fleet = Fleet::restore("app".into(), serde_json::from_str(&text).unwrap(), ms(now)).unwrap();
+        Play { fleet, asked: vec![], notes: vec![] }
+    };
+    // Whoever ticks too late has heard nobody.
+    let silence = |play: &mut Play, end| {
+        while let Some(at) = play.fleet.next_deadline().filter(|at| *at < ms(end)) {
+            play.fleet.handle(Event::Tick, at);
+            while play.fleet.poll_action().is_some() {}
+        }
+        play.at(end, Event::Tick);
+    };
+    let beat = || Event::Heartbeat { incarnation: A };
+    let mut play = Play::up(policy());
+    play.at(2000, beat());
+    // Nobody was there for a minute: the worker has some time to dial in.
+    let mut next = restored(&play, 60_000);
+    silence(&mut next, 67_900);
+    assert_eq!(next.state(), State::Ready);
+    silence(&mut next, 68_100);
+    assert_eq!(next.state(), State::Unhealthy);
+    let mut next = restored(&play, 60_000);
+    silence(&mut next, 67_000);
+    next.at(67_000, beat());
+    silence(&mut next, 69_900);
+    assert_eq!(next.state(), State::Ready);
+    // One that never had a heart is not waited for.
+    let mut next = restored(&Play::up(policy()), 60_000);
+    silence(&mut next, 99_000);
+    assert_eq!(next.state(), State::Ready);
+}

@@ -221,6 +221,11 @@ impl Worker {
         self.connected
     }
 
+    /// Whether it must go on showing that it lives.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.health.due.is_some()
+    }
+
     /// Whether it is known where it listens.
     pub(crate) fn listens(&self) -> bool {
         self.has_path

@@ -87,7 +87,7 @@ impl Process {
 
     fn watch(pid: u32, started: Option<u64>) -> Result<Process, Error> {
         let doing = || format!("watching process {pid}");
-        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).filter(|pid| may_be_a_group(*pid));
         let pid = raw.ok_or_else(|| Error::Io { doing: doing(), source: std::io::ErrorKind::InvalidInput.into() })?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|e| Error::io(doing())(e.into()))?;
         let (reaped, asked, ceded) = (Mutex::new(false), AtomicBool::new(false), AtomicBool::new(false));
@@ -203,6 +203,12 @@ fn group_has_others(group: u32) -> bool {
     members(group).any(|pid| pid != group)
 }
 
+/// Whether a worker's group may have this number. To signal group 1 is to signal every process there is (kill(2)),
+/// and no worker is in ours.
+pub(super) fn may_be_a_group(pid: Pid) -> bool {
+    pid != Pid::INIT && pid != rustix::process::getpid() && pid != rustix::process::getpgrp()
+}
+
 /// The living processes of a group (proc_pid_stat(5)).
 pub(super) fn members(group: u32) -> impl Iterator<Item = u32> {
     let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -221,5 +227,28 @@ fn describe(status: &WaitIdStatus) -> Exit {
         (Some(code), _) => Exit::Code(code),
         (_, Some(number)) => Exit::Signal { number, core: status.dumped() },
         _ => Exit::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Group;
+    use super::*;
+    use std::path::Path;
+
+    /// To signal "its group" would be to signal everybody, or ourselves.
+    #[test]
+    fn no_process_with_a_dangerous_number_is_taken_over() {
+        let group = rustix::process::getpgrp().as_raw_pid().unsigned_abs();
+        for pid in [1, std::process::id(), group] {
+            let started = start_time(pid).unwrap();
+            let user = real_user(pid).unwrap();
+            assert!(Process::adopt(pid, started, user).is_err(), "{pid}");
+            assert!(Group::find(Some((pid, started)), Path::new("/x.sock"), user).is_none(), "{pid}");
+        }
+        for pid in [0, u32::MAX, 1 << 31] {
+            assert!(Process::adopt(pid, 1, 0).is_err(), "{pid}");
+            assert!(Group::find(Some((pid, 1)), Path::new("/x.sock"), 0).is_none(), "{pid}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The process group of a worker whose proxy is gone, whether or not its leader lives.
 
-use super::exit::members;
+use super::exit::{may_be_a_group, members};
 use super::usage::{real_user, start_time};
 use super::{Error, Process, state};
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -27,6 +27,7 @@ impl Group {
             Some((pid, start_time(pid).ok()?))
         };
         let (id, started) = leader.or_else(born)?;
+        i32::try_from(id).ok().and_then(Pid::from_raw).filter(|id| may_be_a_group(*id))?;
         let leader = Process::adopt(id, started, uid).ok();
         let group = Group { id, leader, socket: socket.into(), uid };
         group.lives().then_some(group)

@@ -369,7 +369,7 @@ impl RuntimeDir {
             remove(&self.path.join(name)).map_err(Error::io(format!("removing the old {name}")))?;
         }
         let mut dirs = vec![self.path.join("workers"), self.path.join("logs")];
-        dirs.extend(entries(&dirs[0])?.into_iter().filter(|path| path.is_dir()));
+        dirs.extend(entries(&dirs[0])?.into_iter().filter(|path| is_dir(path)));
         for path in dirs.iter().map(|dir| entries(dir)).collect::<Result<Vec<_>, _>>()?.concat() {
             if !file_name(&path).and_then(stem_of).is_some_and(|stem| keep.contains(stem)) {
                 self.inspect_left(&path)?;
@@ -405,7 +405,9 @@ impl RuntimeDir {
             return;
         }
         let mut dirs = vec![self.path.join("workers"), self.path.join("logs")];
-        dirs.extend(entries(&dirs[0]).unwrap_or_default().into_iter().filter(|path| path.is_dir()));
+        dirs.retain(|path| is_dir(path));
+        let within = dirs.first().map(|dir| entries(dir).unwrap_or_default()).unwrap_or_default();
+        dirs.extend(within.into_iter().filter(|path| is_dir(path)));
         for dir in dirs.iter().rev() {
             let left = entries(dir).unwrap_or_default();
             left.iter().filter(|p| !p.is_dir() && !is_in_use(p)).for_each(|p| ignore(remove(p)));
@@ -524,8 +526,12 @@ fn lock(dir: &Path, make: bool) -> Result<(File, usize), Error> {
     loop {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(make).truncate(false).mode(0o600);
-        options.custom_flags(nix::libc::O_NOFOLLOW);
+        options.custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK);
         let mut file = options.open(&path).map_err(Error::io(doing()))?;
+        // To read a pipe is to wait.
+        if !file.metadata().is_ok_and(|meta| meta.is_file()) {
+            return Err(Error::Unsafe { path, what: "is not a file; remove it".into() });
+        }
         let taken = flock(&file, FlockOperation::NonBlockingLockExclusive);
         let mut text = String::new();
         // A torn or foreign text only costs the message its number.
@@ -581,8 +587,17 @@ fn make(path: &Path, mode: u32) -> Result<(), Error> {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
             Err(Error::Io { doing: format!("making directory {}", path.display()), source: e })
         }
+        // A link would lead us to remove elsewhere what nobody uses.
+        Err(_) if !is_dir(path) => {
+            Err(Error::Unsafe { path: path.into(), what: "is not a directory; remove it".into() })
+        }
         _ => chmod(path, mode),
     }
+}
+
+/// Not by a link.
+fn is_dir(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir())
 }
 
 fn chmod(path: &Path, mode: u32) -> Result<(), Error> {
@@ -602,13 +617,18 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether anybody listens, without waiting for a place in the queue of one that is busy.
-fn answers(path: &Path) -> bool {
+/// Whether anybody listens.
+pub(super) fn answers(path: &Path) -> bool {
+    matches!(connects(path), Ok(()) | Err(rustix::io::Errno::AGAIN))
+}
+
+/// Connects without waiting for a place in the queue of one that is busy: then it is `AGAIN`, as when we have no
+/// descriptor left to try with.
+pub(super) fn connects(path: &Path) -> rustix::io::Result<()> {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let Ok(socket) = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None) else { return true };
-    let Ok(address) = SocketAddrUnix::new(path) else { return false };
-    matches!(connect(&socket, &address), Ok(()) | Err(rustix::io::Errno::AGAIN))
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
+    connect(&socket.map_err(|_| rustix::io::Errno::AGAIN)?, &SocketAddrUnix::new(path)?)
 }
 
 /// Whether a process listens on this socket or holds this FIFO open.

@@ -10,12 +10,13 @@
 //! trusted not to replace one another's files, or are kept from it by the sticky bit.
 
 use super::Error;
+use super::runtime_dir::{answers, connects};
 use rustix::fs::{Mode, OFlags};
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -53,7 +54,10 @@ impl SharedDir {
             Err(source) => return Err(Error::Io { doing: format!("making directory {}", path.display()), source }),
         };
         if made && !private {
-            let set = fs::set_permissions(path, Permissions::from_mode(0o1777));
+            // Not through a link that somebody has put there since.
+            let flags = nix::libc::O_NOFOLLOW | nix::libc::O_DIRECTORY;
+            let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
+            let set = opened.and_then(|dir| dir.set_permissions(Permissions::from_mode(0o1777)));
             set.map_err(Error::io(format!("setting the mode of {}", path.display())))?;
         }
         let meta = fs::symlink_metadata(path).map_err(Error::io(format!("looking at {}", path.display())))?;
@@ -80,7 +84,7 @@ impl SharedDir {
     /// Another proxy serves the directory, or it cannot be written.
     pub(crate) fn furnish(&self, script: &str, take_over: bool) -> Result<UnixListener, Error> {
         let control = self.path.join(CONTROL);
-        if !take_over && UnixStream::connect(&control).is_ok() {
+        if !take_over && answers(&control) {
             return Err(Error::InUse { path: self.path.clone(), pid: None });
         }
         self.write(SCRIPT, script)?;
@@ -88,9 +92,7 @@ impl SharedDir {
         let failed = || Error::io(format!("binding {}", control.display()));
         ignore(fs::remove_file(&temporary));
         let listener = UnixListener::bind(&temporary).map_err(failed())?;
-        let placed = fs::set_permissions(&temporary, Permissions::from_mode(0o666))
-            .and_then(|()| listener.set_nonblocking(true))
-            .and_then(|()| self.place(&temporary, CONTROL));
+        let placed = listener.set_nonblocking(true).and_then(|()| self.place(&temporary, CONTROL, Some(0o666)));
         placed.map_err(failed())?;
         Ok(listener)
     }
@@ -131,14 +133,19 @@ impl SharedDir {
             file.write_all(text.as_bytes())?;
             file.set_permissions(Permissions::from_mode(0o644))
         });
-        let placed = written.and_then(|()| self.place(&temporary, name));
+        let placed = written.and_then(|()| self.place(&temporary, name, None));
         placed.map_err(Error::io(format!("writing {}", self.path.join(name).display())))
     }
 
-    fn place(&self, temporary: &Path, name: &str) -> io::Result<()> {
+    /// `mode`: of a socket.
+    fn place(&self, temporary: &Path, name: &str, mode: Option<u32>) -> io::Result<()> {
         let path = self.path.join(name);
         let held = rustix::fs::open(temporary, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
-        let placed = held.map_err(io::Error::from).and_then(|held| fs::rename(temporary, &path).map(|()| held));
+        let held = held.map_err(io::Error::from).and_then(|held| {
+            mode.map_or(Ok(()), |mode| open_up(&held, mode))?;
+            Ok(held)
+        });
+        let placed = held.and_then(|held| fs::rename(temporary, &path).map(|()| held));
         let held = placed.inspect_err(|_| ignore(fs::remove_file(temporary)))?;
         let mut ours = self.ours.lock().unwrap_or_else(|e| e.into_inner());
         ours.push((path, held));
@@ -166,8 +173,19 @@ impl Drop for SharedDir {
     }
 }
 
+/// Sets the mode of a socket of ours by what is held, not by a name under which another may have put something else.
+fn open_up(held: &OwnedFd, mode: u32) -> io::Result<()> {
+    let there = rustix::fs::fstat(held)?;
+    let is_socket = rustix::fs::FileType::from_raw_mode(there.st_mode) == rustix::fs::FileType::Socket;
+    if !is_socket || there.st_uid != rustix::process::geteuid().as_raw() || there.st_nlink != 1 {
+        return Err(io::Error::other("another has put something in its place"));
+    }
+    fs::set_permissions(format!("/proc/self/fd/{}", held.as_raw_fd()), Permissions::from_mode(mode))
+}
+
 fn is_dead(path: &Path) -> bool {
-    UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
+    // Not by a connect that waits: whoever may write there could let us wait for ever.
+    connects(path) == Err(rustix::io::Errno::CONNREFUSED)
 }
 
 fn ignore(_: io::Result<()>) {}
@@ -175,6 +193,7 @@ fn ignore(_: io::Result<()>) {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::net::UnixStream;
 
     fn temp(name: &str) -> PathBuf {
         let dir = std::env::temp_dir().join(format!("shared-{}-{name}", std::process::id()));
@@ -241,6 +260,58 @@ mod tests {
         assert_eq!(fs::read_to_string(base.join("precious")).unwrap(), "kept");
         assert!(!fs::symlink_metadata(base.join(SCRIPT)).unwrap().is_symlink());
         drop(dir);
+        fs::remove_dir_all(base).unwrap();
+    }
+
+    /// Listens, and lets nobody in any more.
+    fn clog(path: &Path) -> UnixListener {
+        let listener = UnixListener::bind(path).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        // Whoever has hung up waits to be accepted all the same.
+        while connects(path).is_ok() {}
+        listener
+    }
+
+    #[test]
+    fn nobody_lets_us_wait() {
+        let base = temp("clogged");
+        let (control, worker) = (base.join(CONTROL), base.join("worker.0123456789ab.sock"));
+        let _clogged = [clog(&control), clog(&worker)];
+        let old = std::time::SystemTime::now() - 2 * YOUNG;
+        let times = rustix::fs::Timespec {
+            tv_sec: old.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs().cast_signed(),
+            tv_nsec: 0,
+        };
+        let times = rustix::fs::Timestamps { last_access: times, last_modification: times };
+        rustix::fs::utimensat(rustix::fs::CWD, &worker, &times, rustix::fs::AtFlags::empty()).unwrap();
+        let (told, answer) = std::sync::mpsc::channel();
+        let path = base.clone();
+        std::thread::spawn(move || {
+            let dir = SharedDir::open(&path, &[own()]).unwrap();
+            let refused = dir.furnish("script", false);
+            dir.sweep();
+            told.send(matches!(refused, Err(Error::InUse { .. }))).unwrap();
+        });
+        assert_eq!(answer.recv_timeout(Duration::from_secs(10)), Ok(true));
+        assert!(worker.exists(), "it is busy, not dead");
+        fs::remove_dir_all(base).unwrap();
+    }
+
+    #[test]
+    fn no_other_file_s_mode_is_changed() {
+        let base = temp("mode");
+        let precious = base.join("precious");
+        fs::write(&precious, "").unwrap();
+        fs::set_permissions(&precious, Permissions::from_mode(0o600)).unwrap();
+        let dir = SharedDir::open(&base, &[own()]).unwrap();
+        // What somebody may put in the place of a socket between two of our steps.
+        std::os::unix::fs::symlink(&precious, base.join("link")).unwrap();
+        let _listener = UnixListener::bind(base.join("socket")).unwrap();
+        fs::hard_link(base.join("socket"), base.join("second")).unwrap();
+        for name in ["link", "precious", "second"] {
+            assert!(dir.place(&base.join(name), CONTROL, Some(0o666)).is_err(), "{name}");
+        }
+        assert!(!precious.exists() || fs::metadata(&precious).unwrap().mode() & 0o777 == 0o600);
         fs::remove_dir_all(base).unwrap();
     }
 

@@ -314,12 +314,23 @@ async fn a_group_is_found_without_its_leader_but_never_a_stranger() {
         assert!(std::time::Instant::now() < until, "its environment names it");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    // The shell has started its child, of which the group is to consist.
+    while super::exit::members(pid).count() < 2 {
+        assert!(std::time::Instant::now() < until, "there is no child");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     leader.kill().unwrap();
     leader.wait().unwrap();
     assert!(Group::find(known, &temp.0.join("chat.0.2.sock"), uid).is_none());
-    let group = Group::find(known, &socket, uid).unwrap();
-    group.kill().unwrap();
     let until = std::time::Instant::now() + Duration::from_secs(5);
+    let group = loop {
+        if let Some(group) = Group::find(known, &socket, uid) {
+            break group;
+        }
+        assert!(std::time::Instant::now() < until, "it is not found without its leader");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    group.kill().unwrap();
     while group.lives() && std::time::Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -349,6 +360,29 @@ fn a_directory_that_others_could_change_is_refused() {
     std::os::unix::fs::symlink("/tmp", &path).unwrap();
     refused("is not a directory");
     assert_eq!(temp.names(), ["run"]);
+}
+
+#[test]
+fn what_is_no_file_or_directory_in_there_is_refused() {
+    let temp = Temp::new();
+    let path = temp.0.join("run");
+    let refused = |name: &str, what: &str| {
+        let error = RuntimeDir::open(&path, tenant("chat", None)).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains(what), "{error}");
+        let _ = fs::create_dir(&path).and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o700)));
+    };
+    fs::create_dir(&path).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+    nix::unistd::mkfifo(&path.join("lock"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    // And nobody waits for what comes out of it.
+    refused("lock", "is not a file");
+    fs::remove_file(path.join("lock")).unwrap();
+    let elsewhere = temp.0.join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(elsewhere.join("dead.sock")).unwrap());
+    std::os::unix::fs::symlink(&elsewhere, path.join("workers")).unwrap();
+    refused("workers", "is not a directory");
+    assert!(elsewhere.join("dead.sock").exists());
 }
 
 #[test]

@@ -5,6 +5,7 @@ use super::definition::Definition;
 use super::effects::{self, Introduction, Start};
 use super::keeper::Keeper;
 use super::room::Entry;
+use super::saver::Saver;
 use crate::fleet::{Action, Event};
 use crate::pool::Closing;
 use crate::process::control::{self, Expected, ProxySays, Token};
@@ -93,7 +94,7 @@ impl Keeper {
         }
     }
 
-    fn spawn(&mut self, at: usize, slot: Slot, incarnation: Incarnation) {
+    pub(super) fn spawn(&mut self, at: usize, slot: Slot, incarnation: Incarnation) {
         if let Err(why) = self.try_spawn(at, slot, incarnation) {
             self.tell(at, Event::SpawnFailed { incarnation, why });
         }
@@ -109,9 +110,11 @@ impl Keeper {
         entry.uid = definition.spec.user.as_ref().map_or(entry.uid, |user| user.uid);
         let mut preload = None;
         if definition.spec.preload {
-            let tag = self.tags.take().ok_or("all tags are in use")?;
+            // Those that a proxy before us has written down for it.
+            let tag = entry.tag.or_else(|| self.tags.take()).ok_or("all tags are in use")?;
             entry.tag = Some(tag);
-            let token = Token::random().map_err(|e| format!("no random numbers: {e}"))?;
+            let token = entry.token.clone().map_or_else(Token::random, Ok);
+            let token = token.map_err(|e| format!("no random numbers: {e}"))?;
             let introduction = Introduction {
                 protocol: control::PROTOCOL,
                 control: &self.dir.control_socket(),
@@ -134,7 +137,8 @@ impl Keeper {
         }
         let (spec, dir) = (definition.pinned.clone(), self.dir.clone());
         self.starting.insert((at, incarnation));
-        Start { room: at, id, spec, dir, socket, preload }.begin(self.inputs.clone());
+        let ahead = self.saver.as_mut().map(Saver::ahead);
+        Start { room: at, id, spec, dir, socket, preload, ahead }.begin(self.inputs.clone());
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use super::keeper::{Answer, Input};
 use super::room::Reading;
+use super::saver::Ahead;
 use crate::pool::{Member, backend};
 use crate::process::control::Token;
 use crate::process::output::{self, Pipe, Stream};
@@ -36,6 +37,8 @@ pub(super) struct Start {
     pub(super) dir: Arc<RuntimeDir>,
     pub(super) socket: PathBuf,
     pub(super) preload: Option<(PathBuf, String)>,
+    /// `None`: it is written down already, or nothing is.
+    pub(super) ahead: Option<Ahead>,
 }
 
 /// What a worker with the preload script is told (docs/protocol.md).
@@ -57,8 +60,11 @@ pub(super) struct Introduction<'a> {
 
 impl Start {
     /// Fork and exec block for milliseconds: not on a thread that serves traffic.
-    pub(super) fn begin(self, inputs: Inputs) {
+    pub(super) fn begin(mut self, inputs: Inputs) {
         tokio::spawn(async move {
+            if let Some(ahead) = self.ahead.take() {
+                ahead.wait().await;
+            }
             let (room, incarnation) = (self.room, self.id.incarnation);
             let id = self.id.clone();
             let started = match tokio::task::spawn_blocking(move || self.start()).await {

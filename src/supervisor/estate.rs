@@ -16,7 +16,7 @@ use crate::pool::Pool;
 use crate::process::control::{Expected, Registry, Stats, Token, is_own_socket};
 use crate::process::output::Stream;
 use crate::process::spec::Spec;
-use crate::process::{Process, RuntimeDir, SharedDir, Tenant, state};
+use crate::process::{Group, Process, RuntimeDir, SharedDir, Tenant, state};
 use crate::worker::{Generation, Incarnation, Slot, Tag, WorkerId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -283,7 +283,8 @@ impl SavedWorker {
     /// Whether its socket is one that this directory has for it.
     fn lives_in(&self, dir: &Path, id: &WorkerId) -> bool {
         let name = format!("{}.{}.{}.sock", id.app, id.slot, id.incarnation);
-        self.socket.starts_with(dir) && self.socket.file_name().is_some_and(|file| *file == *name)
+        let workers = dir.join("workers");
+        self.socket == workers.join(&name) || self.socket == workers.join(&*id.app).join(&name)
     }
 
     /// `shared` is the directory of the app's workers if they are external.
@@ -314,6 +315,9 @@ impl SavedWorker {
                 }
                 found => found.and_then(Result::ok),
             };
+            if entry.process.is_none() {
+                entry.remains = Group::find(self.process, &entry.socket, self.uid);
+            }
         }
         entry.tag = self.tag;
         entry.token = self.token;

@@ -5,7 +5,7 @@ use super::estate::{self, Partial, Revived};
 use super::keeper::Keeper;
 use super::orders::{Order, Wanted, What};
 use super::room::Room;
-use crate::fleet::Event;
+use crate::fleet::{Event, State};
 use crate::pool::{Member, Seat};
 use crate::process::control::{Report, Reported};
 use crate::process::output::{Rest, Stream, open_reader};
@@ -210,17 +210,33 @@ impl Keeper {
                     }
                     // It has some time to dial in again.
                     None if external => {}
-                    None if alive => {
-                        if let Some(room) = self.rooms.get_mut(&at) {
-                            room.ended(incarnation, Some(Exit::Unknown));
-                        }
-                        let how = "ended while no proxy watched".to_owned();
-                        self.tell(at, Event::Exited { incarnation, how });
-                    }
+                    None if alive => self.missed_its_end(at, incarnation),
                     None => {}
                 }
             }
         }
+    }
+
+    /// There is no process of a worker that had one, or was about to get one.
+    fn missed_its_end(&mut self, at: usize, incarnation: Incarnation) {
+        let Some(room) = self.rooms.get_mut(&at) else { return };
+        let remains = room.workers.get_mut(&incarnation).and_then(|entry| entry.remains.take());
+        let worker = room.fleet.workers().find(|worker| worker.incarnation == incarnation);
+        let to_start = worker.filter(|worker| worker.pid.is_none() && worker.state == State::Starting);
+        let to_start = to_start.map(|worker| worker.slot);
+        if let Some(remains) = remains {
+            // As when the leader of a group ends under our eyes.
+            log::info!("{}: its process ended while no proxy watched; the rest of its group is killed", room.name);
+            remains.kill().unwrap_or_else(|e| log::warn!("{e}"));
+        } else if let Some(slot) = to_start {
+            // Written down, and the proxy before came no further.
+            return self.spawn(at, slot, incarnation);
+        }
+        if let Some(room) = self.rooms.get_mut(&at) {
+            room.ended(incarnation, Some(Exit::Unknown));
+        }
+        let how = "ended while no proxy watched".to_owned();
+        self.tell(at, Event::Exited { incarnation, how });
     }
 
     pub(super) fn listen(&mut self) -> Result<(), Error> {

@@ -158,7 +158,8 @@ impl Supervisor {
         let mut dir = RuntimeDir::hold(&setup.runtime_dir)?;
         if let Some(estate) = estate::left_in(&dir) {
             let tenants = estate.tenants(tenants.clone());
-            match estate.revive(dir.path(), pool_of(&setup.apps)) {
+            let fits = RuntimeDir::check(dir.path(), &tenants).map_err(|e| e.to_string());
+            match fits.and_then(|()| estate.revive(dir.path(), pool_of(&setup.apps))) {
                 Ok(revived) => {
                     // Until it runs, nothing of theirs is ours to remove.
                     dir.cede();

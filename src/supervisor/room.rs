@@ -9,7 +9,7 @@ use crate::pool::{Member, Pool, Seat};
 use crate::process::control::{Stats, Token};
 use crate::process::output::{Rest, Stream, Tail};
 use crate::process::usage::Usage;
-use crate::process::{Exit, Process};
+use crate::process::{Exit, Group, Process};
 use crate::worker::{Generation, Incarnation, Slot, Tag, WorkerId};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -66,6 +66,8 @@ pub(super) struct Entry {
     pub(super) uid: u32,
     /// Whether somebody else started it.
     pub(super) guest: bool,
+    /// What lives of its process group although its process ended while no proxy watched.
+    pub(super) remains: Option<Group>,
 }
 
 /// The reader of one of its streams.
@@ -93,6 +95,7 @@ impl Entry {
             token: None,
             uid: rustix::process::geteuid().as_raw(),
             guest: false,
+            remains: None,
         }
     }
 

@@ -21,11 +21,16 @@ const OLDEST: Duration = Duration::from_secs(10);
 const OLDEST_LEARNT: Duration = Duration::from_secs(1);
 /// Sids of each app that are written down: all of a busy app would cost more than they are worth.
 const LEARNT: usize = 10_000;
+/// For a start to be written down before it happens; then it happens all the same.
+const AHEAD: Duration = Duration::from_secs(1);
 /// For the last write to end.
 const LAST: Duration = Duration::from_secs(5);
 
 pub(super) struct Saver {
-    latest: watch::Sender<Option<Estate>>,
+    latest: watch::Sender<Option<(u64, Estate)>>,
+    /// How many were handed over, and up to which they were written, or cannot be.
+    handed: u64,
+    written: watch::Receiver<u64>,
     task: JoinHandle<()>,
     /// Of what was handed over last.
     print: Option<u64>,
@@ -37,18 +42,20 @@ pub(super) struct Saver {
 impl Saver {
     /// Needs a Tokio runtime.
     pub(super) fn start(path: PathBuf) -> Saver {
-        let (latest, mut changes) = watch::channel(None::<Estate>);
+        let (latest, mut changes) = watch::channel(None::<(u64, Estate)>);
+        let (done, written) = watch::channel(0);
         let task = tokio::spawn(async move {
             let mut failing = false;
             while changes.changed().await.is_ok() {
-                let estate = changes.borrow_and_update().clone();
-                let Some(estate) = estate else { continue };
+                let newest = changes.borrow_and_update().clone();
+                let Some((number, estate)) = newest else { continue };
                 let path = path.clone();
                 let written = tokio::task::spawn_blocking(move || {
                     let bytes = serde_json::to_vec(&estate).map_err(|e| e.to_string())?;
                     state::write(&path, &bytes).map_err(|e| format!("{}: {e}", path.display()))
                 });
                 let outcome = written.await.unwrap_or_else(|e| Err(e.to_string()));
+                done.send_replace(number);
                 match outcome {
                     Ok(()) => failing = false,
                     Err(why) if !failing => {
@@ -61,7 +68,14 @@ impl Saver {
                 }
             }
         });
-        Saver { latest, task, print: None, due: None, last: Instant::now() }
+        Saver { latest, handed: 0, written, task, print: None, due: None, last: Instant::now() }
+    }
+
+    /// What is decided now is written down at once. For a process that is to be started: who finds the file later
+    /// must find it named there.
+    pub(super) fn ahead(&mut self) -> Ahead {
+        self.due = Some(Instant::now());
+        Ahead { written: self.written.clone(), number: self.handed + 1 }
     }
 
     /// Waits until nothing is being written.
@@ -70,6 +84,20 @@ impl Saver {
         if tokio::time::timeout(LAST, self.task).await.is_err() {
             log::warn!("the state file takes long to be written");
         }
+    }
+}
+
+/// What waits until something is written down.
+pub(super) struct Ahead {
+    written: watch::Receiver<u64>,
+    number: u64,
+}
+
+impl Ahead {
+    /// A second at most: better a worker that is not known after a crash than none.
+    pub(super) async fn wait(mut self) {
+        let written = self.written.wait_for(|number| *number >= self.number);
+        let _ = tokio::time::timeout(AHEAD, written).await;
     }
 }
 
@@ -85,7 +113,8 @@ impl Keeper {
         }
         if saver.due.is_some_and(|due| due <= now) {
             let estate = Estate::of(self.rooms.values(), &self.tags, self.epoch, LEARNT, self.alerts.save());
-            saver.latest.send_replace(Some(estate));
+            saver.handed += 1;
+            saver.latest.send_replace(Some((saver.handed, estate)));
             (saver.due, saver.print, saver.last) = (None, Some(print), now);
         }
     }
@@ -112,7 +141,7 @@ impl Keeper {
             }
             for worker in fleet.workers() {
                 (worker.incarnation, worker.pid, worker.state as u8, worker.role as u8).hash(&mut hasher);
-                (worker.is_connected(), worker.listens(), worker.since).hash(&mut hasher);
+                (worker.is_connected(), worker.is_heard(), worker.listens(), worker.since).hash(&mut hasher);
                 if let Some(entry) = room.workers.get(&worker.incarnation) {
                     (entry.serving_pid, entry.members.len(), entry.process.is_some()).hash(&mut hasher);
                     entry.member().map(|member| &member.socket).hash(&mut hasher);

@@ -26,10 +26,10 @@ async function crash(proxy) {
 }
 
 /** Starts it again with the same file. */
-async function again(proxy, { workers } = {}) {
+async function again(proxy, ready = {}) {
   proxy.ended = undefined;
   proxy.run(BIN, ['-c', path.join(proxy.dir, 'conf.yaml')]);
-  await proxy.ready({ workers });
+  if (ready) await proxy.ready(ready);
 }
 
 /** Repeats what fails while nobody listens, as a client that polls does. */
@@ -170,6 +170,54 @@ test('a second proxy on the same directory refuses', { timeout: 60_000, ...needs
     await proxy.line(/is in use by another proxy, pid \d+/);
     Object.assign(proxy, { child, exit, ended: undefined });
     assert.deepEqual(await proxy.pids(1), [pid]);
+  }));
+
+/** Knows nothing of a proxy. */
+const SERVER = `require('http').createServer((q, s) => s.end(String(process.pid))).listen(process.argv[2])`;
+const plain = proxy => ({ command: ['node', proxy.file('server.js', SERVER), '{socket}'], instances: 2, stop_timeout: '1s' });
+const LATE = `setTimeout(() => require('http').createServer((q, s) => s.end(String(process.pid))).listen(3000), 1000)`;
+const late = proxy => ({ command: ['node', proxy.file('late.js', LATE)], preload: true, instances: 2 });
+
+for (const [name, app] of [['without the preload script', plain], ['with it', late]]) {
+  test(`killed the moment its workers are started, ${name}: each is there once`, { timeout: 60_000, ...needsProxy }, () =>
+    withProxy(proxy => ({ apps: { web: app(proxy) } }), { ready: false }, async proxy => {
+      // As soon as they are there.
+      await until(() => proxy.workerProcesses().length === 2, { every: 1, what: 'two processes' });
+      await crash(proxy);
+      const before = proxy.workerProcesses().map(({ pid }) => pid).sort();
+      await again(proxy, false);
+      assert.deepEqual((await proxy.pids(2)).sort(), before);
+      assert.equal(proxy.workerProcesses().length, 2);
+    }));
+}
+
+test('the leader of a worker dies while no proxy watches: the rest of its group ends, too', { timeout: 60_000, ...needsProxy }, () =>
+  withProxy(
+    proxy => ({ apps: { web: { command: ['sh', '-c', `node ${proxy.file('server.js', SERVER)} {socket} & wait`], stop_timeout: '1s' } } }),
+    { ready: { path: '/' } },
+    async proxy => {
+      await written(proxy, 1);
+      const before = proxy.workerProcesses();
+      const shell = before.find(({ command }) => command.startsWith('sh '));
+      await crash(proxy);
+      proxy.kill(shell.pid);
+      await until(() => !existsSync(`/proc/${shell.pid}`), { what: 'its end' });
+      await again(proxy);
+      await until(() => !proxy.workerProcesses().some(({ pid }) => before.some(worker => worker.pid === pid)), { what: 'the end of its child' });
+    },
+  ));
+
+test('a worker that hangs while the proxy changes is found', { timeout: 60_000, ...needsProxy }, () =>
+  withProxy({ apps: { chat: chat({ instances: 2, heartbeat_timeout: '2s', unhealthy_timeout: '500ms' }) } }, async proxy => {
+    const [hangs] = await proxy.pids(2);
+    // It has shown that it has a heart.
+    await until(() => JSON.parse(readFileSync(state(proxy))).rooms[0].workers.every(worker => worker.stats), { what: 'statistics' });
+    await crash(proxy);
+    proxy.kill(hangs, 'SIGSTOP');
+    await again(proxy, false);
+    await proxy.line(/its event loop stands still/, { timeout: 20_000 });
+    await until(() => !proxy.workerProcesses().some(({ pid }) => pid === hangs), { what: 'its end' });
+    await proxy.pids(2, { not: [hangs] });
   }));
 
 test('a Python worker is taken over', { timeout: 90_000, skip: interpreter ? needsProxy.skip : 'there is no python3 here' }, () =>

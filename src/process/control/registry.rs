@@ -218,7 +218,8 @@ impl Registry {
         let (id, report) = {
             let mut inner = self.lock();
             let key = (Arc::from(hello.app.as_str()), Incarnation(hello.incarnation));
-            let unknown = || format!("no worker {}[{}] #{} is expected", hello.app, hello.slot, hello.incarnation);
+            let unknown =
+                || format!("no worker {}[{}] #{} is expected", hello.app.escape_debug(), hello.slot, hello.incarnation);
             let entry = inner.get_mut(&key).filter(|e| e.expected.id.slot.0 == hello.slot).ok_or_else(unknown)?;
             if entry.expected.uid != uid {
                 return Err(format!("user {uid} is not the worker's user"));

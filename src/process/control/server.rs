@@ -1,6 +1,7 @@
 //! Accepts and serves control connections.
 
 use super::Report;
+use super::complaints::Complaints;
 use super::external::{Door, Place, Turned};
 use super::links::LinkId;
 use super::message::{LONGEST_HELLO, LONGEST_LINE, ProxySays, WorkerSays};
@@ -12,15 +13,16 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-/// Connections at a time, of all workers and strangers.
+/// Connections at a time, of all workers and strangers; and the share of our descriptors that they may have.
 const CONNECTIONS: usize = 4096;
+const SHARE: u64 = 4;
 /// From connect to hello.
 const HELLO_LIMIT: Duration = Duration::from_secs(5);
 /// For one line to go out. Who does not read for so long loses the connection, and redials.
@@ -63,8 +65,9 @@ pub(crate) async fn serve_external(listener: UnixListener, registry: Registry, d
 }
 
 async fn serve_at(listener: UnixListener, registry: Registry, door: Option<Arc<Door>>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let room = Arc::new(Semaphore::new(most_connections()));
     let mut connections = tokio::task::JoinSet::new();
+    let mut complaints = Complaints::default();
     let mut next: LinkId = 0;
     loop {
         tokio::select! {
@@ -75,9 +78,7 @@ async fn serve_at(listener: UnixListener, registry: Registry, door: Option<Arc<D
                     let (link, registry, door) = (next, registry.clone(), door.clone());
                     connections.spawn(async move {
                         let _permit = permit;
-                        if let Err(why) = connection(stream, link, &registry, door.as_deref()).await {
-                            log::warn!("control channel: {why}");
-                        }
+                        connection(stream, link, &registry, door.as_deref()).await
                     });
                 }
                 Err(e) => {
@@ -86,8 +87,27 @@ async fn serve_at(listener: UnixListener, registry: Registry, door: Option<Arc<D
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
             },
-            Some(_) = connections.join_next() => {}
+            Some(ended) = connections.join_next() => {
+                if let Ok(Err(why)) = ended && complaints.may_be_said(Instant::now()) {
+                    log::warn!("control channel: {why}");
+                }
+            }
+            () = sleep_until(complaints.due()) => complaints.tell_rest(),
         }
+    }
+}
+
+/// Whoever floods us must not take the descriptors that traffic needs.
+fn most_connections() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let share = limit.and_then(|most| usize::try_from(most / SHARE).ok());
+    share.map_or(CONNECTIONS, |share| share.clamp(16, CONNECTIONS))
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -339,6 +339,54 @@ async fn a_damaged_state_file_is_set_aside_and_its_workers_end() {
     new.end(base).await;
 }
 
+/// What stands in the file keeps nobody from starting.
+#[tokio::test]
+async fn an_app_that_cannot_be_is_not_taken_over() {
+    let base = base_dir();
+    let old = One::start(&base, two(""));
+    old.ready(2).await;
+    let text = written(&base, |text| text.matches("\"state\":\"Ready\"").count() == 2).await;
+    old.crash().await;
+    std::fs::write(base.join("run/state.json"), text.replacen("\"name\":\"chat\"", "\"name\":\"../../chat\"", 1))
+        .unwrap();
+    let new = One::start(&base, two(""));
+    new.ready(2).await;
+    assert!(base.join("run/state.json.bad").exists());
+    let gone = async {
+        while processes_with(&base.to_string_lossy()).len() > 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), gone).await.expect("strangers go on");
+    new.end(base).await;
+}
+
+/// A proxy that was killed between what it has written down and the start of the process.
+#[tokio::test]
+async fn what_was_to_be_started_is_started_once() {
+    let base = base_dir();
+    let old = One::start(&base, two(""));
+    let named = written(&base, |text| !text.is_empty()).await;
+    assert!(named.contains("\"pid\":null") && named.contains("\"process\":null"), "{named}");
+    let pids = old.ready(2).await;
+    old.crash().await;
+    std::fs::write(base.join("run/state.json"), &named).unwrap();
+    // The processes have come to be.
+    let second = One::start(&base, two(""));
+    assert_eq!(second.ready(2).await, pids);
+    second.crash().await;
+    for pid in &pids {
+        kill(pid.unwrap(), rustix::process::Signal::KILL);
+    }
+    std::fs::write(base.join("run/state.json"), &named).unwrap();
+    // They have not, which is nobody's failure.
+    let third = One::start(&base, two(""));
+    assert!(third.ready(2).await.iter().all(|pid| !pids.contains(pid)));
+    let app = &third.control.status().apps[0];
+    assert!(app.slots.iter().all(|slot| slot.failures == 0 && slot.restarts == 0), "{app:?}");
+    third.end(base).await;
+}
+
 fn alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))

@@ -74,13 +74,13 @@ class Pod {
     const child = spawn('unshare', args, { env: all, stdio: ['ignore', 'pipe', 'pipe'] });
     for (const stream of ['stdout', 'stderr']) child[stream].on('data', text => (this.output += text));
     const exit = new Promise(resolve => child.once('exit', (code, signal) => resolve({ code, signal })));
-    /** To its PID 1; then its end. */
+    // To its PID 1.
+    const send = signal => process.kill(Number(readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, 'utf8')), signal);
     const end = (signal = 'SIGTERM') => {
-      const first = Number(readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, 'utf8'));
-      process.kill(first, signal);
+      send(signal);
       return within(15_000, `the end of a container after ${signal}`, exit);
     };
-    return { end };
+    return { signal: send, end };
   }
 
   /** Returns when its startup probe succeeds: that is when the kubelet starts the app. */
@@ -171,6 +171,12 @@ test('sidecar: the app joins from its own container, is scaled, and is replaced 
     const [, series] = /seriesQuery: '(\w+)\{/.exec(MANIFEST);
     const told = async () => (await request(pod.ports[9901], { path: '/metrics' })).text;
     await until(async () => new RegExp(`^${series}\\{app="chat",slot="0"\\} \\d`, 'm').test(await told()), { what: series });
+    // The app's own probe: a hung one is the kubelet's to restart.
+    const [, alive] = /livenessProbe:\s+httpGet: \{path: "(\S+app=chat)", port: 9902\}/.exec(MANIFEST);
+    first.signal('SIGSTOP');
+    await until(async () => (await pod.probe(alive)) === 503, { timeout: 20_000, what: 'the probe to see a hung app' });
+    first.signal('SIGCONT');
+    await until(async () => (await pod.probe(alive)) === 200, { what: 'the probe to see it well' });
     const second = pod.startApp('two');
     await pod.answering('one', 'two');
     let third;

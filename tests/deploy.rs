@@ -41,7 +41,7 @@ fn the_configurations_of_the_manifests_are_good() {
 /// The lines of a comment right above the line that has `key`, and what follows the key.
 fn comment_and_value(text: &str, key: &str) -> (String, String) {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
-    let at = lines.iter().position(|line| line.starts_with(key)).expect("the key");
+    let at = lines.iter().position(|line| line.starts_with(key)).unwrap_or_else(|| panic!("no {key}"));
     let above = lines[..at].iter().rev().take_while(|line| line.starts_with('#'));
     let mut comment: Vec<&str> = above.map(|line| line.trim_start_matches('#').trim()).collect();
     comment.reverse();

@@ -12,8 +12,8 @@
 //! ```
 
 use super::output::Stream;
-use super::{Error, guard};
 use super::spec::Identity;
+use super::{Error, guard};
 use crate::worker::{Incarnation, Slot, WorkerId};
 use rustix::fs::{FlockOperation, flock};
 use std::collections::{HashMap, HashSet};

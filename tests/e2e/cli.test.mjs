@@ -178,15 +178,3 @@ test('the -- form passes arguments on unchanged, without a shell', options, asyn
   const { status } = spawnSync(BIN, ['-t', '--', 'node', 'http.js', '$HOME', '; false'], { cwd: apps, timeout: 20_000 });
   assert.equal(status, 0);
 });
-
-test("a damaged certificate among the system's authorities keeps no proxy from starting", options, async () => {
-  const proxy = new Proxy();
-  const authorities = proxy.file('authorities.pem', '-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n');
-  try {
-    proxy.port = await freePort();
-    proxy.run(BIN, ['-c', configure(proxy, { apps: { web: { script: './http.js' } } })], { env: { SSL_CERT_FILE: authorities } });
-    await proxy.ready();
-  } finally {
-    await proxy.stop();
-  }
-});

@@ -34,9 +34,10 @@ RUN touch src/main.rs src/lib.rs \
     && cargo build --release --locked --target "$(uname -m)-unknown-linux-musl" --bin pingora-unix-proxy \
     && cp "target/$(uname -m)-unknown-linux-musl/release/pingora-unix-proxy" /usr/local/bin/ \
     && pingora-unix-proxy --version
-# What an image without a shell cannot make: the runtime directory's parent, and names for the user.
-RUN install -d -o 10001 -g 10001 -m 0700 /image/run/proxy \
-    && install -d -m 1777 /image/tmp \
+# What an image without a shell cannot make: the runtime directory's parent, and names for the user. Container engines give
+# a tmpfs the mode of the directory below it, but root's ownership: so anybody may make a runtime directory in it, for
+# that alone has secrets and is private.
+RUN install -d -m 1777 /image/run/proxy /image/tmp \
     && install -d /image/etc \
     && echo 'proxy:x:10001:10001::/:/' >/image/etc/passwd \
     && echo 'proxy:x:10001:' >/image/etc/group
@@ -47,8 +48,10 @@ FROM node:22-bookworm-slim AS node
 LABEL org.opencontainers.image.title="pingora-unix-proxy" \
       org.opencontainers.image.description="Edge proxy and process manager for Node.js apps: workers on Unix sockets, sticky Socket.IO sessions" \
       org.opencontainers.image.licenses="Apache-2.0"
+# For webhooks of alarms over https: slim images have no authorities.
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
 COPY --from=build /usr/local/bin/pingora-unix-proxy /usr/local/bin/
-RUN install -d -o 10001 -g 10001 -m 0700 /run/proxy
+RUN install -d -m 1777 /run/proxy
 WORKDIR /app
 USER 10001:10001
 # The runtime directory is made in it: the only place that must be writable. HOME is where Node.js tools look.
@@ -65,6 +68,9 @@ CMD ["-c", "/app/conf.yaml"]
 # ---- copy: an image that can copy the binary into a volume
 
 FROM busybox:1.37-musl AS copy
+LABEL org.opencontainers.image.title="pingora-unix-proxy" \
+      org.opencontainers.image.description="Hands out the binary of pingora-unix-proxy" \
+      org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /usr/local/bin/pingora-unix-proxy /usr/local/bin/
 USER 10001:10001
 CMD ["cp", "/usr/local/bin/pingora-unix-proxy", "/opt/proxy/"]

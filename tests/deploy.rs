@@ -38,6 +38,53 @@ fn the_configurations_of_the_manifests_are_good() {
     assert_eq!(seen, 3, "one for each form");
 }
 
+/// The lines of a comment right above the line that has `key`, and what follows the key.
+fn comment_and_value(text: &str, key: &str) -> (String, String) {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let at = lines.iter().position(|line| line.starts_with(key)).unwrap_or_else(|| panic!("no {key}"));
+    let above = lines[..at].iter().rev().take_while(|line| line.starts_with('#'));
+    let mut comment: Vec<&str> = above.map(|line| line.trim_start_matches('#').trim()).collect();
+    comment.reverse();
+    (comment.join(" "), lines[at][key.len()..].trim().to_owned())
+}
+
+#[test]
+fn grace_periods_are_the_sums_that_stand_beside_them() {
+    for file in files("deploy/kubernetes") {
+        let text = std::fs::read_to_string(&file).expect("readable");
+        let (comment, value) = comment_and_value(&text, "terminationGracePeriodSeconds:");
+        let words: Vec<&str> = comment.split_whitespace().collect();
+        let mut sum = 0;
+        for (i, pair) in words.windows(2).enumerate() {
+            let (Ok(seconds), "s") = (pair[0].parse::<u32>(), pair[1]) else { continue };
+            sum += seconds;
+            let told = match i.checked_sub(1).map(|before| words[before]) {
+                Some("preStop") => format!("sleep: {{seconds: {seconds}}}"),
+                Some(key) if key.contains('_') => format!("{key}: {seconds}s"),
+                _ => continue,
+            };
+            assert!(text.contains(&told), "{}: the comment has {told}, the file has not", file.display());
+        }
+        assert_eq!(sum.to_string(), value, "{}: {comment}", file.display());
+    }
+}
+
+/// That the page of metrics really has it is tested end to end (sidecar.test.mjs).
+#[test]
+fn the_metric_that_scales_is_the_one_of_the_rule_and_documented() {
+    let documented = std::fs::read_to_string("docs/operations.md").expect("readable");
+    for file in files("deploy/kubernetes") {
+        let text = std::fs::read_to_string(&file).expect("readable");
+        let between = |start: &str, end: char| {
+            let (_, rest) = text.split_once(start).expect(start);
+            rest.split(end).next().unwrap_or_default().to_owned()
+        };
+        assert_eq!(between("name: {as: ", '}'), between("metric: {name: ", '}'), "{}", file.display());
+        let series = between("seriesQuery: '", '{');
+        assert!(documented.contains(&format!("\n| {series} | gauge |")), "{}: {series}", file.display());
+    }
+}
+
 #[test]
 fn the_configuration_for_systemd_is_good() {
     let files = files("deploy/systemd");

@@ -379,6 +379,8 @@ function patchServers(shared) {
   replace(proto, 'close', function close(callback) {
     const seat = seats.of.get(this);
     if (seat === undefined) return original.close.apply(this, arguments);
+    seat.leaving = true;
+    closeIdle(this);
     if (seat.inner !== null) closeIdle(seat.inner);
     if (seat.finished && !this._handle) {
       // The shutdown has closed it. The app's own close() is the first it knows of, and must succeed.
@@ -488,6 +490,8 @@ function createSeat(server, shared) {
     /** listen() was called and close() not since. */
     taken: false,
     up: false,
+    /** The app has called close(): connections end once they are idle. */
+    leaving: false,
     /** Closed by a shutdown, and the app has not closed it yet. */
     finished: false,
     wish: null,
@@ -497,7 +501,7 @@ function createSeat(server, shared) {
   watch(seat, shared);
   if (kind === 'https') servePlain(seat, shared);
   if (kind === 'http2' || kind === 'http2s') serveHttp1(seat, shared);
-  if (kind === 'http' || kind === 'https') raiseTimeouts(server, shared);
+  if (kind === 'http' || kind === 'https') raiseTimeouts(server, seat, shared);
   return seat;
 }
 
@@ -517,6 +521,7 @@ function occupy(seat, wish, shared) {
   seat.port = wish.port;
   seat.host = wish.host;
   seat.finished = false;
+  seat.leaving = false;
   seat.taken = true;
   seat.path = wish.port === null ? settings.socket : shared.seats.choosePath(wish.port);
   if (wish.port === null && !shared.seats.isClusterWorker()) shared.seats.vacate(seat.path);
@@ -719,7 +724,7 @@ function serveHttp1(seat, shared) {
     }
     return server.emit.apply(server, arguments);
   };
-  raiseTimeouts(inner, shared);
+  raiseTimeouts(inner, seat, shared);
   // Starts the time-outs of a server that itself never listens.
   EventEmitter.prototype.emit.call(inner, 'listening');
   seat.inner = inner;
@@ -826,9 +831,10 @@ function emitStream(server, request, response) {
 
 /**
  * Keeps a server from closing the proxy's idle connections before the proxy does, whatever the app sets later:
- * a request sent on a connection that closes just then would fail.
+ * a request sent on a connection that closes just then would fail. Once the app has closed the server there will be
+ * no other request, and it waits for the connections to end.
  */
-function raiseTimeouts(server, shared) {
+function raiseTimeouts(server, seat, shared) {
   const settings = shared.settings;
   const guard = function (name, more) {
     let value = server[name];
@@ -836,7 +842,7 @@ function raiseTimeouts(server, shared) {
       enumerable: true,
       configurable: true,
       get: function () {
-        if (shared.finishing && name === 'keepAliveTimeout') return 1;
+        if ((shared.finishing || seat.leaving) && name === 'keepAliveTimeout') return 1;
         const least = settings.keep_alive_ms + more;
         return typeof value === 'number' && value > 0 && value < least ? least : value;
       },

@@ -73,9 +73,14 @@ def pod_is_sound(pod, config, config_map):
     for name, address in told.items():
         if address != f"0.0.0.0:{ports.get(name)}":
             yield f"port {name}: {ports.get(name)} in the pod, {address} in the configuration"
-    proxy = [container for container in containers if "livenessProbe" in container]
-    if len(proxy) != 1 or not {"startupProbe", "readinessProbe"} <= set(proxy[0]):
+    proxy = [container for container in containers if "readinessProbe" in container]
+    if len(proxy) != 1 or not {"startupProbe", "livenessProbe"} <= set(proxy[0]):
         yield "one container must have all three probes"
+    # Those of other containers ask the proxy too, whose port has no name there.
+    for container in [other for other in containers if other not in proxy]:
+        for probe in ("startupProbe", "livenessProbe"):
+            if probe in container and container[probe].get("httpGet", {}).get("port") != ports.get("health"):
+                yield f"{container['name']}: {probe} does not ask the proxy's port for health"
     for container in proxy:
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
             if container.get(probe, {}).get("httpGet", {}).get("port") != "health":

@@ -1,6 +1,7 @@
 // A worker that no proxy started: it joins, is told who it is, and never ends because of the proxy.
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
+import http from 'node:http';
 import path from 'node:path';
 import { describe, it } from 'node:test';
 import { Proxy, here, request, until } from './harness.mjs';
@@ -50,6 +51,30 @@ describe('a worker that joins', { concurrency: 4 }, () => {
     await proxy.said('ready');
     assert.deepEqual((await proxy.said('message')).data, { early: 1 });
     await proxy.said('stats');
+  });
+
+  it('ends when the app closes its server, although the proxy keeps the connections on which it answers', async (t) => {
+    const proxy = await Proxy.start(t);
+    const worker = join(
+      proxy,
+      `const server = require('http').createServer((q, s) => {
+         if (q.url === '/slow') setTimeout(() => s.end('late'), 300);
+         else s.end('ok');
+       });
+       server.listen(3000);
+       process.on('SIGTERM', () => { server.close(() => console.log('all closed')); console.log('closes now'); });`,
+    );
+    const socketPath = (await proxy.main()).path;
+    const agent = new http.Agent({ keepAlive: true });
+    t.after(() => agent.destroy());
+    assert.equal((await request({ socketPath, agent })).body, 'ok');
+    const slow = request({ socketPath, agent, path: '/slow' });
+    await until('a request in flight', () => Object.keys(agent.freeSockets).length === 0);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    process.kill(worker.pid, 'SIGTERM');
+    await worker.printed('closes');
+    assert.equal((await slow).body, 'late');
+    await worker.printed('all');
   });
 
   it('redials as the same worker, with its tag, however long the proxy is away', async (t) => {

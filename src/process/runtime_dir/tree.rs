@@ -1,0 +1,108 @@
+//! Directories, sockets and FIFOs: made, looked at, removed. No link is ever followed.
+
+use super::Error;
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Returns how many directories it made, counted from `path` upwards.
+pub(super) fn make_with_parents(path: &Path) -> Result<usize, Error> {
+    let missing: Vec<&Path> =
+        path.ancestors().take_while(|p| !p.as_os_str().is_empty() && p.symlink_metadata().is_err()).collect();
+    for (at, dir) in missing.iter().enumerate().rev() {
+        let mode = if at == 0 { 0o700 } else { 0o755 };
+        let made = DirBuilder::new().mode(mode).create(dir);
+        // Another proxy may be a moment ahead of us; the lock decides.
+        if let Err(source) = made.or_else(|e| if e.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(e) }) {
+            remove_upwards(missing.get(at + 1).unwrap_or(dir), missing.len() - at - 1);
+            return Err(Error::Io { doing: format!("making directory {}", dir.display()), source });
+        }
+    }
+    Ok(missing.len())
+}
+
+/// Refuses what others could change.
+pub(super) fn check_own(path: &Path) -> Result<(), Error> {
+    let meta = fs::symlink_metadata(path).map_err(Error::io(format!("looking at {}", path.display())))?;
+    let own = rustix::process::geteuid().as_raw();
+    let what = if !meta.is_dir() {
+        "is not a directory; remove it or set another runtime_dir".to_owned()
+    } else if meta.uid() != own {
+        format!("belongs to user {}, not to us ({own}); remove it or set another runtime_dir", meta.uid())
+    } else if meta.mode() & 0o022 != 0 {
+        format!("can be written by others (mode {:o}); chmod go-w it or set another runtime_dir", meta.mode() & 0o7777)
+    } else {
+        return Ok(());
+    };
+    Err(Error::Unsafe { path: path.into(), what })
+}
+
+pub(super) fn remove_upwards(path: &Path, levels: usize) {
+    for dir in path.ancestors().take(levels) {
+        if fs::remove_dir(dir).is_err() {
+            break;
+        }
+    }
+}
+
+pub(super) fn make(path: &Path, mode: u32) -> Result<(), Error> {
+    match DirBuilder::new().mode(mode).create(path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+            Err(Error::Io { doing: format!("making directory {}", path.display()), source: e })
+        }
+        // A link would lead us to remove elsewhere what nobody uses.
+        Err(_) if !is_dir(path) => {
+            Err(Error::Unsafe { path: path.into(), what: "is not a directory; remove it".into() })
+        }
+        _ => chmod(path, mode),
+    }
+}
+
+/// Not by a link.
+pub(super) fn is_dir(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir())
+}
+
+pub(super) fn chmod(path: &Path, mode: u32) -> Result<(), Error> {
+    let set = fs::set_permissions(path, Permissions::from_mode(mode));
+    set.map_err(Error::io(format!("setting the mode of {}", path.display())))
+}
+
+pub(super) fn entries(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let list = fs::read_dir(dir).and_then(|list| list.map(|entry| entry.map(|e| e.path())).collect());
+    list.map_err(Error::io(format!("listing {}", dir.display())))
+}
+
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Whether anybody listens.
+pub(in crate::process) fn answers(path: &Path) -> bool {
+    matches!(connects(path), Ok(()) | Err(rustix::io::Errno::AGAIN))
+}
+
+/// Connects without waiting for a place in the queue of one that is busy: then it is `AGAIN`, as when we have no
+/// descriptor left to try with.
+pub(in crate::process) fn connects(path: &Path) -> rustix::io::Result<()> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
+    connect(&socket.map_err(|_| rustix::io::Errno::AGAIN)?, &SocketAddrUnix::new(path)?)
+}
+
+/// Whether a process listens on this socket or holds this FIFO open.
+pub(in crate::process) fn is_in_use(path: &Path) -> bool {
+    match fs::symlink_metadata(path).map(|meta| meta.file_type()) {
+        Ok(kind) if kind.is_socket() => answers(path),
+        // Without a reader, opening for writing fails; a worker holds both ends.
+        Ok(kind) if kind.is_fifo() => {
+            OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(path).is_ok()
+        }
+        _ => false,
+    }
+}

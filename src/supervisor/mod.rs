@@ -42,6 +42,7 @@ mod definition;
 mod effects;
 mod estate;
 mod external;
+mod facts;
 mod guarding;
 mod heir;
 mod keeper;
@@ -57,7 +58,6 @@ mod tags;
 mod tests;
 mod transfer;
 
-#[allow(unused_imports)] // for the handoff
 pub(crate) use estate::{Estate, Partial, clear_up};
 pub(crate) use heir::Heir;
 pub(crate) use metrics::register;

@@ -206,7 +206,12 @@ fn group_has_others(group: u32) -> bool {
 /// Whether a worker's group may have this number. To signal group 1 is to signal every process there is (kill(2)),
 /// and no worker is in ours.
 pub(super) fn may_be_a_group(pid: Pid) -> bool {
-    pid != Pid::INIT && pid != rustix::process::getpid() && pid != rustix::process::getpgrp()
+    pid != Pid::INIT && pid != rustix::process::getpid() && pid.as_raw_pid() != own_group()
+}
+
+/// Our process group; 0 where its leader is of another PID namespace, which rustix holds impossible.
+fn own_group() -> i32 {
+    nix::unistd::getpgrp().as_raw()
 }
 
 /// The living processes of a group (proc_pid_stat(5)).
@@ -239,7 +244,7 @@ mod tests {
     /// To signal "its group" would be to signal everybody, or ourselves.
     #[test]
     fn no_process_with_a_dangerous_number_is_taken_over() {
-        let group = rustix::process::getpgrp().as_raw_pid().unsigned_abs();
+        let group = own_group().unsigned_abs();
         for pid in [1, std::process::id(), group] {
             // The leader of our group may have ended.
             let started = start_time(pid).unwrap_or(1);

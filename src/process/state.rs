@@ -101,8 +101,8 @@ pub(crate) fn find_worker(socket: &Path, uid: u32) -> Option<u32> {
     let mut pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     pids.find(|pid| {
         let leads = || {
-            let pid = i32::try_from(*pid).ok().and_then(rustix::process::Pid::from_raw);
-            pid.is_some_and(|pid| rustix::process::getpgid(Some(pid)) == Ok(pid))
+            let pid = i32::try_from(*pid).map(nix::unistd::Pid::from_raw);
+            pid.is_ok_and(|pid| nix::unistd::getpgid(Some(pid)) == Ok(pid))
         };
         serves(*pid, socket) && super::usage::real_user(*pid).is_ok_and(|user| user == uid) && leads()
     })

@@ -45,6 +45,7 @@ mod external;
 mod guarding;
 mod heir;
 mod keeper;
+mod knock;
 mod metrics;
 mod orders;
 mod pulse;

@@ -16,6 +16,9 @@ pub(super) fn decode(d: &mut Decoder<'_>, top: &Fields<'_>, runtime_dir: &Path) 
         threads: usize::from(d.machine.cpus()),
         pid_file: text(runtime_dir.join(PID_FILE)),
         upgrade_sock: text(runtime_dir.join("upgrade.sock")),
+        // For connections to workers, which have no TLS. Without it Pingora reads the certificates of the system's
+        // authorities at the start, and panics when one of them is damaged.
+        ca_file: Some("/dev/null".to_owned()),
         ..ServerConf::default()
     };
     let Some(field) = top.filled("server") else { return conf };

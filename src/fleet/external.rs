@@ -187,7 +187,7 @@ mod tests {
         stage.wait(Duration::from_millis(4900));
         assert_eq!(stage.state(incarnation), Some(State::Ready));
         stage.tell(Event::Hello { incarnation });
-        stage.wait(Duration::from_secs(5));
+        stage.wait(Duration::from_millis(4900));
         assert_eq!(stage.state(incarnation), Some(State::Ready));
         stage.tell(Event::HungUp { incarnation });
         let told = stage.wait(Duration::from_secs(6));
@@ -231,6 +231,23 @@ mod tests {
         assert_eq!((told.iter().filter(raised).count(), stage.fleet.seats().count()), (1, 0));
         stage.tell(Event::Heartbeat { incarnation });
         assert_eq!(stage.state(incarnation), Some(State::Ready));
+    }
+
+    #[test]
+    fn who_hangs_before_its_heart_was_ever_heard_is_found_too() {
+        let mut stage = Stage::new(4);
+        let incarnation = stage.ready();
+        stage.wait(Duration::from_millis(4900));
+        assert_eq!(stage.state(incarnation), Some(State::Ready));
+        stage.wait(Duration::from_millis(200));
+        assert_eq!(stage.state(incarnation), Some(State::Unhealthy));
+        // It redials, and hangs again at once.
+        stage.tell(Event::Heartbeat { incarnation });
+        stage.tell(Event::HungUp { incarnation });
+        stage.tell(Event::Hello { incarnation });
+        assert_eq!(stage.state(incarnation), Some(State::Ready));
+        stage.wait(Duration::from_millis(5100));
+        assert_eq!(stage.state(incarnation), Some(State::Unhealthy));
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 /// Between two looks at an external worker that hangs: nothing depends on it.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// For a heart's first beat, beside the time-out: whoever has just begun to serve may have much to do.
+const FIRST_BEAT: Duration = Duration::from_secs(2);
 
 impl Fleet {
     /// It became ready: from now on it must show that it is well.
@@ -17,8 +19,25 @@ impl Fleet {
         let Some(worker) = self.workers.get_mut(&incarnation) else { return };
         let check = worker.health.check;
         let next = Some(after(now, worker.policy.health.interval));
-        // Its heart counts from its first beat: not every worker has one.
         worker.health = super::worker::Pulse { check, next, ..Default::default() };
+        self.listen_for_heart(incarnation);
+    }
+
+    /// Who has a channel has a heart. It may have stood still before it was ever heard.
+    fn listen_for_heart(&mut self, incarnation: Incarnation) {
+        let now = self.now;
+        let Some(worker) = self.workers.get_mut(&incarnation).filter(|w| w.connected && w.is_up()) else { return };
+        let limit = worker.policy.health.heartbeat_timeout.saturating_add(FIRST_BEAT);
+        worker.health.due.get_or_insert(after(now, limit));
+    }
+
+    /// It has a channel, perhaps anew.
+    pub(super) fn said_hello(&mut self, incarnation: Incarnation) {
+        self.with(incarnation, |w| {
+            w.connected = true;
+            w.leaves_at = None;
+        });
+        self.listen_for_heart(incarnation);
     }
 
     pub(super) fn heartbeat(&mut self, incarnation: Incarnation) {

@@ -40,10 +40,7 @@ impl Fleet {
                     self.remove(incarnation);
                 }
             }
-            Event::Hello { incarnation } => self.with(incarnation, |w| {
-                w.connected = true;
-                w.leaves_at = None;
-            }),
+            Event::Hello { incarnation } => self.said_hello(incarnation),
             Event::HungUp { incarnation } => self.hung_up(incarnation),
             Event::AppReady { incarnation } => self.with(incarnation, |w| w.app_ready = true),
             Event::Path { incarnation } => self.path(incarnation),
@@ -62,7 +59,7 @@ impl Fleet {
     }
 
     /// Changes what is known of a worker, then sees whether that makes it ready.
-    fn with(&mut self, incarnation: Incarnation, change: impl FnOnce(&mut Worker)) {
+    pub(super) fn with(&mut self, incarnation: Incarnation, change: impl FnOnce(&mut Worker)) {
         if let Some(worker) = self.workers.get_mut(&incarnation) {
             change(worker);
             self.settle(incarnation);

@@ -22,6 +22,7 @@ use arc_swap::ArcSwap;
 use pingora_load_balancing::{Backends, LoadBalancer};
 use selector::{PoolDiscovery, Rendezvous};
 use std::any::Any;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -38,8 +39,15 @@ pub(crate) struct Member {
     pub(crate) load: Load,
     pub(crate) tunnels: Tunnels,
     pub(crate) silence: Silence,
-    /// What traffic keeps with the worker: its idle connections. They end with it.
-    pub(crate) kept: OnceLock<Box<dyn Any + Send + Sync>>,
+    /// Whether a pool has it.
+    seated: AtomicBool,
+    /// What traffic keeps with the worker: its idle connections.
+    pub(crate) kept: OnceLock<Box<dyn Kept>>,
+}
+
+/// What traffic keeps for a worker's next requests. It goes when the worker leaves the pool, which it may outlive.
+pub(crate) trait Kept: Any + fmt::Debug + Send + Sync {
+    fn clear(&self);
 }
 
 impl Member {
@@ -52,8 +60,20 @@ impl Member {
             load: Load::default(),
             tunnels: Tunnels::default(),
             silence: Silence::default(),
+            seated: AtomicBool::new(false),
             kept: OnceLock::new(),
         }
+    }
+
+    /// Whether more requests may come. Whoever keeps something looks afterwards: then either this is seen
+    /// to be false, or [`Kept::clear`] sees what was kept.
+    pub(crate) fn is_seated(&self) -> bool {
+        self.seated.load(Ordering::SeqCst)
+    }
+
+    fn leave(&self) {
+        self.seated.store(false, Ordering::SeqCst);
+        self.kept.get().into_iter().for_each(|kept| kept.clear());
     }
 
     pub(crate) fn of_user(self, user: Option<u32>) -> Member {
@@ -172,7 +192,11 @@ impl Pool {
 
     /// Replaces the routable workers. Leases on workers that are left out live on.
     pub(crate) async fn publish(&self, seats: Vec<Seat>) {
-        self.snapshot.store(Arc::new(Snapshot { seats }));
+        seats.iter().for_each(|seat| seat.member.seated.store(true, Ordering::SeqCst));
+        let new = Arc::new(Snapshot { seats });
+        let old = self.snapshot.swap(new.clone());
+        let stays = |member: &Arc<Member>| new.seats.iter().any(|seat| Arc::ptr_eq(&seat.member, member));
+        old.seats.iter().filter(|seat| !stays(&seat.member)).for_each(|seat| seat.member.leave());
         // Discovery reads the snapshot and cannot fail.
         let _ = self.by_hash.update().await;
         self.queue.wake.notify_waiters();

@@ -178,6 +178,7 @@ impl RuntimeDir {
     /// Ends as a killed process does: nothing is removed, but the lock is free.
     #[cfg(test)]
     pub(super) fn crash(self) {
+        use rustix::fs::{FlockOperation, flock};
         let file = self.lock.lock().map(|file| file.try_clone());
         let _ = file.map(|file| file.map(|file| flock(&file, FlockOperation::Unlock)));
         self.cede();

@@ -1,6 +1,7 @@
 //! How the proxy is, for those who ask: health endpoints, systemd.
 
 use crate::admin::health::{AppCondition, Condition};
+use crate::fleet::State;
 use crate::gateway::Rules;
 use crate::supervisor::{AppStatus, Control};
 use std::collections::HashSet;
@@ -49,7 +50,7 @@ impl Vitals {
             if ready > 0 && !were_ready.contains(name) {
                 were_ready.insert(name.to_owned());
             }
-            let workers = known.iter().map(|app| usize::from(app.desired)).sum();
+            let workers = known.iter().map(|app| all_of(app)).sum();
             let reason = known.last().map(|app| why_not(app)).unwrap_or_default();
             AppCondition { name: name.to_owned(), ready, workers, was_ready: were_ready.contains(name), reason }
         };
@@ -69,6 +70,15 @@ impl Vitals {
     }
 }
 
+/// The workers that an app is to have. While one takes another's place there are more, and external ones come and go.
+fn all_of(app: &AppStatus) -> usize {
+    let all = match app.is_external {
+        true => app.workers.iter().filter(|worker| worker.state != State::Exited).count(),
+        false => usize::from(app.desired),
+    };
+    all.max(app.ready())
+}
+
 /// What is known of an app without a ready worker.
 fn why_not(app: &AppStatus) -> String {
     if app.ready() > 0 {
@@ -76,5 +86,6 @@ fn why_not(app: &AppStatus) -> String {
     }
     let exit = app.slots.iter().find_map(|slot| slot.last_exit.clone());
     let worker = app.workers.first().map(|worker| format!("{}: {}", worker.state, worker.reason));
-    exit.or(worker).unwrap_or_default()
+    let nobody = app.is_external.then(|| "none has joined".to_owned());
+    exit.or(worker).or(nobody).unwrap_or_default()
 }

@@ -4,6 +4,7 @@ use super::alarm_event::{Kind, Raised};
 use super::definition::Definition;
 use super::effects::{self, Introduction, Start};
 use super::keeper::Keeper;
+use super::knock::Knock;
 use super::room::Entry;
 use super::saver::Saver;
 use crate::fleet::{Action, Event};
@@ -11,6 +12,7 @@ use crate::pool::Closing;
 use crate::process::control::{self, Expected, ProxySays, Token};
 use crate::process::{Error, Process, evidence};
 use crate::worker::{Incarnation, Slot, WorkerId};
+use std::sync::Arc;
 
 impl Keeper {
     pub(super) async fn carry_out(&mut self) {
@@ -71,11 +73,11 @@ impl Keeper {
                 }
             }
             Action::Probe { incarnation, attempt } => {
-                if let (Some(entry), Some(tools)) = (entry(&incarnation), &self.tools) {
+                if let Some(entry) = entry(&incarnation) {
                     let foreign = room.definition_of(incarnation).is_some_and(Definition::is_foreign);
                     let user = foreign.then_some(entry.uid);
                     let member = entry.member().cloned();
-                    effects::probe(at, attempt, member, user, tools.check.clone(), self.inputs.clone());
+                    effects::probe(at, attempt, member, user, self.inputs.clone());
                 }
             }
             Action::Cleanup { incarnation } => {
@@ -143,13 +145,13 @@ impl Keeper {
     }
 
     fn check(&mut self, at: usize, incarnation: Incarnation, attempt: u32) {
-        let (Some(room), Some(tools)) = (self.rooms.get(&at), &self.tools) else { return };
+        let Some(room) = self.rooms.get(&at) else { return };
         let Some(member) = room.workers.get(&incarnation).and_then(Entry::member).cloned() else { return };
         let Some(definition) = room.definition_of(incarnation) else { return };
         let limit = definition.policy.health.timeout;
         match definition.http_check() {
             Some(check) => effects::check(at, attempt, member, check, limit, self.inputs.clone()),
-            None => effects::check(at, attempt, member, tools.check.clone(), limit, self.inputs.clone()),
+            None => effects::check(at, attempt, member, Arc::new(Knock), limit, self.inputs.clone()),
         }
     }
 

@@ -1,9 +1,11 @@
 //! What a generation of an app is started from.
 
+use super::knock::without_tls;
 use crate::fleet::policy::{Health, Policy};
 use crate::process::Tenant;
 use crate::process::spec::Spec;
 use http::StatusCode;
+use pingora_core::connectors::http::Connector;
 use pingora_core::{Error, ErrorType};
 use pingora_load_balancing::health_check::HttpHealthCheck;
 use std::path::PathBuf;
@@ -68,7 +70,7 @@ impl Definition {
 
 fn http_check(health: &Health) -> Option<HttpHealthCheck> {
     let path = health.path.as_ref()?;
-    let mut check = HttpHealthCheck::new("localhost", false);
+    let mut check = HttpHealthCheck::new_custom("localhost", false, Connector::new(Some(without_tls())));
     // What is no path was refused by the configuration.
     check.req.set_uri(path.parse().ok()?);
     let _ = check.req.insert_header("User-Agent", "pingora-unix-proxy (health check)");

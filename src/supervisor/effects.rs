@@ -1,6 +1,7 @@
 //! What takes time: each effect is a task that answers with an input.
 
 use super::keeper::{Answer, Input};
+use super::knock::{Knock, listens_as, why};
 use super::room::Reading;
 use super::saver::Ahead;
 use crate::pool::{Member, backend};
@@ -9,15 +10,11 @@ use crate::process::output::{self, Pipe, Stream};
 use crate::process::spec::Spec;
 use crate::process::{Error, Exit, Job, Preload, Process, RuntimeDir, spawn};
 use crate::worker::WorkerId;
-use pingora_load_balancing::health_check::{HealthCheck, TcpHealthCheck};
+use pingora_load_balancing::health_check::HealthCheck;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
-
-/// For a worker's socket to say who listens there.
-const LISTENER_LIMIT: Duration = Duration::from_secs(2);
 
 /// Where answers go. Never full for long: its reader only waits for publishing.
 pub(super) type Inputs = mpsc::Sender<Input>;
@@ -121,15 +118,8 @@ pub(super) fn discard(process: Process) {
     });
 }
 
-/// Asks the socket through pingora-load-balancing's health check. `user`: who must listen there.
-pub(super) fn probe(
-    room: usize,
-    attempt: u32,
-    member: Option<Arc<Member>>,
-    user: Option<u32>,
-    check: Arc<TcpHealthCheck>,
-    inputs: Inputs,
-) {
+/// Asks whether the socket takes connections. `user`: who must listen there.
+pub(super) fn probe(room: usize, attempt: u32, member: Option<Arc<Member>>, user: Option<u32>, inputs: Inputs) {
     let Some(member) = member else { return };
     tokio::spawn(async move {
         // A link could lead our connections anywhere.
@@ -137,24 +127,12 @@ pub(super) fn probe(
         let answer = match backend(&member) {
             _ if is_link => Err("its path is a symbolic link".to_owned()),
             Some(_) if let Err(why) = listens_as(&member.socket, user).await => Err(why),
-            Some(backend) => check.check(&backend).await.map_err(|e| e.etype().as_str().to_owned()),
+            Some(backend) => Knock.check(&backend).await.map_err(|e| why(&e)),
             None => Err("its path is no socket address".to_owned()),
         };
         let answer = Answer::Probed { attempt, answer };
         let _ = inputs.send(Input { room, incarnation: member.id.incarnation, answer }).await;
     });
-}
-
-/// Sees that a process of this user listens, and nobody else who could write in the same directory.
-async fn listens_as(socket: &str, user: Option<u32>) -> Result<(), String> {
-    let Some(user) = user else { return Ok(()) };
-    let connected = tokio::time::timeout(LISTENER_LIMIT, UnixStream::connect(socket)).await;
-    let connected = connected.map_err(|_| "it does not accept".to_owned())?.map_err(|e| e.to_string())?;
-    match connected.peer_cred() {
-        Ok(peer) if peer.uid() == user => Ok(()),
-        Ok(peer) => Err(format!("user {} listens there, and not user {user}", peer.uid())),
-        Err(e) => Err(format!("who listens there is not known: {e}")),
-    }
 }
 
 /// Sees whether a ready worker is well.
@@ -170,10 +148,7 @@ pub(super) fn check(
         let answer = match backend(&member) {
             _ if let Err(why) = listens_as(&member.socket, member.user).await => Err(why),
             Some(backend) => match tokio::time::timeout(limit, check.check(&backend)).await {
-                Ok(answer) => answer.map_err(|e| match &e.context {
-                    Some(context) => context.as_str().to_owned(),
-                    None => e.etype().as_str().to_owned(),
-                }),
+                Ok(answer) => answer.map_err(|e| why(&e)),
                 Err(_) => Err(format!("no answer within {limit:?}")),
             },
             None => Err("its path is no socket address".to_owned()),

@@ -18,7 +18,6 @@ use crate::process::output::Logs;
 use crate::process::{Error, Exit, RuntimeDir};
 use crate::worker::Incarnation;
 use pingora_core::server::ShutdownWatch;
-use pingora_load_balancing::health_check::TcpHealthCheck;
 use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
 use std::panic::AssertUnwindSafe;
@@ -117,7 +116,6 @@ pub(super) struct Keeper {
 
 /// What needs the runtime, or threads.
 pub(super) struct Tools {
-    pub(super) check: Arc<TcpHealthCheck>,
     pub(super) preload: PathBuf,
     watch: AbortHandle,
     _alerts: alarms::Running,
@@ -259,7 +257,7 @@ impl Keeper {
         let alerts = self.alerts.start();
         let (alarms, logs, dir) = (self.alerts.clone(), self.logs.clone(), self.dir.control_socket());
         let watch = tokio::spawn(alarms::watch(alarms, self.status.subscribe(), logs, dir)).abort_handle();
-        Ok(Tools { watch, _alerts: alerts, check: TcpHealthCheck::new().into(), preload })
+        Ok(Tools { watch, _alerts: alerts, preload })
     }
 
     /// The loop. May be dropped and begun again at any await.

@@ -46,6 +46,7 @@ mod facts;
 mod guarding;
 mod heir;
 mod keeper;
+mod knock;
 mod metrics;
 mod orders;
 mod pulse;

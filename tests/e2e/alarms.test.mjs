@@ -223,8 +223,19 @@ test('https: a certificate that the system trusts is taken, another is not', opt
       const before = listener.requests.length;
       await withProxy(conf, async proxy => {
         await ask(proxy, '/hold?mb=250');
-        await proxy.line(/ERROR.*alarms: the webhook did not take raised memory web\[0\]: .*(Handshake|Cert)/i);
+        await proxy.line(/ERROR.*alarms: the webhook did not take raised memory web\[0\]: .*(invalid peer certificate|there are none)/);
       });
+      const damaged = path.join(work, 'damaged.pem');
+      writeFileSync(damaged, '-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n');
+      for (const [file, why] of [[damaged, '1 of 1 are damaged'], ['/no/such/file', 'could not load certs from file /no/such/file'], ['/dev/null', 'there are none']]) {
+        await withProxy(conf, { env: { SSL_CERT_FILE: file, SSL_CERT_DIR: undefined } }, async proxy => {
+          await ask(proxy, '/hold?mb=250');
+          const { text } = await proxy.line(/ERROR.*alarms: the webhook did not take raised memory web\[0\]: /);
+          assert.ok(text.includes(why) && text.includes(`SSL_CERT_FILE=${file}`), text);
+          assert.equal((await ask(proxy, '/pid')).status, 200);
+          assert.doesNotMatch(proxy.output, /panicked/);
+        });
+      }
       assert.equal(listener.requests.length, before);
     });
   } finally {

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { existsSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import net from 'node:net';
 import path from 'node:path';
 import test from 'node:test';
@@ -177,4 +177,24 @@ test('the -- form passes arguments on unchanged, without a shell', options, asyn
   // Checked by -t, which starts nothing.
   const { status } = spawnSync(BIN, ['-t', '--', 'node', 'http.js', '$HOME', '; false'], { cwd: apps, timeout: 20_000 });
   assert.equal(status, 0);
+});
+
+test("a damaged certificate among the system's authorities keeps no proxy from starting, nor a worker from serving", options, async () => {
+  const proxy = new Proxy();
+  const authorities = proxy.file('authorities.pem', '-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n');
+  const notes = proxy.file('notes', '');
+  const checked = { script: './http.js', env: { NOTES: notes }, health_check: { path: '/note?id=check', interval: '500ms' } };
+  try {
+    proxy.port = await freePort();
+    const config = { apps: { web: { script: './http.js' }, checked }, routes: [{ path: '/checked', app: 'checked' }, { path: '/', app: 'web' }] };
+    proxy.run(BIN, ['-c', configure(proxy, config)], { env: { SSL_CERT_FILE: authorities } });
+    await proxy.ready();
+    await until(() => readFileSync(notes, 'utf8').split('check').length > 2, { what: 'two health checks' });
+    assert.doesNotMatch(proxy.output, /panicked/);
+  } catch (error) {
+    proxy.show();
+    throw error;
+  } finally {
+    await proxy.stop();
+  }
 });

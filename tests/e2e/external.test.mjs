@@ -11,7 +11,7 @@ import { request } from './lib/http.mjs';
 import { apps, BIN, configure, needsProxy, needsUpgrade, startProxy } from './lib/proxy.mjs';
 import { keepsSessions } from './lib/sessions.mjs';
 import { besiege } from './lib/siege.mjs';
-import { status as statusOfAll } from './lib/steer.mjs';
+import { asked, status as statusOfAll } from './lib/steer.mjs';
 import { rawUpgrade } from './lib/upgrade.mjs';
 import { pooled, range, sleep, until, within } from './lib/wait.mjs';
 
@@ -184,7 +184,6 @@ test('a worker that hangs is out of the pool, lives, and comes back', options, (
   stage({ app: { unhealthy_timeout: '500ms' } }, async (proxy, start) => {
     const [well, hangs] = [start('./sio.js'), start('./sio.js')];
     await answering(proxy, 2);
-    // Its heart counts from its first beat.
     await until(async () => (await statusOf(proxy)).workers.every(worker => worker.elu !== null), { what: 'statistics' });
     hangs.child.kill('SIGSTOP');
     await proxy.line(/its event loop stands still/);
@@ -192,6 +191,30 @@ test('a worker that hangs is out of the pool, lives, and comes back', options, (
     assert.deepEqual([...new Set(await pooled(range(20), 4, () => ownerOf(proxy)))], [well.pid]);
     hangs.child.kill('SIGCONT');
     assert.deepEqual(await answering(proxy, 2), pids([well, hangs]));
+  }));
+
+test('a worker that hangs before it was ever heard is found', options, () =>
+  stage({}, async (proxy, start) => {
+    const hangs = start('./sio.js');
+    await proxy.line(/ready after/);
+    hangs.child.kill('SIGSTOP');
+    const stopped = performance.now();
+    assert.ok((await statusOf(proxy)).workers.every(worker => worker.elu === null), 'no statistics yet');
+    await proxy.line(/its event loop stands still/);
+    assert.ok(performance.now() - stopped < 8000, `found after ${performance.now() - stopped} ms`);
+    hangs.child.kill('SIGCONT');
+    await proxy.line(/answers again/);
+  }));
+
+test('health counts the workers that are there', options, () =>
+  stage({}, async (proxy, start) => {
+    assert.match(await asked(proxy, '/readyz?verbose'), /^\[-\] chat: 0 of 0 workers ready \(none has joined\)$/m);
+    const first = start('./sio.js');
+    await answering(proxy, 1);
+    assert.match(await asked(proxy, '/readyz?verbose'), /^\[\+\] chat: 1 of 1 worker ready$/m);
+    const workers = [first, start('./sio.js')];
+    assert.deepEqual(await answering(proxy, 2), pids(workers));
+    assert.match(await asked(proxy, '/readyz?verbose'), /^\[\+\] chat: 2 of 2 workers ready$/m);
   }));
 
 test('the proxy may go and come back: workers and their sessions live', options, () =>

@@ -3,6 +3,7 @@
 use http::{HeaderName, HeaderValue, Uri};
 use pingora::http::RequestHeader;
 use pingora_core::connectors::http::v1::Connector;
+use pingora_core::tls;
 use pingora_core::upstreams::peer::HttpPeer;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -109,21 +110,48 @@ impl Webhook {
     }
 }
 
-/// What it was, and what the library below said.
+/// What it was, and what the library below said. The cause alone may be a mere address.
 fn reason(error: &pingora_core::Error) -> String {
-    let name = error.etype().as_str();
-    match &error.cause {
-        Some(cause) => format!("{name}: {cause}"),
-        None => {
-            error.context.as_ref().map_or_else(|| name.to_owned(), |context| format!("{name}: {}", context.as_str()))
-        }
-    }
+    let context = error.context.as_ref().map(|context| context.as_str().to_owned());
+    let cause = error.cause.as_ref().map(ToString::to_string);
+    let parts = [Some(error.etype().as_str().to_owned()), context, cause];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(": ")
 }
 
 /// Made at the first use, away from threads that serve: it reads the certificates of the system's authorities.
 async fn connector() -> Result<Arc<Connector>, Refused> {
     static MADE: OnceLock<Arc<Connector>> = OnceLock::new();
-    // It panics when a file of certificates cannot be read.
-    let made = tokio::task::spawn_blocking(|| MADE.get_or_init(|| Arc::new(Connector::new(None))).clone()).await;
-    made.map_err(|_| Refused::again("the certificates of this system's authorities cannot be read"))
+    if let Some(made) = MADE.get() {
+        return Ok(made.clone());
+    }
+    let made = tokio::task::spawn_blocking(|| {
+        // Pingora panics over what this finds.
+        authorities()?;
+        Ok(MADE.get_or_init(|| Arc::new(Connector::new(None))).clone())
+    });
+    made.await.map_err(Refused::again)?.map_err(|why: String| Refused::again(why))
+}
+
+/// Whether the system's authorities are known, by the rules of the library that will load them.
+///
+/// # Errors
+/// What is wrong, where, and what to do.
+fn authorities() -> Result<(), String> {
+    let place = |name: &str| std::env::var_os(name).map(|value| format!("{name}={}", value.display()));
+    let places: Vec<_> = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().filter_map(place).collect();
+    let (place, cure) = match places.is_empty() {
+        true => ("the system's place, /etc/ssl/certs or the like".to_owned(), "install ca-certificates anew"),
+        false => (places.join(" and "), "mend it, or name another"),
+    };
+    let wrong = |what: String| format!("certificates of authorities ({place}): {what}; {cure}");
+    let found = tls::load_native_certs().map_err(|e| wrong(e.to_string()))?;
+    if found.is_empty() {
+        return Err(wrong("there are none, so no https server can be trusted".to_owned()));
+    }
+    let (all, mut store) = (found.len(), tls::RootCertStore::empty());
+    let damaged = found.into_iter().map(|one| store.add(one)).filter_map(Result::err).collect::<Vec<_>>();
+    match damaged.first() {
+        Some(why) => Err(wrong(format!("{} of {all} are damaged ({why})", damaged.len()))),
+        None => Ok(()),
+    }
 }

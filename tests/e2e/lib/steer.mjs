@@ -38,24 +38,20 @@ export async function statusByCommand(proxy) {
   return JSON.parse((await succeed(proxy, ['status', '--json'])).out);
 }
 
-/** The status without the cost of a process: for those who look often. */
-export const status = proxy =>
+/** Asks on the socket for commands, without the cost of a process: for those who look often. */
+export const asked = (proxy, path_, headers = {}) =>
   new Promise((resolve, reject) => {
-    const asked = http.get({ socketPath: path.join(proxy.runtime, 'admin.sock'), path: '/v1/status', agent: false }, answer => {
+    const asking = http.get({ socketPath: path.join(proxy.runtime, 'admin.sock'), path: path_, headers, agent: false }, answer => {
       let text = '';
       answer.setEncoding('utf8').on('data', data => (text += data));
       answer.on('error', reject);
-      answer.on('end', () => {
-        try {
-          resolve(JSON.parse(text));
-        } catch (error) {
-          reject(error);
-        }
-      });
+      answer.on('end', () => resolve(text));
     });
-    asked.on('error', reject);
-    asked.setTimeout(10_000, () => asked.destroy(new Error('no status within 10 s')));
+    asking.on('error', reject);
+    asking.setTimeout(10_000, () => asking.destroy(new Error(`no answer to ${path_} within 10 s`)));
   });
+
+export const status = async proxy => JSON.parse(await asked(proxy, '/v1/status'));
 
 /** One app's workers and waiting slots; the first app's unless told. */
 export async function workers(proxy, app) {

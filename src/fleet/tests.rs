@@ -337,8 +337,18 @@ fn whose_heart_was_heard_must_be_heard_again_by_the_next_proxy() {
     next.at(67_000, beat());
     silence(&mut next, 69_900);
     assert_eq!(next.state(), State::Ready);
-    // One that never had a heart is not waited for.
-    let mut next = restored(&Play::up(policy()), 60_000);
-    silence(&mut next, 99_000);
-    assert_eq!(next.state(), State::Ready);
+    // Who has a channel has a heart, even if it was not heard yet; who has none is not waited for.
+    for (with_channel, end, then) in [(true, 68_100, State::Unhealthy), (false, 99_000, State::Ready)] {
+        let mut play = Play::new(policy());
+        play.at(0, Event::Start);
+        play.at(0, Event::Spawned { incarnation: A, pid: 100 });
+        if with_channel {
+            play.at(0, Event::Hello { incarnation: A });
+        }
+        play.at(0, Event::Path { incarnation: A });
+        play.at(0, Event::ProbeOk { incarnation: A, attempt: 1 });
+        let mut next = restored(&play, 60_000);
+        silence(&mut next, end);
+        assert_eq!(next.state(), then);
+    }
 }

@@ -164,11 +164,11 @@ test('a second proxy on the same directory refuses', { timeout: 60_000, ...needs
     const [pid] = await proxy.pids(1);
     const { child, exit } = proxy;
     const config = readFileSync(path.join(proxy.dir, 'conf.yaml'), 'utf8');
-    writeFileSync(proxy.file('second.yaml', ''), config.replace(`127.0.0.1:${proxy.port}`, '127.0.0.1:0'));
+    const second = proxy.file('second.yaml', config.replace(`127.0.0.1:${proxy.port}`, '127.0.0.1:0'));
     // The very same again finds its ports taken, too: that is not the reason to tell.
-    for (const file of ['second.yaml', 'conf.yaml']) {
+    for (const file of [second, path.join(proxy.dir, 'conf.yaml')]) {
       const from = performance.now();
-      proxy.run(BIN, ['-c', path.join(proxy.dir, file)]);
+      proxy.run(BIN, ['-c', file]);
       assert.notEqual((await within(10_000, 'its end', proxy.exit)).code, 0);
       await proxy.line(new RegExp(`is in use by another proxy, pid ${child.pid}; stop that one`), { from });
     }

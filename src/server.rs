@@ -158,7 +158,9 @@ fn prepare(cli: Cli, mut config: Config, inheritance: Option<Inheritance>) -> Re
             (None, None)
         }
     };
-    doors.bind(&mut config)?;
+    // Whoever starts the same twice is told of the other proxy, not of the ports that it has.
+    let bound = doors.bind(&mut config);
+    bound.map_err(|why| taken.is_none().then(|| other_proxy(&config.runtime_dir)).flatten().unwrap_or(why))?;
     let conf = std::mem::take(&mut config.server);
     let pid_file = PathBuf::from(&conf.pid_file);
     let mut server = Server::new_with_opt_and_conf(None, conf);
@@ -271,6 +273,11 @@ fn beyond(config: &Config, pid_file: &Path) -> Vec<PathBuf> {
     let paths = config.admin.iter().map(PathBuf::as_path).chain([pid_file]);
     let paths = paths.filter_map(|path| std::path::absolute(path).ok());
     paths.filter(|path| !path.starts_with(&config.runtime_dir)).collect()
+}
+
+/// Why we cannot start, if it is that one runs there.
+fn other_proxy(runtime_dir: &Path) -> Option<String> {
+    RuntimeDir::in_use(runtime_dir).map(|error| error.to_string())
 }
 
 fn tell_of_files(wanted: usize) {

@@ -55,6 +55,11 @@ impl Knocker {
         outcome.await.map_err(|_| Error::new("this proxy cannot hand over now"))?
     }
 
+    /// The successor that waits now.
+    pub(crate) fn waiting(&self) -> Option<u32> {
+        *self.candidate.borrow()
+    }
+
     /// Ends once this process waits as successor.
     pub(crate) async fn waits(&self, pid: u32) {
         let mut candidate = self.candidate.clone();

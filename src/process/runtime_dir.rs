@@ -29,7 +29,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tree::{chmod, entries, is_dir, make, remove, remove_upwards};
+use tree::{chmod, entries, is_dir, make, remove};
+pub(super) use tree::{make_with_parents, remove_upwards};
 
 /// Name of the socket in the directory on which commands are taken.
 pub(crate) const ADMIN_SOCKET: &str = "admin.sock";
@@ -180,7 +181,7 @@ impl RuntimeDir {
     pub(super) fn crash(self) {
         use rustix::fs::{FlockOperation, flock};
         let file = self.lock.lock().map(|file| file.try_clone());
-        let _ = file.map(|file| file.map(|file| flock(&file, FlockOperation::Unlock)));
+        let _ = file.map(|file| file.map(|file| rustix::fs::flock(&file, rustix::fs::FlockOperation::Unlock)));
         self.cede();
     }
 

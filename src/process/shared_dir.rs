@@ -10,12 +10,12 @@
 //! trusted not to replace one another's files, or are kept from it by the sticky bit.
 
 use super::Error;
-use super::runtime_dir::{answers, connects};
+use super::runtime_dir::{answers, connects, make_with_parents, remove_upwards};
 use rustix::fs::{Mode, OFlags};
-use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -34,7 +34,8 @@ const LOOKED_AT: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct SharedDir {
     path: PathBuf,
-    made: bool,
+    /// How many directories we made, counted from `path` upwards.
+    made: usize,
     /// Each file of ours, held: another proxy may have put its own in the place, and while ours is held
     /// the numbers of no other are the same.
     ours: Mutex<Vec<(PathBuf, OwnedFd)>>,
@@ -48,12 +49,8 @@ impl SharedDir {
     pub(crate) fn open(path: &Path, users: &[u32]) -> Result<SharedDir, Error> {
         let own = rustix::process::geteuid().as_raw();
         let private = users.iter().all(|user| *user == own);
-        let made = match DirBuilder::new().mode(0o700).create(path) {
-            Ok(()) => true,
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
-            Err(source) => return Err(Error::Io { doing: format!("making directory {}", path.display()), source }),
-        };
-        if made && !private {
+        let made = make_with_parents(path)?;
+        if made > 0 && !private {
             // Not through a link that somebody has put there since.
             let flags = nix::libc::O_NOFOLLOW | nix::libc::O_DIRECTORY;
             let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
@@ -166,10 +163,8 @@ impl Drop for SharedDir {
                 ignore(fs::remove_file(&path));
             }
         }
-        if self.made {
-            // Not while workers have their sockets in it.
-            ignore(fs::remove_dir(&self.path));
-        }
+        // Not while workers have their sockets in it.
+        remove_upwards(&self.path, self.made);
     }
 }
 
@@ -223,6 +218,18 @@ mod tests {
         assert!(UnixStream::connect(path.join(CONTROL)).is_ok());
         drop((second, newer));
         assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+        fs::remove_dir_all(base).unwrap();
+    }
+
+    #[test]
+    fn it_is_made_with_its_parents_which_go_with_it() {
+        let base = temp("parents");
+        let path = base.join("shared").join("chat");
+        let dir = SharedDir::open(&path, &[own(), own() + 1]).unwrap();
+        drop(dir.furnish("script", false).unwrap());
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o1777);
+        drop(dir);
+        assert_eq!(fs::read_dir(&base).unwrap().count(), 0);
         fs::remove_dir_all(base).unwrap();
     }
 

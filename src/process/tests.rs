@@ -274,6 +274,19 @@ fn a_second_proxy_is_refused_and_changes_nothing() {
 }
 
 #[test]
+fn whether_a_directory_is_in_use_is_seen_without_a_trace() {
+    let temp = Temp::new();
+    let path = temp.0.join("run");
+    assert!(RuntimeDir::in_use(&path).is_none());
+    assert!(temp.names().is_empty(), "nothing is made");
+    let dir = RuntimeDir::open(&path, tenant("chat", None)).unwrap();
+    let told = RuntimeDir::in_use(&path).unwrap().to_string();
+    assert!(told.contains(&format!("in use by another proxy, pid {}", std::process::id())), "{told}");
+    dir.crash();
+    assert!(RuntimeDir::in_use(&path).is_none(), "what the dead leave");
+}
+
+#[test]
 fn a_directory_is_reclaimed_from_the_dead_alone() {
     let temp = Temp::new();
     let path = temp.0.join("made").join("run");

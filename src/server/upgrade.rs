@@ -43,6 +43,7 @@ impl Upgrader {
     /// program of this process, as it stands there now, and the same configuration.
     pub(super) async fn upgrade(&self, program: Option<PathBuf>, conf: Option<PathBuf>) -> Result<String, String> {
         let Ok(_busy) = self.busy.try_lock() else { return Err("an upgrade is under way".into()) };
+        self.vacant()?;
         let program = program.unwrap_or_else(|| self.program.clone());
         let source = conf.map_or_else(|| self.source.clone(), Source::File);
         check(&program, &source).await?;
@@ -70,6 +71,15 @@ impl Upgrader {
                 Err(format!("{why}; process {} goes on", std::process::id()))
             }
         }
+    }
+
+    /// Only one successor may wait.
+    fn vacant(&self) -> Result<(), String> {
+        let Some(pid) = self.knocker.waiting() else { return Ok(()) };
+        let own = std::process::id();
+        Err(format!(
+            "process {pid} waits as successor already, started with -u; send SIGQUIT to {own}, which hands over to it, or end it first"
+        ))
     }
 
     fn told(&self, pid: u32) -> String {

@@ -11,7 +11,7 @@ import { socketsOf } from './lib/connections.mjs';
 import { request } from './lib/http.mjs';
 import { BIN, alive, configure, freePort, needsUpgrade, withProxy } from './lib/proxy.mjs';
 import { besiege, siegeApp } from './lib/siege.mjs';
-import { command, conf, describe, pidsOf, ready, status, steady, succeed, workers } from './lib/steer.mjs';
+import { command, conf, describe, pidsOf, ready, refuse, status, steady, succeed, workers } from './lib/steer.mjs';
 import { range, sleep, until } from './lib/wait.mjs';
 
 const options = { timeout: 180_000, ...needsUpgrade };
@@ -116,6 +116,8 @@ test('a successor that waits ends with its predecessor; a second one is refused'
     const { code } = await ended(second);
     assert.notEqual(code, 0);
     await proxy.line(new RegExp(`process ${first.pid} waits as successor already`));
+    const { err } = await refuse(proxy, ['upgrade']);
+    assert.match(err, new RegExp(`process ${first.pid} waits as successor already, .*SIGQUIT to ${proxy.pid}`));
     assert.equal((await status(proxy)).pid, proxy.pid);
     proxy.kill(proxy.pid, 'SIGTERM');
     assert.notEqual((await ended(first)).code, 0, 'there was nothing to take over');

@@ -1,6 +1,6 @@
 //! Who holds the directory: a lock file, locked by flock, that names the holder.
 
-use super::tree::{check_own, make_with_parents, remove_upwards};
+use super::tree::{check_own, check_owner, make_with_parents, remove_upwards};
 use super::{Error, RuntimeDir};
 use crate::process::guard;
 use rustix::fs::{FlockOperation, flock};
@@ -78,6 +78,11 @@ impl RuntimeDir {
         }
     }
 
+    /// That another proxy holds it, if one does. Nothing is made or changed.
+    pub(crate) fn in_use(path: &Path) -> Option<Error> {
+        lock(path, false).err().filter(|error| matches!(error, Error::InUse { .. }))
+    }
+
     /// Whose process id stands in the lock file; `None` when there is no such file.
     pub(crate) fn holder(path: &Path) -> Option<Option<u32>> {
         match words(&path.join("lock")) {
@@ -150,7 +155,11 @@ fn lock(dir: &Path, make: bool) -> Result<(File, usize), Error> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(make).truncate(false).mode(0o600);
         options.custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK);
-        let mut file = options.open(&path).map_err(Error::io(doing()))?;
+        let opened = options.open(&path);
+        if matches!(&opened, Err(e) if e.kind() == io::ErrorKind::PermissionDenied) {
+            check_owner(&path)?;
+        }
+        let mut file = opened.map_err(Error::io(doing()))?;
         // To read a pipe is to wait.
         if !file.metadata().is_ok_and(|meta| meta.is_file()) {
             return Err(Error::Unsafe { path, what: "is not a file; remove it".into() });

@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt,
 use std::path::{Path, PathBuf};
 
 /// Returns how many directories it made, counted from `path` upwards.
-pub(super) fn make_with_parents(path: &Path) -> Result<usize, Error> {
+pub(in crate::process) fn make_with_parents(path: &Path) -> Result<usize, Error> {
     let missing: Vec<&Path> =
         path.ancestors().take_while(|p| !p.as_os_str().is_empty() && p.symlink_metadata().is_err()).collect();
     for (at, dir) in missing.iter().enumerate().rev() {
@@ -38,7 +38,18 @@ pub(super) fn check_own(path: &Path) -> Result<(), Error> {
     Err(Error::Unsafe { path: path.into(), what })
 }
 
-pub(super) fn remove_upwards(path: &Path, levels: usize) {
+/// Says whose it is, where the kernel only says that we may not.
+pub(super) fn check_owner(path: &Path) -> Result<(), Error> {
+    let meta = fs::symlink_metadata(path).map_err(Error::io(format!("looking at {}", path.display())))?;
+    let own = rustix::process::geteuid().as_raw();
+    if meta.uid() == own {
+        return Ok(());
+    }
+    let what = format!("{} belongs to user {}, not to us ({own}); remove it", path.display(), meta.uid());
+    Err(Error::Unsafe { path: path.parent().unwrap_or(path).into(), what })
+}
+
+pub(in crate::process) fn remove_upwards(path: &Path, levels: usize) {
     for dir in path.ancestors().take(levels) {
         if fs::remove_dir(dir).is_err() {
             break;

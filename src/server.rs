@@ -181,6 +181,7 @@ fn prepare(cli: Cli, mut config: Config, inheritance: Option<Inheritance>) -> Re
         doors: doors.clone(),
         standing: standing.clone(),
         pid_file: pid_file.clone(),
+        admin: config.admin.clone(),
         policy: shutdown.clone(),
     };
     let legacy = taken.zip(heir).map(|(taken, heir)| Legacy { taken, heir });

@@ -29,11 +29,12 @@ impl Fleet {
         self.heal(incarnation);
     }
 
-    /// Without a channel nobody can hear its heart; the checks go on.
+    /// Whose heart was heard must be heard again: one that hangs does not even dial in.
     pub(super) fn hung_up(&mut self, incarnation: Incarnation) {
+        let now = self.now;
         let Some(worker) = self.workers.get_mut(&incarnation) else { return };
         worker.connected = false;
-        worker.health.due = None;
+        worker.health.due = worker.redial_limit(now);
         if worker.policy.external {
             self.guest_hung_up(incarnation);
         }

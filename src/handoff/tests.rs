@@ -133,9 +133,13 @@ impl Successor for New {
         if self.cannot == Cannot::Ready { Err("a worker refuses".into()) } else { Ok(()) }
     }
 
-    async fn own(&self, output: Value, tunnels: Vec<Parcel>) {
-        self.deeds.note(format!("own {output} {}", tunnels.len()));
+    async fn prepare(&self, tunnels: Vec<Parcel>) {
         self.parcels.lock().unwrap().extend(tunnels);
+    }
+
+    async fn own(&self, output: Value) {
+        let tunnels = self.parcels.lock().unwrap().len();
+        self.deeds.note(format!("own {output} {tunnels}"));
     }
 
     fn lend(&self, _: u32, lent: Value) {
@@ -356,26 +360,31 @@ async fn nobody_waits() {
 async fn one_successor_at_a_time_and_a_candidate_may_leave() {
     let trial = Trial::begin(0).await;
     let path = trial.dir.0.join(SOCKET);
-    let hello = |protocol| message::Message::Hello { protocol, version: "9".into(), pid: 77 };
-    let knock = |protocol| {
+    let own = std::process::id();
+    let knock_as = |pid, protocol| {
         let path = path.clone();
         async move {
             let mut channel = wire::Channel::new(tokio::net::UnixStream::connect(&path).await.unwrap());
-            channel.say(&hello(protocol)).await.unwrap();
+            let hello = message::Message::Hello { protocol, version: "9".into(), pid };
+            channel.say(&hello).await.unwrap();
             let heard = channel.hear().await.unwrap();
             (channel, heard)
         }
     };
+    let knock = |protocol| knock_as(own, protocol);
     let refusal = |heard| match heard {
         wire::Frame::Message(message::Message::Refused { reason }, _) => reason,
         other => panic!("{other:?}"),
     };
     let (_, heard) = knock(99).await;
     assert!(refusal(heard).contains("by protocol 99"), "the version is named");
+    let (_, heard) = knock_as(1, PROTOCOL).await;
+    let why = refusal(heard);
+    assert!(why.contains(&format!("calls itself process 1 and is process {own}")), "nobody else is killed for it: {why}");
     let (first, heard) = knock(PROTOCOL).await;
     assert!(matches!(heard, wire::Frame::Message(message::Message::Welcome { .. }, _)));
     let (_, heard) = knock(PROTOCOL).await;
-    assert!(refusal(heard).contains("process 77 waits"));
+    assert!(refusal(heard).contains(&format!("process {own} waits")));
     drop(first);
     loop {
         let (_second, heard) = knock(PROTOCOL).await;

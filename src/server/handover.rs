@@ -4,7 +4,7 @@ use super::listen::Doors;
 use super::notify;
 use super::sockets;
 use crate::config::Shutdown;
-use crate::gateway::{self, Front, Phase};
+use crate::gateway::{self, Adopted, Front, Phase};
 use crate::handoff::{
     Ceded, Door, Elders, Error, Frozen, Given, Knocker, Packed, Parcel, Predecessor, Successor, Taken,
 };
@@ -64,6 +64,8 @@ pub(super) struct House {
     pub(super) doors: Doors,
     pub(super) standing: Arc<watch::Sender<Standing>>,
     pub(super) pid_file: PathBuf,
+    /// Where this process takes commands.
+    pub(super) admin: Option<PathBuf>,
     /// As the newest configuration says.
     pub(super) policy: Arc<ArcSwap<Shutdown>>,
 }
@@ -86,6 +88,9 @@ pub(super) struct Handover {
 
 /// What is to be done where connections are served.
 pub(super) enum Settle {
+    /// Stands still until the next [`Settle::GoOn`].
+    Still(Parcel),
+    GoOn,
     Parcel(Parcel),
     /// Says that all before it is done.
     Done(oneshot::Sender<()>),
@@ -112,13 +117,16 @@ impl Handover {
             let worker = worker(&status, &id.app, id.incarnation)?;
             worker.carried.member().cloned()
         };
+        let adopt = |Parcel { bytes, fds }: Parcel| {
+            let adopted = front.adopt(&bytes, fds, known);
+            adopted.map_err(|why| log::error!("a connection of the predecessor is lost: {why}")).ok()
+        };
+        let mut still = Vec::new();
         while let Some(next) = parcels.recv().await {
             match next {
-                Settle::Parcel(Parcel { bytes, fds }) => {
-                    if let Err(why) = front.settle(&bytes, fds, known) {
-                        log::error!("a connection of the predecessor is lost: {why}");
-                    }
-                }
+                Settle::Still(parcel) => still.extend(adopt(parcel)),
+                Settle::GoOn => std::mem::take(&mut still).into_iter().for_each(Adopted::go_on),
+                Settle::Parcel(parcel) => adopt(parcel).into_iter().for_each(Adopted::go_on),
                 Settle::Done(done) => drop(done.send(())),
             }
         }
@@ -242,8 +250,9 @@ impl Predecessor for House {
     }
 
     async fn pack(&self) -> Packed<Tunnel> {
-        let tunnels = self.front.freeze(STOP).await;
+        // First, since nobody waits for it: tunnels are to stand still as shortly as can be.
         let output = self.control.hush().await;
+        let tunnels = self.front.freeze(STOP).await;
         Packed { tunnels: tunnels.into_iter().map(Tunnel).collect(), output: serde_json::json!(output) }
     }
 
@@ -297,6 +306,8 @@ impl House {
         self.doors.own.closed().await;
         // As long as we had them, too, clients of a successor that is killed would wait at them, and nobody could start another.
         self.doors.sockets.release();
+        // The successor's, unless it takes commands elsewhere.
+        self.admin.iter().for_each(|socket| sockets::remove_path(socket));
         let max_drain = self.policy.load().max_drain;
         if tokio::time::timeout(max_drain, self.front.emptied()).await.is_err() {
             let left = self.front.connections().load(std::sync::atomic::Ordering::Relaxed);
@@ -344,7 +355,14 @@ impl Successor for Next {
         }
     }
 
-    async fn own(&self, output: Value, tunnels: Vec<Parcel>) {
+    async fn prepare(&self, tunnels: Vec<Parcel>) {
+        for tunnel in tunnels {
+            // Its receiver lives as long as the front's service.
+            let _ = self.settle.send(Settle::Still(tunnel)).await;
+        }
+    }
+
+    async fn own(&self, output: Value) {
         let Some((commit, owned)) = self.commit.lock().unwrap_or_else(|e| e.into_inner()).take() else { return };
         let partials = match output {
             Value::Null => Vec::new(),
@@ -354,7 +372,7 @@ impl Successor for Next {
             }),
         };
         // First of all those that stand still.
-        self.settle(tunnels).await;
+        let _ = self.settle.send(Settle::GoOn).await;
         self.house.doors.traffic.open();
         // A worker whose tunnels are not counted yet could be stopped under them.
         self.settled().await;

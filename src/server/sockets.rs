@@ -7,15 +7,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, chmod, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::net::{
-    AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, bind, getsockname, listen, socket_with,
-    sockopt,
+    AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getsockname, listen,
+    socket_with, sockopt,
 };
 use std::fmt;
 use std::fs::symlink_metadata;
 use std::net::SocketAddr;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -293,7 +292,7 @@ fn vacant(path: &Path, purpose: Purpose) -> Result<(), String> {
         Ok(meta) if !meta.file_type().is_socket() => {
             Err(format!("cannot take commands on {shown}: it is there and no socket; remove it or change `{purpose}`"))
         }
-        Ok(_) if UnixStream::connect(path).is_ok() => {
+        Ok(_) if answers(path) => {
             Err(format!("cannot take commands on {shown}: another program does; stop it or change `{purpose}`"))
         }
         Ok(_) => std::fs::remove_file(path).map_err(stands),
@@ -324,9 +323,17 @@ pub(crate) fn remove_pid_file(path: &Path) {
 /// Removes the path of a socket that we have served. One of another proxy, started meanwhile, answers and stays.
 pub(crate) fn remove_path(path: &Path) {
     let is_socket = symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
-    if is_socket && UnixStream::connect(path).is_err() {
+    if is_socket && !answers(path) {
         let _ = std::fs::remove_file(path);
     }
+}
+
+/// Whether anybody has this socket. Does not wait for one that is busy.
+fn answers(path: &Path) -> bool {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let connected = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+        .and_then(|fd| connect(&fd, &SocketAddrUnix::new(path)?));
+    matches!(connected, Ok(()) | Err(Errno::AGAIN))
 }
 
 #[cfg(test)]

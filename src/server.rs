@@ -7,6 +7,7 @@ mod herald;
 mod listen;
 mod notify;
 mod reload;
+mod settling;
 mod signals;
 mod sockets;
 mod steering;
@@ -194,7 +195,7 @@ fn prepare(cli: Cli, mut config: Config, inheritance: Option<Inheritance>) -> Re
     let stop = Stopper::new(front.clone(), doors.clone(), control.clone(), vitals.clone(), shutdown);
     // Each room that measures registers its families here.
     let registry = steering::registry(&control, &front);
-    let mut settle = Some(Handover::settle(front.clone(), control.clone(), parcels));
+    let mut settle = Some(settling::settle(front.clone(), control.clone(), parcels));
     for service in doors.traffic(&config, front) {
         // Connections are served in the first one's runtime.
         server.add_service(match settle.take() {

@@ -179,7 +179,7 @@ impl RuntimeDir {
     #[cfg(test)]
     pub(super) fn crash(self) {
         let file = self.lock.lock().map(|file| file.try_clone());
-        let _ = file.map(|file| file.map(|file| flock(&file, FlockOperation::Unlock)));
+        let _ = file.map(|file| file.map(|file| rustix::fs::flock(&file, rustix::fs::FlockOperation::Unlock)));
         self.cede();
     }
 

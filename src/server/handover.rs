@@ -2,16 +2,17 @@
 
 use super::listen::Doors;
 use super::notify;
+use super::settling::{self, Settle, worker};
 use super::sockets;
 use crate::config::Shutdown;
-use crate::gateway::{self, Adopted, Front, Phase};
+use crate::gateway::{self, Front, Phase};
 use crate::handoff::{
     Ceded, Door, Elders, Error, Frozen, Given, Knocker, Packed, Parcel, Predecessor, Successor, Taken,
 };
 use crate::pool::{Closing, Lease, Use};
 use crate::process;
 use crate::supervisor::{AppStatus, Control, Estate, Heir, Partial, Status, WorkerStatus};
-use crate::worker::{Incarnation, WorkerId};
+use crate::worker::Incarnation;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pingora_core::server::ShutdownWatch;
@@ -32,8 +33,6 @@ const FAREWELL: Duration = Duration::from_secs(2);
 const SERVICE_RESTART: u16 = 1012;
 /// Connections on their way to the successor that wait to be sent.
 const LATE: usize = 256;
-/// Parcels that wait to be settled.
-const SETTLING: usize = 1024;
 
 /// What this process is to the other proxies of its runtime directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,16 +85,6 @@ pub(super) struct Handover {
     elders: Elders,
 }
 
-/// What is to be done where connections are served.
-pub(super) enum Settle {
-    /// Stands still until the next [`Settle::GoOn`].
-    Still(Parcel),
-    GoOn,
-    Parcel(Parcel),
-    /// Says that all before it is done.
-    Done(oneshot::Sender<()>),
-}
-
 impl Handover {
     /// Also what settles parcels, to be run where connections are served, and how to ask for a handoff.
     pub(super) fn new(
@@ -104,32 +93,9 @@ impl Handover {
         legacy: Option<Legacy>,
     ) -> (Handover, Knocker, mpsc::Receiver<Settle>) {
         let (door, knocker) = Door::new();
-        let (settle, settling) = mpsc::channel(SETTLING);
+        let (settle, settling) = mpsc::channel(settling::WAITING);
         let (legacy, door) = (Mutex::new(legacy), Mutex::new(Some(door)));
         (Handover { house, runtime_dir, legacy, door, settle, elders: Elders::new() }, knocker, settling)
-    }
-
-    /// Goes on with what another process gave away. Ends when nothing more can come.
-    pub(super) async fn settle(front: Front, control: Control, mut parcels: mpsc::Receiver<Settle>) {
-        // Of an app that is not configured any more, the supervisor alone knows the workers.
-        let known = |id: &WorkerId| {
-            let status = control.status();
-            let worker = worker(&status, &id.app, id.incarnation)?;
-            worker.carried.member().cloned()
-        };
-        let adopt = |Parcel { bytes, fds }: Parcel| {
-            let adopted = front.adopt(&bytes, fds, known);
-            adopted.map_err(|why| log::error!("a connection of the predecessor is lost: {why}")).ok()
-        };
-        let mut still = Vec::new();
-        while let Some(next) = parcels.recv().await {
-            match next {
-                Settle::Still(parcel) => still.extend(adopt(parcel)),
-                Settle::GoOn => std::mem::take(&mut still).into_iter().for_each(Adopted::go_on),
-                Settle::Parcel(parcel) => adopt(parcel).into_iter().for_each(Adopted::go_on),
-                Settle::Done(done) => drop(done.send(())),
-            }
-        }
     }
 
     async fn take_over(&self, Legacy { taken, heir }: Legacy, owned: oneshot::Sender<()>) {
@@ -206,11 +172,6 @@ impl Lent {
         };
         leases(self.active, Use::Request).chain(leases(self.parked, Use::Parked)).collect()
     }
-}
-
-fn worker<'a>(status: &'a Status, app: &str, incarnation: Incarnation) -> Option<&'a WorkerStatus> {
-    let app = status.apps.iter().find(|one| *one.name == *app)?;
-    app.workers.iter().find(|worker| worker.incarnation == incarnation)
 }
 
 /// A tunnel that stands still.
@@ -356,10 +317,8 @@ impl Successor for Next {
     }
 
     async fn prepare(&self, tunnels: Vec<Parcel>) {
-        for tunnel in tunnels {
-            // Its receiver lives as long as the front's service.
-            let _ = self.settle.send(Settle::Still(tunnel)).await;
-        }
+        // Its receiver lives as long as the front's service.
+        let _ = self.settle.send(Settle::Still(tunnels)).await;
     }
 
     async fn own(&self, output: Value) {
@@ -393,10 +352,7 @@ impl Successor for Next {
     }
 
     async fn settle(&self, parcels: Vec<Parcel>) {
-        for parcel in parcels {
-            // Its receiver lives as long as the front's service.
-            let _ = self.settle.send(Settle::Parcel(parcel)).await;
-        }
+        let _ = self.settle.send(Settle::Moving(parcels)).await;
     }
 }
 

@@ -256,7 +256,8 @@ async fn wrong_parcels_are_refused_by_name() {
     let tunnel = old.front.freeze(LONG).await.pop().unwrap();
     let (bytes, fds) = tunnel.portable();
     let fds = || -> Vec<OwnedFd> { fds.iter().map(|fd| fd.try_clone_to_owned().unwrap()).collect() };
-    let refused = |bytes: &[u8], fds: Vec<OwnedFd>| new.front.adopt(bytes, fds, |_| None).map(Adopted::go_on).unwrap_err();
+    let refused =
+        |bytes: &[u8], fds: Vec<OwnedFd>| new.front.adopt(bytes, fds, |_| None).map(Adopted::go_on).unwrap_err();
 
     assert!(refused(&[], fds()).contains("ends within its length"));
     assert!(refused(&bytes[..20], fds()).contains("ends within its description"));

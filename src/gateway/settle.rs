@@ -21,14 +21,14 @@ pub(crate) struct Adopted {
 }
 
 enum What {
-    Connection(Front, Conn, Duration),
+    Connection(Front, Box<Conn>, Duration),
     Tunnel(Box<Relay>),
 }
 
 impl Adopted {
     pub(crate) fn go_on(self) {
         match self.what {
-            What::Connection(front, conn, idle) => drop(self.home.spawn(async move { front.serve(conn, idle).await })),
+            What::Connection(front, conn, idle) => drop(self.home.spawn(async move { front.serve(*conn, idle).await })),
             What::Tunnel(relay) => drop(self.home.spawn(relay.run())),
         }
     }
@@ -60,7 +60,7 @@ impl Front {
                 conn.ahead = BytesMut::from(behind);
                 conn.greeting = said.greeting;
                 conn.left = said.left_ms.map(Duration::from_millis);
-                What::Connection(self.clone(), conn, Duration::from_millis(said.idle_ms))
+                What::Connection(self.clone(), Box::new(conn), Duration::from_millis(said.idle_ms))
             }
             Contents::Tunnel(said) => {
                 let [client, worker] = take(fds, "a tunnel")?;

@@ -7,6 +7,7 @@ mod herald;
 mod listen;
 mod notify;
 mod reload;
+mod settling;
 mod signals;
 mod sockets;
 mod steering;
@@ -183,6 +184,7 @@ fn prepare(cli: Cli, mut config: Config, inheritance: Option<Inheritance>) -> Re
         doors: doors.clone(),
         standing: standing.clone(),
         pid_file: pid_file.clone(),
+        admin: config.admin.clone(),
         policy: shutdown.clone(),
     };
     let legacy = taken.zip(heir).map(|(taken, heir)| Legacy { taken, heir });
@@ -195,7 +197,7 @@ fn prepare(cli: Cli, mut config: Config, inheritance: Option<Inheritance>) -> Re
     let stop = Stopper::new(front.clone(), doors.clone(), control.clone(), vitals.clone(), shutdown);
     // Each room that measures registers its families here.
     let registry = steering::registry(&control, &front);
-    let mut settle = Some(Handover::settle(front.clone(), control.clone(), parcels));
+    let mut settle = Some(settling::settle(front.clone(), control.clone(), parcels));
     for service in doors.traffic(&config, front) {
         // Connections are served in the first one's runtime.
         server.add_service(match settle.take() {

@@ -38,7 +38,8 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::NotRunning { socket } => {
-                let hint = "start it, or name its file with -c FILE or its directory with --runtime-dir DIR";
+                let hint = "start it, or name its file with -c FILE, its directory with --runtime-dir DIR, or with \
+                            --socket PATH where it takes commands";
                 write!(f, "no proxy runs at {}; {hint}", socket.display())
             }
             Failure::Denied { socket } => {

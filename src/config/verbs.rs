@@ -14,6 +14,8 @@ use structopt::clap::{AppSettings, ErrorKind};
 pub struct Asked {
     pub verb: Verb,
     pub proxy: Proxy,
+    /// Where that one takes commands, if it is said so.
+    pub socket: Option<PathBuf>,
     /// How long to wait for the outcome; `None` leaves it to the command.
     pub timeout: Option<Duration>,
 }
@@ -67,7 +69,8 @@ impl Proxy {
         }
     }
 
-    /// Where it takes commands. Of a file only that is read: the rest may be wrong, as in a deploy that failed.
+    /// Where it takes commands, as it is configured. Of a file only that is read: the rest may be wrong, as in a deploy
+    /// that failed.
     pub(crate) fn socket(&self) -> Result<PathBuf, String> {
         let lines = |errors: Vec<Error>| errors.iter().map(Error::to_string).collect::<Vec<_>>().join("\n");
         match self {
@@ -169,6 +172,10 @@ struct Common {
     #[structopt(long, value_name = "DIR", parse(from_os_str))]
     runtime_dir: Option<PathBuf>,
 
+    /// Where the proxy takes commands, if it is elsewhere than the file says: `admin` has changed
+    #[structopt(long, value_name = "PATH", parse(from_os_str), conflicts_with = "runtime-dir")]
+    socket: Option<PathBuf>,
+
     /// How long to wait for the outcome, as in 30s [default: 5s for health, 10s for status, else 1h]
     #[structopt(long, value_name = "TIME", parse(try_from_str = time))]
     timeout: Option<Duration>,
@@ -207,13 +214,13 @@ impl From<Options> for Asked {
             (None, Some(dir)) => Proxy::RuntimeDir(dir),
             (None, None) => Proxy::Default,
         };
-        Asked { verb, proxy, timeout: common.timeout }
+        Asked { verb, proxy, socket: common.socket, timeout: common.timeout }
     }
 }
 
 /// Where the verb stands: the first word that is neither an option nor an option's value, and before a `--`.
 fn verb_at(args: &[OsString]) -> Option<usize> {
-    let takes_value = ["-c", "--conf", "--runtime-dir", "--timeout"].map(OsStr::new);
+    let takes_value = ["-c", "--conf", "--runtime-dir", "--socket", "--timeout"].map(OsStr::new);
     let mut n = 1;
     loop {
         let word = args.get(n)?.to_str().unwrap_or("x");
@@ -283,7 +290,7 @@ mod tests {
 
     #[test]
     fn commands_and_their_options() {
-        let status = |json, proxy| Asked { verb: Verb::Status { json }, proxy, timeout: None };
+        let status = |json, proxy| Asked { verb: Verb::Status { json }, proxy, socket: None, timeout: None };
         assert_eq!(asked("p status").unwrap(), status(false, Proxy::Default));
         assert_eq!(asked("p -c c.yaml status --json").unwrap(), status(true, Proxy::Conf("c.yaml".into())));
         assert_eq!(asked("p status --runtime-dir /run/x").unwrap(), status(false, Proxy::RuntimeDir("/run/x".into())));
@@ -301,6 +308,8 @@ mod tests {
             assert_eq!(asked(line).unwrap().verb, Verb::Health { check }, "{line}");
         }
         assert_eq!(asked("p restart chat").unwrap().verb, Verb::Restart { app: Some("chat".into()) });
+        let upgrade = asked("p --socket /run/a.sock upgrade -c c.yaml").unwrap();
+        assert_eq!((upgrade.proxy, upgrade.socket), (Proxy::Conf("c.yaml".into()), Some("/run/a.sock".into())));
         let reload = asked("p reload -c c.yaml --timeout 1m30s").unwrap();
         assert_eq!((reload.verb, reload.timeout), (Verb::Reload, Some(Duration::from_secs(90))));
     }
@@ -315,6 +324,7 @@ mod tests {
             ("p status --jsn", "--json"),
             ("p status chat", "unexpected \"chat\""),
             ("p status -c a --runtime-dir b", "cannot be used with"),
+            ("p status --socket a --runtime-dir b", "cannot be used with"),
             ("p health --live --ready", "cannot be used with"),
         ];
         for (line, told) in cases {

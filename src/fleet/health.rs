@@ -28,7 +28,8 @@ impl Fleet {
         let now = self.now;
         let Some(worker) = self.workers.get_mut(&incarnation).filter(|w| w.connected && w.is_up()) else { return };
         let limit = worker.policy.health.heartbeat_timeout.saturating_add(FIRST_BEAT);
-        worker.health.due.get_or_insert(after(now, limit));
+        let due = after(now, limit);
+        worker.health.due = Some(worker.health.due.map_or(due, |at| at.min(due)));
     }
 
     /// It has a channel, perhaps anew.
@@ -48,11 +49,12 @@ impl Fleet {
         self.heal(incarnation);
     }
 
-    /// Without a channel nobody can hear its heart; the checks go on.
+    /// Whose heart was heard must be heard again: one that hangs does not even dial in.
     pub(super) fn hung_up(&mut self, incarnation: Incarnation) {
+        let now = self.now;
         let Some(worker) = self.workers.get_mut(&incarnation) else { return };
         worker.connected = false;
-        worker.health.due = None;
+        worker.health.due = worker.redial_limit(now);
         if worker.policy.external {
             self.guest_hung_up(incarnation);
         }

@@ -114,10 +114,8 @@ impl Fleet {
             if worker.policy.external && worker.is_alive() {
                 worker.leaves_at = Some(present.max(now).saturating_add(super::external::REDIAL));
             }
-            // Whose heart was heard must be heard again: one that hangs does not even dial in.
-            let again = present.max(now).saturating_add(super::external::REDIAL);
-            let limit = worker.policy.health.heartbeat_timeout;
-            worker.health.due = worker.health.due.map(|_| again.saturating_add(limit));
+            // As after a hang-up.
+            worker.health.due = worker.redial_limit(present.max(now));
             worker.drain.asked = false;
             // Who comes up, or should answer again, had nobody to tell.
             if matches!(worker.state, State::Starting | State::Listening | State::Unhealthy) {

@@ -351,4 +351,10 @@ fn whose_heart_was_heard_must_be_heard_again_by_the_next_proxy() {
         silence(&mut next, end);
         assert_eq!(next.state(), then);
     }
+    // Nor is it known by whom it hung up on: after a handoff that came to nothing.
+    play.at(2500, Event::HungUp { incarnation: A });
+    silence(&mut play, 10_400);
+    assert_eq!(play.state(), State::Ready);
+    silence(&mut play, 10_600);
+    assert_eq!(play.state(), State::Unhealthy);
 }

@@ -3,6 +3,7 @@
 use super::Time;
 use super::backoff::{History, after};
 use super::event::Load;
+use super::external::REDIAL;
 use super::policy::Policy;
 use crate::worker::{Generation, Incarnation, Slot};
 use serde::{Deserialize, Serialize};
@@ -224,6 +225,12 @@ impl Worker {
     /// Whether it must go on showing that it lives.
     pub(crate) fn is_heard(&self) -> bool {
         self.health.due.is_some()
+    }
+
+    /// When the heart of one without a channel counts as stopped, if it was heard before.
+    pub(super) fn redial_limit(&self, now: Time) -> Option<Time> {
+        let silence = REDIAL.saturating_add(self.policy.health.heartbeat_timeout);
+        self.health.due.map(|_| after(now, silence))
     }
 
     /// Whether it is known where it listens.

@@ -37,6 +37,11 @@ impl Alarm {
         self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
+    /// Fires so much later, whatever the limit: a wait that began elsewhere goes on.
+    pub(super) fn resume(&mut self, left: Duration) {
+        self.deadline = Some(Instant::now() + left);
+    }
+
     /// What was waited for has happened.
     pub(super) fn clear(&mut self) {
         self.deadline = None;

@@ -111,7 +111,7 @@ impl Front {
     }
 
     /// Stops every tunnel that can be moved, where it stands, and gives it out: to go on here ([`Frozen::thaw`]) or
-    /// in another process ([`Frozen::portable`], [`Front::settle`]). Those over TLS stay, those in their farewell, and
+    /// in another process ([`Frozen::portable`], [`Front::adopt`]). Those over TLS stay, those in their farewell, and
     /// those that do not stop within `limit`.
     pub(crate) async fn freeze(&self, limit: Duration) -> Vec<Frozen> {
         self.house.freeze(limit).await
@@ -139,8 +139,14 @@ impl Front {
         let gateway = self.rules.load_full();
         let limits = &gateway.limits;
         let mut scanned = 0;
-        let mut begun = false;
-        conn.alarm.clear();
+        // A move does not make a wait longer.
+        let most = if conn.ahead.is_empty() { idle } else { limits.head_timeout };
+        let left = conn.left.take().map(|left| left.min(most));
+        let mut begun = left.is_some() && !conn.ahead.is_empty();
+        match left {
+            Some(left) => conn.alarm.resume(left),
+            None => conn.alarm.clear(),
+        }
         loop {
             if !conn.ahead.is_empty() {
                 if let Some(prefix) = conn.ahead.get(..H2_PREFACE.len())
@@ -167,7 +173,10 @@ impl Front {
             let limit = if begun { limits.head_timeout } else { idle };
             match std::future::poll_fn(|cx| wait(conn, cx, limit, begun, first)).await {
                 Waited::Read(Ok(n)) if n > 0 => {}
-                Waited::Moves => return Err(NoRequest::Moves),
+                Waited::Moves => {
+                    conn.left = conn.alarm.left();
+                    return Err(NoRequest::Moves);
+                }
                 Waited::Late if begun => return Err(NoRequest::Refused(Answer::HEAD_TIMEOUT)),
                 _ => return Err(NoRequest::Gone),
             }
@@ -250,7 +259,8 @@ async fn give(conn: &mut Conn, idle: Duration) -> bool {
         let contents = Contents::Connection(parcel::Connection {
             peer: parcel::peer(&conn.stream),
             greeting: conn.greeting,
-            idle_ms: u64::try_from(idle.as_millis()).unwrap_or(u64::MAX),
+            idle_ms: parcel::millis(idle),
+            left_ms: conn.left.map(parcel::millis),
         });
         Ok(Parcel { bytes: contents.pack(&[&conn.ahead])?, fds: vec![fd] })
     };

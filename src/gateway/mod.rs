@@ -23,6 +23,7 @@ pub(crate) use front::Front;
 pub(crate) use parcel::Parcel;
 pub(crate) use phase::Phase;
 pub(crate) use route::Route;
+pub(crate) use settle::Adopted;
 pub(crate) use tunnel::Frozen;
 
 use crate::pool::Pool;

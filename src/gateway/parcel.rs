@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
 
 /// The most that one parcel says, in bytes. What a connection holds has bounds far below it.
@@ -42,6 +43,9 @@ pub(super) struct Connection {
     pub(super) greeting: bool,
     /// How long it may be idle, in milliseconds.
     pub(super) idle_ms: u64,
+    /// How long is left of the wait for a request, or for the rest of a head that has begun.
+    #[serde(default)]
+    pub(super) left_ms: Option<u64>,
 }
 
 /// A tunnel. What waits for the client follows, then what waits for the worker.
@@ -54,6 +58,9 @@ pub(super) struct Tunnel {
     pub(super) tag: Option<String>,
     pub(super) socket: String,
     pub(super) idle_ms: u64,
+    /// How long is left of that.
+    #[serde(default)]
+    pub(super) left_ms: Option<u64>,
     pub(super) to_client: Direction,
     pub(super) to_worker: Direction,
     /// Its Close frame's code, and how long until it is said, in milliseconds.
@@ -74,6 +81,11 @@ pub(super) enum State {
     Open,
     Ending,
     Ended,
+}
+
+/// As parcels say it.
+pub(super) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Contents {

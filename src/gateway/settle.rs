@@ -14,42 +14,62 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 
+/// A connection of another process that stands still. Dropping it says nothing to anybody, as with a frozen tunnel.
+pub(crate) struct Adopted {
+    what: What,
+    home: Handle,
+}
+
+enum What {
+    Connection(Front, Box<Conn>, Duration),
+    Tunnel(Box<Relay>),
+}
+
+impl Adopted {
+    pub(crate) fn go_on(self) {
+        match self.what {
+            What::Connection(front, conn, idle) => drop(self.home.spawn(async move { front.serve(*conn, idle).await })),
+            What::Tunnel(relay) => drop(self.home.spawn(relay.run())),
+        }
+    }
+}
+
 impl Front {
-    /// Goes on with a connection or a tunnel of another process, also beyond the limit of connections. Call it within
-    /// the runtime that serves connections, once the pools hold the workers. `known` tells of those that no pool holds. A
-    /// tunnel whose worker nobody knows goes on, too, but no drain will ask it to close.
+    /// Gets a connection or a tunnel of another process ready to go on, also beyond the limit of connections. Call it
+    /// within the runtime that serves connections, once the pools hold the workers. `known` tells of those that no pool
+    /// holds. A tunnel whose worker nobody knows goes on, too, but no drain will ask it to close.
     ///
     /// # Errors
     /// What is wrong with the parcel, in a sentence. Its descriptors are closed then.
-    pub(crate) fn settle(
+    pub(crate) fn adopt(
         &self,
         bytes: &[u8],
         fds: Vec<OwnedFd>,
         known: impl Fn(&WorkerId) -> Option<Arc<Member>>,
-    ) -> Result<(), String> {
+    ) -> Result<Adopted, String> {
         Handle::try_current().map_err(|_| "a parcel can only be taken within a runtime")?;
         // Of several threads with a runtime each, not always the same.
         let home = pingora_runtime::current_handle();
-        let _within = home.enter();
+        let within = home.enter();
         let (contents, behind) = Contents::unpack(bytes)?;
-        match contents {
+        let what = match contents {
             Contents::Connection(said) => {
                 let [client] = take(fds, "a connection")?;
                 let stream = parcel::client(client, said.peer)?;
                 let mut conn = Conn::new(Client::of(&stream), stream, self.admitted()?);
                 conn.ahead = BytesMut::from(behind);
                 conn.greeting = said.greeting;
-                let (front, idle) = (self.clone(), Duration::from_millis(said.idle_ms));
-                home.spawn(async move { front.serve(conn, idle).await });
+                conn.left = said.left_ms.map(Duration::from_millis);
+                What::Connection(self.clone(), Box::new(conn), Duration::from_millis(said.idle_ms))
             }
             Contents::Tunnel(said) => {
                 let [client, worker] = take(fds, "a tunnel")?;
                 let ends = (parcel::client(client, said.peer)?, parcel::worker(worker)?);
-                let relay = self.resume(&said, behind, ends, known)?;
-                home.spawn(relay.run());
+                What::Tunnel(self.resume(&said, behind, ends, known)?)
             }
-        }
-        Ok(())
+        };
+        drop(within);
+        Ok(Adopted { what, home })
     }
 
     fn resume(

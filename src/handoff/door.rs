@@ -154,15 +154,10 @@ async fn greet(stream: UnixStream) -> Option<Candidate> {
         return None;
     }
     match channel.hear_within(HELLO).await {
-        Ok(Frame::Message(Message::Hello { protocol, version, pid }, _)) if protocol == PROTOCOL => {
-            Some(Candidate { pid, version, channel })
-        }
         Ok(Frame::Message(Message::Hello { protocol, version, pid }, _)) => {
-            let own = env!("CARGO_PKG_VERSION");
-            let reason = format!(
-                "version {version} hands over by protocol {protocol}, the running version {own} by {PROTOCOL}; \
-                 stop the running one and start the new one instead"
-            );
+            let Some(reason) = objection(protocol, &version, pid, peer.pid()) else {
+                return Some(Candidate { pid, version, channel });
+            };
             log::warn!("handoff: process {pid} is refused: {reason}");
             let _ = channel.say(&Message::Refused { reason }).await;
             None
@@ -177,6 +172,27 @@ async fn greet(stream: UnixStream) -> Option<Candidate> {
             log::warn!("handoff: process {:?}: {e}", peer.pid());
             None
         }
+    }
+}
+
+/// What is against a successor that says hello so.
+fn objection(protocol: u32, version: &str, pid: u32, seen: Option<i32>) -> Option<String> {
+    if protocol != PROTOCOL {
+        let own = env!("CARGO_PKG_VERSION");
+        return Some(format!(
+            "version {version} hands over by protocol {protocol}, the running version {own} by {PROTOCOL}; \
+             stop the running one and start the new one instead"
+        ));
+    }
+    // By its number it is watched, and killed if it does not leave after a failure.
+    match seen.and_then(|seen| u32::try_from(seen).ok()) {
+        Some(seen) if seen == pid => None,
+        Some(0) | None => Some(format!(
+            "it calls itself process {pid} and is none that the running proxy can see: start it in the same PID namespace"
+        )),
+        Some(seen) => Some(format!(
+            "it calls itself process {pid} and is process {seen} to the running proxy: start it in the same PID namespace"
+        )),
     }
 }
 

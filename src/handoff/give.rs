@@ -149,7 +149,9 @@ impl Giving<'_> {
             Frame::Message(Message::Refused { reason }, _) => Err(Error(format!("the successor gave up: {reason}"))),
             Frame::Message(Message::Bound { pid }, _) if wanted == "bound" => {
                 if pid != self.pid {
-                    (self.process, self.pid) = (watched(pid)?, pid);
+                    let process =
+                        watched(pid)?.ok_or_else(|| Error(format!("there is no process {pid} to hand over to")))?;
+                    (self.process, self.pid) = (Some(process), pid);
                     self.promise();
                 }
                 Ok(())

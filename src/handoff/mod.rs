@@ -16,8 +16,9 @@
 //!                                            lets the workers' control connections go; they redial
 //!   sees them, probes them
 //!   ready                           ───────►
-//!                                            freezes the tunnels, stops reading output
+//!                                            stops reading output, freezes the tunnels
 //!                                   ◄─────── parcels (tunnels: both sockets, bytes under way, frame state) ...
+//!   makes them ready to go on
 //!                                   ◄─────── commit + partial lines of output + what is still used of the workers
 //!   committed                       ───────►
 //!   accepts, relays, decides                 stops accepting; finishes its requests

@@ -38,9 +38,13 @@ pub(crate) trait Successor: Send + Sync + 'static {
     /// Ends once the workers are seen and answer.
     async fn ready(&self) -> Result<(), String>;
 
-    /// From here on everything is ours. `output` is what the predecessor had in hand of the workers' lines; null when
-    /// it died.
-    async fn own(&self, output: Value, tunnels: Vec<Parcel>);
+    /// Tunnels that stand still: all is made ready for them, and nothing is read from them or written, until
+    /// [`own`](Successor::own). Dropping them all is no end for them.
+    async fn prepare(&self, tunnels: Vec<Parcel>);
+
+    /// From here on everything is ours, what was prepared goes on. `output` is what the predecessor had in hand of the
+    /// workers' lines; null when it died.
+    async fn own(&self, output: Value);
 
     /// What of the workers a former process still uses, for requests that it finishes; null when nothing any more.
     fn lend(&self, pid: u32, lent: Value);
@@ -108,7 +112,7 @@ async fn begin(dir: &Path) -> Result<Inheritance, Error> {
 struct Got {
     output: Value,
     lent: Value,
-    tunnels: Vec<Parcel>,
+    tunnels: usize,
 }
 
 impl Taken {
@@ -126,16 +130,16 @@ impl Taken {
         let mut channel = Channel::from_std(self.stream).map_err(failed)?;
         let mut got = Got::default();
         let lives = prepare(&mut channel, heir.as_ref(), predecessor.as_ref(), &mut got).await?;
-        let Got { output, lent, tunnels } = got;
+        let Got { output, lent, .. } = got;
         let pid = self.predecessor;
         if !lives {
             log::warn!("process {pid} died while it handed over; taking over what it had");
-            heir.own(output, tunnels).await;
+            heir.own(output).await;
             return Ok(());
         }
         // Before anything is decided here.
         heir.lend(pid, lent.clone());
-        heir.own(output, tunnels).await;
+        heir.own(output).await;
         elders.listen(Elder { pid, channel, lent }, heir.clone());
         Ok(())
     }
@@ -206,9 +210,10 @@ async fn converse<S: Successor>(channel: &mut Channel, heir: &S, got: &mut Got) 
     loop {
         match channel.hear().await.map_err(Ended::Lost)? {
             Frame::Parcels(parcels) => {
-                got.tunnels.extend(parcels);
+                got.tunnels += parcels.len();
+                heir.prepare(parcels).await;
             }
-            Frame::Message(Message::Commit { parcels, output, lent }, _) if parcels == got.tunnels.len() => {
+            Frame::Message(Message::Commit { parcels, output, lent }, _) if parcels == got.tunnels => {
                 (got.output, got.lent) = (output, lent);
                 fault::before("commit").await.map_err(refused)?;
                 let Err(why) = channel.say(&Message::Committed).await else { return Ok(()) };
@@ -219,7 +224,7 @@ async fn converse<S: Successor>(channel: &mut Channel, heir: &S, got: &mut Got) 
                 });
             }
             Frame::Message(Message::Commit { parcels, .. }, _) => {
-                return Err(refused(format!("{} connections came of {parcels}", got.tunnels.len())));
+                return Err(refused(format!("{} connections came of {parcels}", got.tunnels)));
             }
             Frame::Message(Message::Refused { reason }, _) => return Err(refused(reason)),
             Frame::Message(message, _) => return Err(refused(format!("{} was said out of turn", message.name()))),

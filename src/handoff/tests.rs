@@ -1,12 +1,14 @@
 //! Both sides in one process, over the real socket.
 
+mod door;
+
 use super::*;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, oneshot};
@@ -133,9 +135,13 @@ impl Successor for New {
         if self.cannot == Cannot::Ready { Err("a worker refuses".into()) } else { Ok(()) }
     }
 
-    async fn own(&self, output: Value, tunnels: Vec<Parcel>) {
-        self.deeds.note(format!("own {output} {}", tunnels.len()));
+    async fn prepare(&self, tunnels: Vec<Parcel>) {
         self.parcels.lock().unwrap().extend(tunnels);
+    }
+
+    async fn own(&self, output: Value) {
+        let tunnels = self.parcels.lock().unwrap().len();
+        self.deeds.note(format!("own {output} {tunnels}"));
     }
 
     fn lend(&self, _: u32, lent: Value) {
@@ -341,85 +347,6 @@ async fn fails(cannot: Cannot, told: &str, thawed: &str) {
     assert!(trial.deeds.all().contains(&thawed.to_owned()), "{:?}", trial.deeds.all());
     assert!(!trial.deeds.all().iter().any(|deed| deed.starts_with("own") || deed == "cede"));
     trial.door.abort();
-}
-
-#[tokio::test]
-async fn nobody_waits() {
-    let trial = Trial::begin(0).await;
-    let why = trial.knocker.hand_over().await.unwrap_err();
-    assert!(why.to_string().contains("no successor waits"), "{why}");
-    assert!(trial.deeds.all().is_empty());
-    trial.door.abort();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn one_successor_at_a_time_and_a_candidate_may_leave() {
-    let trial = Trial::begin(0).await;
-    let path = trial.dir.0.join(SOCKET);
-    let hello = |protocol| message::Message::Hello { protocol, version: "9".into(), pid: 77 };
-    let knock = |protocol| {
-        let path = path.clone();
-        async move {
-            let mut channel = wire::Channel::new(tokio::net::UnixStream::connect(&path).await.unwrap());
-            channel.say(&hello(protocol)).await.unwrap();
-            let heard = channel.hear().await.unwrap();
-            (channel, heard)
-        }
-    };
-    let refusal = |heard| match heard {
-        wire::Frame::Message(message::Message::Refused { reason }, _) => reason,
-        other => panic!("{other:?}"),
-    };
-    let (_, heard) = knock(99).await;
-    assert!(refusal(heard).contains("by protocol 99"), "the version is named");
-    let (first, heard) = knock(PROTOCOL).await;
-    assert!(matches!(heard, wire::Frame::Message(message::Message::Welcome { .. }, _)));
-    let (_, heard) = knock(PROTOCOL).await;
-    assert!(refusal(heard).contains("process 77 waits"));
-    drop(first);
-    loop {
-        let (_second, heard) = knock(PROTOCOL).await;
-        if matches!(heard, wire::Frame::Message(message::Message::Welcome { .. }, _)) {
-            break;
-        }
-    }
-    trial.door.abort();
-}
-
-#[tokio::test]
-async fn strangers_and_garbage_change_nothing() {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let trial = Trial::begin(0).await;
-    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 64], &[1, 0, 0, 0, 2, 0, 0, 0, b'{', b'}'], b"x"] {
-        let mut stream = tokio::net::UnixStream::connect(trial.dir.0.join(SOCKET)).await.unwrap();
-        stream.write_all(garbage).await.unwrap();
-        stream.shutdown().await.unwrap();
-        let mut answer = Vec::new();
-        // A reset is as good an end as any.
-        let _ = stream.read_to_end(&mut answer).await;
-        assert!(answer.is_empty());
-    }
-    assert!(trial.knocker.hand_over().await.is_err());
-    assert!(trial.deeds.all().is_empty());
-    trial.door.abort();
-}
-
-#[test]
-fn no_predecessor() {
-    let dir = Dir::new();
-    let why = take(&dir.0).unwrap_err().to_string();
-    assert!(why.contains("start without -u"), "{why}");
-    std::os::unix::net::UnixListener::bind(dir.0.join(SOCKET)).map(drop).unwrap();
-    assert!(take(Path::new(&dir.0)).is_err());
-}
-
-#[test]
-fn parcels_that_are_cut_wrongly_are_refused() {
-    for body in [&[9, 0, 0, 0, 0][..], &[0, 0, 0], &[0, 0, 0, 0, 1], &[255, 255, 255, 255, 0, 1]] {
-        assert!(wire::parcels(body, Vec::new()).is_none(), "{body:?}");
-    }
-    assert!(wire::parcels(&[1, 0, 0, 0, 0, 7], vec![file("too many")]).is_none());
-    assert_eq!(wire::parcels(&[1, 0, 0, 0, 0, 7], Vec::new()).unwrap().len(), 1);
 }
 
 // The other process is this one, so it must not be killed for lingering: it leaves at once when told.

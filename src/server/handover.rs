@@ -2,6 +2,7 @@
 
 use super::listen::Doors;
 use super::notify;
+use super::settling::{self, Settle, worker};
 use super::sockets;
 use crate::config::Shutdown;
 use crate::gateway::{self, Front, Phase};
@@ -11,7 +12,7 @@ use crate::handoff::{
 use crate::pool::{Closing, Lease, Use};
 use crate::process;
 use crate::supervisor::{AppStatus, Control, Estate, Heir, Partial, Status, WorkerStatus};
-use crate::worker::{Incarnation, WorkerId};
+use crate::worker::Incarnation;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pingora_core::server::ShutdownWatch;
@@ -32,8 +33,6 @@ const FAREWELL: Duration = Duration::from_secs(2);
 const SERVICE_RESTART: u16 = 1012;
 /// Connections on their way to the successor that wait to be sent.
 const LATE: usize = 256;
-/// Parcels that wait to be settled.
-const SETTLING: usize = 1024;
 
 /// What this process is to the other proxies of its runtime directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +63,8 @@ pub(super) struct House {
     pub(super) doors: Doors,
     pub(super) standing: Arc<watch::Sender<Standing>>,
     pub(super) pid_file: PathBuf,
+    /// Where this process takes commands.
+    pub(super) admin: Option<PathBuf>,
     /// As the newest configuration says.
     pub(super) policy: Arc<ArcSwap<Shutdown>>,
 }
@@ -84,13 +85,6 @@ pub(super) struct Handover {
     elders: Elders,
 }
 
-/// What is to be done where connections are served.
-pub(super) enum Settle {
-    Parcel(Parcel),
-    /// Says that all before it is done.
-    Done(oneshot::Sender<()>),
-}
-
 impl Handover {
     /// Also what settles parcels, to be run where connections are served, and how to ask for a handoff.
     pub(super) fn new(
@@ -99,29 +93,9 @@ impl Handover {
         legacy: Option<Legacy>,
     ) -> (Handover, Knocker, mpsc::Receiver<Settle>) {
         let (door, knocker) = Door::new();
-        let (settle, settling) = mpsc::channel(SETTLING);
+        let (settle, settling) = mpsc::channel(settling::WAITING);
         let (legacy, door) = (Mutex::new(legacy), Mutex::new(Some(door)));
         (Handover { house, runtime_dir, legacy, door, settle, elders: Elders::new() }, knocker, settling)
-    }
-
-    /// Goes on with what another process gave away. Ends when nothing more can come.
-    pub(super) async fn settle(front: Front, control: Control, mut parcels: mpsc::Receiver<Settle>) {
-        // Of an app that is not configured any more, the supervisor alone knows the workers.
-        let known = |id: &WorkerId| {
-            let status = control.status();
-            let worker = worker(&status, &id.app, id.incarnation)?;
-            worker.carried.member().cloned()
-        };
-        while let Some(next) = parcels.recv().await {
-            match next {
-                Settle::Parcel(Parcel { bytes, fds }) => {
-                    if let Err(why) = front.settle(&bytes, fds, known) {
-                        log::error!("a connection of the predecessor is lost: {why}");
-                    }
-                }
-                Settle::Done(done) => drop(done.send(())),
-            }
-        }
     }
 
     async fn take_over(&self, Legacy { taken, heir }: Legacy, owned: oneshot::Sender<()>) {
@@ -200,11 +174,6 @@ impl Lent {
     }
 }
 
-fn worker<'a>(status: &'a Status, app: &str, incarnation: Incarnation) -> Option<&'a WorkerStatus> {
-    let app = status.apps.iter().find(|one| *one.name == *app)?;
-    app.workers.iter().find(|worker| worker.incarnation == incarnation)
-}
-
 /// A tunnel that stands still.
 pub(super) struct Tunnel(gateway::Frozen);
 
@@ -242,8 +211,9 @@ impl Predecessor for House {
     }
 
     async fn pack(&self) -> Packed<Tunnel> {
-        let tunnels = self.front.freeze(STOP).await;
+        // First, since nobody waits for it: tunnels are to stand still as shortly as can be.
         let output = self.control.hush().await;
+        let tunnels = self.front.freeze(STOP).await;
         Packed { tunnels: tunnels.into_iter().map(Tunnel).collect(), output: serde_json::json!(output) }
     }
 
@@ -297,6 +267,8 @@ impl House {
         self.doors.own.closed().await;
         // As long as we had them, too, clients of a successor that is killed would wait at them, and nobody could start another.
         self.doors.sockets.release();
+        // The successor's, unless it takes commands elsewhere.
+        self.admin.iter().for_each(|socket| sockets::remove_path(socket));
         let max_drain = self.policy.load().max_drain;
         if tokio::time::timeout(max_drain, self.front.emptied()).await.is_err() {
             let left = self.front.connections().load(std::sync::atomic::Ordering::Relaxed);
@@ -344,7 +316,12 @@ impl Successor for Next {
         }
     }
 
-    async fn own(&self, output: Value, tunnels: Vec<Parcel>) {
+    async fn prepare(&self, tunnels: Vec<Parcel>) {
+        // Its receiver lives as long as the front's service.
+        let _ = self.settle.send(Settle::Still(tunnels)).await;
+    }
+
+    async fn own(&self, output: Value) {
         let Some((commit, owned)) = self.commit.lock().unwrap_or_else(|e| e.into_inner()).take() else { return };
         let partials = match output {
             Value::Null => Vec::new(),
@@ -354,7 +331,7 @@ impl Successor for Next {
             }),
         };
         // First of all those that stand still.
-        self.settle(tunnels).await;
+        let _ = self.settle.send(Settle::GoOn).await;
         self.house.doors.traffic.open();
         // A worker whose tunnels are not counted yet could be stopped under them.
         self.settled().await;
@@ -375,10 +352,7 @@ impl Successor for Next {
     }
 
     async fn settle(&self, parcels: Vec<Parcel>) {
-        for parcel in parcels {
-            // Its receiver lives as long as the front's service.
-            let _ = self.settle.send(Settle::Parcel(parcel)).await;
-        }
+        let _ = self.settle.send(Settle::Moving(parcels)).await;
     }
 }
 

@@ -7,15 +7,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, chmod, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::net::{
-    AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, bind, getsockname, listen, socket_with,
-    sockopt,
+    AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getsockname, listen,
+    socket_with, sockopt,
 };
 use std::fmt;
 use std::fs::symlink_metadata;
 use std::net::SocketAddr;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -293,7 +292,7 @@ fn vacant(path: &Path, purpose: Purpose) -> Result<(), String> {
         Ok(meta) if !meta.file_type().is_socket() => {
             Err(format!("cannot take commands on {shown}: it is there and no socket; remove it or change `{purpose}`"))
         }
-        Ok(_) if UnixStream::connect(path).is_ok() => {
+        Ok(_) if answers(path) => {
             Err(format!("cannot take commands on {shown}: another program does; stop it or change `{purpose}`"))
         }
         Ok(_) => std::fs::remove_file(path).map_err(stands),
@@ -324,113 +323,18 @@ pub(crate) fn remove_pid_file(path: &Path) {
 /// Removes the path of a socket that we have served. One of another proxy, started meanwhile, answers and stays.
 pub(crate) fn remove_path(path: &Path) {
     let is_socket = symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
-    if is_socket && UnixStream::connect(path).is_err() {
+    if is_socket && !answers(path) {
         let _ = std::fs::remove_file(path);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::net::{TcpListener, TcpStream};
-    use std::os::fd::AsFd;
-
-    fn local() -> SocketAddr {
-        "127.0.0.1:0".parse().unwrap()
-    }
-
-    #[test]
-    fn a_port_is_ours_until_it_is_closed() {
-        let sockets = Sockets::default();
-        let address = sockets.tcp(Purpose::Listeners, local()).unwrap();
-        assert_ne!(address.port(), 0);
-        let addresses = sockets.addresses(Purpose::Listeners);
-        assert_eq!(addresses, [address.to_string()]);
-        assert!(!sockets.pending(&addresses));
-        let _client = TcpStream::connect(address).unwrap();
-        assert!(sockets.pending(&addresses));
-        let again = Sockets::default().tcp(Purpose::Metrics, address).unwrap_err();
-        assert!(again.contains("another program") && again.contains("`metrics`"), "{again}");
-        sockets.close(Purpose::Metrics);
-        assert!(TcpStream::connect(address).is_ok());
-        sockets.close(Purpose::Listeners);
-        assert!(TcpStream::connect(address).is_err());
-        assert!(sockets.lend(&addresses).is_err());
-    }
-
-    #[test]
-    fn what_is_exported_is_inherited() {
-        let old = Sockets::default();
-        let listener = old.tcp(Purpose::Listeners, local()).unwrap();
-        let metrics = old.tcp(Purpose::Metrics, local()).unwrap();
-        let give = |old: &Sockets| {
-            let copy = |(name, fd): (String, Arc<OwnedFd>)| (name, fd.as_fd().try_clone_to_owned().unwrap());
-            old.export().into_iter().map(copy).collect::<Vec<_>>()
-        };
-        let new = Sockets::default();
-        new.inherit(give(&old));
-        // By purpose where the port was left open, by address where it was written.
-        assert_eq!(new.tcp(Purpose::Metrics, local()).unwrap(), metrics);
-        assert_eq!(new.tcp(Purpose::Listeners, listener).unwrap(), listener);
-        assert_ne!(new.tcp(Purpose::Health, local()).unwrap().port(), 0);
-        old.release();
-        assert!(TcpStream::connect(listener).is_ok());
-        let third = Sockets::default();
-        third.inherit(give(&new));
-        new.release();
-        third.close_unclaimed(&[&metrics.to_string()]);
-        assert!(TcpStream::connect(listener).is_err(), "no key names it");
-        assert!(TcpStream::connect(metrics).is_ok(), "claimed later");
-    }
-
-    #[test]
-    fn a_narrow_socket_has_room_for_one_and_is_wide_again_for_others() {
-        let sockets = Sockets::default();
-        let address = sockets.tcp(Purpose::Listeners, local()).unwrap();
-        let others = lock(&sockets.bound)[0].fd.clone();
-        sockets.narrow(Purpose::Listeners);
-        let connect = || TcpStream::connect_timeout(&address, std::time::Duration::from_millis(300));
-        let _first = connect().unwrap();
-        assert_eq!(connect().unwrap_err().kind(), std::io::ErrorKind::TimedOut);
-        sockets.close(Purpose::Listeners);
-        let _more = [connect().unwrap(), connect().unwrap()];
-        drop(others);
-        assert_eq!(connect().unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
-    }
-
-    #[test]
-    fn what_does_not_listen_is_not_used() {
-        let sockets = Sockets::default();
-        let connected = {
-            let listener = TcpListener::bind(local()).unwrap();
-            TcpStream::connect(listener.local_addr().unwrap()).unwrap()
-        };
-        sockets.inherit(vec![("x".into(), connected.into()), ("y".into(), std::fs::File::open("/").unwrap().into())]);
-        assert!(lock(&sockets.inherited).is_empty());
-    }
-
-    #[test]
-    fn a_path_is_for_this_user_alone() {
-        use std::os::unix::fs::PermissionsExt;
-        let dir = std::env::temp_dir().join(format!("pup-sockets-{}", std::process::id()));
-        std::fs::create_dir(&dir).unwrap();
-        let path = dir.join("admin.sock");
-        let sockets = Sockets::default();
-        sockets.unix(Purpose::Admin, &path).unwrap();
-        assert_eq!(symlink_metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        let taken = Sockets::default().unix(Purpose::Admin, &path).unwrap_err();
-        assert!(taken.contains("another program"), "{taken}");
-        sockets.release();
-        assert!(path.exists(), "whoever has it now needs the path");
-        let again = Sockets::default();
-        again.unix(Purpose::Admin, &path).unwrap();
-        remove_path(&path);
-        assert!(path.exists(), "it is served");
-        again.release();
-        remove_path(&path);
-        assert!(!path.exists());
-        std::fs::write(&path, "").unwrap();
-        assert!(sockets.unix(Purpose::Admin, &path).unwrap_err().contains("no socket"));
-        std::fs::remove_dir_all(&dir).unwrap();
-    }
+/// Whether anybody has this socket. Does not wait for one that is busy.
+fn answers(path: &Path) -> bool {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let connected = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+        .and_then(|fd| connect(&fd, &SocketAddrUnix::new(path)?));
+    matches!(connected, Ok(()) | Err(Errno::AGAIN))
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,12 +43,13 @@ pub(super) fn command(asked: Asked) -> ExitCode {
                 verbs::Check::Ready => health::Check::Ready,
                 verbs::Check::Startup => health::Check::Startup,
             };
-            Verb::Health { check, address: asked.proxy.health() }
+            Verb::Health { check, address: asked.proxy.health().filter(|_| asked.socket.is_none()) }
         }
     };
     // Whoever has an address for health need not have a socket for commands.
     let address = matches!(verb, Verb::Health { address: Some(_), .. });
-    match asked.proxy.socket().or_else(|why| if address { Ok(PathBuf::new()) } else { Err(why) }) {
+    let socket = asked.socket.map_or_else(|| asked.proxy.socket(), Ok);
+    match socket.or_else(|why| if address { Ok(PathBuf::new()) } else { Err(why) }) {
         Ok(socket) => {
             let command = Command { socket, verb, timeout: asked.timeout };
             ExitCode::from(command.run(&mut stdout().lock(), &mut stderr().lock()))

@@ -72,6 +72,17 @@ for (const [step, action] of [['hello', 'die'], ['hello', 'stall'], ['ready', 'd
     }));
 }
 
+test('a worker that hangs while a handoff fails is found afterwards', options, () =>
+  withProxy({ apps: { web: { script: './http.js', instances: 2, heartbeat_timeout: '2s', unhealthy_timeout: '500ms' } } }, { env: LIMIT }, async proxy => {
+    const [hangs] = pidsOf(await steady(proxy, 2, { fits: list => list.every(worker => worker.elu !== null) }));
+    const candidate = await waiting(proxy, fault('ready', 'refuse'));
+    proxy.kill(hangs, 'SIGSTOP');
+    proxy.kill(proxy.pid, 'SIGQUIT');
+    await ended(candidate, 30_000);
+    await proxy.line(/its event loop stands still/, { timeout: 30_000 });
+    await steady(proxy, 2, { timeout: 20_000, fits: list => !pidsOf(list).includes(hangs) });
+  }));
+
 test('another protocol version is refused, both say which', options, () =>
   withProxy(one, async proxy => {
     const before = await status(proxy);

@@ -1,7 +1,7 @@
 // The proxy is replaced while everybody is connected: nobody notices.
 
 import assert from 'node:assert/strict';
-import { copyFileSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
 import net from 'node:net';
 import path from 'node:path';
@@ -183,6 +183,21 @@ test('a changed configuration: new environment, app, route and listener come wit
     assert.deepEqual(pidsOf(await steady(proxy, 2, { app: 'web' })), pidsOf(now));
   });
 });
+
+test('the socket for commands moves: the old one goes, and --socket finds the proxy that still has it', options, () =>
+  withProxy(one(), async proxy => {
+    const [first, second] = [path.join(proxy.runtime, 'admin.sock'), path.join(proxy.dir, 'second.sock')];
+    const made = one()(proxy);
+    configure(proxy, { ...made, admin: { socket: second } });
+    await refused(proxy, /no proxy runs at .*second\.sock; .*--socket PATH/);
+    assert.equal((await proxy.upgrade({ args: ['--socket', first] })).code, 0);
+    await until(() => !existsSync(first), { what: 'the old socket gone' });
+    assert.match((await command(proxy, ['status'])).out, new RegExp(`pid ${proxy.pid},`));
+    configure(proxy, made);
+    await upgraded(proxy, { args: ['--socket', second] });
+    await until(() => !existsSync(second), { what: 'the second socket gone' });
+    await alone(proxy);
+  }));
 
 test('another binary: from a new path, and from one that was replaced', options, () =>
   withProxy(one(), async proxy => {

@@ -25,6 +25,7 @@ use exchange::{Broken, Exchange, Limits, Watch};
 use pingora_core::protocols::Stream;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::time::Instant;
@@ -46,6 +47,8 @@ pub(super) struct Conn {
     /// For every deadline of the connection.
     pub(super) alarm: Alarm,
     pub(super) pulse: Alarm,
+    /// Left of a wait for the next request's head that another process began, or that stopped for a move.
+    pub(super) left: Option<Duration>,
     pub(super) admission: Admission,
     /// Its first bytes are to come and may be HTTP/2's.
     pub(super) greeting: bool,
@@ -55,7 +58,7 @@ impl Conn {
     pub(super) fn new(client: Client, stream: Stream, mut admission: Admission) -> Conn {
         admission.set_movable(parcel::plain(&stream).is_some());
         let (alarm, pulse) = (Alarm::default(), Alarm::default());
-        Conn { client, stream, ahead: BytesMut::new(), alarm, pulse, admission, greeting: false }
+        Conn { client, stream, ahead: BytesMut::new(), alarm, pulse, left: None, admission, greeting: false }
     }
 }
 

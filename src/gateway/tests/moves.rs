@@ -2,6 +2,7 @@
 
 use super::phases::{GET, LAST, OK, answer, get, says_close};
 use super::*;
+use crate::gateway::parcel::Contents;
 use crate::gateway::{Parcel, Phase};
 use tokio::sync::mpsc;
 
@@ -26,7 +27,7 @@ impl Pair {
         let count = taken.clone();
         tokio::spawn(async move {
             while let Some(parcel) = arriving.recv().await {
-                front.settle(&parcel.bytes, parcel.fds, |_| None).unwrap();
+                front.adopt(&parcel.bytes, parcel.fds, |_| None).unwrap().go_on();
                 count.fetch_add(1, Ordering::Release);
             }
         });
@@ -144,12 +145,42 @@ async fn a_slow_successor_makes_parcels_wait() {
         tokio::time::sleep(Duration::from_millis(5)).await;
         assert!(pair.old.open() >= 9 - n, "one waits in the channel, the others with their tasks");
         let parcel = arriving.recv().await.unwrap();
-        pair.new.front.settle(&parcel.bytes, parcel.fds, |_| None).unwrap();
+        pair.new.front.adopt(&parcel.bytes, parcel.fds, |_| None).unwrap().go_on();
     }
     pair.emptied().await;
     for client in &mut clients {
         get(client, &pair.workers).await;
     }
+}
+
+/// Whoever waits for something in the one process waits for the rest of the time in the other.
+#[tokio::test]
+async fn a_move_makes_no_wait_longer() {
+    let pair = Pair::new().await;
+    let (mut idle, mut begun) = (pair.old.client().await, pair.old.client().await);
+    begun.write_all(&GET.as_bytes()[..7]).await.unwrap();
+    let (mut client, _worker) = pair.old.tunnel(&pair.workers).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let (parcels, mut arriving) = mpsc::channel::<Parcel>(1);
+    pair.old.front.enter(Phase::Moving(parcels));
+    for _ in 0..3 {
+        let Parcel { bytes, fds } = arriving.recv().await.unwrap();
+        let (mut contents, behind) = Contents::unpack(&bytes).unwrap();
+        let left = match &mut contents {
+            Contents::Connection(said) => &mut said.left_ms,
+            Contents::Tunnel(said) => &mut said.left_ms,
+        };
+        // As if more had passed.
+        let before = left.replace(50).unwrap();
+        assert!(before < LONG.as_millis() as u64, "{before} of {LONG:?}");
+        pair.new.front.adopt(&contents.pack(&[behind]).unwrap(), fds, |_| None).unwrap().go_on();
+    }
+    let ends = async {
+        assert_eq!(rest(&mut idle).await, b"");
+        assert_eq!(rest(&mut client).await, b"");
+        assert!(rest(&mut begun).await.starts_with(b"HTTP/1.1 408 "));
+    };
+    tokio::time::timeout(LONG / 3, ends).await.expect("they end when they would have");
 }
 
 /// What begins like HTTP/2 is not known for what it is before it has gone over.

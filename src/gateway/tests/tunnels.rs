@@ -1,7 +1,7 @@
 //! Tunnels that stop, move and go on, while both ends talk.
 
 use super::*;
-use crate::gateway::Frozen;
+use crate::gateway::{Adopted, Frozen};
 use crate::pool::Closing;
 use std::os::fd::OwnedFd;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -105,7 +105,7 @@ fn carry(frozen: Frozen, to: &Front) -> Vec<u8> {
     let (bytes, fds) = frozen.portable();
     let fds: Vec<OwnedFd> = fds.iter().map(|fd| fd.try_clone_to_owned().unwrap()).collect();
     drop(frozen);
-    to.settle(&bytes, fds, |_| None).unwrap();
+    to.adopt(&bytes, fds, |_| None).unwrap().go_on();
     bytes
 }
 
@@ -222,7 +222,7 @@ async fn a_farewell_that_was_asked_for_goes_along() {
         bytes.extend_from_slice(soon.as_bytes());
         let fds = fds.iter().map(|fd| fd.try_clone_to_owned().unwrap()).collect();
         drop(tunnel);
-        new.front.settle(&bytes, fds, |_| None).unwrap();
+        new.front.adopt(&bytes, fds, |_| None).unwrap().go_on();
     }
     let close = rest(&mut client).await;
     assert_eq!(&close[..4], &[0x88, 2, 0x03, 0xf4]);
@@ -256,7 +256,8 @@ async fn wrong_parcels_are_refused_by_name() {
     let tunnel = old.front.freeze(LONG).await.pop().unwrap();
     let (bytes, fds) = tunnel.portable();
     let fds = || -> Vec<OwnedFd> { fds.iter().map(|fd| fd.try_clone_to_owned().unwrap()).collect() };
-    let refused = |bytes: &[u8], fds: Vec<OwnedFd>| new.front.settle(bytes, fds, |_| None).unwrap_err();
+    let refused =
+        |bytes: &[u8], fds: Vec<OwnedFd>| new.front.adopt(bytes, fds, |_| None).map(Adopted::go_on).unwrap_err();
 
     assert!(refused(&[], fds()).contains("ends within its length"));
     assert!(refused(&bytes[..20], fds()).contains("ends within its description"));
@@ -295,6 +296,6 @@ async fn wrong_parcels_are_refused_by_name() {
             let at = random.usize(..bytes.len());
             bytes[at] = random.u8(..);
         }
-        let _ = new.front.settle(&bytes, fds(), |_| None);
+        let _ = new.front.adopt(&bytes, fds(), |_| None).map(Adopted::go_on);
     }
 }

@@ -3,7 +3,7 @@
 use super::{Direction, Farewell, Relay, State};
 use crate::gateway::alarm::Alarm;
 use crate::gateway::metrics::OpenTunnel;
-use crate::gateway::parcel::{self, Contents, Parcel};
+use crate::gateway::parcel::{self, Contents, Parcel, millis};
 use crate::gateway::phase::Admission;
 use crate::gateway::tunnel::frame::Tracker;
 use crate::pool::Lease;
@@ -104,6 +104,7 @@ impl Relay {
             tag: member.tag.map(|tag| tag.to_string()),
             socket: member.socket.to_string(),
             idle_ms: millis(self.idle),
+            left_ms: self.alarm.left().map(millis),
             to_client: self.to_client.portable(),
             to_worker: self.to_worker.portable(),
             farewell,
@@ -134,6 +135,10 @@ impl Relay {
         if to_worker.len() != said.to_worker.waiting {
             return Err(wrong());
         }
+        let mut alarm = Alarm::default();
+        // No longer than all of it, whatever the parcel says.
+        let left = said.left_ms.map(|left| Duration::from_millis(left.min(said.idle_ms)));
+        left.into_iter().for_each(|left| alarm.resume(left));
         let after = |(code, left): (u16, u64)| Farewell::After(Duration::from_millis(left), code, Alarm::default());
         Ok(Box::new(Relay {
             client,
@@ -141,7 +146,7 @@ impl Relay {
             to_client: Direction::resume(&said.to_client, to_client)?,
             to_worker: Direction::resume(&said.to_worker, to_worker)?,
             idle: Duration::from_millis(said.idle_ms),
-            alarm: Alarm::default(),
+            alarm,
             farewell: said.farewell.map_or(Farewell::None, after),
             key: None,
             held,
@@ -169,8 +174,4 @@ impl Direction {
         let frames = Tracker::from_parts(said.frames).ok_or_else(|| format!("no frame stands at {:?}", said.frames))?;
         Ok(Direction { waiting: BytesMut::from(waiting), unflushed: false, state, frames, last: None })
     }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

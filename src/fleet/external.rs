@@ -69,6 +69,9 @@ impl Fleet {
     pub(crate) fn await_redials(&mut self, now: Time) {
         for worker in self.workers.values_mut() {
             worker.leaves_at = worker.leaves_at.map(|at| at.max(after(now, REDIAL)));
+            if !worker.connected {
+                worker.health.due = worker.redial_limit(now);
+            }
         }
     }
 

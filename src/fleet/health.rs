@@ -28,8 +28,7 @@ impl Fleet {
         let now = self.now;
         let Some(worker) = self.workers.get_mut(&incarnation).filter(|w| w.connected && w.is_up()) else { return };
         let limit = worker.policy.health.heartbeat_timeout.saturating_add(FIRST_BEAT);
-        let due = after(now, limit);
-        worker.health.due = Some(worker.health.due.map_or(due, |at| at.min(due)));
+        worker.health.due = Some(after(now, limit));
     }
 
     /// It has a channel, perhaps anew.

@@ -179,7 +179,6 @@ impl RuntimeDir {
     /// Ends as a killed process does: nothing is removed, but the lock is free.
     #[cfg(test)]
     pub(super) fn crash(self) {
-        use rustix::fs::{FlockOperation, flock};
         let file = self.lock.lock().map(|file| file.try_clone());
         let _ = file.map(|file| file.map(|file| rustix::fs::flock(&file, rustix::fs::FlockOperation::Unlock)));
         self.cede();

@@ -143,22 +143,30 @@ struct Ready {
     pid_file: PathBuf,
 }
 
+/// What is known of the workers, and the lock of their directory.
+type Bequest = (Estate, OwnedFd);
+
+/// Takes the sockets that a predecessor or systemd has passed, and what else the predecessor has given.
+fn inherit(
+    doors: &Doors,
+    inheritance: Option<Inheritance>,
+) -> Result<(Option<Bequest>, Option<handoff::Taken>), String> {
+    let Some(Inheritance { estate, lock, sockets, taken }) = inheritance else {
+        doors.sockets.inherit(activation::take());
+        return Ok((None, None));
+    };
+    doors.sockets.inherit(sockets);
+    let estate = handover::estate(estate).map_err(|why| why.to_string())?;
+    Ok((Some((estate, lock)), Some(taken)))
+}
+
 fn prepare(cli: Cli, mut config: Config, inheritance: Option<Inheritance>) -> Result<Ready, String> {
     let fixed = Fixed::of(&config);
     // A daemon's foreground process is ended by signals as ever.
     let listening = (!config.server.daemon).then(Listening::early).transpose()?;
     let longest_start = config.apps.iter().map(|app| app.policy.start_timeout).max().unwrap_or_default();
     let doors = Doors::new(inheritance.is_none());
-    let (bequest, taken) = match inheritance {
-        Some(Inheritance { estate, lock, sockets, taken }) => {
-            doors.sockets.inherit(sockets);
-            (Some((handover::estate(estate).map_err(|why| why.to_string())?, lock)), Some(taken))
-        }
-        None => {
-            doors.sockets.inherit(activation::take());
-            (None, None)
-        }
-    };
+    let (bequest, taken) = inherit(&doors, inheritance)?;
     // Whoever starts the same twice is told of the other proxy, not of the ports that it has.
     let bound = doors.bind(&mut config);
     bound.map_err(|why| taken.is_none().then(|| other_proxy(&config.runtime_dir)).flatten().unwrap_or(why))?;
@@ -293,7 +301,7 @@ fn tell_of_files(wanted: usize) {
 fn supervise(
     config: &Config,
     apps: Vec<AppSpec>,
-    bequest: Option<(Estate, OwnedFd)>,
+    bequest: Option<Bequest>,
     beyond: Vec<PathBuf>,
 ) -> Result<(Supervisor, Control, Option<Heir>), String> {
     let setup = Setup {

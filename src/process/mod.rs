@@ -34,6 +34,6 @@ pub(crate) use error::Error;
 pub(crate) use exit::{Exit, Process};
 pub(crate) use group::Group;
 pub(crate) use other::{Other, ask_to_end};
-pub(crate) use runtime_dir::{ADMIN_SOCKET, HANDOFF_SOCKET, PID_FILE, RuntimeDir, Tenant};
+pub(crate) use runtime_dir::{ADMIN_SOCKET, HANDOFF_SOCKET, PID_FILE, RuntimeDir, Tenant, answers};
 pub(crate) use shared_dir::{LONGEST_SHARED, SharedDir};
 pub(crate) use spawn::{Job, Preload, spawn};

@@ -15,7 +15,8 @@ mod lock;
 mod names;
 mod tree;
 
-pub(super) use tree::{answers, connects, is_in_use};
+pub(crate) use tree::answers;
+pub(super) use tree::{connects, is_in_use};
 
 use super::Error;
 use super::output::Stream;

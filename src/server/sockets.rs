@@ -2,13 +2,14 @@
 //! duplicates to Pingora's services: so they can come from a predecessor or from systemd, go to a successor,
 //! and be closed or kept as we see fit.
 
+use crate::process::answers;
 use pingora_core::server::{Fds, ListenFds};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, chmod, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::net::{
-    AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getsockname, listen,
-    socket_with, sockopt,
+    AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, bind, getsockname, listen, socket_with,
+    sockopt,
 };
 use std::fmt;
 use std::fs::symlink_metadata;
@@ -326,14 +327,6 @@ pub(crate) fn remove_path(path: &Path) {
     if is_socket && !answers(path) {
         let _ = std::fs::remove_file(path);
     }
-}
-
-/// Whether anybody has this socket. Does not wait for one that is busy.
-fn answers(path: &Path) -> bool {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let connected = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
-        .and_then(|fd| connect(&fd, &SocketAddrUnix::new(path)?));
-    matches!(connected, Ok(()) | Err(Errno::AGAIN))
 }
 
 #[cfg(test)]

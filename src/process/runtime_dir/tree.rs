@@ -92,8 +92,8 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether anybody listens.
-pub(in crate::process) fn answers(path: &Path) -> bool {
+/// Whether anybody listens on a socket. Does not wait for one that is busy.
+pub(crate) fn answers(path: &Path) -> bool {
     matches!(connects(path), Ok(()) | Err(rustix::io::Errno::AGAIN))
 }
 

@@ -32,8 +32,21 @@ fn setup(base: &std::path::Path, app: (Spec, Policy)) -> (Setup, Arc<Pool>, Writ
     (setup, pool, output)
 }
 
+/// Until nobody holds the directory. A process that another test is just starting has our descriptors until its exec,
+/// the lock's among them.
+fn wait_for_lock(dir: &std::path::Path) {
+    use rustix::fs::{FlockOperation, flock};
+    let free = || match std::fs::File::open(dir.join("lock")) {
+        Ok(lock) => flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok(),
+        Err(_) => true,
+    };
+    let tries = (0..2000).take_while(|_| !free()).map(|_| std::thread::sleep(Duration::from_millis(5)));
+    assert!(tries.count() < 2000, "{} stays locked", dir.display());
+}
+
 impl One {
     pub(super) fn start(base: &std::path::Path, app: (Spec, Policy)) -> One {
+        wait_for_lock(&base.join("run"));
         let (setup, pool, output) = setup(base, app);
         let (supervisor, control) = Supervisor::new(setup).unwrap();
         One::run(supervisor, control, pool, output)

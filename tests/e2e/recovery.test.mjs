@@ -214,8 +214,8 @@ test('the leader of a worker dies while no proxy watches: the rest of its group 
 test('a worker that hangs while the proxy changes is found', { timeout: 60_000, ...needsProxy }, () =>
   withProxy({ apps: { chat: chat({ instances: 2, heartbeat_timeout: '2s', unhealthy_timeout: '500ms' }) } }, async proxy => {
     const [hangs] = await proxy.pids(2);
-    // It has shown that it has a heart.
-    await until(() => JSON.parse(readFileSync(state(proxy))).rooms[0].workers.every(worker => worker.stats), { what: 'statistics' });
+    // Whoever has dialled in has a heart.
+    await written(proxy, 2);
     await crash(proxy);
     proxy.kill(hangs, 'SIGSTOP');
     await again(proxy, false);

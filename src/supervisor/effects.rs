@@ -75,6 +75,8 @@ impl Start {
 
     fn start(self) -> Result<Started, Error> {
         let user = self.spec.user.as_ref();
+        // A proxy that was killed may have come as far as this with the same worker.
+        self.dir.remove_worker(&self.id)?;
         let (stdout, out) = output::make_pipe(&self.dir.log_pipe(&self.id, Stream::Out), user)?;
         let (stderr, err) = output::make_pipe(&self.dir.log_pipe(&self.id, Stream::Err), user)?;
         let preload = self.preload.as_ref().map(|(script, worker)| Preload { script, worker: worker.clone() });

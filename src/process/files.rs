@@ -4,6 +4,7 @@
 //! select(2). A WebSocket takes two descriptors here, so the proxy raises its own as far as it may. What it starts gets
 //! the limit that it was started with itself: Node.js raises its own, others may rely on the low one.
 
+use super::usage::open_files_limit;
 use nix::libc::{self, rlim_t};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io;
@@ -59,6 +60,6 @@ pub(super) fn lower(soft: rlim_t) -> io::Result<()> {
 
 /// How many clients' connections the limit allows for, each with one of a worker.
 pub(crate) fn connections() -> usize {
-    let most = getrlimit(Resource::RLIMIT_NOFILE).map_or(MOST, |(soft, _)| soft);
+    let most = open_files_limit().unwrap_or(MOST);
     usize::try_from(most.saturating_sub(RESERVED) / 2).unwrap_or(usize::MAX).max(LEAST_CONNECTIONS)
 }

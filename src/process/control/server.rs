@@ -7,6 +7,7 @@ use super::links::LinkId;
 use super::message::{LONGEST_HELLO, LONGEST_LINE, ProxySays, WorkerSays};
 use super::registry::{Inbox, Registry};
 use crate::process::Error;
+use crate::process::usage::open_files_limit;
 use crate::worker::WorkerId;
 use std::fs::Permissions;
 use std::io;
@@ -99,8 +100,7 @@ async fn serve_at(listener: UnixListener, registry: Registry, door: Option<Arc<D
 
 /// Whoever floods us must not take the descriptors that traffic needs.
 fn most_connections() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let share = limit.and_then(|most| usize::try_from(most / SHARE).ok());
+    let share = open_files_limit().and_then(|most| usize::try_from(most / SHARE).ok());
     share.map_or(CONNECTIONS, |share| share.clamp(16, CONNECTIONS))
 }
 

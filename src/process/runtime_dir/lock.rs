@@ -15,18 +15,25 @@ use std::time::{Duration, Instant};
 const GUARD: &str = "guard";
 /// For such a guard to end; it rarely needs more than the `stop_timeout` of a worker.
 const CLEANING: Duration = Duration::from_secs(60);
+/// For who has just taken the lock to write its own number there.
+const NAMING: Duration = Duration::from_secs(2);
 /// Between two looks at it.
 const LOOK: Duration = Duration::from_millis(20);
 
 impl RuntimeDir {
-    /// The same, but everything that is in there stays as it is until [`RuntimeDir::furnish`].
-    /// Blocks as [`await_guard`](RuntimeDir::await_guard) does.
+    /// Takes the directory, which is made if need be. Everything that is in there stays as it is until
+    /// [`RuntimeDir::furnish`]. Blocks as [`await_guard`](RuntimeDir::await_guard) does.
     pub(crate) fn hold(path: &Path) -> Result<RuntimeDir, Error> {
-        let until = Instant::now() + CLEANING;
+        let begun = Instant::now();
         loop {
             let held = RuntimeDir::try_hold(path);
-            let waits = matches!(held, Err(Error::InUse { .. })) && (has_guard(path) || names_a_dead(path));
-            if !waits || Instant::now() >= until {
+            // A dead one is named for a moment only, or for ever: its holder may live in another PID namespace.
+            let limit = match held {
+                Err(Error::InUse { .. }) if has_guard(path) => CLEANING,
+                Err(Error::InUse { .. }) if names_a_dead(path) => NAMING,
+                _ => return held,
+            };
+            if begun.elapsed() >= limit {
                 return held;
             }
             std::thread::sleep(LOOK);

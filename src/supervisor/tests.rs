@@ -1,5 +1,6 @@
 mod deploys;
 mod external;
+mod killed;
 mod takeover;
 
 use super::*;

@@ -9,6 +9,7 @@ mod gateway {
     #[path = "tunnel/frame.rs"]
     pub(crate) mod frame;
     pub(crate) mod http1;
+    #[path = "request/socketio.rs"]
     pub(crate) mod socketio;
 }
 

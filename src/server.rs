@@ -18,7 +18,7 @@ mod vitals;
 use crate::config::cli::{Cli, Stop};
 use crate::config::verbs::Asked;
 use crate::config::{self, Config};
-use crate::gateway::{self, Gateway};
+use crate::gateway::{self, ProxyService, Rules};
 use crate::handoff::{self, Inheritance};
 use crate::pool::{Pool, Settings};
 use crate::process::RuntimeDir;
@@ -179,9 +179,10 @@ fn prepare(cli: Cli, mut config: Config, inheritance: Option<Inheritance>) -> Re
     let beyond = beyond(&config, &pid_file);
     let (supervisor, control, heir) = supervise(&config, specs, bequest, beyond)?;
     server.add_service(background_service("supervisor", supervisor));
-    tell_of_files(config.limits.connections);
-    let rules = Arc::new(ArcSwap::from_pointee(gateway(&config, apps)));
-    let front = gateway::front(rules.clone(), &server.configuration);
+    let rules = Arc::new(ArcSwap::from_pointee(rules(&config, apps)));
+    let descriptors = process::files::for_traffic(most_workers(&config));
+    tell_of_files(config.limits.connections, descriptors);
+    let front = ProxyService::new(rules.clone(), &server.configuration, descriptors);
 
     let shutdown = Arc::new(ArcSwap::from_pointee(config.shutdown));
     let is_heir = heir.is_some();
@@ -205,7 +206,10 @@ fn prepare(cli: Cli, mut config: Config, inheritance: Option<Inheritance>) -> Re
     let stop = Stopper::new(front.clone(), doors.clone(), control.clone(), vitals.clone(), shutdown);
     // Each room that measures registers its families here.
     let registry = steering::registry(&control, &front);
-    let mut settle = Some(settling::settle(front.clone(), control.clone(), parcels));
+    let (settle, sweeper) = (settling::settle(front.clone(), control.clone(), parcels), front.clone());
+    let mut settle = Some(async move {
+        tokio::join!(settle, sweeper.sweep());
+    });
     for service in doors.traffic(&config, front) {
         // Connections are served in the first one's runtime.
         server.add_service(match settle.take() {
@@ -272,7 +276,7 @@ fn wire(config: &mut Config, mut pool: impl FnMut(&Arc<str>, Settings) -> Arc<Po
         let name: Arc<str> = app.name.into();
         let pool = pool(&name, Settings { affinity: app.affinity, balance: app.balance, queue: app.queue });
         let keep_alive = if app.spec.preload { IDLE } else { IDLE_UNKNOWN };
-        wiring.apps.push(gateway::App::new(pool.clone(), app.response_timeout, keep_alive));
+        wiring.apps.push(gateway::App::new(pool.clone(), app.protocol, app.response_timeout, keep_alive));
         wiring.specs.push(AppSpec { name, spec: app.spec, policy: app.policy, pool });
     }
     wiring
@@ -290,10 +294,16 @@ fn other_proxy(runtime_dir: &Path) -> Option<String> {
     RuntimeDir::in_use(runtime_dir).map(|error| error.to_string())
 }
 
-fn tell_of_files(wanted: usize) {
-    let most = process::files::connections();
+/// The most worker processes at a time: during a rollout, some of two generations.
+fn most_workers(config: &Config) -> usize {
+    let of = |app: &config::App| app.policy.most_workers();
+    config.apps.iter().map(of).sum()
+}
+
+fn tell_of_files(wanted: usize, descriptors: usize) {
+    let most = descriptors / 2;
     if most < wanted {
-        log::info!("limits.connections is {most}, not {wanted}: the limit of open files (ulimit -Hn) allows no more");
+        log::info!("at most {most} client connections, not {wanted}: the limit of open files (ulimit -Hn) allows no more");
     }
 }
 
@@ -347,7 +357,7 @@ fn alarms(config: &config::Alarms) -> alarms::Policy {
     }
 }
 
-fn gateway(config: &Config, apps: Vec<gateway::App>) -> Gateway {
+fn rules(config: &Config, apps: Vec<gateway::App>) -> Rules {
     let route =
         |route: &config::Route| gateway::Route { host: route.host.clone(), path: route.path.clone(), app: route.app };
     let limits = gateway::Limits {
@@ -356,8 +366,9 @@ fn gateway(config: &Config, apps: Vec<gateway::App>) -> Gateway {
         keepalive_timeout: config.limits.keepalive_timeout,
         body_bytes: config.limits.body_bytes,
         body_timeout: config.limits.body_timeout,
+        body_rate: config.limits.body_rate,
         tunnel_idle_timeout: config.limits.tunnel_idle_timeout,
-        connections: config.limits.connections.min(process::files::connections()),
+        connections: config.limits.connections,
     };
-    Gateway::new(apps, config.routes.iter().map(route).collect(), limits)
+    Rules::new(apps, config.routes.iter().map(route).collect(), limits, config.carrier)
 }

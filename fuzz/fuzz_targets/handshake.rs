@@ -2,7 +2,7 @@
 #![no_main]
 #![allow(dead_code)]
 
-#[path = "../../src/gateway/socketio.rs"]
+#[path = "../../src/gateway/request/socketio.rs"]
 mod socketio;
 
 use libfuzzer_sys::fuzz_target;

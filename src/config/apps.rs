@@ -7,6 +7,7 @@ use super::schema::{APP, BACKOFF, INSTANCES, QUEUE};
 use super::yaml::{Kind, Node, Value};
 use super::{App, affinity, care, command};
 use crate::fleet::policy::Policy;
+use crate::gateway::Protocol;
 use crate::pool::QueuePolicy;
 use crate::process::spec::{Identity, Spec};
 use nix::sys::signal::Signal;
@@ -118,6 +119,7 @@ fn app(d: &mut Decoder<'_>, name: &str, field: &Field<'_>) -> Option<App> {
     let affinity = affinity::affinity(d, &fields).unwrap_or_default();
     let balance = affinity::balance(d, &fields);
     let response_timeout = d.duration(&fields, "response_timeout").unwrap_or(RESPONSE_TIMEOUT);
+    let protocol = protocol(d, &fields);
     let queue = queue(d, &fields);
     let command = command?;
     if let Some(user) = &user {
@@ -131,7 +133,23 @@ fn app(d: &mut Decoder<'_>, name: &str, field: &Field<'_>) -> Option<App> {
     }
     let preload = command.preload;
     let spec = Spec { command: command.words, cwd, env, preload, user, umask, rlimits, external: None };
-    Some(App { name: name.to_owned(), spec, policy, affinity, balance, queue, response_timeout })
+    Some(App { name: name.to_owned(), spec, policy, affinity, balance, queue, response_timeout, protocol })
+}
+
+/// What the workers speak on their sockets.
+fn protocol(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Protocol {
+    const HINTS: &[(&str, &str)] = &[
+        ("http", "write http1"),
+        ("http/1.1", "write http1"),
+        ("h2c", "write http2"),
+        ("h2", "write http2"),
+        ("grpc", "write http2"),
+    ];
+    let Some(field) = fields.get("protocol") else { return Protocol::default() };
+    match d.choice(&field, &["http1", "http2"], HINTS) {
+        Some("http2") => Protocol::Http2,
+        _ => Protocol::Http1,
+    }
 }
 
 /// An app whose workers somebody else starts.
@@ -139,9 +157,10 @@ fn external(d: &mut Decoder<'_>, name: &str, fields: &Fields<'_>, field: &Field<
     let affinity = affinity::affinity(d, fields).unwrap_or_default();
     let balance = affinity::balance(d, fields);
     let response_timeout = d.duration(fields, "response_timeout").unwrap_or(RESPONSE_TIMEOUT);
+    let protocol = protocol(d, fields);
     let queue = queue(d, fields);
     let (spec, policy) = super::external::decode(d, fields, field)?;
-    Some(App { name: name.to_owned(), spec, policy, affinity, balance, queue, response_timeout })
+    Some(App { name: name.to_owned(), spec, policy, affinity, balance, queue, response_timeout, protocol })
 }
 
 fn cwd(d: &mut Decoder<'_>, fields: &Fields<'_>) -> PathBuf {

@@ -20,6 +20,7 @@ pub(super) fn decode(d: &mut Decoder<'_>, top: &Fields<'_>) -> Limits {
         keepalive_timeout: d.duration(&fields, "keepalive_timeout").unwrap_or(default.keepalive_timeout),
         body_bytes: d.size(&fields, "body_size").unwrap_or(default.body_bytes),
         body_timeout: d.duration(&fields, "body_timeout").unwrap_or(default.body_timeout),
+        body_rate: d.integer(&fields, "body_rate").unwrap_or(default.body_rate),
         tunnel_idle_timeout: d.duration(&fields, "tunnel_idle_timeout").unwrap_or(default.tunnel_idle_timeout),
         connections: connections.unwrap_or(default.connections),
     }

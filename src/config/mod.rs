@@ -42,6 +42,7 @@ use cli::{Cli, Source};
 use error::Findings;
 use fields::{Decoder, Field};
 use machine::{Here, Machine, Paper};
+use crate::gateway::{Carrier, Protocol};
 use pingora_core::server::configuration::ServerConf;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -59,6 +60,8 @@ const LARGEST_FILE: u64 = 1024 * 1024;
 pub(crate) struct Config {
     /// Pingora's own settings (threads, daemon, pid_file ...).
     pub(crate) server: ServerConf,
+    /// Who carries plain HTTP requests.
+    pub(crate) carrier: Carrier,
     /// At least one.
     pub(crate) listeners: Vec<Listener>,
     /// Absolute; short enough for the socket paths in it.
@@ -98,6 +101,7 @@ pub(crate) struct App {
     pub(crate) queue: QueuePolicy,
     /// How long a worker may stay silent before it has begun its answer (504 then).
     pub(crate) response_timeout: Duration,
+    pub(crate) protocol: Protocol,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,6 +128,8 @@ pub(crate) struct Limits {
     pub(crate) body_bytes: Option<u64>,
     /// Between two reads of a request body (408 then).
     pub(crate) body_timeout: Duration,
+    /// Least rate of a body while only the client is waited for, in bytes per second; 0 for none.
+    pub(crate) body_rate: u64,
     /// A WebSocket silent both ways for this long is closed.
     pub(crate) tunnel_idle_timeout: Duration,
     /// Open client connections in all; beyond, new ones are closed at once.
@@ -206,6 +212,7 @@ impl Default for Limits {
             keepalive_timeout: Duration::from_secs(60),
             body_bytes: None,
             body_timeout: Duration::from_secs(60),
+            body_rate: 240,
             tunnel_idle_timeout: Duration::from_secs(3600),
             connections: 100_000,
         }
@@ -378,7 +385,7 @@ fn decode(found: Findings, base: &Path, root: &Node, machine: &dyn Machine) -> L
     let Some(top) = d.fields(&field, &schema::TOP) else { return d.found.finish(None) };
     let runtime_dir = limits::runtime_dir(&mut d, &top);
     let orphan_timeout = d.duration(&top, "orphan_timeout").unwrap_or(ORPHAN_TIMEOUT);
-    let server = pingora::decode(&mut d, &top, &runtime_dir);
+    let (server, carrier) = pingora::decode(&mut d, &top, &runtime_dir);
     let listeners = listeners::decode(&mut d, &top);
     let apps = apps::decode(&mut d, &top);
     let routes = routes::decode(&mut d, &top, &apps);
@@ -396,6 +403,7 @@ fn decode(found: Findings, base: &Path, root: &Node, machine: &dyn Machine) -> L
     let apps = apps.apps;
     let config = Config {
         server,
+        carrier,
         listeners,
         runtime_dir,
         orphan_timeout,

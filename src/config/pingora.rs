@@ -3,6 +3,7 @@
 use super::fields::{Decoder, Fields};
 use super::machine::Seen;
 use super::schema::SERVER;
+use crate::gateway::Carrier;
 use crate::process::PID_FILE;
 use pingora_core::server::configuration::ServerConf;
 use std::num::NonZeroU64;
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// Fills Pingora's configuration. `upgrade_sock` and, unless it is given, `pid_file` go to `runtime_dir`:
 /// Pingora's own defaults are in /tmp, where others could put something in their place.
-pub(super) fn decode(d: &mut Decoder<'_>, top: &Fields<'_>, runtime_dir: &Path) -> ServerConf {
+pub(super) fn decode(d: &mut Decoder<'_>, top: &Fields<'_>, runtime_dir: &Path) -> (ServerConf, Carrier) {
     let mut conf = ServerConf {
         version: 1,
         threads: usize::from(d.machine.cpus()),
@@ -21,8 +22,8 @@ pub(super) fn decode(d: &mut Decoder<'_>, top: &Fields<'_>, runtime_dir: &Path) 
         ca_file: Some("/dev/null".to_owned()),
         ..ServerConf::default()
     };
-    let Some(field) = top.filled("server") else { return conf };
-    let Some(fields) = d.fields(&field, &SERVER) else { return conf };
+    let Some(field) = top.filled("server") else { return (conf, Carrier::default()) };
+    let Some(fields) = d.fields(&field, &SERVER) else { return (conf, Carrier::default()) };
     d.integer(&fields, "version");
     threads(d, &fields, &mut conf);
     conf.listener_tasks_per_fd = count(d, &fields, "listener_tasks_per_fd").unwrap_or(conf.listener_tasks_per_fd);
@@ -34,7 +35,17 @@ pub(super) fn decode(d: &mut Decoder<'_>, top: &Fields<'_>, runtime_dir: &Path) 
     conf.max_retries = count(d, &fields, "max_retries").unwrap_or(conf.max_retries);
     fast_timeout(d, &fields, &mut conf);
     daemon(d, &fields, &mut conf);
-    conf
+    let carrier = carrier(d, &fields);
+    (conf, carrier)
+}
+
+/// Who carries plain requests.
+fn carrier(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Carrier {
+    let Some(field) = fields.get("http") else { return Carrier::default() };
+    match d.choice(&field, &["own", "pingora"], &[]) {
+        Some("pingora") => Carrier::Pingora,
+        _ => Carrier::Own,
+    }
 }
 
 fn threads(d: &mut Decoder<'_>, fields: &Fields<'_>, conf: &mut ServerConf) {

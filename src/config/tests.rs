@@ -141,6 +141,7 @@ limits: {head_size: 8kib, head_timeout: 1s, keepalive_timeout: 2s, body_size: 1.
         keepalive_timeout: seconds(2),
         body_bytes: Some(1_500_000),
         body_timeout: seconds(3),
+        body_rate: 240,
         tunnel_idle_timeout: seconds(4 * 3600),
         connections: 5,
     };

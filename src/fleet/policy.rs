@@ -113,6 +113,11 @@ impl Policy {
     pub(crate) fn most(&self) -> u16 {
         self.max_instances.max(self.instances)
     }
+
+    /// The most worker processes at a time: during a rollout, some of two generations.
+    pub(crate) fn most_workers(&self) -> usize {
+        usize::from(self.most()) + usize::from(self.surge)
+    }
 }
 
 impl Scaling {

@@ -4,6 +4,7 @@
 #![deny(clippy::disallowed_methods)]
 
 pub(crate) mod affinity;
+mod engine;
 mod lease;
 mod queue;
 mod selector;
@@ -11,6 +12,7 @@ mod selector;
 mod tests;
 mod tunnels;
 
+pub(crate) use engine::Engine;
 pub(crate) use lease::{Lease, Use};
 pub(crate) use queue::{Queue, QueuePolicy};
 pub(crate) use selector::backend;
@@ -39,6 +41,7 @@ pub(crate) struct Member {
     pub(crate) load: Load,
     pub(crate) tunnels: Tunnels,
     pub(crate) silence: Silence,
+    pub(crate) engine: Engine,
     /// Whether a pool has it.
     seated: AtomicBool,
     /// What traffic keeps with the worker: its idle connections.
@@ -60,6 +63,7 @@ impl Member {
             load: Load::default(),
             tunnels: Tunnels::default(),
             silence: Silence::default(),
+            engine: Engine::default(),
             seated: AtomicBool::new(false),
             kept: OnceLock::new(),
         }
@@ -138,8 +142,8 @@ pub(crate) enum Wanted<'a> {
     Any,
     /// The worker on which a new session may begin.
     NewSession,
-    /// The worker that owns this Engine.IO session id.
-    Sid(&'a [u8]),
+    /// The worker that owns this Engine.IO session id, asked for on this path.
+    Sid { sid: &'a [u8], path: &'a [u8] },
     /// The worker that this key leads to.
     Key(&'a [u8]),
 }
@@ -154,6 +158,12 @@ pub(crate) struct Settings {
 
 struct Snapshot {
     seats: Vec<Seat>,
+}
+
+/// Whether a request with a session's id gets what only that session's own requests get.
+fn is_privileged(owner: &Member, is_learnt: bool, path: &[u8]) -> bool {
+    let carried = owner.load.active.load(Ordering::Relaxed) + owner.load.parked.load(Ordering::Relaxed);
+    is_learnt || (owner.engine.serves(path) && u64::from(carried) < owner.engine.most())
 }
 
 /// The routable workers of one app.
@@ -220,20 +230,29 @@ impl Pool {
     pub(crate) fn select(&self, wanted: Wanted<'_>, usage: Use, avoid: &[Arc<Member>]) -> Option<Lease> {
         let snapshot = self.snapshot.load();
         let settings = self.settings.load();
-        let max = settings.queue.max_concurrency.filter(|_| usage == Use::Request);
+        let max = settings.queue.max_concurrency;
         let has_room = |member: &Member| max.is_none_or(|max| member.load.active.load(Ordering::Relaxed) < max);
-        let usable = |member: &Arc<Member>| !avoid.iter().any(|a| Arc::ptr_eq(a, member)) && has_room(member);
-        let member = match wanted {
-            Wanted::Any => self.balanced(&snapshot, settings.balance, &usable, |load| (load.0, load.1)),
-            Wanted::NewSession => self.balanced(&snapshot, settings.balance, &usable, |load| (load.0 + load.1, load.0)),
-            Wanted::Key(key) => self.hashed(key, &usable),
-            // A session's own requests are never held back: its owner alone can serve them.
-            Wanted::Sid(sid) => match self.owner(&snapshot, sid).filter(|o| !avoid.iter().any(|a| Arc::ptr_eq(a, o))) {
-                Some(owner) => Some(owner.clone()),
-                None => self.hashed(sid, &usable),
+        // What asks for no session of its own is a request, whatever it calls itself, but for a tunnel.
+        let counts = usage == Use::Request || matches!(wanted, Wanted::Sid { .. });
+        let tried = |member: &Arc<Member>| avoid.iter().any(|one| Arc::ptr_eq(one, member));
+        let usable = |member: &Arc<Member>| !tried(member) && (!counts || has_room(member));
+        let (member, usage) = match wanted {
+            Wanted::Any => (self.balanced(&snapshot, settings.balance, &usable, |load| (load.0, load.1)), usage),
+            Wanted::NewSession => {
+                let rank = |load: (u32, u32)| (load.0 + load.1, load.0);
+                let member = self.balanced(&snapshot, settings.balance, &usable, rank);
+                member.iter().for_each(|member| member.engine.note_handshake());
+                (member, usage)
+            }
+            Wanted::Key(key) => (self.hashed(key, &usable), usage),
+            Wanted::Sid { sid, path } => match self.owner(&snapshot, sid).filter(|(owner, _)| !tried(owner)) {
+                // A session's own requests are never held back: its owner alone can serve them.
+                Some((owner, is_learnt)) if is_privileged(owner, is_learnt, path) => (Some(owner.clone()), usage),
+                Some((owner, _)) => (has_room(owner).then(|| owner.clone()), Use::Request),
+                None => (self.hashed(sid, &usable), Use::Request),
             },
         };
-        let queue = max.map(|_| self.queue.clone());
+        let queue = max.filter(|_| usage == Use::Request).map(|_| self.queue.clone());
         member.map(|member| Lease::new(member, usage, queue))
     }
 
@@ -253,11 +272,22 @@ impl Pool {
 
     /// Remembers which worker answered a handshake with this sid, unless the sid says so itself.
     pub(crate) fn learn(&self, sid: &[u8], owner: &Member) {
-        if owner.tag.is_some() && Tag::of_sid(sid) == owner.tag {
+        let tag = Tag::of_sid(sid);
+        if owner.tag.is_some() && tag == owner.tag {
+            return;
+        }
+        // A page that shows a text of its client's would else name another worker's sessions its own.
+        let snapshot = self.snapshot.load();
+        if tag.is_some() && owner.tag.is_some() && snapshot.seats.iter().any(|seat| seat.member.tag == tag) {
             return;
         }
         self.learnt.insert(sid.into(), owner.id.clone());
         self.has_learnt.store(true, Ordering::Release);
+    }
+
+    /// Every worker that may get requests, cordoned ones too.
+    pub(crate) fn members(&self) -> Vec<Arc<Member>> {
+        self.snapshot.load().seats.iter().map(|seat| seat.member.clone()).collect()
     }
 
     /// Up to `most` of the sids that were learnt, with their owners: for a successor.
@@ -278,17 +308,17 @@ impl Pool {
         self.has_learnt.store(true, Ordering::Release);
     }
 
-    /// The worker that owns a sid, cordoned or not. What was learnt goes first: an untagged sid
+    /// The worker that owns a sid, cordoned or not, and whether that was learnt. What was learnt goes first: an untagged sid
     /// may end like another worker's tag by chance.
-    fn owner<'s>(&self, snapshot: &'s Snapshot, sid: &[u8]) -> Option<&'s Arc<Member>> {
+    fn owner<'s>(&self, snapshot: &'s Snapshot, sid: &[u8]) -> Option<(&'s Arc<Member>, bool)> {
         let members = || snapshot.seats.iter().map(|seat| &seat.member);
         if self.has_learnt.load(Ordering::Acquire)
             && let Some(id) = self.learnt.get(sid)
         {
-            return members().find(|member| member.id == id);
+            return members().find(|member| member.id == id).map(|member| (member, true));
         }
         let tag = Tag::of_sid(sid)?;
-        members().find(|member| member.tag == Some(tag))
+        members().find(|member| member.tag == Some(tag)).map(|member| (member, false))
     }
 
     fn hashed(&self, key: &[u8], usable: &impl Fn(&Arc<Member>) -> bool) -> Option<Arc<Member>> {
@@ -309,12 +339,14 @@ impl Pool {
         let start = self.cursor.fetch_add(1, Ordering::Relaxed) as usize % seats.len().max(1);
         let (before, after) = seats.split_at(start.min(seats.len()));
         let mut around = after.iter().chain(before).filter(|seat| seat.open && usable(&seat.member));
+        // Silence keeps new requests away as long as there is another worker.
+        let is_silent = |seat: &&Seat| seat.member.silence.is_silent();
         let seat = match balance {
-            Balance::RoundRobin => around.next(),
+            Balance::RoundRobin => around.clone().find(|seat| !is_silent(seat)).or_else(|| around.next()),
             // The first of equals wins, and the scan begins elsewhere each time.
             Balance::LeastLoaded => around.min_by_key(|seat| {
                 let load = &seat.member.load;
-                rank((load.active.load(Ordering::Relaxed), load.parked.load(Ordering::Relaxed)))
+                (is_silent(seat), rank((load.active.load(Ordering::Relaxed), load.parked.load(Ordering::Relaxed))))
             }),
         };
         seat.map(|seat| seat.member.clone())

@@ -27,7 +27,7 @@ async fn a_tagged_sid_leads_to_its_worker_even_when_cordoned() {
     let (a, b) = (member(0, 1, Some("aaa")), member(1, 2, Some("bbb")));
     let pool = pool(Balance::LeastLoaded, vec![seat(&a, true), seat(&b, false)]).await;
     for _ in 0..10 {
-        assert_eq!(slot_of(pool.select(Wanted::Sid(b"12345678901234567bbb"), Use::Request, &[])), 1);
+        assert_eq!(slot_of(pool.select(Wanted::Sid { sid: b"12345678901234567bbb", path: b"/socket.io/" }, Use::Request, &[])), 1);
         assert_eq!(slot_of(pool.select(Wanted::NewSession, Use::Request, &[])), 0);
         assert_eq!(slot_of(pool.select(Wanted::Any, Use::Request, &[])), 0);
     }
@@ -38,7 +38,7 @@ async fn a_learnt_sid_beats_a_tag_that_it_ends_with_by_chance() {
     let (a, b) = (member(0, 1, Some("aaa")), member(1, 2, Some("bbb")));
     let pool = pool(Balance::LeastLoaded, vec![seat(&a, true), seat(&b, true)]).await;
     pool.learn(b"other-sid-aaa", &b);
-    assert_eq!(slot_of(pool.select(Wanted::Sid(b"other-sid-aaa"), Use::Request, &[])), 1);
+    assert_eq!(slot_of(pool.select(Wanted::Sid { sid: b"other-sid-aaa", path: b"/socket.io/" }, Use::Request, &[])), 1);
     // A sid that names its worker needs no memory.
     pool.learn(b"own-sid-bbb", &b);
     assert_eq!(pool.learnt.len(), 1);
@@ -50,7 +50,7 @@ async fn a_sid_nobody_owns_always_goes_to_the_same_open_worker() {
     let mut seats: Vec<_> = members.iter().map(|m| seat(m, true)).collect();
     let pool = pool(Balance::LeastLoaded, seats.clone()).await;
     let sids: Vec<String> = (0..200).map(|n| format!("sid-{n}")).collect();
-    let pick = |sid: &String| slot_of(pool.select(Wanted::Sid(sid.as_bytes()), Use::Request, &[]));
+    let pick = |sid: &String| slot_of(pool.select(Wanted::Sid { sid: sid.as_bytes(), path: b"/socket.io/" }, Use::Request, &[]));
     let before: HashMap<_, _> = sids.iter().map(|sid| (sid.clone(), pick(sid))).collect();
     assert!(sids.iter().all(|sid| pick(sid) == before[sid]));
     assert!((0..4).all(|slot| before.values().any(|s| *s == slot)), "every worker gets some");
@@ -67,10 +67,10 @@ async fn a_dead_owner_is_no_owner() {
     let pool = pool(Balance::LeastLoaded, vec![seat(&a, true), seat(&b, true)]).await;
     pool.learn(b"learnt", &b);
     pool.publish(vec![seat(&a, true)]).await;
-    assert_eq!(slot_of(pool.select(Wanted::Sid(b"learnt"), Use::Request, &[])), 0);
-    assert_eq!(slot_of(pool.select(Wanted::Sid(b"xxxbbb"), Use::Request, &[])), 0);
+    assert_eq!(slot_of(pool.select(Wanted::Sid { sid: b"learnt", path: b"/socket.io/" }, Use::Request, &[])), 0);
+    assert_eq!(slot_of(pool.select(Wanted::Sid { sid: b"xxxbbb", path: b"/socket.io/" }, Use::Request, &[])), 0);
     // Tried and found dead before the supervisor noticed.
-    assert!(pool.select(Wanted::Sid(b"xxxaaa"), Use::Request, &[a]).is_none());
+    assert!(pool.select(Wanted::Sid { sid: b"xxxaaa", path: b"/socket.io/" }, Use::Request, &[a]).is_none());
 }
 
 #[tokio::test]
@@ -109,7 +109,7 @@ async fn round_robin_goes_around() {
 #[tokio::test]
 async fn an_empty_pool_gives_nothing() {
     let pool = pool(Balance::LeastLoaded, vec![]).await;
-    for wanted in [Wanted::Any, Wanted::NewSession, Wanted::Sid(b"x"), Wanted::Key(b"y")] {
+    for wanted in [Wanted::Any, Wanted::NewSession, Wanted::Sid { sid: b"x", path: b"/socket.io/" }, Wanted::Key(b"y")] {
         assert!(pool.select(wanted, Use::Request, &[]).is_none());
     }
 }
@@ -123,7 +123,7 @@ async fn a_full_worker_takes_only_what_is_its_own() {
     let _two = pool.select(Wanted::Any, Use::Request, &[]).unwrap();
     assert!(pool.select(Wanted::Any, Use::Request, &[]).is_none());
     // Neither a session's own requests nor parked ones are held back.
-    assert!(pool.select(Wanted::Sid(b"xxxaaa"), Use::Request, &[]).is_some());
+    assert!(pool.select(Wanted::Sid { sid: b"xxxaaa", path: b"/socket.io/" }, Use::Request, &[]).is_some());
     assert!(pool.select(Wanted::NewSession, Use::Parked, &[]).is_some());
     drop(one);
     assert!(pool.select(Wanted::Any, Use::Request, &[]).is_some());

@@ -14,10 +14,10 @@ use std::sync::OnceLock;
 
 /// More than this is never needed, and some systems allow a billion.
 const MOST: rlim_t = 1 << 20;
-/// For workers' pipes and channels, listeners, and log files.
-const RESERVED: rlim_t = 256;
-/// Even where files are scarce.
-const LEAST_CONNECTIONS: usize = 16;
+/// For listeners, log files, the runtime, commands, health and metrics, and a handoff.
+const OWN: usize = 64;
+/// For a worker's two pipes, its channel, its pidfd, and a probe.
+const PER_WORKER: usize = 6;
 
 /// The soft limit at our start; empty when it was not raised.
 static AT_START: OnceLock<rlim_t> = OnceLock::new();
@@ -58,8 +58,10 @@ pub(super) fn lower(soft: rlim_t) -> io::Result<()> {
     }
 }
 
-/// How many clients' connections the limit allows for, each with one of a worker.
-pub(crate) fn connections() -> usize {
-    let most = open_files_limit().unwrap_or(MOST);
-    usize::try_from(most.saturating_sub(RESERVED) / 2).unwrap_or(usize::MAX).max(LEAST_CONNECTIONS)
+/// How many descriptors traffic may have open, beside those that `workers` worker processes and the proxy itself need.
+pub(crate) fn for_traffic(workers: usize) -> usize {
+    let most = usize::try_from(open_files_limit().unwrap_or(MOST)).unwrap_or(usize::MAX);
+    let reserved = OWN.saturating_add(workers.saturating_mul(PER_WORKER));
+    // Even where files are scarce, half is for traffic.
+    most.saturating_sub(reserved).max(most / 2)
 }

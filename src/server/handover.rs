@@ -5,7 +5,7 @@ use super::notify;
 use super::settling::{self, Settle, worker};
 use super::sockets;
 use crate::config::Shutdown;
-use crate::gateway::{self, Front, Phase};
+use crate::gateway::{ConnectionTransfer, Paused, Phase, ProxyService};
 use crate::handoff::{
     Ceded, Door, Elders, Error, Frozen, Given, Knocker, Packed, Parcel, Predecessor, Successor, Taken,
 };
@@ -59,7 +59,7 @@ impl Standing {
 #[derive(Clone)]
 pub(super) struct House {
     pub(super) control: Control,
-    pub(super) front: Front,
+    pub(super) front: ProxyService,
     pub(super) doors: Doors,
     pub(super) standing: Arc<watch::Sender<Standing>>,
     pub(super) pid_file: PathBuf,
@@ -175,11 +175,11 @@ impl Lent {
 }
 
 /// A tunnel that stands still.
-pub(super) struct Tunnel(gateway::Frozen);
+pub(super) struct Tunnel(Box<dyn Paused>);
 
 impl Frozen for Tunnel {
     fn portable(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>) {
-        self.0.portable()
+        self.0.to_transfer()
     }
 }
 
@@ -213,12 +213,12 @@ impl Predecessor for House {
     async fn pack(&self) -> Packed<Tunnel> {
         // First, since nobody waits for it: tunnels are to stand still as shortly as can be.
         let output = self.control.hush().await;
-        let tunnels = self.front.freeze(STOP).await;
+        let tunnels = self.front.pause_tunnels(STOP).await;
         Packed { tunnels: tunnels.into_iter().map(Tunnel).collect(), output: serde_json::json!(output) }
     }
 
     async fn thaw(&self, tunnels: Vec<Tunnel>) {
-        tunnels.into_iter().for_each(|tunnel| tunnel.0.thaw());
+        tunnels.into_iter().for_each(|tunnel| tunnel.0.resume());
         self.control.thaw().await;
     }
 
@@ -241,14 +241,14 @@ impl Predecessor for House {
             log::error!("{why}");
         }
         let (give, mut given) = mpsc::channel(LATE);
-        self.front.enter(Phase::Moving(give));
+        self.front.set_phase(Phase::Migrating(give));
         self.doors.traffic.close();
         self.doors.own.close();
         self.standing.send_replace(Standing::Ceded(successor));
         self.control.cede().await;
         let (late, late_out) = mpsc::channel(1);
         tokio::spawn(async move {
-            while let Some(gateway::Parcel { bytes, fds }) = given.recv().await {
+            while let Some(ConnectionTransfer { bytes, fds }) = given.recv().await {
                 if late.send(Parcel { bytes, fds }).await.is_err() {
                     return;
                 }
@@ -273,14 +273,14 @@ impl House {
         if tokio::time::timeout(max_drain, self.front.emptied()).await.is_err() {
             let left = self.front.connections().load(std::sync::atomic::Ordering::Relaxed);
             log::warn!("{left} connections are left after {max_drain:?} (max_drain) and end now");
-            self.front.enter(Phase::Closed);
+            self.front.set_phase(Phase::Draining);
             let status = self.control.status();
             let workers = status.apps.iter().flat_map(|app| &app.workers);
             workers
                 .for_each(|worker| worker.carried.close_tunnels(Closing { code: SERVICE_RESTART, window: FAREWELL }));
             let _ = tokio::time::timeout(2 * FAREWELL, self.front.emptied()).await;
         }
-        self.front.enter(Phase::Closed);
+        self.front.set_phase(Phase::Draining);
     }
 }
 

@@ -3,7 +3,7 @@
 use super::gate::{Gate, Gated, Listening};
 use super::sockets::{Purpose, Sockets};
 use crate::config::Config;
-use crate::gateway::Front;
+use crate::gateway::ProxyService;
 use async_trait::async_trait;
 use pingora_core::apps::ServerApp;
 use pingora_core::listeners::ListenerConfig;
@@ -61,7 +61,7 @@ impl Doors {
 
     /// The services of the clients' listeners. Those with HTTP/2 without TLS are apart: the listeners of one
     /// service share one application.
-    pub(super) fn traffic(&self, config: &Config, front: Front) -> Vec<Gated<Front>> {
+    pub(super) fn traffic(&self, config: &Config, front: ProxyService) -> Vec<Gated<ProxyService>> {
         let with_h2c = front.with_h2c();
         let mut services = Vec::new();
         for (name, h2c, app) in [("front", false, front), ("front-h2c", true, with_h2c)] {

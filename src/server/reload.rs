@@ -4,7 +4,7 @@
 use super::{AppWiring, wire};
 use crate::config::cli::Cli;
 use crate::config::{self, Config};
-use crate::gateway::Rules;
+use crate::gateway::SharedRules;
 use crate::pool::{Pool, Settings};
 use crate::process::output;
 use crate::supervisor::Control;
@@ -62,7 +62,7 @@ impl Fixed {
 pub(super) struct Reloader {
     cli: Cli,
     fixed: Fixed,
-    rules: Rules,
+    rules: SharedRules,
     shutdown: Arc<ArcSwap<config::Shutdown>>,
     control: Control,
     /// Of the running apps. A newer reload supersedes one under way, so none waits for another here
@@ -74,7 +74,7 @@ impl Reloader {
     pub(super) fn new(
         cli: Cli,
         fixed: Fixed,
-        rules: Rules,
+        rules: SharedRules,
         shutdown: Arc<ArcSwap<config::Shutdown>>,
         control: Control,
     ) -> Reloader {
@@ -97,16 +97,16 @@ impl Reloader {
         let (wiring, settings) = self.wiring(&mut config).await;
         let AppWiring { specs, apps } = wiring;
         let outcome = self.control.reload(specs).await?;
-        let gateway = super::gateway(&config, apps);
+        let new = super::rules(&config, apps);
         let mut pools = self.pools.lock().await;
-        *pools = gateway.pools().map(|pool| (pool.app.clone(), pool.clone())).collect();
+        *pools = new.pools().map(|pool| (pool.app.clone(), pool.clone())).collect();
         for (name, settings) in settings {
             if let Some(pool) = pools.get(&name) {
                 pool.reconfigure(settings);
             }
         }
-        let gateway = gateway.succeeding(&self.rules.load());
-        self.rules.store(Arc::new(gateway));
+        let new = new.succeeding(&self.rules.load());
+        self.rules.store(Arc::new(new));
         self.shutdown.store(Arc::new(config.shutdown));
         Ok(outcome)
     }

@@ -1,6 +1,6 @@
 //! Where connections are served, what another process gave away goes on.
 
-use crate::gateway::{Adopted, Front};
+use crate::gateway::{Adopted, ProxyService};
 use crate::handoff::Parcel;
 use crate::supervisor::{Control, Status, WorkerStatus};
 use crate::worker::{Incarnation, WorkerId};
@@ -21,7 +21,7 @@ pub(super) enum Settle {
 }
 
 /// Goes on with what another process gave away. Ends when nothing more can come.
-pub(super) async fn settle(front: Front, control: Control, mut parcels: mpsc::Receiver<Settle>) {
+pub(super) async fn settle(front: ProxyService, control: Control, mut parcels: mpsc::Receiver<Settle>) {
     // Of an app that is not configured any more, the supervisor alone knows the workers.
     let known = move |id: &WorkerId| {
         let status = control.status();
@@ -44,12 +44,12 @@ pub(super) async fn settle(front: Front, control: Control, mut parcels: mpsc::Re
             Settle::GoOn => {
                 for adopted in std::mem::take(&mut still) {
                     match adopted.await {
-                        Ok(adopted) => adopted.into_iter().for_each(Adopted::go_on),
+                        Ok(adopted) => adopted.into_iter().for_each(Adopted::activate),
                         Err(why) => log::error!("connections of the predecessor are lost: {why}"),
                     }
                 }
             }
-            Settle::Moving(parcels) => parcels.into_iter().filter_map(&*adopt).for_each(Adopted::go_on),
+            Settle::Moving(parcels) => parcels.into_iter().filter_map(&*adopt).for_each(Adopted::activate),
             Settle::Done(done) => drop(done.send(())),
         }
     }

@@ -62,13 +62,13 @@ pub(super) fn command(asked: Asked) -> ExitCode {
 }
 
 /// Everyone's metrics. Each room registers its own families in what it is given.
-pub(super) fn registry(control: &Control, front: &gateway::Front) -> Registry {
+pub(super) fn registry(control: &Control, service: &gateway::ProxyService) -> Registry {
     let mut registry = Registry::default();
     admin::register_process(&mut registry);
     let own = registry.sub_registry_with_prefix(PREFIX);
     admin::register_build(own);
     supervisor::register(own, control.clone());
-    gateway::register(own, front);
+    service.register_metrics(own);
     registry
 }
 

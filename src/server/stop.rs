@@ -9,7 +9,7 @@ use super::notify;
 use super::sockets::Purpose;
 use super::vitals::Vitals;
 use crate::config::{SHUTDOWN_MARGIN, Shutdown};
-use crate::gateway::{Front, Phase};
+use crate::gateway::{Phase, ProxyService};
 use crate::supervisor::Control;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_millis(20);
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
 
 pub(super) struct Stopper {
-    pub(super) front: Front,
+    pub(super) front: ProxyService,
     pub(super) doors: Doors,
     pub(super) control: Control,
     pub(super) vitals: Vitals,
@@ -40,7 +40,7 @@ pub(super) struct Stopper {
 
 impl Stopper {
     pub(super) fn new(
-        front: Front,
+        front: ProxyService,
         doors: Doors,
         control: Control,
         vitals: Vitals,
@@ -94,7 +94,7 @@ impl Stopper {
     }
 
     async fn steps(&self, pre_stop_delay: Duration) {
-        self.front.enter(Phase::Leaving);
+        self.front.set_phase(Phase::KeepAliveOff);
         sleep(pre_stop_delay).await;
         self.doors.sockets.narrow(Purpose::Listeners);
         self.doors.traffic.close();
@@ -110,7 +110,7 @@ impl Stopper {
         }
         // Open connections may bring requests that have begun: workers wait for them.
         self.control.expect_requests(true);
-        self.front.enter(Phase::Closed);
+        self.front.set_phase(Phase::Draining);
         self.control.stop();
         while self.undecided() > 0 {
             sleep(LOOK).await;

@@ -2,7 +2,7 @@
 
 use crate::admin::health::{AppCondition, Condition};
 use crate::fleet::State;
-use crate::gateway::Rules;
+use crate::gateway::SharedRules;
 use crate::supervisor::{AppStatus, Control};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 #[derive(Clone)]
 pub(super) struct Vitals {
     control: Control,
-    rules: Rules,
+    rules: SharedRules,
     stopping: Arc<AtomicBool>,
     /// Apps that had a ready worker at some time.
     were_ready: Arc<Mutex<HashSet<String>>>,
@@ -21,7 +21,7 @@ pub(super) struct Vitals {
 }
 
 impl Vitals {
-    pub(super) fn new(control: Control, rules: Rules) -> Vitals {
+    pub(super) fn new(control: Control, rules: SharedRules) -> Vitals {
         Vitals { control, rules, stopping: Arc::default(), were_ready: Arc::default(), unserved: Arc::default() }
     }
 

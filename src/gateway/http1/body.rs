@@ -22,6 +22,16 @@ pub(crate) struct BodyScanner {
     extensions: u16,
 }
 
+/// What the last bytes that [`BodyScanner::next`] took are; those before them are framing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Piece {
+    Framing,
+    /// So many bytes of content.
+    Content(usize),
+    /// So many bytes of the trailer section, its last empty line among them.
+    Trailers(usize),
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Plain,
@@ -76,11 +86,50 @@ impl BodyScanner {
         Ok(at)
     }
 
+    /// Takes the next bytes of the stream up to the end of one run of content, of trailer bytes or of the bytes given,
+    /// whichever comes first: how many were taken, and what the last of them are.
+    ///
+    /// # Errors
+    /// As [`BodyScanner::advance`].
+    pub(crate) fn next(&mut self, bytes: &[u8]) -> Result<(usize, Piece), Reject> {
+        let mut at = 0;
+        while at < bytes.len() && self.state != State::Done {
+            match self.state {
+                State::Plain | State::Data | State::UntilClose => {
+                    let taken = self.skip(bytes.len() - at);
+                    return Ok((at + taken, Piece::Content(taken)));
+                }
+                State::TrailerStart | State::TrailerName | State::TrailerValue | State::TrailerLf | State::LastLf => {
+                    let taken = self.advance(&bytes[at..])?;
+                    return Ok((at + taken, Piece::Trailers(taken)));
+                }
+                _ => {
+                    self.state = self.framing(bytes[at]).unwrap_or_else(State::Refused);
+                    at += 1;
+                }
+            }
+            if let State::Refused(reason) = self.state {
+                return Err(Reject::bad(reason));
+            }
+        }
+        Ok((at, Piece::Framing))
+    }
+
+    /// Content still to come, where that is known.
+    pub(crate) fn left(&self) -> Option<u64> {
+        match self.state {
+            State::Done => Some(0),
+            State::Plain => Some(self.left),
+            _ => None,
+        }
+    }
+
     pub(crate) fn is_done(&self) -> bool {
         self.state == State::Done
     }
 
     /// Bytes of content so far, without chunk framing.
+    #[allow(dead_code)] // for fuzz/, which includes this file
     pub(crate) fn payload(&self) -> u64 {
         self.payload
     }

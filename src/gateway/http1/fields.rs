@@ -107,7 +107,7 @@ pub(crate) fn list_contains(value: &[u8], token: &str) -> bool {
 }
 
 /// Digits only, at most [`super::MAX_LENGTH`].
-pub(super) fn content_length(value: &[u8]) -> Option<u64> {
+pub(crate) fn content_length(value: &[u8]) -> Option<u64> {
     let read = value.iter().try_fold(0u64, |sum, &b| {
         let digit = b.wrapping_sub(b'0');
         if digit > 9 { None } else { sum.checked_mul(10)?.checked_add(u64::from(digit)) }
@@ -121,6 +121,8 @@ pub(super) struct Connection {
     pub(super) close: bool,
     pub(super) keep_alive: bool,
     pub(super) upgrade: bool,
+    /// It names fields that belong to this connection only.
+    pub(super) nominates: bool,
 }
 
 impl Connection {
@@ -131,13 +133,14 @@ impl Connection {
         for element in list(value) {
             let is = |token: &str| element.eq_ignore_ascii_case(token.as_bytes());
             match element.len() {
-                5 => self.close |= is("close"),
-                10 => self.keep_alive |= is("keep-alive"),
-                7 => self.upgrade |= is("upgrade"),
+                5 if is("close") => self.close = true,
+                10 if is("keep-alive") => self.keep_alive = true,
+                7 if is("upgrade") => self.upgrade = true,
                 4 if is("host") => return Err(FRAMES),
                 14 if is("content-length") => return Err(FRAMES),
                 17 if is("transfer-encoding") => return Err(FRAMES),
-                _ => {}
+                0 => {}
+                _ => self.nominates = true,
             }
         }
         Ok(())

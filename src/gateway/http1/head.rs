@@ -47,6 +47,8 @@ pub(crate) struct Head {
     pub(crate) expect_continue: bool,
     /// A WebSocket handshake by its head (RFC 6455, section 4.1): GET, HTTP/1.1, `Upgrade` and `Connection`, no body.
     pub(crate) websocket: bool,
+    /// `Connection` names fields that must not be passed on.
+    pub(crate) nominates: bool,
     pub(crate) field_count: u16,
     request_line: u32,
     first_field: u32,
@@ -186,6 +188,22 @@ fn read_request_line(buf: &[u8], start: usize) -> Result<Option<RequestLine>, (u
     }))
 }
 
+/// Holds a target in origin or asterisk form, as other protocols give it, to the rules of a request line.
+///
+/// # Errors
+/// 400.
+pub(crate) fn check_target(target: &[u8], method: &Method) -> Result<(), Reject> {
+    if scan::target_end(target, 0).is_some() {
+        return Err(Reject::bad("a byte in the request target that must be percent-encoded"));
+    }
+    match target {
+        [b'/', ..] => Ok(()),
+        b"*" if *method == Method::Options => Ok(()),
+        b"*" => Err(Reject::bad("the target `*` is for OPTIONS only")),
+        _ => Err(Reject::bad("the request target begins neither with `/` nor with http://")),
+    }
+}
+
 /// Reads `HTTP/1.x CRLF` at `at`.
 fn version(buf: &[u8], at: usize) -> Result<Option<Version>, (usize, Reject)> {
     match &buf[at..] {
@@ -236,7 +254,7 @@ fn absolute_form(buf: &[u8], target: Span) -> Result<(Span, Span), Reject> {
 }
 
 /// `uri-host [":" port]`, without user information (RFC 9110, section 7.2). An empty host is syntax, too.
-fn is_authority(value: &[u8]) -> bool {
+pub(crate) fn is_authority(value: &[u8]) -> bool {
     let port = match value {
         [b'[', rest @ ..] => {
             let Some(end) = memchr::memchr(b']', rest) else { return false };
@@ -372,6 +390,7 @@ fn finish(buf: &[u8], line: &RequestLine, seen: &Fields) -> Result<Head, Reject>
         keep_alive: seen.connection.persists(line.version),
         expect_continue,
         websocket,
+        nominates: seen.connection.nominates,
         field_count: seen.count as u16,
         request_line: line.start as u32,
         first_field: line.end as u32,

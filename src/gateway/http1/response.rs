@@ -28,6 +28,8 @@ pub(crate) struct Head {
     pub(crate) keep_alive: bool,
     /// A 101 that switches to WebSocket (RFC 6455, section 4.2.2).
     pub(crate) websocket: bool,
+    /// `Connection` names fields that must not be passed on.
+    pub(crate) nominates: bool,
     pub(crate) field_count: u16,
     first_field: u32,
 }
@@ -187,6 +189,7 @@ fn finish(line: &StatusLine, seen: &Fields, method: Method) -> Result<Head, Malf
         body,
         keep_alive: goes_on && seen.connection.persists(line.version),
         websocket: line.status == 101 && seen.upgrade_websocket && seen.connection.upgrade,
+        nominates: seen.connection.nominates,
         field_count: seen.count as u16,
         first_field: seen.first as u32,
     })

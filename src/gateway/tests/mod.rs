@@ -4,9 +4,9 @@ mod moves;
 mod phases;
 mod tunnels;
 
-use super::front::Front;
-use super::parcel;
-use super::{App, Gateway, Limits, Route};
+use super::ProxyService;
+use super::migration::format;
+use super::{App, Carrier, Limits, Protocol, Route, Rules};
 use crate::pool::affinity::{Affinity, Balance};
 use crate::pool::{Member, Pool, QueuePolicy, Seat};
 use crate::worker::{Incarnation, Slot, WorkerId};
@@ -25,7 +25,7 @@ const LONG: Duration = Duration::from_secs(30);
 
 /// A front with one app of one worker.
 struct Rig {
-    front: Arc<Front>,
+    front: Arc<ProxyService>,
     pool: Arc<Pool>,
     member: Arc<Member>,
     listener: TcpListener,
@@ -73,6 +73,7 @@ fn limits() -> Limits {
         keepalive_timeout: LONG,
         body_bytes: None,
         body_timeout: LONG,
+        body_rate: 0,
         tunnel_idle_timeout: LONG,
         connections: 1000,
     }
@@ -88,10 +89,10 @@ impl Rig {
         let member = Arc::new(Member::new(id, None, workers.socket().into()));
         let pool = Arc::new(Pool::new("app".into(), Affinity::SocketIo, Balance::LeastLoaded, QueuePolicy::default()));
         pool.publish(vec![Seat { member: member.clone(), open: true }]).await;
-        let app = App::new(pool.clone(), LONG, LONG);
+        let app = App::new(pool.clone(), Protocol::Http1, LONG, LONG);
         let route = Route { host: None, path: "/".into(), app: 0 };
-        let rules = Arc::new(ArcSwap::from_pointee(Gateway::new(vec![app], vec![route], limits)));
-        let front = Arc::new(super::front(rules, &Arc::default()));
+        let rules = Arc::new(ArcSwap::from_pointee(Rules::new(vec![app], vec![route], limits, Carrier::Own)));
+        let front = Arc::new(ProxyService::new(rules, &Arc::default(), 10_000));
         Rig { front, pool, member, listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
     }
 
@@ -100,10 +101,10 @@ impl Rig {
         self.client_of(&self.front).await
     }
 
-    async fn client_of(&self, front: &Arc<Front>) -> TcpStream {
+    async fn client_of(&self, front: &Arc<ProxyService>) -> TcpStream {
         let client = TcpStream::connect(self.listener.local_addr().unwrap()).await.unwrap();
         let (server, peer) = self.listener.accept().await.unwrap();
-        let stream: Stream = parcel::client(server.into_std().unwrap().into(), Some(peer)).unwrap();
+        let stream: Stream = format::client(server.into_std().unwrap().into(), Some(peer)).unwrap();
         let front = front.clone();
         tokio::spawn(async move {
             let (_keep, never) = tokio::sync::watch::channel(false);

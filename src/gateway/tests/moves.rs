@@ -2,8 +2,8 @@
 
 use super::phases::{GET, LAST, OK, answer, get, says_close};
 use super::*;
-use crate::gateway::parcel::Contents;
-use crate::gateway::{Parcel, Phase};
+use crate::gateway::migration::format::Contents;
+use crate::gateway::{ConnectionTransfer, Phase};
 use tokio::sync::mpsc;
 
 /// Two fronts: the first gives, the second takes.
@@ -21,13 +21,13 @@ impl Pair {
 
     /// From now on the second takes what the first gives. Counts the parcels.
     fn hand_over(&self) -> Arc<AtomicU32> {
-        let (parcels, mut arriving) = mpsc::channel::<Parcel>(1);
-        self.old.front.enter(Phase::Moving(parcels));
+        let (parcels, mut arriving) = mpsc::channel::<ConnectionTransfer>(1);
+        self.old.front.set_phase(Phase::Migrating(parcels));
         let (front, taken) = (self.new.front.clone(), Arc::new(AtomicU32::new(0)));
         let count = taken.clone();
         tokio::spawn(async move {
             while let Some(parcel) = arriving.recv().await {
-                front.adopt(&parcel.bytes, parcel.fds, |_| None).unwrap().go_on();
+                front.adopt(&parcel.bytes, parcel.fds, |_| None).unwrap().activate();
                 count.fetch_add(1, Ordering::Release);
             }
         });
@@ -91,9 +91,9 @@ async fn tunnels_go_over_early_and_late() {
     let mut late = pair.old.client().await;
     late.write_all(UPGRADE.as_bytes()).await.unwrap();
     let mut late_worker = pair.workers.accept().await;
-    let frozen = pair.old.front.freeze(LONG).await;
+    let frozen = pair.old.front.pause_tunnels(LONG).await;
     let taken = pair.hand_over();
-    frozen.into_iter().for_each(|tunnel| tunnel.thaw());
+    frozen.into_iter().for_each(|tunnel| tunnel.resume());
     late_worker.write_all(SWITCHING.as_bytes()).await.unwrap();
     assert!(read_head(&mut late).await.starts_with("HTTP/1.1 101"));
     for (client, worker) in [(&mut early, &mut early_worker), (&mut late, &mut late_worker)] {
@@ -117,7 +117,7 @@ async fn what_nobody_takes_ends_here() {
     tokio::time::sleep(Duration::from_millis(20)).await;
     let (parcels, receiver) = mpsc::channel(1);
     drop(receiver);
-    pair.old.front.enter(Phase::Moving(parcels));
+    pair.old.front.set_phase(Phase::Migrating(parcels));
     assert_eq!(rest(&mut idle).await, b"");
     begun.write_all(&GET.as_bytes()[7..]).await.unwrap();
     let mut last = pair.workers.accept().await;
@@ -134,18 +134,18 @@ async fn what_nobody_takes_ends_here() {
 #[tokio::test]
 async fn a_slow_successor_makes_parcels_wait() {
     let pair = Pair::new().await;
-    let (parcels, mut arriving) = mpsc::channel::<Parcel>(1);
+    let (parcels, mut arriving) = mpsc::channel::<ConnectionTransfer>(1);
     let mut clients = Vec::new();
     for _ in 0..10 {
         clients.push(pair.old.client().await);
     }
     until("ten connections", || pair.old.open() == 10).await;
-    pair.old.front.enter(Phase::Moving(parcels));
+    pair.old.front.set_phase(Phase::Migrating(parcels));
     for n in 0..10 {
         tokio::time::sleep(Duration::from_millis(5)).await;
         assert!(pair.old.open() >= 9 - n, "one waits in the channel, the others with their tasks");
         let parcel = arriving.recv().await.unwrap();
-        pair.new.front.adopt(&parcel.bytes, parcel.fds, |_| None).unwrap().go_on();
+        pair.new.front.adopt(&parcel.bytes, parcel.fds, |_| None).unwrap().activate();
     }
     pair.emptied().await;
     for client in &mut clients {
@@ -161,10 +161,10 @@ async fn a_move_makes_no_wait_longer() {
     begun.write_all(&GET.as_bytes()[..7]).await.unwrap();
     let (mut client, _worker) = pair.old.tunnel(&pair.workers).await;
     tokio::time::sleep(Duration::from_millis(20)).await;
-    let (parcels, mut arriving) = mpsc::channel::<Parcel>(1);
-    pair.old.front.enter(Phase::Moving(parcels));
+    let (parcels, mut arriving) = mpsc::channel::<ConnectionTransfer>(1);
+    pair.old.front.set_phase(Phase::Migrating(parcels));
     for _ in 0..3 {
-        let Parcel { bytes, fds } = arriving.recv().await.unwrap();
+        let ConnectionTransfer { bytes, fds } = arriving.recv().await.unwrap();
         let (mut contents, behind) = Contents::unpack(&bytes).unwrap();
         let left = match &mut contents {
             Contents::Connection(said) => &mut said.left_ms,
@@ -173,7 +173,7 @@ async fn a_move_makes_no_wait_longer() {
         // As if more had passed.
         let before = left.replace(50).unwrap();
         assert!(before < LONG.as_millis() as u64, "{before} of {LONG:?}");
-        pair.new.front.adopt(&contents.pack(&[behind]).unwrap(), fds, |_| None).unwrap().go_on();
+        pair.new.front.adopt(&contents.pack(&[behind]).unwrap(), fds, |_| None).unwrap().activate();
     }
     let ends = async {
         assert_eq!(rest(&mut idle).await, b"");

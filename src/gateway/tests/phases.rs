@@ -36,7 +36,7 @@ async fn leaving_serves_and_asks_to_leave() {
     let rig = Rig::new(&workers).await;
     let (mut early, mut idle) = (rig.client().await, rig.client().await);
     assert!(!says_close(&get(&mut early, &workers).await));
-    rig.front.enter(Phase::Leaving);
+    rig.front.set_phase(Phase::KeepAliveOff);
     assert!(says_close(&get(&mut early, &workers).await));
     assert_eq!(rest(&mut early).await, b"");
     // An idle one, and a new one, are served.
@@ -65,7 +65,7 @@ async fn closed_ends_idle_connections_and_finishes_requests() {
     // For the front to have read what `begun` sent.
     tokio::time::sleep(Duration::from_millis(50)).await;
 
-    rig.front.enter(Phase::Closed);
+    rig.front.set_phase(Phase::Draining);
     assert_eq!(rest(&mut idle).await, b"");
     assert_eq!(rest(&mut silent).await, b"", "one that never spoke ends a moment later");
     worker.write_all(LAST.as_bytes()).await.unwrap();
@@ -83,7 +83,7 @@ async fn closed_ends_idle_connections_and_finishes_requests() {
 async fn a_client_that_has_just_come_may_speak() {
     let workers = Workers::new();
     let rig = Rig::new(&workers).await;
-    rig.front.enter(Phase::Closed);
+    rig.front.set_phase(Phase::Draining);
     let mut client = rig.client().await;
     assert!(says_close(&get(&mut client, &workers).await));
     rig.front.emptied().await;
@@ -94,7 +94,7 @@ async fn tunnels_outlive_closed() {
     let workers = Workers::new();
     let rig = Rig::new(&workers).await;
     let (mut client, mut worker) = rig.tunnel(&workers).await;
-    rig.front.enter(Phase::Closed);
+    rig.front.set_phase(Phase::Draining);
     for n in 0..100u8 {
         client.write_u8(n).await.unwrap();
         assert_eq!(worker.read_u8().await.unwrap(), n);
@@ -118,8 +118,8 @@ async fn http2_ends_with_a_goaway() {
     tokio::time::sleep(Duration::from_millis(20)).await;
     client.write_all(b"\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
     assert_eq!(frame(&mut client).await, 4, "SETTINGS");
-    rig.front.enter(Phase::Leaving);
-    rig.front.enter(Phase::Closed);
+    rig.front.set_phase(Phase::KeepAliveOff);
+    rig.front.set_phase(Phase::Draining);
     while frame(&mut client).await != 7 {}
     // Those that come later are told, too; and HTTP/1 goes on beside it.
     let mut late = rig.client_of(&front).await;
@@ -149,7 +149,7 @@ async fn a_poll_whose_worker_ends_with_the_proxy_is_answered() {
     let mut client = rig.client().await;
     client.write_all(poll.as_bytes()).await.unwrap();
     let worker = workers.accept().await;
-    rig.front.enter(Phase::Closed);
+    rig.front.set_phase(Phase::Draining);
     drop(worker);
     let answer = String::from_utf8(rest(&mut client).await).unwrap();
     assert!(
@@ -168,7 +168,7 @@ async fn requests_that_come_at_the_last_moment_get_a_worker_that_drains() {
     begun.write_all(&GET.as_bytes()[..10]).await.unwrap();
     upgrading.write_all(&UPGRADE.as_bytes()[..10]).await.unwrap();
     tokio::time::sleep(Duration::from_millis(20)).await;
-    rig.front.enter(Phase::Closed);
+    rig.front.set_phase(Phase::Draining);
     rig.pool.publish(vec![Seat { member: rig.member.clone(), open: false }]).await;
     begun.write_all(&GET.as_bytes()[10..]).await.unwrap();
     workers.accept().await.write_all(LAST.as_bytes()).await.unwrap();

@@ -1,7 +1,7 @@
 //! Tunnels that stop, move and go on, while both ends talk.
 
 use super::*;
-use crate::gateway::{Adopted, Frozen};
+use crate::gateway::{Adopted, Paused};
 use crate::pool::Closing;
 use std::os::fd::OwnedFd;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -101,17 +101,17 @@ fn parse(bytes: &[u8], masked: bool) -> Option<(Vec<u8>, usize)> {
 }
 
 /// As the handoff does it: bytes and descriptors go over, what is here is dropped. Gives the bytes.
-fn carry(frozen: Frozen, to: &Front) -> Vec<u8> {
-    let (bytes, fds) = frozen.portable();
+fn carry(frozen: Box<dyn Paused>, to: &ProxyService) -> Vec<u8> {
+    let (bytes, fds) = frozen.to_transfer();
     let fds: Vec<OwnedFd> = fds.iter().map(|fd| fd.try_clone_to_owned().unwrap()).collect();
     drop(frozen);
-    to.adopt(&bytes, fds, |_| None).unwrap().go_on();
+    to.adopt(&bytes, fds, |_| None).unwrap().activate();
     bytes
 }
 
 /// The handoff holds them across threads.
 const fn threads<T: Send + Sync>() {}
-const _: () = threads::<Frozen>();
+const _: () = threads::<PausedTunnel>();
 
 fn seed() -> u64 {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
@@ -147,11 +147,11 @@ async fn storm(seed: u64, tunnels: u64, count: u64) {
                 None => break,
             },
             () = tokio::time::sleep(pause) => {
-                let frozen = rigs[at].front.freeze(LONG).await;
+                let frozen = rigs[at].front.pause_tunnels(LONG).await;
                 let next = &rigs[1 - at].front;
                 for tunnel in frozen {
                     if random.u32(..4) == 0 {
-                        tunnel.thaw();
+                        tunnel.resume();
                     } else {
                         let bytes = carry(tunnel, next);
                         let text = String::from_utf8_lossy(&bytes).into_owned();
@@ -188,14 +188,14 @@ async fn a_frozen_tunnel_stands_still_and_counts() {
     let rig = Rig::new(&workers).await;
     let (mut client, mut worker) = rig.tunnel(&workers).await;
     until("the tunnel", || rig.member.tunnels.open() == 1).await;
-    let mut frozen = rig.front.freeze(LONG).await;
+    let mut frozen = rig.front.pause_tunnels(LONG).await;
     assert_eq!((frozen.len(), rig.open(), rig.member.tunnels.open()), (1, 1, 1));
     client.write_all(b"later").await.unwrap();
     let silence = tokio::time::timeout(Duration::from_millis(50), worker.read_u8()).await;
     assert!(silence.is_err(), "nothing passes");
     // A drain that is asked for meanwhile is not forgotten.
     rig.member.tunnels.close(Closing { code: 1001, window: Duration::ZERO });
-    frozen.pop().unwrap().thaw();
+    frozen.pop().unwrap().resume();
     let close = rest(&mut client).await;
     assert_eq!(&close[..4], &[0x88, 2, 0x03, 0xe9]);
     drop((client, worker));
@@ -211,9 +211,9 @@ async fn a_farewell_that_was_asked_for_goes_along() {
     until("the tunnel", || old.member.tunnels.open() == 1).await;
     // Chance may give it any moment of the window: almost surely not the first second.
     old.member.tunnels.close(Closing { code: 1012, window: Duration::from_secs(100_000) });
-    let frozen = old.front.freeze(LONG).await;
+    let frozen = old.front.pause_tunnels(LONG).await;
     for tunnel in frozen {
-        let (bytes, fds) = tunnel.portable();
+        let (bytes, fds) = tunnel.to_transfer();
         let text = String::from_utf8_lossy(&bytes[4..]).into_owned();
         let left = text.split_once("\"farewell\":[1012,").unwrap().1.split_once(']').unwrap().0;
         assert!(left.parse::<u64>().unwrap() > 0);
@@ -222,7 +222,7 @@ async fn a_farewell_that_was_asked_for_goes_along() {
         bytes.extend_from_slice(soon.as_bytes());
         let fds = fds.iter().map(|fd| fd.try_clone_to_owned().unwrap()).collect();
         drop(tunnel);
-        new.front.adopt(&bytes, fds, |_| None).unwrap().go_on();
+        new.front.adopt(&bytes, fds, |_| None).unwrap().activate();
     }
     let close = rest(&mut client).await;
     assert_eq!(&close[..4], &[0x88, 2, 0x03, 0xf4]);
@@ -237,7 +237,7 @@ async fn a_tunnel_of_a_worker_that_no_pool_holds_goes_on() {
     let (mut client, mut worker) = old.tunnel(&workers).await;
     until("the tunnel", || old.member.tunnels.open() == 1).await;
     new.pool.publish(vec![]).await;
-    let frozen = old.front.freeze(LONG).await;
+    let frozen = old.front.pause_tunnels(LONG).await;
     frozen.into_iter().for_each(|tunnel| drop(carry(tunnel, &new.front)));
     client.write_all(b"hello").await.unwrap();
     let mut hello = [0; 5];
@@ -253,11 +253,11 @@ async fn wrong_parcels_are_refused_by_name() {
     let (old, new) = (Rig::new(&workers).await, Rig::new(&workers).await);
     let (_client, _worker) = old.tunnel(&workers).await;
     until("the tunnel", || old.member.tunnels.open() == 1).await;
-    let tunnel = old.front.freeze(LONG).await.pop().unwrap();
-    let (bytes, fds) = tunnel.portable();
+    let tunnel = old.front.pause_tunnels(LONG).await.pop().unwrap();
+    let (bytes, fds) = tunnel.to_transfer();
     let fds = || -> Vec<OwnedFd> { fds.iter().map(|fd| fd.try_clone_to_owned().unwrap()).collect() };
     let refused =
-        |bytes: &[u8], fds: Vec<OwnedFd>| new.front.adopt(bytes, fds, |_| None).map(Adopted::go_on).unwrap_err();
+        |bytes: &[u8], fds: Vec<OwnedFd>| new.front.adopt(bytes, fds, |_| None).map(Adopted::activate).unwrap_err();
 
     assert!(refused(&[], fds()).contains("ends within its length"));
     assert!(refused(&bytes[..20], fds()).contains("ends within its description"));
@@ -296,6 +296,6 @@ async fn wrong_parcels_are_refused_by_name() {
             let at = random.usize(..bytes.len());
             bytes[at] = random.u8(..);
         }
-        let _ = new.front.adopt(&bytes, fds(), |_| None).map(Adopted::go_on);
+        let _ = new.front.adopt(&bytes, fds(), |_| None).map(Adopted::activate);
     }
 }

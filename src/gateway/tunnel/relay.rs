@@ -1,15 +1,14 @@
 //! The open tunnel: one poll loop for both directions, no buffer held while nothing waits.
 
-mod portable;
-
-pub(crate) use portable::Frozen;
-
 use super::frame::{CloseFrame, Tracker, close_frame};
-use crate::gateway::alarm::Alarm;
-use crate::gateway::front::with_scratch;
-use crate::gateway::metrics::OpenTunnel;
-use crate::gateway::parcel;
-use crate::gateway::phase::Admission;
+use crate::gateway::downstream::connections::ConnectionGuard;
+use crate::gateway::downstream::deadline::Deadline;
+use crate::gateway::downstream::scratch::with_scratch;
+use crate::gateway::exchange::transfer::Switched;
+use crate::gateway::http1::Version;
+use crate::gateway::metrics::counters::OpenTunnel;
+use crate::gateway::migration::format;
+use crate::gateway::request::heads::{self, Persistence};
 use crate::pool::Lease;
 use bytes::{Buf, BytesMut};
 use pingora_core::protocols::Stream;
@@ -21,55 +20,63 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 
 /// After one side has finished, the other gets at most this long without a byte.
-const HALF_CLOSED_IDLE: Duration = Duration::from_secs(60);
+const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(60);
 /// For a client to answer our Close frame and leave.
-const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Reads of one direction in one go, so that a flood one way leaves room for the other.
 const BURST: usize = 8;
 
 pub(in crate::gateway) struct Relay {
-    client: Stream,
-    worker: UnixStream,
-    to_client: Direction,
-    to_worker: Direction,
-    idle: Duration,
-    alarm: Alarm,
-    farewell: Farewell,
+    pub(super) client: Stream,
+    pub(super) worker: UnixStream,
+    pub(super) to_client: Direction,
+    pub(super) to_worker: Direction,
+    pub(super) idle: Duration,
+    pub(super) deadline: Deadline,
+    pub(super) closing: CloseHandshake,
     /// This tunnel's entry with its worker.
-    key: Option<usize>,
-    /// The worker carries this tunnel, and the limit counts it, until it ends.
-    held: (Lease, Admission, OpenTunnel),
+    pub(super) key: Option<usize>,
+    pub(super) ends: Ends,
+}
+
+/// What a tunnel holds until it ends.
+pub(in crate::gateway) struct Ends {
+    /// The worker carries this tunnel.
+    pub(in crate::gateway) lease: Lease,
+    /// The limits count it.
+    pub(in crate::gateway) guard: ConnectionGuard,
+    pub(in crate::gateway) _tunnel: OpenTunnel,
 }
 
 /// One direction of a tunnel.
-struct Direction {
+pub(super) struct Direction {
     /// Read and not yet written; holds memory only while the receiver is slower than the sender.
-    waiting: BytesMut,
-    unflushed: bool,
-    state: State,
-    frames: Tracker,
+    pub(super) waiting: BytesMut,
+    pub(super) unflushed: bool,
+    pub(super) state: State,
+    pub(super) frames: Tracker,
     /// To put in at the next frame boundary; the direction ends with it.
-    last: Option<CloseFrame>,
+    pub(super) last: Option<CloseFrame>,
 }
 
 /// The tunnel's end on our own account.
-enum Farewell {
+pub(super) enum CloseHandshake {
     None,
     /// Asked for; not before this has passed, which spreads the clients' return.
-    After(Duration, u16, Alarm),
+    After(Duration, u16, Deadline),
     /// The Close frames are on their way; the client gets this long to answer and leave.
-    Said(Alarm),
+    Said(Deadline),
 }
 
 /// Why a relay has stopped.
 enum Turn {
     Ended,
-    /// It is to freeze or to move.
-    Summoned,
+    /// It is to pause or to move.
+    YieldRequested,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     Open,
     /// The sender has finished; what waits is still to be written.
     Ending,
@@ -78,31 +85,36 @@ enum State {
 }
 
 impl Relay {
-    /// `to_client` and `to_worker` have been read already and go first. The worker's answer head, no WebSocket
-    /// frame, is the first `head` bytes of `to_client`.
-    pub(super) fn new(
+    /// Begins after a worker's 101. `to_worker` has been read from the client already and goes first.
+    pub(in crate::gateway) fn new(
         client: Stream,
-        worker: UnixStream,
-        (to_client, head): (BytesMut, usize),
+        switched: Switched,
         to_worker: BytesMut,
         idle: Duration,
-        held: (Lease, Admission, OpenTunnel),
+        ends: Ends,
     ) -> Box<Relay> {
-        let direction = |waiting: BytesMut, head: usize| {
+        let Switched { worker, head, received } = switched;
+        let mut to_client = BytesMut::with_capacity(received.len() + 64);
+        heads::response_to_http1(&head, &received, Version::Http11, Persistence::Close, &mut to_client);
+        let frames = &received[head.len..];
+        to_client.extend_from_slice(frames);
+        let direction = |waiting: BytesMut, fed: &[u8]| {
             let mut frames = Tracker::new();
-            frames.feed(waiting.get(head..).unwrap_or_default());
+            frames.feed(fed);
             Direction { waiting, unflushed: false, state: State::Open, frames, last: None }
         };
+        let to_client = direction(to_client, frames);
+        let fed = to_worker.clone();
         Box::new(Relay {
             client,
             worker,
-            to_client: direction(to_client, head),
-            to_worker: direction(to_worker, 0),
+            to_client,
+            to_worker: direction(to_worker, &fed),
             idle,
-            alarm: Alarm::default(),
-            farewell: Farewell::None,
+            deadline: Deadline::default(),
+            closing: CloseHandshake::None,
             key: None,
-            held,
+            ends,
         })
     }
 
@@ -123,23 +135,23 @@ impl Relay {
                     return;
                 }
                 Ok(Turn::Ended) => return,
-                Ok(Turn::Summoned) if self.held.1.is_freezing() => match self.freeze() {
+                Ok(Turn::YieldRequested) if self.ends.guard.is_pausing() => match self.pause() {
                     Ok(()) => return,
                     Err(stays) => self = stays,
                 },
                 // Of its own place in memory: hardly any tunnel ever needs it.
-                Ok(Turn::Summoned) if Box::pin(self.give()).await => return,
-                Ok(Turn::Summoned) => {}
+                Ok(Turn::YieldRequested) if Box::pin(self.give()).await => return,
+                Ok(Turn::YieldRequested) => {}
             }
         }
     }
 
     /// Says which task is to be woken. It may be another one than before.
     fn enter(&mut self, cx: &mut Context<'_>) {
-        self.held.1.set_movable(parcel::plain(&self.client).is_some() && !matches!(self.farewell, Farewell::Said(_)));
-        self.held.1.rewatch(cx);
-        self.held.1.count_tunnel();
-        let tunnels = &self.held.0.member().tunnels;
+        self.ends.guard.set_movable(format::plain(&self.client).is_some() && !matches!(self.closing, CloseHandshake::Said(_)));
+        self.ends.guard.rewatch(cx);
+        self.ends.guard.count_tunnel();
+        let tunnels = &self.ends.lease.member().tunnels;
         let key = tunnels.enter(cx.waker().clone());
         if let Some(before) = self.key.replace(key) {
             tunnels.leave(before);
@@ -147,20 +159,20 @@ impl Relay {
     }
 
     /// Ends both directions with a Close frame once this tunnel's turn has come.
-    fn say_farewell(&mut self, cx: &mut Context<'_>) {
-        if let Farewell::None = self.farewell
-            && let Some(closing) = self.held.0.member().tunnels.asked()
+    fn start_closing(&mut self, cx: &mut Context<'_>) {
+        if let CloseHandshake::None = self.closing
+            && let Some(asked) = self.ends.lease.member().tunnels.asked()
         {
-            let turn = closing.window.mul_f64(fastrand::f64());
-            self.farewell = Farewell::After(turn, closing.code, Alarm::default());
+            let turn = asked.window.mul_f64(fastrand::f64());
+            self.closing = CloseHandshake::After(turn, asked.code, Deadline::default());
         }
-        if let Farewell::After(turn, code, alarm) = &mut self.farewell
-            && alarm.poll(cx, *turn).is_ready()
+        if let CloseHandshake::After(turn, code, deadline) = &mut self.closing
+            && deadline.poll(cx, *turn).is_ready()
         {
-            self.held.1.stay();
+            self.ends.guard.stay();
             self.to_client.last = Some(close_frame(*code, "", None));
             self.to_worker.last = Some(close_frame(*code, "", Some(fastrand::u32(..).to_ne_bytes())));
-            self.farewell = Farewell::Said(Alarm::default());
+            self.closing = CloseHandshake::Said(Deadline::default());
         }
     }
 
@@ -183,13 +195,13 @@ impl Relay {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Turn>> {
         // First, so that what was asked for is known elsewhere, too.
-        self.say_farewell(cx);
-        if self.held.1.is_summoned() && self.is_flushed() {
-            return Poll::Ready(Ok(Turn::Summoned));
+        self.start_closing(cx);
+        if self.ends.guard.must_yield() && self.is_flushed() {
+            return Poll::Ready(Ok(Turn::YieldRequested));
         }
-        let left = matches!(self.farewell, Farewell::Said(_)) && self.client_left(cx);
-        if let Farewell::Said(alarm) = &mut self.farewell
-            && (left || alarm.poll(cx, FAREWELL_LIMIT).is_ready())
+        let left = matches!(self.closing, CloseHandshake::Said(_)) && self.client_left(cx);
+        if let CloseHandshake::Said(deadline) = &mut self.closing
+            && (left || deadline.poll(cx, CLOSE_TIMEOUT).is_ready())
         {
             return Poll::Ready(Ok(Turn::Ended));
         }
@@ -199,15 +211,15 @@ impl Relay {
         let open = |direction: &Direction| direction.state != State::Ended;
         match (open(&self.to_client), open(&self.to_worker)) {
             // The client's answer to our Close frame is waited for, or its arrival would reset what we sent.
-            (false, false) if matches!(self.farewell, Farewell::Said(_)) => return Poll::Pending,
+            (false, false) if matches!(self.closing, CloseHandshake::Said(_)) => return Poll::Pending,
             (false, false) => return Poll::Ready(Ok(Turn::Ended)),
             (true, true) => {}
-            _ => self.idle = self.idle.min(HALF_CLOSED_IDLE),
+            _ => self.idle = self.idle.min(HALF_CLOSED_TIMEOUT),
         }
         if moved {
-            self.alarm.clear();
+            self.deadline.clear();
         }
-        ready!(self.alarm.poll(cx, self.idle));
+        ready!(self.deadline.poll(cx, self.idle));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "silent for too long")))
     }
 }
@@ -215,7 +227,7 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         if let Some(key) = self.key {
-            self.held.0.member().tunnels.leave(key);
+            self.ends.lease.member().tunnels.leave(key);
         }
     }
 }

@@ -65,6 +65,17 @@ impl<'a> Query<'a> {
 /// The whole answer to a waiting poll that ends its session (packet type 1, close): the client takes it for the server's
 /// own and begins anew.
 pub(crate) fn close_poll(target: &[u8]) -> Vec<u8> {
+    let (kind, body) = close_poll_body(target);
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\
+         Cache-Control: no-store\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
+
+/// Its content type and its body.
+pub(crate) fn close_poll_body(target: &[u8]) -> (String, String) {
     let is_4 = Query::parse(target).eio.as_deref() == Some(b"4");
     let packet = if is_4 { "1" } else { "1:1" };
     // JSONP: a client without XHR names the callback by a number.
@@ -73,12 +84,7 @@ pub(crate) fn close_poll(target: &[u8]) -> Vec<u8> {
         Some(j) => ("javascript", format!("___eio[{}](\"{packet}\");", String::from_utf8_lossy(&j))),
         None => ("plain", packet.to_owned()),
     };
-    format!(
-        "HTTP/1.1 200 OK\r\nContent-Type: text/{kind}; charset=UTF-8\r\nContent-Length: {}\r\n\
-         Cache-Control: no-store\r\nConnection: close\r\n\r\n{body}",
-        body.len()
-    )
-    .into_bytes()
+    (format!("text/{kind}; charset=UTF-8"), body)
 }
 
 /// The last query parameter of this name, decoded.

@@ -1,28 +1,37 @@
 //! The proxy's own short answers.
 
+use crate::gateway::http1::Reject;
 use bytes::Bytes;
 
 /// Why the proxy answers itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
+pub(in crate::gateway) struct ErrorResponse {
+    pub(in crate::gateway) status: u16,
     /// One sentence for the person who reads it.
-    pub(crate) detail: &'static str,
+    pub(in crate::gateway) detail: &'static str,
 }
 
-impl Answer {
-    pub(crate) const NO_ROUTE: Answer =
-        Answer { status: 404, detail: "No application is configured for this address." };
-    pub(crate) const HEAD_TIMEOUT: Answer =
-        Answer { status: 408, detail: "The request did not arrive completely in time." };
-    pub(crate) const TOO_LONG: Answer = Answer { status: 413, detail: "The request body is larger than allowed here." };
-    pub(crate) const BROKEN: Answer =
-        Answer { status: 502, detail: "The application ended the connection before it answered." };
-    pub(crate) const NO_WORKER: Answer =
-        Answer { status: 503, detail: "The application is starting or busy. Try again in a moment." };
-    pub(crate) const NO_ANSWER: Answer = Answer { status: 504, detail: "The application did not answer in time." };
+impl From<Reject> for ErrorResponse {
+    fn from(reject: Reject) -> ErrorResponse {
+        ErrorResponse { status: reject.status, detail: reject.reason }
+    }
+}
 
-    pub(crate) fn reason(&self) -> &'static str {
+impl ErrorResponse {
+    pub(in crate::gateway) const NO_ROUTE: ErrorResponse =
+        ErrorResponse { status: 404, detail: "No application is configured for this address." };
+    pub(in crate::gateway) const REQUEST_TIMEOUT: ErrorResponse =
+        ErrorResponse { status: 408, detail: "The request did not arrive completely in time." };
+    pub(in crate::gateway) const TOO_LONG: ErrorResponse = ErrorResponse { status: 413, detail: "The request body is larger than allowed here." };
+    pub(in crate::gateway) const BROKEN: ErrorResponse =
+        ErrorResponse { status: 502, detail: "The application ended the connection before it answered." };
+    pub(in crate::gateway) const NO_WORKER: ErrorResponse =
+        ErrorResponse { status: 503, detail: "The application is starting or busy. Try again in a moment." };
+    pub(in crate::gateway) const NO_UPGRADE: ErrorResponse =
+        ErrorResponse { status: 501, detail: "The application speaks HTTP/2 and takes no WebSocket upgrades." };
+    pub(in crate::gateway) const NO_ANSWER: ErrorResponse = ErrorResponse { status: 504, detail: "The application did not answer in time." };
+
+    pub(in crate::gateway) fn reason(&self) -> &'static str {
         match self.status {
             400 => "Bad Request",
             404 => "Not Found",
@@ -43,16 +52,16 @@ impl Answer {
     }
 
     /// How many seconds a client should wait before it tries again.
-    pub(crate) fn retry_after(&self) -> Option<&'static str> {
+    pub(in crate::gateway) fn retry_after(&self) -> Option<&'static str> {
         (self.status == 503).then_some("1")
     }
 
-    pub(crate) fn body(&self) -> Bytes {
+    pub(in crate::gateway) fn body(&self) -> Bytes {
         format!("{} {}\n\n{}\n", self.status, self.reason(), self.detail).into()
     }
 
     /// The whole HTTP/1.1 message; the connection closes after it.
-    pub(crate) fn message(&self) -> Vec<u8> {
+    pub(in crate::gateway) fn message(&self) -> Vec<u8> {
         let body = self.body();
         let retry = self.retry_after().map(|s| format!("Retry-After: {s}\r\n")).unwrap_or_default();
         let head = format!(
@@ -72,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_message_says_its_length() {
-        let message = String::from_utf8(Answer::NO_WORKER.message()).unwrap();
+        let message = String::from_utf8(ErrorResponse::NO_WORKER.message()).unwrap();
         let (head, body) = message.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"));
         assert!(head.contains("Retry-After: 1"));

@@ -1,6 +1,6 @@
 //! Finding a worker, and waiting for one in the app's queue.
 
-use super::policy::Plan;
+use crate::gateway::request::plan::Plan;
 use crate::pool::{Lease, Member, Pool};
 use std::pin::pin;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 /// wait already. Dropping the future leaves the queue.
 ///
 /// When `closing`, no worker is to come: those that are about to end take what is left.
-pub(super) async fn acquire(
+pub(in crate::gateway) async fn acquire(
     pool: &Pool,
     plan: &Plan<'_>,
     tried: &[Arc<Member>],
@@ -52,7 +52,7 @@ async fn wait(pool: &Pool, pick: impl Fn() -> Option<Lease>) -> Option<Lease> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::policy;
+    use crate::gateway::request::plan;
     use super::*;
     use crate::pool::affinity::{Affinity, Balance};
     use crate::pool::{QueuePolicy, Seat};
@@ -67,7 +67,7 @@ mod tests {
 
     async fn any(pool: &Pool) -> Option<Lease> {
         let none = HeaderMap::new();
-        acquire(pool, &policy::plan(&Affinity::None, b"/", &none, None, true, false), &[], || false).await
+        acquire(pool, &plan::plan(&Affinity::None, b"/", &none, None, true, false), &[], || false).await
     }
 
     fn queued(max: u32, timeout: Duration, max_concurrency: Option<u32>) -> Pool {
@@ -149,7 +149,7 @@ mod tests {
             let (pool, closing) = (pool.clone(), closing.clone());
             async move {
                 let none = HeaderMap::new();
-                let plan = policy::plan(&Affinity::None, b"/", &none, None, true, false);
+                let plan = plan::plan(&Affinity::None, b"/", &none, None, true, false);
                 acquire(&pool, &plan, &[], || closing.load(Ordering::Relaxed)).await
             }
         });

@@ -10,15 +10,20 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
 #[derive(Default)]
-pub(super) struct Alarm {
+pub(in crate::gateway) struct Deadline {
     deadline: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
-impl Alarm {
-    /// Ready once `limit` has passed since the first poll after the last [`Alarm::clear`].
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, limit: Duration) -> Poll<()> {
+impl Deadline {
+    /// Ready once `limit` has passed since the first poll after the last [`Deadline::clear`].
+    pub(in crate::gateway) fn poll(&mut self, cx: &mut Context<'_>, limit: Duration) -> Poll<()> {
         let deadline = *self.deadline.get_or_insert_with(|| Instant::now() + limit);
+        self.poll_at(cx, deadline)
+    }
+
+    /// Ready once it is `deadline`.
+    pub(in crate::gateway) fn poll_at(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         if sleep.deadline() > deadline {
             sleep.as_mut().reset(deadline);
@@ -33,17 +38,17 @@ impl Alarm {
     }
 
     /// How long until it fires; `None` while nothing is waited for.
-    pub(super) fn left(&self) -> Option<Duration> {
+    pub(in crate::gateway) fn left(&self) -> Option<Duration> {
         self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
     /// Fires so much later, whatever the limit: a wait that began elsewhere goes on.
-    pub(super) fn resume(&mut self, left: Duration) {
+    pub(in crate::gateway) fn resume(&mut self, left: Duration) {
         self.deadline = Some(Instant::now() + left);
     }
 
     /// What was waited for has happened.
-    pub(super) fn clear(&mut self) {
+    pub(in crate::gateway) fn clear(&mut self) {
         self.deadline = None;
     }
 }
@@ -54,33 +59,33 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn fires_at_the_deadline_that_holds() {
-        let mut alarm = Alarm::default();
+        let mut deadline_timer = Deadline::default();
         let start = Instant::now();
-        std::future::poll_fn(|cx| alarm.poll(cx, Duration::from_secs(5))).await;
+        std::future::poll_fn(|cx| deadline_timer.poll(cx, Duration::from_secs(5))).await;
         assert_eq!(start.elapsed().as_secs(), 5);
 
         // A later deadline: the old timer fires early and is set again.
-        alarm.clear();
+        deadline_timer.clear();
         let _ = tokio::time::timeout(
             Duration::from_secs(1),
-            std::future::poll_fn(|cx| alarm.poll(cx, Duration::from_secs(3))),
+            std::future::poll_fn(|cx| deadline_timer.poll(cx, Duration::from_secs(3))),
         )
         .await;
-        alarm.clear();
+        deadline_timer.clear();
         let start = Instant::now();
-        std::future::poll_fn(|cx| alarm.poll(cx, Duration::from_secs(10))).await;
+        std::future::poll_fn(|cx| deadline_timer.poll(cx, Duration::from_secs(10))).await;
         assert_eq!(start.elapsed().as_secs(), 10);
 
         // An earlier one: the timer moves.
-        alarm.clear();
+        deadline_timer.clear();
         let _ = tokio::time::timeout(
             Duration::from_secs(1),
-            std::future::poll_fn(|cx| alarm.poll(cx, Duration::from_secs(60))),
+            std::future::poll_fn(|cx| deadline_timer.poll(cx, Duration::from_secs(60))),
         )
         .await;
-        alarm.clear();
+        deadline_timer.clear();
         let start = Instant::now();
-        std::future::poll_fn(|cx| alarm.poll(cx, Duration::from_secs(2))).await;
+        std::future::poll_fn(|cx| deadline_timer.poll(cx, Duration::from_secs(2))).await;
         assert_eq!(start.elapsed().as_secs(), 2);
     }
 }

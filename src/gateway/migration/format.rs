@@ -14,14 +14,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
 
-/// The most that one parcel says, in bytes. What a connection holds has bounds far below it.
+/// The most that one transfer holds, in bytes. What a connection holds has bounds far below it.
 pub(crate) const MAX_BYTES: usize = 1024 * 1024;
 /// The most that its JSON object takes.
 const MAX_HEAD: usize = 16 * 1024;
 
 /// One connection or tunnel, closed here once it is sent. Dropping it only closes descriptors.
 #[derive(Debug)]
-pub(crate) struct Parcel {
+pub(crate) struct ConnectionTransfer {
     pub(crate) bytes: Vec<u8>,
     /// The client's; of a tunnel the worker's behind it.
     pub(crate) fds: Vec<OwnedFd>,
@@ -30,72 +30,120 @@ pub(crate) struct Parcel {
 /// What the JSON object says.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Contents {
+pub(in crate::gateway) enum Contents {
     Connection(Connection),
     Tunnel(Box<Tunnel>),
 }
 
 /// A connection between two requests. What was read of the next follows.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Connection {
-    pub(super) peer: Option<SocketAddr>,
+pub(in crate::gateway) struct Connection {
+    pub(in crate::gateway) peer: Option<SocketAddr>,
     /// Its first bytes are to come and may be HTTP/2's.
-    pub(super) greeting: bool,
+    pub(in crate::gateway) greeting: bool,
     /// How long it may be idle, in milliseconds.
-    pub(super) idle_ms: u64,
+    pub(in crate::gateway) idle_ms: u64,
     /// How long is left of the wait for a request, or for the rest of a head that has begun.
     #[serde(default)]
-    pub(super) left_ms: Option<u64>,
+    pub(in crate::gateway) left_ms: Option<u64>,
 }
 
 /// A tunnel. What waits for the client follows, then what waits for the worker.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Tunnel {
-    pub(super) peer: Option<SocketAddr>,
-    pub(super) app: String,
-    pub(super) slot: u16,
-    pub(super) incarnation: u32,
-    pub(super) tag: Option<String>,
-    pub(super) socket: String,
-    pub(super) idle_ms: u64,
+pub(in crate::gateway) struct Tunnel {
+    pub(in crate::gateway) peer: Option<SocketAddr>,
+    pub(in crate::gateway) app: String,
+    pub(in crate::gateway) slot: u16,
+    pub(in crate::gateway) incarnation: u32,
+    pub(in crate::gateway) tag: Option<String>,
+    pub(in crate::gateway) socket: String,
+    pub(in crate::gateway) idle_ms: u64,
     /// How long is left of that.
     #[serde(default)]
-    pub(super) left_ms: Option<u64>,
-    pub(super) to_client: Direction,
-    pub(super) to_worker: Direction,
+    pub(in crate::gateway) left_ms: Option<u64>,
+    pub(in crate::gateway) to_client: Direction,
+    pub(in crate::gateway) to_worker: Direction,
     /// Its Close frame's code, and how long until it is said, in milliseconds.
-    pub(super) farewell: Option<(u16, u64)>,
+    pub(in crate::gateway) farewell: Option<(u16, u64)>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Direction {
-    pub(super) waiting: usize,
-    pub(super) state: State,
-    /// See `Tracker::parts`.
-    pub(super) frames: [u64; 6],
+pub(in crate::gateway) struct Direction {
+    pub(in crate::gateway) waiting: usize,
+    pub(in crate::gateway) state: State,
+    pub(in crate::gateway) frames: Frames,
+}
+
+/// Where the WebSocket frames of a direction stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "FramesOnTheWire")]
+pub(in crate::gateway) struct Frames {
+    /// Whole frames so far.
+    pub(in crate::gateway) count: u64,
+    /// Bytes to come of the frame that is passing, or its length so far.
+    pub(in crate::gateway) left: u64,
+    /// What the next byte is: 0 a frame's first, 1 its second, 2 its length, 3 its payload, 4 unknown.
+    pub(in crate::gateway) stage: u64,
+    /// Bytes of the length to come.
+    pub(in crate::gateway) length_bytes: u64,
+    /// The first byte of the frame that is passing.
+    pub(in crate::gateway) first: u64,
+    pub(in crate::gateway) flags: u64,
+}
+
+/// Older versions name no fields.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum FramesOnTheWire {
+    Named { count: u64, left: u64, stage: u64, length_bytes: u64, first: u64, flags: u64 },
+    Positional([u64; 6]),
+}
+
+impl From<FramesOnTheWire> for Frames {
+    fn from(wire: FramesOnTheWire) -> Frames {
+        match wire {
+            FramesOnTheWire::Named { count, left, stage, length_bytes, first, flags } => {
+                Frames { count, left, stage, length_bytes, first, flags }
+            }
+            FramesOnTheWire::Positional(parts) => parts.into(),
+        }
+    }
+}
+
+impl From<[u64; 6]> for Frames {
+    fn from([count, left, stage, length_bytes, first, flags]: [u64; 6]) -> Frames {
+        Frames { count, left, stage, length_bytes, first, flags }
+    }
+}
+
+impl From<Frames> for [u64; 6] {
+    fn from(frames: Frames) -> [u64; 6] {
+        let Frames { count, left, stage, length_bytes, first, flags } = frames;
+        [count, left, stage, length_bytes, first, flags]
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum State {
+pub(in crate::gateway) enum State {
     Open,
     Ending,
     Ended,
 }
 
-/// As parcels say it.
-pub(super) fn millis(time: Duration) -> u64 {
+/// As transfers say it.
+pub(in crate::gateway) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Contents {
     /// # Errors
-    /// More than a parcel may hold.
-    pub(super) fn pack(&self, behind: &[&[u8]]) -> io::Result<Vec<u8>> {
+    /// More than a transfer may hold.
+    pub(in crate::gateway) fn pack(&self, behind: &[&[u8]]) -> io::Result<Vec<u8>> {
         let head = serde_json::to_vec(self)?;
         let len = 4 + head.len() + behind.iter().map(|part| part.len()).sum::<usize>();
         if len > MAX_BYTES || head.len() > MAX_HEAD {
-            return Err(io::Error::other(format!("{len} bytes are more than a parcel holds")));
+            return Err(io::Error::other(format!("{len} bytes are more than a transfer holds")));
         }
         let mut bytes = Vec::with_capacity(len);
         bytes.extend_from_slice(&(head.len() as u32).to_be_bytes());
@@ -104,45 +152,45 @@ impl Contents {
         Ok(bytes)
     }
 
-    /// What a parcel says, and the bytes behind it.
+    /// What a transfer says, and the bytes behind it.
     ///
     /// # Errors
     /// A sentence that names what is wrong.
-    pub(super) fn unpack(bytes: &[u8]) -> Result<(Contents, &[u8]), String> {
+    pub(in crate::gateway) fn unpack(bytes: &[u8]) -> Result<(Contents, &[u8]), String> {
         if bytes.len() > MAX_BYTES {
-            return Err(format!("{} bytes are more than a parcel may have ({MAX_BYTES})", bytes.len()));
+            return Err(format!("{} bytes are more than a transfer may have ({MAX_BYTES})", bytes.len()));
         }
-        let (length, rest) = bytes.split_first_chunk().ok_or("the parcel ends within its length")?;
+        let (length, rest) = bytes.split_first_chunk().ok_or("the transfer ends within its length")?;
         let length = u32::from_be_bytes(*length) as usize;
         if length > MAX_HEAD {
             return Err(format!("its description of {length} bytes is longer than {MAX_HEAD}"));
         }
-        let (head, behind) = rest.split_at_checked(length).ok_or("the parcel ends within its description")?;
+        let (head, behind) = rest.split_at_checked(length).ok_or("the transfer ends within its description")?;
         let contents = serde_json::from_slice(head).map_err(|error| format!("its description: {error}"))?;
         Ok((contents, behind))
     }
 }
 
 /// A plain TCP stream of Pingora's; `None` for one over TLS, and any other kind.
-pub(super) fn plain(stream: &Stream) -> Option<&L4Stream> {
+pub(in crate::gateway) fn plain(stream: &Stream) -> Option<&L4Stream> {
     let plain = (**stream).as_any().downcast_ref::<L4Stream>()?;
     peer(stream).and(Some(plain))
 }
 
 /// The address at the other end.
-pub(super) fn peer(stream: &Stream) -> Option<SocketAddr> {
+pub(in crate::gateway) fn peer(stream: &Stream) -> Option<SocketAddr> {
     let digest = stream.get_socket_digest()?;
     digest.peer_addr()?.as_inet().copied()
 }
 
 /// The descriptor of a client's stream, if it can be given away.
-pub(super) fn descriptor(stream: &Stream) -> io::Result<BorrowedFd<'_>> {
+pub(in crate::gateway) fn descriptor(stream: &Stream) -> io::Result<BorrowedFd<'_>> {
     let plain = plain(stream).ok_or_else(|| io::Error::other("not a plain TCP connection"))?;
     crate::process::descriptor(plain).ok_or_else(|| io::Error::other("no descriptor"))
 }
 
 /// A client's stream as Pingora's listener would give it, unbuffered. Only within a runtime.
-pub(super) fn client(fd: OwnedFd, peer: Option<SocketAddr>) -> Result<Stream, String> {
+pub(in crate::gateway) fn client(fd: OwnedFd, peer: Option<SocketAddr>) -> Result<Stream, String> {
     stream_socket(fd.as_fd(), &[AddressFamily::INET, AddressFamily::INET6])
         .map_err(|what| format!("the client's descriptor is {what}, not a TCP connection"))?;
     let adopt = || {
@@ -161,7 +209,7 @@ pub(super) fn client(fd: OwnedFd, peer: Option<SocketAddr>) -> Result<Stream, St
 }
 
 /// A worker's end of a tunnel. Only within a runtime.
-pub(super) fn worker(fd: OwnedFd) -> Result<UnixStream, String> {
+pub(in crate::gateway) fn worker(fd: OwnedFd) -> Result<UnixStream, String> {
     stream_socket(fd.as_fd(), &[AddressFamily::UNIX])
         .map_err(|what| format!("the worker's descriptor is {what}, not a connection of a Unix socket"))?;
     let adopt = || {

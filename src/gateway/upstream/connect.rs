@@ -21,7 +21,7 @@ const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// Connects to a worker. Where others could have put a socket of theirs in the place of the worker's, the
 /// kernel is asked who listens (SO_PEERCRED, unix(7)) before anything of a client goes there.
-pub(super) async fn connect(member: &Member) -> io::Result<UnixStream> {
+pub(in crate::gateway) async fn connect(member: &Member) -> io::Result<UnixStream> {
     open(Path::new(&*member.socket), member.user).await
 }
 
@@ -70,9 +70,9 @@ async fn queue(path: &Path) -> io::Result<UnixStream> {
 
 /// The same for Pingora's own connections.
 #[derive(Debug, Default)]
-pub(super) struct Connector {
+pub(in crate::gateway) struct Connector {
     /// See [`Member::user`].
-    pub(super) user: Option<u32>,
+    pub(in crate::gateway) user: Option<u32>,
 }
 
 #[async_trait]

@@ -1,11 +1,9 @@
 //! Takes what another process gives away: connections between two requests, and open tunnels.
 
-use super::Front;
-use super::forward::Conn;
-use super::front::Client;
-use super::parcel::{self, Contents};
-use super::phase::Admission;
-use super::tunnel::Relay;
+use super::format::{self, Contents};
+use crate::gateway::ProxyService;
+use crate::gateway::downstream::connection::{Connection, client_of};
+use crate::gateway::tunnel::relay::{Ends, Relay};
 use crate::pool::{Lease, Member};
 use crate::worker::{Incarnation, Slot, Tag, WorkerId};
 use bytes::BytesMut;
@@ -14,40 +12,42 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-/// A connection of another process that stands still. Dropping it says nothing to anybody, as with a frozen tunnel.
+/// A connection of another process that stands still. Dropping it says nothing to anybody, as with a paused tunnel.
 pub(crate) struct Adopted {
     what: What,
     home: Handle,
 }
 
 enum What {
-    Connection(Front, Box<Conn>, Duration),
+    Connection(ProxyService, Box<Connection>, Duration),
     Tunnel(Box<Relay>),
 }
 
 impl Adopted {
-    pub(crate) fn go_on(self) {
+    pub(crate) fn activate(self) {
         match self.what {
-            What::Connection(front, conn, idle) => drop(self.home.spawn(async move { front.serve(*conn, idle).await })),
+            What::Connection(service, connection, idle) => {
+                drop(self.home.spawn(async move { service.serve(*connection, idle).await }));
+            }
             What::Tunnel(relay) => drop(self.home.spawn(relay.run())),
         }
     }
 }
 
-impl Front {
+impl ProxyService {
     /// Gets a connection or a tunnel of another process ready to go on, also beyond the limit of connections. Call it
     /// within the runtime that serves connections, once the pools hold the workers. `known` tells of those that no pool
     /// holds. A tunnel whose worker nobody knows goes on, too, but no drain will ask it to close.
     ///
     /// # Errors
-    /// What is wrong with the parcel, in a sentence. Its descriptors are closed then.
+    /// What is wrong with the transfer, in a sentence. Its descriptors are closed then.
     pub(crate) fn adopt(
         &self,
         bytes: &[u8],
         fds: Vec<OwnedFd>,
         known: impl Fn(&WorkerId) -> Option<Arc<Member>>,
     ) -> Result<Adopted, String> {
-        Handle::try_current().map_err(|_| "a parcel can only be taken within a runtime")?;
+        Handle::try_current().map_err(|_| "a transfer can only be taken within a runtime")?;
         // Of several threads with a runtime each, not always the same.
         let home = pingora_runtime::current_handle();
         let within = home.enter();
@@ -55,16 +55,17 @@ impl Front {
         let what = match contents {
             Contents::Connection(said) => {
                 let [client] = take(fds, "a connection")?;
-                let stream = parcel::client(client, said.peer)?;
-                let mut conn = Conn::new(Client::of(&stream), stream, self.admitted()?);
-                conn.ahead = BytesMut::from(behind);
-                conn.greeting = said.greeting;
-                conn.left = said.left_ms.map(Duration::from_millis);
-                What::Connection(self.clone(), Box::new(conn), Duration::from_millis(said.idle_ms))
+                let stream = format::client(client, said.peer)?;
+                let guard = self.registry().register_adopted();
+                let mut connection = Connection::new(client_of(&stream), stream, guard);
+                connection.read_ahead = BytesMut::from(behind);
+                connection.may_be_http2 = said.greeting;
+                connection.head_wait_left = said.left_ms.map(Duration::from_millis);
+                What::Connection(self.clone(), Box::new(connection), Duration::from_millis(said.idle_ms))
             }
             Contents::Tunnel(said) => {
                 let [client, worker] = take(fds, "a tunnel")?;
-                let ends = (parcel::client(client, said.peer)?, parcel::worker(worker)?);
+                let ends = (format::client(client, said.peer)?, format::worker(worker)?);
                 What::Tunnel(self.resume(&said, behind, ends, known)?)
             }
         };
@@ -74,7 +75,7 @@ impl Front {
 
     fn resume(
         &self,
-        said: &parcel::Tunnel,
+        said: &format::Tunnel,
         waiting: &[u8],
         ends: (pingora_core::protocols::Stream, tokio::net::UnixStream),
         known: impl Fn(&WorkerId) -> Option<Arc<Member>>,
@@ -88,17 +89,14 @@ impl Front {
             Some(tag) => Some(Tag::parse(tag).ok_or_else(|| format!("{tag:?} is no worker's tag"))?),
             None => None,
         };
-        let rules = self.rules();
-        let gateway = rules.load();
-        let app = gateway.apps.iter().find(|app| app.pool.app == id.app);
+        let rules = self.rules().load();
+        let app = rules.apps.iter().find(|app| app.pool.app == id.app);
         let member = app.and_then(|app| app.pool.member(&id)).or_else(|| known(&id));
         let member = member.unwrap_or_else(|| Arc::new(Member::new(id, tag, said.socket.as_str().into())));
         let metrics = app.map(|app| app.metrics.clone()).unwrap_or_default();
-        Relay::resume(said, waiting, ends, (Lease::resumed(member), self.admitted()?, metrics.moved_tunnel()))
-    }
-
-    fn admitted(&self) -> Result<Admission, String> {
-        self.house().admit(usize::MAX).ok_or_else(|| "too many connections".into())
+        let guard = self.registry().register_adopted();
+        let (lease, _tunnel) = (Lease::resumed(member), metrics.moved_tunnel());
+        Relay::resume(said, waiting, ends, Ends { guard, lease, _tunnel })
     }
 }
 

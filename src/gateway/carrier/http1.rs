@@ -1,0 +1,283 @@
+//! HTTP/1 with the client: one request of a connection.
+
+use crate::gateway::downstream::close::{close, respond_and_close, send_and_close};
+use crate::gateway::downstream::connection::{Connection, READ_AHEAD_LIMIT};
+use crate::gateway::downstream::deadline::Deadline;
+use crate::gateway::downstream::scratch::SCRATCH;
+use crate::gateway::exchange::client::{ClientFault, ClientHalf, ResponseFault};
+use crate::gateway::exchange::dispatch::{Outcome, Request, dispatch};
+use crate::gateway::exchange::transfer::Switched;
+use crate::gateway::http1::body::BodyScanner;
+use crate::gateway::http1::head::Head;
+use crate::gateway::http1::{Method, Version, response};
+use crate::gateway::request::body::Http1Body;
+use crate::gateway::request::heads::{self, Persistence};
+use crate::gateway::request::plan::{self, RawHeaders};
+use crate::gateway::request::socketio;
+use crate::gateway::rules::{App, Rules};
+use crate::pool::Lease;
+use bytes::{Buf, BytesMut};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::AsyncWrite;
+use tokio::time::timeout;
+
+/// How much of a body may still come after its answer for the connection to stay, in bytes, and for how long.
+const DRAIN_BYTES: u64 = 256 * 1024;
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// A refusal says `Connection: close` unless no more of the body than this is to come.
+const DRAIN_AFTER_REFUSAL: u64 = 64 * 1024;
+
+/// What comes after a request.
+pub(in crate::gateway) enum Next {
+    /// Another request may follow on the connection.
+    Request(Connection),
+    /// It goes on as a WebSocket.
+    Tunnel(Box<Switched>, Lease, Connection),
+    Closed,
+}
+
+/// Serves the request whose head begins `connection.read_ahead`.
+pub(in crate::gateway) async fn serve(rules: &Rules, app: &App, mut connection: Connection, head: &Head) -> Next {
+    let limits = rules.request_limits(app);
+    let buf = connection.read_ahead.split_to(head.len);
+    let target = head.target.of(&buf);
+    let headers = RawHeaders { head, buf: &buf };
+    let is_get = head.method == Method::Get;
+    let affinity = app.pool.settings();
+    let plan = plan::plan(&affinity.affinity, target, headers, connection.client.ip, is_get, head.websocket);
+    let request = Request {
+        head: heads::request_from_http1(head, &buf, connection.client),
+        method: head.method,
+        method_name: head.method_name.of(&buf),
+        target,
+        upgrade: head.websocket,
+        expect_continue: head.expect_continue,
+        may_keep: head.version == Version::Http11,
+        plan,
+    };
+    let registry = connection.guard.registry().clone();
+    let mut client = Http1Client::new(rules, &mut connection, head, limits.body_bytes);
+    let outcome = dispatch(app, &registry, limits, request, &mut client).await;
+    let Http1Client { stays, mut body, .. } = client;
+    match outcome {
+        Outcome::Answered if stays && drain(&mut connection, &mut body).await => Next::Request(connection),
+        Outcome::Answered => {
+            // Bytes that nobody reads would turn the close into a reset.
+            close(connection.stream).await;
+            Next::Closed
+        }
+        Outcome::Switched(switched, lease) => Next::Tunnel(switched, lease, connection),
+        Outcome::Cut => Next::Closed,
+        Outcome::EndPoll => {
+            send_and_close(connection.stream, &socketio::close_poll(target)).await;
+            Next::Closed
+        }
+        Outcome::Refused(response) => {
+            respond_and_close(connection.stream, response).await;
+            Next::Closed
+        }
+    }
+}
+
+/// Reads what is left of a body whose answer is out, within bounds. `false`: the connection cannot go on.
+async fn drain(connection: &mut Connection, body: &mut Http1Body) -> bool {
+    if body.is_done() {
+        return true;
+    }
+    let rest = async {
+        let mut left = DRAIN_BYTES;
+        while !body.is_done() && left > 0 {
+            if connection.read_ahead.is_empty() {
+                match std::future::poll_fn(|cx| connection.poll_fill(cx)).await {
+                    Ok(n) if n > 0 => left = left.saturating_sub(n as u64),
+                    _ => return false,
+                }
+            }
+            if body.discard(&mut connection.read_ahead).is_err() {
+                return false;
+            }
+        }
+        body.is_done()
+    };
+    timeout(DRAIN_TIMEOUT, rest).await.unwrap_or(false)
+}
+
+struct Http1Client<'a> {
+    connection: &'a mut Connection,
+    body: Http1Body,
+    version: Version,
+    /// The client lets the connection go on.
+    keep_alive: bool,
+    keep_alive_hint: &'a [u8],
+    /// The client waits for `100 Continue`, and has not got it.
+    expects: bool,
+    upgrade: bool,
+    /// The connection can carry another request.
+    stays: bool,
+    /// What the client did not take at once.
+    pending: BytesMut,
+    sent: u64,
+    is_flushed: bool,
+}
+
+impl<'a> Http1Client<'a> {
+    fn new(rules: &'a Rules, connection: &'a mut Connection, head: &Head, limit: Option<u64>) -> Http1Client<'a> {
+        Http1Client {
+            connection,
+            body: Http1Body::new(head.body, limit),
+            version: head.version,
+            keep_alive: head.keep_alive,
+            keep_alive_hint: &rules.keep_alive_hint,
+            expects: head.expect_continue,
+            upgrade: head.websocket,
+            stays: head.keep_alive,
+            pending: BytesMut::new(),
+            sent: 0,
+            is_flushed: true,
+        }
+    }
+
+    /// Writes what is pending, as far as the client takes it.
+    fn poll_pending(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ResponseFault>> {
+        while !self.pending.is_empty() {
+            match Pin::new(&mut self.connection.stream).poll_write(cx, &self.pending) {
+                Poll::Ready(Ok(n)) if n > 0 => {
+                    self.is_flushed = false;
+                    self.sent += n as u64;
+                    self.pending.advance(n);
+                }
+                Poll::Ready(_) => return Poll::Ready(Err(ResponseFault::ClientGone)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        self.pending = BytesMut::new();
+        Poll::Ready(Ok(()))
+    }
+
+    /// An answer before the end of its request: whether the rest of the request is worth reading.
+    fn may_drain(&self, status: u16) -> bool {
+        match status {
+            _ if self.expects => false,
+            // It may be an echo: the body goes on while the answer does.
+            200..300 => true,
+            _ => self.body.left().is_some_and(|left| left <= DRAIN_AFTER_REFUSAL),
+        }
+    }
+}
+
+impl ClientHalf for Http1Client<'_> {
+    fn poll_body(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Result<(), ClientFault>> {
+        if self.connection.read_ahead.is_empty() {
+            match self.connection.poll_fill(cx) {
+                Poll::Ready(Ok(n)) if n > 0 => {}
+                Poll::Ready(Ok(_)) => return Poll::Ready(Err(ClientFault::Ended)),
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(ClientFault::Gone)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(self.body.step(&mut self.connection.read_ahead, out).map_err(ClientFault::Body))
+    }
+
+    fn body_is_done(&self) -> bool {
+        self.body.is_done()
+    }
+
+    fn body_left(&self) -> Option<u64> {
+        self.body.left()
+    }
+
+    fn body_taken(&self) -> u64 {
+        self.body.content()
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Result<(), ClientFault> {
+        while self.connection.read_ahead.len() < READ_AHEAD_LIMIT {
+            match self.connection.poll_fill(cx) {
+                Poll::Ready(Ok(n)) if n > 0 => {}
+                Poll::Ready(Ok(_)) => {
+                    (self.stays, self.keep_alive) = (false, false);
+                    return Err(ClientFault::Ended);
+                }
+                Poll::Ready(Err(_)) => return Err(ClientFault::Gone),
+                Poll::Pending => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn inform(&mut self, head: &response::Head, buf: &[u8]) {
+        self.expects &= head.status != 100;
+        // HTTP/1.0 does not know them, and a client that opens a WebSocket expects one answer.
+        if self.version == Version::Http11 && !self.upgrade {
+            heads::response_to_http1(head, buf, self.version, Persistence::Close, &mut self.pending);
+        }
+    }
+
+    fn begin(&mut self, head: &response::Head, buf: &[u8], is_early: bool) -> Result<(), ResponseFault> {
+        self.stays = self.keep_alive
+            && heads::is_delimited(head, self.version)
+            && !self.connection.guard.directive().ends()
+            && !(is_early && !self.may_drain(head.status));
+        let persistence = if self.stays { Persistence::Keep(self.keep_alive_hint) } else { Persistence::Close };
+        self.pending.reserve(buf.len() + 64);
+        heads::response_to_http1(head, buf, self.version, persistence, &mut self.pending);
+        Ok(())
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, ResponseFault>> {
+        if self.pending.is_empty() {
+            return Poll::Ready(Ok(SCRATCH));
+        }
+        self.poll_pending(cx).map_ok(|()| SCRATCH)
+    }
+
+    fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    fn body(&mut self, cx: &mut Context<'_>, framing: &mut BodyScanner, bytes: &[u8]) -> Result<usize, ResponseFault> {
+        let belongs = framing.advance(bytes).map_err(|_| ResponseFault::Malformed)?;
+        let mut fresh = &bytes[..belongs];
+        if self.pending.is_empty() && !fresh.is_empty() {
+            match Pin::new(&mut self.connection.stream).poll_write(cx, fresh) {
+                Poll::Ready(Ok(n)) => {
+                    self.is_flushed = false;
+                    self.sent += n as u64;
+                    fresh = &fresh[n..];
+                }
+                Poll::Ready(Err(_)) => return Err(ResponseFault::ClientGone),
+                Poll::Pending => {}
+            }
+        }
+        self.pending.extend_from_slice(fresh);
+        Ok(belongs)
+    }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ResponseFault>> {
+        match self.poll_pending(cx) {
+            Poll::Ready(Ok(())) => self.poll_flush(cx),
+            other => other,
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ResponseFault>> {
+        if !self.is_flushed {
+            match Pin::new(&mut self.connection.stream).poll_flush(cx) {
+                Poll::Ready(Ok(())) => self.is_flushed = true,
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(ResponseFault::ClientGone)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    fn deadline(&mut self) -> &mut Deadline {
+        &mut self.connection.deadline
+    }
+}

@@ -1,0 +1,48 @@
+//! The end of a client's connection, so that what was sent last arrives.
+
+use crate::gateway::request::error_response::ErrorResponse;
+use pingora_core::protocols::Stream;
+use std::io;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+/// How much a client may still send after the last answer, and for how long it is read.
+const LINGER_BYTES: usize = 1024 * 1024;
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Sends an answer of the proxy's own, then closes.
+pub(in crate::gateway) async fn respond_and_close(stream: Stream, response: ErrorResponse) {
+    send_and_close(stream, &response.message()).await;
+}
+
+/// Sends a whole message, then closes.
+pub(in crate::gateway) async fn send_and_close(mut stream: Stream, message: &[u8]) {
+    let sent = timeout(LINGER_TIMEOUT, async {
+        stream.write_all(message).await?;
+        stream.flush().await
+    });
+    let sent: Result<io::Result<()>, _> = sent.await;
+    if let Ok(Ok(())) = sent {
+        close(stream).await;
+    }
+}
+
+/// Closes so that what was sent arrives: data that nobody reads would turn the close into a reset, which discards an
+/// answer on its way.
+pub(in crate::gateway) async fn close(mut stream: Stream) {
+    let linger = async {
+        stream.shutdown().await?;
+        let mut discard = [0; 4096];
+        let mut left = LINGER_BYTES;
+        while left > 0 {
+            match stream.read(&mut discard).await? {
+                0 => break,
+                n => left = left.saturating_sub(n),
+            }
+        }
+        io::Result::Ok(())
+    };
+    // Whatever comes of it, the connection ends here.
+    let _ = timeout(LINGER_TIMEOUT, linger).await;
+}

@@ -1,0 +1,387 @@
+//! The registry of open client connections, and how each of them learns what becomes of it.
+//!
+//! A connection reads one atomic where it would wait anyway. A change of phase wakes every connection's task once; the
+//! list of them is touched when a connection begins and when it ends, never by a request.
+
+use crate::gateway::migration::format::ConnectionTransfer;
+use crate::gateway::descriptors::{Descriptors, PER_CONNECTION, Taken};
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Waker};
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::timeout;
+
+/// What becomes of the connections.
+#[derive(Clone, Debug)]
+pub(crate) enum Phase {
+    /// Everything is served.
+    #[allow(dead_code)] // The state at the start.
+    Serving,
+    /// The same, but each HTTP/1 answer asks its client to leave.
+    KeepAliveOff,
+    /// Idle connections end; a request whose first byte has come is served, and is its connection's last. HTTP/2
+    /// connections get a GOAWAY. Tunnels go on.
+    Draining,
+    /// Another process takes over: tunnels, and HTTP/1 connections between two requests, are sent to it. Those over TLS
+    /// and HTTP/2 end as in [`Phase::Draining`], and so does what nobody takes.
+    Migrating(mpsc::Sender<ConnectionTransfer>),
+}
+
+const SERVING: u8 = 0;
+const KEEP_ALIVE_OFF: u8 = 1;
+const DRAINING: u8 = 2;
+const MIGRATING: u8 = 3;
+const PHASE: u8 = 3;
+/// Tunnels are to stop where they stand.
+const PAUSE: u8 = 4;
+
+/// What a connection is to do by the phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::gateway) enum Directive {
+    Serve,
+    /// Its next answer is the last one.
+    KeepAliveOff,
+    /// An idle connection ends; a request that has begun is the last.
+    Drain,
+    /// It is to be given to another process.
+    Migrate,
+}
+
+impl Directive {
+    /// Its next answer is the last one.
+    pub(in crate::gateway) fn ends(self) -> bool {
+        matches!(self, Directive::KeepAliveOff | Directive::Drain)
+    }
+}
+
+/// Read for every request, written hardly ever: nothing that is written often may share its cache line.
+#[derive(Default)]
+#[repr(align(64))]
+struct Signal(AtomicU8);
+
+const SHARDS: usize = 16;
+
+/// A tunnel between two steps: nothing is read from either side, nothing written. It still counts as open, and its
+/// worker as in use. Dropping it closes this process's descriptors and says nothing to either side, so it is no end
+/// for a tunnel that goes on elsewhere.
+pub(crate) trait Paused: Send + Sync + 'static {
+    fn guard(&mut self) -> &mut ConnectionGuard;
+    /// It goes on here as if nothing had happened.
+    fn resume(self: Box<Self>);
+    /// All of it as bytes, and the descriptors of the client's and the worker's connection.
+    fn to_transfer(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>);
+}
+
+/// What all connections of a service share.
+pub(in crate::gateway) struct ConnectionRegistry {
+    signal: Signal,
+    open: Arc<AtomicUsize>,
+    descriptors: Arc<Descriptors>,
+    /// Tunnels that can be moved.
+    movable: AtomicUsize,
+    /// The connections' tasks; the lock is taken when one begins or ends.
+    tasks: [Mutex<slab::Slab<Waker>>; SHARDS],
+    next_shard: AtomicUsize,
+    mover: Mutex<Option<mpsc::Sender<ConnectionTransfer>>>,
+    /// Where paused connections gather, while they do.
+    paused: Mutex<Option<Vec<Box<dyn Paused>>>>,
+    gathered: Notify,
+    /// Pingora ends HTTP/2 connections by this.
+    closing: watch::Sender<bool>,
+}
+
+/// Nothing panics while one of these locks is held.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl ConnectionRegistry {
+    pub(in crate::gateway) fn new(descriptors: Arc<Descriptors>) -> Arc<Self> {
+        Arc::new(ConnectionRegistry {
+            signal: Signal::default(),
+            open: Arc::default(),
+            descriptors,
+            movable: AtomicUsize::new(0),
+            tasks: Default::default(),
+            next_shard: AtomicUsize::new(0),
+            mover: Mutex::default(),
+            paused: Mutex::default(),
+            gathered: Notify::new(),
+            closing: watch::Sender::new(false),
+        })
+    }
+}
+
+impl ConnectionRegistry {
+    /// Open client connections, tunnels among them.
+    pub(in crate::gateway) fn open(&self) -> Arc<AtomicUsize> {
+        self.open.clone()
+    }
+
+    pub(in crate::gateway) fn descriptors(&self) -> &Arc<Descriptors> {
+        &self.descriptors
+    }
+
+    /// Counts a connection in; `None` where `limit` are open already, or no descriptors are left.
+    pub(in crate::gateway) fn register(self: &Arc<Self>, limit: usize) -> Option<ConnectionGuard> {
+        if self.open.load(Ordering::Relaxed) >= limit {
+            return None;
+        }
+        let taken = self.descriptors.take(PER_CONNECTION)?;
+        let before = self.open.fetch_add(1, Ordering::Relaxed);
+        let guard = self.guard(taken);
+        (before < limit).then_some(guard)
+    }
+
+    /// Counts a connection in that another process has had open, beyond every limit.
+    pub(in crate::gateway) fn register_adopted(self: &Arc<Self>) -> ConnectionGuard {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        self.guard(self.descriptors.take_anyway(PER_CONNECTION))
+    }
+
+    fn guard(self: &Arc<Self>, taken: Taken) -> ConnectionGuard {
+        ConnectionGuard { registry: self.clone(), key: None, movable: false, counted: false, _taken: taken }
+    }
+
+    /// Counts one more request of an HTTP/2 connection in that has one already. A quarter of all is for connections:
+    /// nobody can take every place by streams.
+    pub(in crate::gateway) fn register_stream(self: &Arc<Self>, limit: usize) -> Option<StreamGuard> {
+        let limit = limit - limit / 4;
+        if self.open.load(Ordering::Relaxed) >= limit
+            || self.descriptors.used() >= self.descriptors.limit() - self.descriptors.limit() / 4
+        {
+            return None;
+        }
+        let taken = self.descriptors.take(1)?;
+        let before = self.open.fetch_add(1, Ordering::Relaxed);
+        let guard = StreamGuard { registry: self.clone(), _taken: taken };
+        (before < limit).then_some(guard)
+    }
+
+    /// What is served now is the last.
+    pub(in crate::gateway) fn is_draining(&self) -> bool {
+        self.signal.0.load(Ordering::Acquire) & PHASE == DRAINING
+    }
+
+    pub(in crate::gateway) fn set_phase(&self, phase: Phase) {
+        let (bits, mover) = match phase {
+            Phase::Serving => (SERVING, None),
+            Phase::KeepAliveOff => (KEEP_ALIVE_OFF, None),
+            Phase::Draining => (DRAINING, None),
+            Phase::Migrating(mover) => (MIGRATING, Some(mover)),
+        };
+        {
+            // Two changes at once must not mix.
+            let mut held = lock(&self.mover);
+            *held = mover;
+            let pausing = self.signal.0.load(Ordering::Relaxed) & PAUSE;
+            self.signal.0.store(bits | pausing, Ordering::SeqCst);
+            // Any notice ends an HTTP/2 connection, also one of `false`.
+            self.closing.send_if_modified(|closing| std::mem::replace(closing, bits >= DRAINING) != (bits >= DRAINING));
+        }
+        self.wake();
+    }
+
+    /// Wakes every connection's task.
+    fn wake(&self) {
+        for shard in &self.tasks {
+            lock(shard).iter().for_each(|(_, waker)| waker.wake_by_ref());
+        }
+    }
+
+    /// Turns to true when HTTP/2 connections are to end.
+    pub(in crate::gateway) fn closing(&self) -> watch::Receiver<bool> {
+        let mut closing = self.closing.subscribe();
+        if *closing.borrow() {
+            closing.mark_changed();
+        }
+        closing
+    }
+
+    fn set_pausing(&self, on: bool) {
+        let _held = lock(&self.mover);
+        let phase = self.signal.0.load(Ordering::Relaxed) & PHASE;
+        self.signal.0.store(if on { phase | PAUSE } else { phase }, Ordering::SeqCst);
+    }
+
+    /// Asks every tunnel to stop where it stands; ends when all that can have done so, or at `limit`. What does not
+    /// answer in time goes on. Dropping the future lets all go on.
+    pub(in crate::gateway) async fn pause(&self, limit: Duration) -> Vec<Box<dyn Paused>> {
+        {
+            let mut gathering = lock(&self.paused);
+            if gathering.is_some() {
+                log::warn!("tunnels are being paused already");
+                return Vec::new();
+            }
+            *gathering = Some(Vec::new());
+        }
+        let gathering = Gathering(self);
+        self.set_pausing(true);
+        self.wake();
+        let all = async {
+            loop {
+                let mut gathered = std::pin::pin!(self.gathered.notified());
+                gathered.as_mut().enable();
+                if self.movable.load(Ordering::SeqCst) == 0 {
+                    return;
+                }
+                gathered.await;
+            }
+        };
+        if timeout(limit, all).await.is_err() {
+            log::warn!("{} tunnels did not stop in time and stay", self.movable.load(Ordering::SeqCst));
+        }
+        gathering.finish()
+    }
+}
+
+/// While tunnels gather; dropped early, they go on.
+struct Gathering<'a>(&'a ConnectionRegistry);
+
+impl Gathering<'_> {
+    fn finish(self) -> Vec<Box<dyn Paused>> {
+        let paused = self.end();
+        std::mem::forget(self);
+        paused
+    }
+
+    fn end(&self) -> Vec<Box<dyn Paused>> {
+        self.0.set_pausing(false);
+        lock(&self.0.paused).take().unwrap_or_default()
+    }
+}
+
+impl Drop for Gathering<'_> {
+    fn drop(&mut self) {
+        self.end().into_iter().for_each(|paused| paused.resume());
+    }
+}
+
+/// One open connection, counted until it ends.
+pub(crate) struct ConnectionGuard {
+    registry: Arc<ConnectionRegistry>,
+    /// Its task's place in the registry's list.
+    key: Option<usize>,
+    /// It can be given to another process.
+    movable: bool,
+    /// It is counted as a tunnel that can be moved.
+    counted: bool,
+    _taken: Taken,
+}
+
+/// One more request in flight on an HTTP/2 connection, counted until it ends.
+pub(in crate::gateway) struct StreamGuard {
+    registry: Arc<ConnectionRegistry>,
+    _taken: Taken,
+}
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        self.registry.open.fetch_sub(1, Ordering::Release);
+    }
+}
+
+impl ConnectionGuard {
+    pub(in crate::gateway) fn directive(&self) -> Directive {
+        match self.registry.signal.0.load(Ordering::Acquire) & PHASE {
+            SERVING => Directive::Serve,
+            KEEP_ALIVE_OFF => Directive::KeepAliveOff,
+            MIGRATING if self.movable => Directive::Migrate,
+            _ => Directive::Drain,
+        }
+    }
+
+    /// Tunnels stop or move: one look for both.
+    pub(in crate::gateway) fn must_yield(&self) -> bool {
+        let signal = self.registry.signal.0.load(Ordering::Acquire);
+        signal >= MIGRATING && self.movable
+    }
+
+    pub(in crate::gateway) fn is_pausing(&self) -> bool {
+        self.registry.signal.0.load(Ordering::Acquire) & PAUSE != 0
+    }
+
+    /// Says which task a change of phase has to wake.
+    pub(in crate::gateway) fn watch(&mut self, cx: &Context<'_>) {
+        if self.key.is_none() {
+            self.rewatch(cx);
+        }
+    }
+
+    /// The same when the connection has gone over to another task.
+    pub(in crate::gateway) fn rewatch(&mut self, cx: &Context<'_>) {
+        self.unwatch();
+        let shard = self.registry.next_shard.fetch_add(1, Ordering::Relaxed) % SHARDS;
+        self.key = Some(lock(&self.registry.tasks[shard]).insert(cx.waker().clone()) * SHARDS + shard);
+    }
+
+    fn unwatch(&mut self) {
+        if let Some(key) = self.key.take() {
+            lock(&self.registry.tasks[key % SHARDS]).try_remove(key / SHARDS);
+        }
+    }
+
+    pub(in crate::gateway) fn set_movable(&mut self, movable: bool) {
+        self.movable = movable;
+    }
+
+    /// From now on it is a tunnel that [`ConnectionRegistry::pause`] waits for, if it can be moved at all.
+    pub(in crate::gateway) fn count_tunnel(&mut self) {
+        if self.movable && !self.counted {
+            self.counted = true;
+            self.registry.movable.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// It stays in this process, whatever comes.
+    pub(in crate::gateway) fn stay(&mut self) {
+        self.movable = false;
+        self.uncount_tunnel();
+    }
+
+    fn uncount_tunnel(&mut self) {
+        if std::mem::take(&mut self.counted) {
+            self.registry.one_less();
+        }
+    }
+
+    /// Where connections are given to; `None` when they are not, or not any more.
+    pub(in crate::gateway) fn mover(&self) -> Option<mpsc::Sender<ConnectionTransfer>> {
+        lock(&self.registry.mover).clone()
+    }
+
+    pub(in crate::gateway) fn registry(&self) -> &Arc<ConnectionRegistry> {
+        &self.registry
+    }
+}
+
+impl ConnectionRegistry {
+    /// Takes a paused tunnel; gives it back when none are wanted any more.
+    pub(in crate::gateway) fn gather<P: Paused>(&self, mut paused: Box<P>) -> Result<(), Box<P>> {
+        let mut gathering = lock(&self.paused);
+        let Some(tunnels) = gathering.as_mut() else { return Err(paused) };
+        let counted = std::mem::take(&mut paused.guard().counted);
+        tunnels.push(paused);
+        drop(gathering);
+        if counted {
+            self.one_less();
+        }
+        Ok(())
+    }
+
+    fn one_less(&self) {
+        if self.movable.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.gathered.notify_waiters();
+        }
+    }
+}
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        self.unwatch();
+        self.uncount_tunnel();
+        self.registry.open.fetch_sub(1, Ordering::Release);
+    }
+}

@@ -1,0 +1,387 @@
+//! Serves one request: its first body bytes, a worker, and another one where the retry rule says so. Every carrier
+//! comes through here, so limits, retries and counters are the same for all.
+
+use super::client::{ClientFault, ClientHalf};
+use super::transfer::{Fault, Finished, Outgoing, Switched, Transfer};
+use crate::gateway::downstream::connections::ConnectionRegistry;
+use crate::gateway::http1::Method;
+use crate::gateway::metrics::counters::Failure;
+use crate::gateway::request::body::BodyFault;
+use crate::gateway::request::error_response::ErrorResponse;
+use crate::gateway::request::limits::{BodyOf, RateMeter, RequestLimits};
+use crate::gateway::request::plan::Plan;
+use crate::gateway::request::retry::{self, Attempt, Decision, WorkerFault};
+use crate::gateway::request::session::SessionLearner;
+use crate::gateway::rules::App;
+use crate::gateway::upstream::{acquire::acquire, connect, idle_pool};
+use crate::pool::{Lease, Member, Use};
+use bytes::BytesMut;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use tokio::net::UnixStream;
+use tokio::time::Instant;
+
+/// Body bytes that travel with the head and can be sent again. A body that is stated to be no longer is waited for
+/// before a worker is asked, so that slow clients hold no worker.
+const FIRST_BODY: usize = 16 * 1024;
+
+/// One request, checked and planned.
+pub(in crate::gateway) struct Request<'a> {
+    /// As the worker gets it.
+    pub(in crate::gateway) head: BytesMut,
+    pub(in crate::gateway) method: Method,
+    pub(in crate::gateway) method_name: &'a [u8],
+    /// Path and query as asked for.
+    pub(in crate::gateway) target: &'a [u8],
+    /// It may switch to WebSocket.
+    pub(in crate::gateway) upgrade: bool,
+    /// The client waits for a word of the worker before it sends the body.
+    pub(in crate::gateway) expect_continue: bool,
+    /// The worker's connection may be kept afterwards.
+    pub(in crate::gateway) may_keep: bool,
+    pub(in crate::gateway) plan: Plan<'a>,
+}
+
+/// What became of a request.
+pub(in crate::gateway) enum Outcome {
+    /// A worker's whole answer has been given to the client.
+    Answered,
+    /// The connection goes on as a WebSocket with this worker.
+    Switched(Box<Switched>, Lease),
+    /// An answer was cut, or nobody is left to answer.
+    Cut,
+    /// The proxy answers itself.
+    Refused(ErrorResponse),
+    /// A poll that waited at a worker until that ended with the proxy: its session is over.
+    EndPoll,
+}
+
+/// Serves one request. `limits` are those of its app; the account and the state of the process come from `registry`.
+pub(in crate::gateway) async fn dispatch<C: ClientHalf>(
+    app: &App,
+    registry: &ConnectionRegistry,
+    limits: RequestLimits,
+    request: Request<'_>,
+    client: &mut C,
+) -> Outcome {
+    let began = Instant::now();
+    let is_work = request.plan.usage == Use::Request;
+    let outcome = Dispatch::run(app, registry, limits, request, client).await;
+    match &outcome {
+        Ok(Done::Answered { status }) => app.metrics.answered(*status, is_work.then(|| began.elapsed())),
+        Ok(Done::Switched(..)) => app.metrics.answered(101, None),
+        Err(Ended { outcome: Outcome::Refused(response), failure }) => {
+            app.metrics.failed(*failure);
+            app.metrics.answered(response.status, None);
+        }
+        Err(Ended { outcome: Outcome::EndPoll, .. }) => app.metrics.answered(200, None),
+        Err(Ended { failure, .. }) => app.metrics.failed(*failure),
+    }
+    match outcome {
+        Ok(Done::Answered { .. }) => Outcome::Answered,
+        Ok(Done::Switched(switched, lease)) => Outcome::Switched(switched, lease),
+        Err(ended) => ended.outcome,
+    }
+}
+
+enum Done {
+    Answered { status: u16 },
+    Switched(Box<Switched>, Lease),
+}
+
+/// How a request ended without a worker's whole answer.
+struct Ended {
+    outcome: Outcome,
+    failure: Failure,
+}
+
+impl Ended {
+    fn refused(response: ErrorResponse, failure: Failure) -> Ended {
+        Ended { outcome: Outcome::Refused(response), failure }
+    }
+
+    fn cut(failure: Failure) -> Ended {
+        Ended { outcome: Outcome::Cut, failure }
+    }
+
+    /// What the client's own doing ends, before an answer has begun.
+    fn by_client(fault: ClientFault) -> Ended {
+        match fault {
+            ClientFault::Gone | ClientFault::Ended => Ended::cut(Failure::ClientGone),
+            ClientFault::Body(BodyFault::TooLong) => Ended::refused(ErrorResponse::TOO_LONG, Failure::BadRequest),
+            ClientFault::Body(BodyFault::Framing(detail)) => {
+                Ended::refused(ErrorResponse { status: 400, detail }, Failure::BadRequest)
+            }
+        }
+    }
+}
+
+struct Dispatch<'a> {
+    app: &'a App,
+    registry: &'a ConnectionRegistry,
+    limits: RequestLimits,
+    request: Request<'a>,
+    /// Workers that could not take it.
+    tried: Vec<Arc<Member>>,
+    was_replayed: bool,
+    /// What the client is told when no worker is left to ask.
+    last: ErrorResponse,
+}
+
+impl<'a> Dispatch<'a> {
+    async fn run<C: ClientHalf>(
+        app: &'a App,
+        registry: &'a ConnectionRegistry,
+        limits: RequestLimits,
+        request: Request<'a>,
+        client: &mut C,
+    ) -> Result<Done, Ended> {
+        let last = ErrorResponse::NO_WORKER;
+        let mut dispatch = Dispatch { app, registry, limits, request, tried: Vec::new(), was_replayed: false, last };
+        let mut first = std::mem::take(&mut dispatch.request.head);
+        dispatch.first_body(client, &mut first).await?;
+        let outgoing = Outgoing {
+            first: &first,
+            method: dispatch.request.method,
+            upgrade: dispatch.request.upgrade,
+            may_keep: dispatch.request.may_keep,
+        };
+        dispatch.attempts(client, &outgoing).await
+    }
+
+    /// Takes the first part of the body along with the head.
+    async fn first_body<C: ClientHalf>(&self, client: &mut C, first: &mut BytesMut) -> Result<(), Ended> {
+        let RequestLimits { body_bytes, .. } = self.limits;
+        if let (Some(left), Some(limit)) = (client.body_left(), body_bytes)
+            && left > limit
+        {
+            return Err(Ended::by_client(ClientFault::Body(BodyFault::TooLong)));
+        }
+        if client.body_is_done() || self.request.expect_continue {
+            return Ok(());
+        }
+        let mut gather = FirstBody { limits: self.limits, head: first.len(), since: None, rate: RateMeter::default() };
+        std::future::poll_fn(|cx| gather.poll(cx, client, first)).await
+    }
+
+    async fn attempts<C: ClientHalf>(&mut self, client: &mut C, outgoing: &Outgoing<'_>) -> Result<Done, Ended> {
+        loop {
+            let Some(lease) = self.acquire(client).await? else {
+                let failure = match self.last == ErrorResponse::BROKEN {
+                    true => Failure::WorkerDied,
+                    false => Failure::NoWorker,
+                };
+                return Err(self.end_poll_or(Ended::refused(self.last, failure)));
+            };
+            let (worker, on_kept_connection) = match self.reach(&lease).await {
+                Ok(reached) => reached,
+                Err(fault) => {
+                    self.judge(fault, &lease, true, false)?;
+                    continue;
+                }
+            };
+            let learner = self.request.plan.handshake.then(|| SessionLearner::new(&self.app.pool, lease.member()));
+            let mut transfer = Transfer::new(client, worker, outgoing, self.limits, learner);
+            let Err(fault) = transfer.run().await else {
+                return Ok(match transfer.finish() {
+                    Finished::Answered { spare, status } => {
+                        if let Some(spare) = spare {
+                            idle_pool::keep(lease.member(), spare, self.registry.descriptors());
+                        }
+                        Done::Answered { status }
+                    }
+                    Finished::Switched(switched) => Done::Switched(switched, lease),
+                });
+            };
+            let (has_answered, is_whole) = (transfer.has_answered(), transfer.is_whole());
+            drop(transfer);
+            self.after(fault, &lease, has_answered, is_whole, on_kept_connection)?;
+            self.app.metrics.retried();
+        }
+    }
+
+    /// A worker for the request; `None` where none is to be had in time.
+    async fn acquire<C: ClientHalf>(&self, client: &mut C) -> Result<Option<Lease>, Ended> {
+        let draining = || self.registry.is_draining();
+        let gone = std::future::poll_fn(|cx| match client.poll_gone(cx) {
+            Ok(()) => Poll::Pending,
+            Err(fault) => Poll::Ready(fault),
+        });
+        tokio::select! {
+            biased;
+            lease = acquire(&self.app.pool, &self.request.plan, &self.tried, draining) => Ok(lease),
+            fault = gone => Err(Ended::by_client(fault)),
+        }
+    }
+
+    /// A connection to the worker, and whether it was used before.
+    async fn reach(&self, lease: &Lease) -> Result<(UnixStream, bool), WorkerFault> {
+        // An upgrade takes its connection along; a kept one may just be ending.
+        if !self.request.upgrade
+            && let Some(kept) = idle_pool::take(lease.member(), self.app.keep_alive)
+        {
+            return Ok((kept, true));
+        }
+        match connect::connect(lease.member()).await {
+            Ok(stream) => Ok((stream, false)),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(WorkerFault::QueueFull),
+            Err(_) => Err(WorkerFault::Unreachable),
+        }
+    }
+
+    /// An exchange did not come to its end: once more, or the end?
+    fn after(
+        &mut self,
+        fault: Fault,
+        lease: &Lease,
+        has_answered: bool,
+        is_whole: bool,
+        on_kept_connection: bool,
+    ) -> Result<(), Ended> {
+        if has_answered {
+            // The client must see that its answer is not whole.
+            return Err(Ended::cut(match fault {
+                Fault::Truncated => Failure::Truncated,
+                _ => Failure::ClientGone,
+            }));
+        }
+        match fault {
+            Fault::Worker(fault) => self.judge(fault, lease, is_whole, on_kept_connection),
+            Fault::Malformed(why) => {
+                log::warn!("{}: {why}", lease.member().id);
+                self.judge(WorkerFault::Malformed, lease, is_whole, on_kept_connection)
+            }
+            Fault::Client(fault) => Err(Ended::by_client(fault)),
+            Fault::BodyTimeout => Err(Ended::refused(ErrorResponse::REQUEST_TIMEOUT, Failure::BadRequest)),
+            Fault::ClientStalled | Fault::Truncated => Err(Ended::cut(Failure::ClientGone)),
+        }
+    }
+
+    fn judge(
+        &mut self,
+        fault: WorkerFault,
+        lease: &Lease,
+        is_whole: bool,
+        on_kept_connection: bool,
+    ) -> Result<(), Ended> {
+        let attempt = Attempt {
+            is_whole,
+            is_replayable: retry::is_replayable(self.request.method_name, self.request.upgrade),
+            was_replayed: self.was_replayed,
+            is_bound: self.request.plan.is_bound(),
+            on_kept_connection,
+            reads_at_once: lease.member().tag.is_some(),
+            tried: self.tried.len(),
+        };
+        match retry::decide(fault, &attempt) {
+            Decision::Retry { avoid, is_replay } => {
+                self.was_replayed |= is_replay;
+                if is_replay {
+                    self.last = ErrorResponse::BROKEN;
+                }
+                if avoid {
+                    self.tried.push(lease.member().clone());
+                }
+                Ok(())
+            }
+            Decision::GiveUp(response) => {
+                let ended = Ended::refused(response, failure(fault));
+                let has_died = matches!(fault, WorkerFault::Unsent | WorkerFault::Unread | WorkerFault::Died);
+                let ended = if has_died { self.end_poll_or(ended) } else { ended };
+                if let Outcome::Refused(response) = &ended.outcome
+                    && fault != WorkerFault::QueueFull
+                {
+                    self.complain(lease, response, fault);
+                }
+                Err(ended)
+            }
+        }
+    }
+
+    /// The proxy stops, and the poll's worker with it: its client is told that the session is over.
+    fn end_poll_or(&self, ended: Ended) -> Ended {
+        let is_poll = self.request.plan.is_waiting_poll() && !self.request.upgrade;
+        match is_poll && self.registry.is_draining() {
+            true => Ended { outcome: Outcome::EndPoll, failure: ended.failure },
+            false => ended,
+        }
+    }
+
+    /// The query stays out of the log: it may hold tokens.
+    fn complain(&self, lease: &Lease, response: &ErrorResponse, fault: WorkerFault) {
+        let path = self.request.target.split(|&b| b == b'?').next().unwrap_or_default();
+        let (id, status) = (&lease.member().id, response.status);
+        let (method, path) = (String::from_utf8_lossy(self.request.method_name), String::from_utf8_lossy(path));
+        log::warn!("{id}: {method} {path} was answered {status}: {}", describe(fault));
+    }
+}
+
+fn failure(fault: WorkerFault) -> Failure {
+    match fault {
+        WorkerFault::Unreachable | WorkerFault::QueueFull => Failure::NoWorker,
+        WorkerFault::Unsent | WorkerFault::Unread | WorkerFault::Died => Failure::WorkerDied,
+        WorkerFault::NoResponse => Failure::NoAnswer,
+        WorkerFault::Malformed => Failure::Malformed,
+    }
+}
+
+fn describe(fault: WorkerFault) -> &'static str {
+    match fault {
+        WorkerFault::Unreachable => "the worker cannot be connected to",
+        WorkerFault::QueueFull => "the worker's queue of connections is full",
+        WorkerFault::Unsent => "the worker took nothing of the request",
+        WorkerFault::Unread => "the worker ended before it read the request",
+        WorkerFault::Died => "the worker ended the connection before it answered",
+        WorkerFault::NoResponse => "the worker did not begin to answer within response_timeout",
+        WorkerFault::Malformed => "the worker's answer is malformed",
+    }
+}
+
+/// Waits for the first part of a body, within the limits of a body.
+struct FirstBody {
+    limits: RequestLimits,
+    /// Bytes of the head before it.
+    head: usize,
+    since: Option<Instant>,
+    rate: RateMeter,
+}
+
+impl FirstBody {
+    fn poll<C: ClientHalf>(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: &mut C,
+        first: &mut BytesMut,
+    ) -> Poll<Result<(), Ended>> {
+        while !client.body_is_done() && first.len() < self.head + FIRST_BODY {
+            match client.poll_body(cx, first).map_err(Ended::by_client)? {
+                Poll::Ready(()) => self.since = None,
+                Poll::Pending => {
+                    let is_short = client.body_left().is_some_and(|left| left <= FIRST_BODY as u64);
+                    if client.body_taken() > 0 && !is_short {
+                        return Poll::Ready(Ok(()));
+                    }
+                    return self.poll_limits(cx, client);
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_limits<C: ClientHalf>(&mut self, cx: &mut Context<'_>, client: &mut C) -> Poll<Result<(), Ended>> {
+        let now = Instant::now();
+        let late = || Err(Ended::refused(ErrorResponse::REQUEST_TIMEOUT, Failure::BadRequest));
+        let end = *self.since.get_or_insert(now) + self.limits.body_timeout;
+        let Ok(look) = self.rate.look(&self.limits, BodyOf::Request, client.body_taken(), now) else {
+            
+            return Poll::Ready(late());
+        };
+        ready!(client.deadline().poll_at(cx, look.map_or(end, |look| look.min(end))));
+        if Instant::now() >= end {
+            return Poll::Ready(late());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}

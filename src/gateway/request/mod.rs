@@ -1,0 +1,15 @@
+//! What is decided about a request and a response: pure functions and values over heads, the same for every carrier.
+//!
+//! Nothing here reads, writes or waits. A carrier that is added later takes its rules from here.
+
+pub(super) mod body;
+pub(super) mod error_response;
+pub(super) mod forwarded;
+pub(super) mod heads;
+pub(super) mod limits;
+pub(super) mod plan;
+pub(super) mod retry;
+pub(super) mod route;
+pub(super) mod session;
+// `fuzz/` and `benches/` include this file from elsewhere.
+pub(crate) mod socketio;

@@ -1,0 +1,140 @@
+//! Where a request goes: what it asks of the pool, by the app's affinity.
+
+use super::socketio;
+use crate::gateway::http1::head::Head;
+use crate::pool::affinity::Affinity;
+use crate::pool::{Use, Wanted};
+use http::header::HeaderMap;
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+/// Headers of a request, wherever they are kept.
+pub(in crate::gateway) trait HeaderSource<'a> {
+    /// The first value of a header, by lower-case name.
+    fn first(&self, name: &str) -> Option<&'a [u8]>;
+    /// The value that a cookie has in any `Cookie` header.
+    fn cookie(&self, name: &str) -> Option<&'a [u8]>;
+}
+
+impl<'a> HeaderSource<'a> for &'a HeaderMap {
+    fn first(&self, name: &str) -> Option<&'a [u8]> {
+        self.get(name).map(|value| value.as_bytes())
+    }
+
+    fn cookie(&self, name: &str) -> Option<&'a [u8]> {
+        self.get_all(http::header::COOKIE).iter().find_map(|value| socketio::cookie(value.as_bytes(), name))
+    }
+}
+
+/// The headers of an HTTP/1 head, in the buffer that it was read into.
+pub(in crate::gateway) struct RawHeaders<'a> {
+    pub(in crate::gateway) head: &'a Head,
+    pub(in crate::gateway) buf: &'a [u8],
+}
+
+impl<'a> HeaderSource<'a> for RawHeaders<'a> {
+    fn first(&self, name: &str) -> Option<&'a [u8]> {
+        self.head.headers(self.buf).all(name).next()
+    }
+
+    fn cookie(&self, name: &str) -> Option<&'a [u8]> {
+        self.head.headers(self.buf).all("cookie").find_map(|value| socketio::cookie(value, name))
+    }
+}
+
+/// Where a request should go and what it will be there.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::gateway) struct Plan<'a> {
+    key: RoutingKey<'a>,
+    pub(in crate::gateway) usage: Use,
+    /// The answer begins a session: it may hold a sid to learn.
+    pub(in crate::gateway) handshake: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum RoutingKey<'a> {
+    None,
+    NewSession,
+    /// The session, and the path that it was asked for on.
+    Sid(Cow<'a, [u8]>, &'a [u8]),
+    Key(Cow<'a, [u8]>),
+    Address([u8; 16]),
+}
+
+impl Plan<'_> {
+    /// A session or key names the worker.
+    pub(in crate::gateway) fn is_bound(&self) -> bool {
+        matches!(self.key, RoutingKey::Sid(..))
+    }
+
+    /// It waits at its worker for the session's next packet. Only said of requests that are no upgrade.
+    pub(in crate::gateway) fn is_waiting_poll(&self) -> bool {
+        self.is_bound() && self.usage == Use::Parked
+    }
+
+    pub(in crate::gateway) fn wanted(&self) -> Wanted<'_> {
+        match &self.key {
+            RoutingKey::None => Wanted::Any,
+            RoutingKey::NewSession => Wanted::NewSession,
+            RoutingKey::Sid(sid, path) => Wanted::Sid { sid, path },
+            RoutingKey::Key(key) => Wanted::Key(key),
+            RoutingKey::Address(octets) => Wanted::Key(octets),
+        }
+    }
+}
+
+/// Decides by an app's affinity. `upgrade` says that the request asks for a WebSocket.
+pub(in crate::gateway) fn plan<'a>(
+    affinity: &Affinity,
+    target: &'a [u8],
+    headers: impl HeaderSource<'a>,
+    client: Option<IpAddr>,
+    get: bool,
+    upgrade: bool,
+) -> Plan<'a> {
+    let usage = if upgrade { Use::Parked } else { Use::Request };
+    let key = match affinity {
+        Affinity::SocketIo => return socket_io(target, get, upgrade),
+        Affinity::None => RoutingKey::None,
+        Affinity::Cookie(name) => keyed(headers.cookie(name).map(Cow::Borrowed)),
+        Affinity::Header(name) => keyed(headers.first(name).map(Cow::Borrowed)),
+        Affinity::Query(name) => keyed(socketio::param(target, name)),
+        Affinity::ClientAddress => client.map_or(RoutingKey::None, |ip| RoutingKey::Address(octets(ip))),
+    };
+    Plan { key, usage, handshake: false }
+}
+
+fn keyed(key: Option<Cow<'_, [u8]>>) -> RoutingKey<'_> {
+    key.filter(|key| !key.is_empty()).map_or(RoutingKey::None, RoutingKey::Key)
+}
+
+fn socket_io(target: &[u8], get: bool, upgrade: bool) -> Plan<'_> {
+    let query = socketio::Query::parse(target);
+    let polling_get = get && !upgrade && query.is_polling();
+    match query.sid {
+        // A poll waits at the worker for the next packet: it is parked, not work.
+        Some(sid) if query.is_engine() => {
+            let usage = if upgrade || polling_get { Use::Parked } else { Use::Request };
+            Plan { key: RoutingKey::Sid(sid, path_of(target)), usage, handshake: false }
+        }
+        _ if query.is_engine() => {
+            let usage = if upgrade { Use::Parked } else { Use::Request };
+            Plan { key: RoutingKey::NewSession, usage, handshake: polling_get }
+        }
+        _ if upgrade => Plan { key: RoutingKey::NewSession, usage: Use::Parked, handshake: false },
+        _ => Plan { key: RoutingKey::None, usage: Use::Request, handshake: false },
+    }
+}
+
+/// The path of a target in origin form, without its query.
+fn path_of(target: &[u8]) -> &[u8] {
+    &target[..memchr::memchr(b'?', target).unwrap_or(target.len())]
+}
+
+fn octets(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    }
+}
+

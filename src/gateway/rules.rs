@@ -1,0 +1,119 @@
+//! The rules that all connections share: apps, routes and limits. They can be replaced at any time.
+
+use super::http1::head;
+use super::metrics::counters::AppMetrics;
+use super::request::limits::RequestLimits;
+use super::request::route::{Route, Routes};
+use crate::pool::Pool;
+use arc_swap::ArcSwap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What the workers of an app speak on their sockets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    #[default]
+    Http1,
+    /// Without TLS, by prior knowledge.
+    Http2,
+}
+
+/// Who carries plain HTTP requests to workers that speak HTTP/1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Carrier {
+    /// This gateway's own path.
+    #[default]
+    Own,
+    /// Pingora's `ProxyHttp`, as a reference.
+    Pingora,
+}
+
+/// An app as traffic sees it.
+pub(crate) struct App {
+    pub(super) metrics: Arc<AppMetrics>,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) protocol: Protocol,
+    /// How long a worker may be silent before it has begun its answer.
+    pub(crate) response_timeout: Duration,
+    /// How long an idle connection to a worker is kept; must be shorter than the worker keeps it.
+    pub(crate) keep_alive: Duration,
+}
+
+impl App {
+    pub(crate) fn new(pool: Arc<Pool>, protocol: Protocol, response_timeout: Duration, keep_alive: Duration) -> App {
+        App { metrics: Arc::default(), pool, protocol, response_timeout, keep_alive }
+    }
+}
+
+/// What clients may ask for, and how long it may take.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    pub(crate) head_bytes: usize,
+    pub(crate) head_timeout: Duration,
+    pub(crate) keepalive_timeout: Duration,
+    pub(crate) body_bytes: Option<u64>,
+    pub(crate) body_timeout: Duration,
+    /// Bytes per second; 0: none.
+    pub(crate) body_rate: u64,
+    pub(crate) tunnel_idle_timeout: Duration,
+    pub(crate) connections: usize,
+}
+
+/// The rules in force at one moment.
+pub(crate) struct Rules {
+    pub(super) routes: Routes,
+    pub(super) apps: Vec<Arc<App>>,
+    pub(super) limits: Limits,
+    pub(super) head_limits: head::Limits,
+    pub(super) carrier: Carrier,
+    /// A whole `Keep-Alive` line for answers after which the connection stays, or nothing.
+    pub(super) keep_alive_hint: Box<[u8]>,
+}
+
+/// How much sooner than the proxy a client should give an idle connection up, so that its next request does not meet
+/// one that just closed.
+const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
+
+impl Rules {
+    /// `routes` name apps by their index.
+    pub(crate) fn new(apps: Vec<App>, routes: Vec<Route>, limits: Limits, carrier: Carrier) -> Rules {
+        let head_limits =
+            head::Limits { total: limits.head_bytes, request_line: limits.head_bytes, ..head::Limits::default() };
+        let hint = limits.keepalive_timeout.saturating_sub(KEEP_ALIVE_MARGIN).as_secs();
+        let hint = if hint > 0 { format!("Keep-Alive: timeout={hint}\r\n") } else { String::new() };
+        Rules {
+            routes: Routes::new(routes),
+            apps: apps.into_iter().map(Arc::new).collect(),
+            limits,
+            head_limits,
+            carrier,
+            keep_alive_hint: hint.into_bytes().into(),
+        }
+    }
+
+    /// These rules in the place of `before`: what was counted of an app goes on.
+    pub(crate) fn succeeding(mut self, before: &Rules) -> Rules {
+        for app in self.apps.iter_mut().filter_map(Arc::get_mut) {
+            if let Some(old) = before.apps.iter().find(|old| old.pool.app == app.pool.app) {
+                app.metrics = old.metrics.clone();
+            }
+        }
+        self
+    }
+
+    pub(crate) fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        self.apps.iter().map(|app| &app.pool)
+    }
+
+    pub(super) fn request_limits(&self, app: &App) -> RequestLimits {
+        RequestLimits {
+            body_bytes: self.limits.body_bytes,
+            body_timeout: self.limits.body_timeout,
+            body_rate: self.limits.body_rate,
+            response_timeout: app.response_timeout,
+        }
+    }
+}
+
+/// Each request goes by the rules it began with; a change touches no connection.
+pub(crate) type SharedRules = Arc<ArcSwap<Rules>>;

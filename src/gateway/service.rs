@@ -1,0 +1,295 @@
+//! The application for Pingora's listeners: owns each client connection, reads its requests' heads with a deadline and
+//! a limit, checks their framing, and hands every request to the carrier that serves it.
+
+use super::carrier::http1::{self as http1_carrier, Next};
+use super::carrier::{http2, pingora};
+use super::descriptors::{Descriptors, PER_CONNECTION};
+use super::downstream::close::{close, respond_and_close};
+use super::downstream::connection::{Connection, Waited, client_of};
+use super::downstream::connections::{ConnectionGuard, ConnectionRegistry, Directive, Paused, Phase};
+use super::http1::Progress;
+use super::http1::head::{self, Head};
+use super::metrics::collector;
+use super::migration::give;
+use super::request::error_response::ErrorResponse;
+use super::request::heads::host;
+use super::rules::{Carrier, Protocol, Rules, SharedRules};
+use super::tunnel::relay::{Ends, Relay};
+use super::upstream::idle_pool;
+use async_trait::async_trait;
+use bytes::BytesMut;
+use pingora_core::apps::ServerApp;
+use pingora_core::protocols::{ALPN, Stream};
+use pingora_core::server::ShutdownWatch;
+use pingora_core::server::configuration::ServerConf;
+use prometheus_client::registry::Registry;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// Between two looks at whether connections are open.
+const EMPTY_INTERVAL: Duration = Duration::from_millis(20);
+/// Between two looks for idle connections to workers that are over.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Serves every listener. A clone serves with the same connections and the same phase.
+#[derive(Clone)]
+pub(crate) struct ProxyService {
+    rules: SharedRules,
+    pingora: pingora::PingoraCarrier,
+    registry: Arc<ConnectionRegistry>,
+    /// Clients may speak HTTP/2 without TLS, from their first byte.
+    h2c: bool,
+}
+
+/// What a client says first that speaks HTTP/2 (RFC 9113, section 3.4).
+const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Why no request came.
+enum NoRequest {
+    /// The client left.
+    Gone,
+    /// It stayed idle for too long.
+    Idle,
+    /// Something to say before the connection closes.
+    Refused(ErrorResponse),
+    /// The connection is to go to another process.
+    Migrate,
+    /// It has begun to speak HTTP/2.
+    Http2,
+}
+
+impl ProxyService {
+    /// `descriptors` is how many file descriptors traffic may have open.
+    pub(crate) fn new(rules: SharedRules, conf: &Arc<ServerConf>, descriptors: usize) -> ProxyService {
+        let registry = ConnectionRegistry::new(Descriptors::new(descriptors));
+        let pingora = pingora::PingoraCarrier::new(rules.clone(), conf, registry.clone());
+        ProxyService { rules, pingora, registry, h2c: false }
+    }
+
+    /// The same service for listeners that also take HTTP/2 without TLS.
+    pub(crate) fn with_h2c(&self) -> ProxyService {
+        ProxyService { h2c: true, ..self.clone() }
+    }
+
+    /// Adds what traffic counts to a registry.
+    pub(crate) fn register_metrics(&self, metrics: &mut Registry) {
+        collector::register(metrics, self.rules.clone(), self.connections(), self.registry.descriptors().clone());
+    }
+
+    /// Closes idle connections to workers as they get old. Runs as long as the process serves.
+    pub(crate) async fn sweep(&self) {
+        let mut interval = tokio::time::interval(SWEEP_INTERVAL);
+        loop {
+            interval.tick().await;
+            idle_pool::sweep(&self.rules.load());
+        }
+    }
+
+    /// Tells every connection what becomes of it. Costs a request nothing.
+    pub(crate) fn set_phase(&self, phase: Phase) {
+        self.registry.set_phase(phase);
+    }
+
+    /// Ends when no connection is open. One that is being accepted counts a moment later.
+    pub(crate) async fn emptied(&self) {
+        let open = self.registry.open();
+        let mut empty = 0;
+        while empty < 2 {
+            empty = if open.load(Ordering::Acquire) == 0 { empty + 1 } else { 0 };
+            tokio::time::sleep(EMPTY_INTERVAL).await;
+        }
+    }
+
+    /// Stops every tunnel that can be moved, where it stands, and gives it out: to go on here ([`Paused::resume`]) or
+    /// in another process ([`Paused::to_transfer`], [`ProxyService::adopt`]). Those over TLS stay, those in their
+    /// closing handshake, and those that do not stop within `limit`.
+    pub(crate) async fn pause_tunnels(&self, limit: Duration) -> Vec<Box<dyn Paused>> {
+        self.registry.pause(limit).await
+    }
+
+    pub(super) fn rules(&self) -> &SharedRules {
+        &self.rules
+    }
+
+    pub(super) fn registry(&self) -> &Arc<ConnectionRegistry> {
+        &self.registry
+    }
+
+    /// Open client connections, and HTTP/2 requests beyond the first of their connection.
+    pub(crate) fn connections(&self) -> Arc<AtomicUsize> {
+        self.registry.open()
+    }
+
+    /// Counts a new connection in, if there is a place for it.
+    fn register(&self, rules: &Rules) -> Option<ConnectionGuard> {
+        let limit = rules.limits.connections;
+        let mut guard = self.registry.register(limit);
+        if guard.is_none() && self.registry.descriptors().idle() > 0 {
+            // Idle connections to workers are worth less than a client.
+            idle_pool::evict(rules, PER_CONNECTION);
+            guard = self.registry.register(limit);
+        }
+        if guard.is_none() {
+            self.registry.descriptors().note_refusal();
+            log::debug!("no place for another client connection");
+        }
+        guard
+    }
+
+    /// Waits for a whole request head. The wait for its first byte is `idle`; from there the whole head has
+    /// `head_timeout`, however it trickles in.
+    async fn next_head(&self, connection: &mut Connection, idle: Duration, first: bool) -> Result<Head, NoRequest> {
+        if connection.guard.directive() == Directive::Migrate {
+            return Err(NoRequest::Migrate);
+        }
+        let rules = self.rules.load_full();
+        let limits = &rules.limits;
+        let mut scanned = 0;
+        // A move does not make a wait longer.
+        let most = if connection.read_ahead.is_empty() { idle } else { limits.head_timeout };
+        let left = connection.head_wait_left.take().map(|left| left.min(most));
+        let mut begun = left.is_some() && !connection.read_ahead.is_empty();
+        match left {
+            Some(left) => connection.deadline.resume(left),
+            None => connection.deadline.clear(),
+        }
+        loop {
+            if !connection.read_ahead.is_empty() {
+                if let Some(parsed) = parse(connection, &rules, &mut scanned)? {
+                    return Ok(parsed);
+                }
+                if !begun {
+                    begun = true;
+                    connection.deadline.clear();
+                }
+            }
+            let limit = if begun { limits.head_timeout } else { idle };
+            match std::future::poll_fn(|cx| connection.poll_request(cx, limit, begun, first)).await {
+                Waited::Read(Ok(n)) if n > 0 => {}
+                Waited::Read(_) => return Err(NoRequest::Gone),
+                Waited::Migrate => {
+                    connection.head_wait_left = connection.deadline.left();
+                    return Err(NoRequest::Migrate);
+                }
+                Waited::TimedOut if begun => return Err(NoRequest::Refused(ErrorResponse::REQUEST_TIMEOUT)),
+                Waited::TimedOut => return Err(NoRequest::Idle),
+            }
+        }
+    }
+
+    /// Serves a connection from its first request, or from between two, to its end.
+    pub(super) async fn serve(&self, mut connection: Connection, mut idle: Duration) {
+        let mut first = true;
+        loop {
+            let head = match self.next_head(&mut connection, idle, first).await {
+                Ok(head) => head,
+                Err(NoRequest::Gone) => return,
+                // A request that is on its way now must not meet a reset.
+                Err(NoRequest::Idle) => return close(connection.stream).await,
+                Err(NoRequest::Refused(response)) => return respond_and_close(connection.stream, response).await,
+                Err(NoRequest::Http2) => return Box::pin(self.serve_http2(connection)).await,
+                Err(NoRequest::Migrate) => match Box::pin(give::connection(&mut connection, idle)).await {
+                    true => return,
+                    false => continue,
+                },
+            };
+            match self.serve_request(connection, &head).await {
+                Some(same) if head.keep_alive => connection = same,
+                _ => return,
+            }
+            if connection.read_ahead.is_empty() {
+                // An idle connection holds no buffer.
+                connection.read_ahead = BytesMut::new();
+            }
+            idle = self.rules.load().limits.keepalive_timeout;
+            first = false;
+        }
+    }
+
+    /// Serves one request; gives the connection back when another may follow. The rules may change between two
+    /// requests, never during one.
+    async fn serve_request(&self, connection: Connection, head: &Head) -> Option<Connection> {
+        let rules = self.rules.load_full();
+        let host = host(head, &connection.read_ahead);
+        let Some(app) = rules.routes.find(host, head.target.of(&connection.read_ahead)) else {
+            respond_and_close(connection.stream, ErrorResponse::NO_ROUTE).await;
+            return None;
+        };
+        let app = &rules.apps[app];
+        if app.protocol == Protocol::Http2 && head.websocket {
+            respond_and_close(connection.stream, ErrorResponse::NO_UPGRADE).await;
+            return None;
+        }
+        if app.protocol == Protocol::Http2 || (rules.carrier == Carrier::Pingora && !head.websocket) {
+            return Box::pin(self.pingora.serve_http1(connection)).await;
+        }
+        match http1_carrier::serve(&rules, app, connection, head).await {
+            Next::Request(connection) => Some(connection),
+            Next::Tunnel(switched, lease, connection) => {
+                let ends = Ends { guard: connection.guard, lease, _tunnel: app.metrics.tunnel() };
+                let idle = rules.limits.tunnel_idle_timeout;
+                let relay = Relay::new(connection.stream, *switched, connection.read_ahead, idle, ends);
+                // Of its own task: what the service held for the connection's requests is freed now.
+                tokio::spawn(relay.run());
+                None
+            }
+            Next::Closed => None,
+        }
+    }
+
+    /// Serves a connection that has begun to speak HTTP/2.
+    async fn serve_http2(&self, connection: Connection) {
+        let rules = self.rules.load_full();
+        if rules.carrier == Carrier::Pingora || rules.apps.iter().any(|app| app.protocol == Protocol::Http2) {
+            return self.pingora.serve_http2(connection).await;
+        }
+        http2::serve(self.rules.clone(), connection).await;
+    }
+}
+
+/// Looks at what was read for a whole head; `None` while it is not whole.
+fn parse(connection: &mut Connection, rules: &Rules, scanned: &mut usize) -> Result<Option<Head>, NoRequest> {
+    let read = &connection.read_ahead;
+    if connection.may_be_http2 {
+        if read.starts_with(HTTP2_PREFACE) {
+            return Err(NoRequest::Http2);
+        }
+        connection.may_be_http2 = HTTP2_PREFACE.starts_with(read);
+        if connection.may_be_http2 {
+            return Ok(None);
+        }
+    }
+    match head::check(read, *scanned, &rules.head_limits) {
+        Ok(Progress::Complete(head)) => Ok(Some(head)),
+        Ok(Progress::Partial { scanned: so_far }) => {
+            *scanned = so_far;
+            Ok(None)
+        }
+        Err(reject) => Err(NoRequest::Refused(reject.into())),
+    }
+}
+
+#[async_trait]
+impl ServerApp for ProxyService {
+    /// When a connection is to end is told by [`ProxyService::set_phase`] alone.
+    async fn process_new(self: &Arc<Self>, stream: Stream, _shutdown: &ShutdownWatch) -> Option<Stream> {
+        let rules = self.rules.load();
+        let guard = self.register(&rules)?;
+        let head_timeout = rules.limits.head_timeout;
+        drop(rules);
+        let is_http2 = matches!(stream.selected_alpn_proto(), Some(ALPN::H2));
+        let mut connection = Connection::new(client_of(&stream), stream, guard);
+        if is_http2 {
+            Box::pin(self.serve_http2(connection)).await;
+            return None;
+        }
+        connection.may_be_http2 = self.h2c && !connection.client.secure;
+        self.serve(connection, head_timeout).await;
+        None
+    }
+
+    async fn cleanup(&self) {
+        self.pingora.cleanup().await;
+    }
+}

@@ -1,0 +1,225 @@
+//! Idle connections to a worker, kept for its next requests while the pool has it.
+//!
+//! Each thread has a shard of its own, last in first out: a connection is used by the thread whose runtime watches it,
+//! and those that a burst has left over are not used again and get old. They are closed by [`sweep`], and given up when
+//! clients need their descriptors. The lock of a shard is never waited for by a request.
+
+use crate::gateway::descriptors::{Descriptors, Taken};
+use crate::gateway::rules::Rules;
+use crate::pool::{self, Member};
+use std::any::Any;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::time::Duration;
+use tokio::net::UnixStream;
+use tokio::time::Instant;
+
+/// Kept per worker and thread; more are closed.
+const MAX_PER_SHARD: usize = 256;
+const SHARDS: usize = 16;
+
+/// A connection that has answered.
+#[derive(Debug)]
+pub(in crate::gateway) struct Spare {
+    pub(in crate::gateway) stream: UnixStream,
+    /// Its last answer had no body where others have one: a worker may have sent one all the same.
+    pub(in crate::gateway) is_suspect: bool,
+}
+
+#[derive(Debug)]
+struct Idle {
+    spare: Spare,
+    since: Instant,
+    _taken: Taken,
+}
+
+#[derive(Debug)]
+struct Shards([Mutex<Vec<Idle>>; SHARDS]);
+
+impl Shards {
+    fn each(&self) -> impl Iterator<Item = MutexGuard<'_, Vec<Idle>>> {
+        // Nothing panics while one of these locks is held.
+        self.0.iter().map(|shard| shard.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    }
+
+    /// The thread's own shard, unless a sweep has it just now.
+    fn own(&self) -> Option<MutexGuard<'_, Vec<Idle>>> {
+        match self.0[thread_index() % SHARDS].try_lock() {
+            Ok(shard) => Some(shard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+}
+
+impl pool::Kept for Shards {
+    fn clear(&self) {
+        // Closed after the lock is let go.
+        self.each().map(|mut shard| std::mem::take(&mut *shard)).for_each(drop);
+    }
+}
+
+fn thread_index() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static INDEX: usize = NEXT.fetch_add(1, Ordering::Relaxed);
+    }
+    INDEX.with(|index| *index)
+}
+
+fn shards(member: &Member) -> Option<&Shards> {
+    let kept: &dyn Any = member.kept.get()?.as_ref();
+    kept.downcast_ref()
+}
+
+/// A kept connection that is younger than `limit` and that the worker has neither closed nor written to.
+pub(in crate::gateway) fn take(member: &Member, limit: Duration) -> Option<UnixStream> {
+    let shards = shards(member)?;
+    loop {
+        let idle = shards.own()?.pop()?;
+        if idle.since.elapsed() < limit && is_quiet(&idle.spare) {
+            return Some(idle.spare.stream);
+        }
+    }
+}
+
+pub(in crate::gateway) fn keep(member: &Member, spare: Spare, descriptors: &Arc<Descriptors>) {
+    let Some(taken) = descriptors.take_idle() else { return };
+    member.kept.get_or_init(|| Box::new(Shards(Default::default())));
+    let Some(shards) = shards(member) else { return };
+    if let Some(mut shard) = shards.own()
+        && shard.len() < MAX_PER_SHARD
+    {
+        shard.push(Idle { spare, since: Instant::now(), _taken: taken });
+    }
+    // The last of its requests may end long after it has left the pool.
+    if !member.is_seated() {
+        pool::Kept::clear(shards);
+    }
+}
+
+/// Closes what is older than its app's limit, and what workers have closed. Call it about every second.
+pub(in crate::gateway) fn sweep(rules: &Rules) {
+    for app in &rules.apps {
+        for member in app.pool.members() {
+            let Some(shards) = shards(&member) else { continue };
+            let is_over = |idle: &Idle| idle.since.elapsed() >= app.keep_alive || !is_quiet(&idle.spare);
+            let over: Vec<Vec<Idle>> = shards.each().map(|mut shard| shard.extract_if(.., |idle| is_over(idle)).collect()).collect();
+            drop(over);
+        }
+    }
+}
+
+/// Closes at least `count` idle connections, the oldest of each shard first, so that their descriptors are free.
+pub(in crate::gateway) fn evict(rules: &Rules, count: usize) {
+    let mut left = count;
+    for app in &rules.apps {
+        for member in app.pool.members() {
+            let Some(shards) = shards(&member) else { continue };
+            for mut shard in shards.each() {
+                let given_up = left.min(shard.len());
+                let closed: Vec<Idle> = shard.drain(..given_up).collect();
+                drop((shard, closed));
+                left -= given_up;
+                if left == 0 {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Neither closed nor with bytes that nobody asked for. The runtime's readiness tells without a system call, but only
+/// what it has seen; where a worker may have sent too much, the kernel is asked.
+fn is_quiet(spare: &Spare) -> bool {
+    if spare.is_suspect {
+        return is_unreadable(&spare.stream);
+    }
+    matches!(spare.stream.try_read(&mut [0; 1]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// Whether nothing can be read, not even the end.
+pub(in crate::gateway) fn is_unreadable(stream: &UnixStream) -> bool {
+    use rustix::net::{RecvFlags, recv};
+    let peeked = recv(stream.as_fd(), &mut [0u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    matches!(peeked, Err(rustix::io::Errno::AGAIN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::affinity::{Affinity, Balance};
+    use crate::pool::{Pool, QueuePolicy, Seat};
+    use crate::worker::{Incarnation, Slot, WorkerId};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    const YOUNG: Duration = Duration::from_secs(60);
+
+    fn member() -> Arc<Member> {
+        let id = WorkerId { app: "app".into(), slot: Slot(0), incarnation: Incarnation(1) };
+        Arc::new(Member::new(id, None, "/run/app.sock".into()))
+    }
+
+    fn spare(is_suspect: bool) -> (Spare, UnixStream) {
+        let (stream, worker) = UnixStream::pair().unwrap();
+        (Spare { stream, is_suspect }, worker)
+    }
+
+    #[tokio::test]
+    async fn what_leaves_the_pool_keeps_no_connection() {
+        let (member, account) = (member(), Descriptors::new(100));
+        let pools =
+            [0, 1].map(|_| Pool::new("app".into(), Affinity::None, Balance::LeastLoaded, QueuePolicy::default()));
+        let seat = |open| vec![Seat { member: member.clone(), open }];
+        for pool in &pools {
+            pool.publish(seat(true)).await;
+        }
+        let (ours, mut worker) = spare(false);
+        keep(&member, ours, &account);
+        // Cordoned, it still has its sessions.
+        pools[0].publish(seat(false)).await;
+        let stream = take(&member, YOUNG).unwrap();
+        keep(&member, Spare { stream, is_suspect: false }, &account);
+        for pool in &pools {
+            pool.publish(Vec::new()).await;
+        }
+        assert_eq!(worker.read(&mut [0; 1]).await.unwrap(), 0);
+        // A request that had begun ends now.
+        let (ours, mut worker) = spare(false);
+        keep(&member, ours, &account);
+        assert_eq!(worker.read(&mut [0; 1]).await.unwrap(), 0);
+        assert!(take(&member, YOUNG).is_none());
+        // It answers again.
+        pools[0].publish(seat(true)).await;
+        let (ours, _worker) = spare(false);
+        keep(&member, ours, &account);
+        assert!(take(&member, YOUNG).is_some());
+        assert_eq!(account.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn bytes_that_nobody_asked_for_end_a_suspect_connection() {
+        let (member, account) = (member(), Descriptors::new(100));
+        let pool = Pool::new("app".into(), Affinity::None, Balance::LeastLoaded, QueuePolicy::default());
+        pool.publish(vec![Seat { member: member.clone(), open: true }]).await;
+        let (ours, mut worker) = spare(true);
+        keep(&member, ours, &account);
+        worker.write_all(b"surplus").await.unwrap();
+        assert!(take(&member, YOUNG).is_none());
+    }
+
+    #[tokio::test]
+    async fn idle_connections_take_only_what_is_free() {
+        let (member, account) = (member(), Descriptors::new(1));
+        let pool = Pool::new("app".into(), Affinity::None, Balance::LeastLoaded, QueuePolicy::default());
+        pool.publish(vec![Seat { member: member.clone(), open: true }]).await;
+        let (first, _one) = spare(false);
+        let (second, mut two) = spare(false);
+        keep(&member, first, &account);
+        keep(&member, second, &account);
+        assert_eq!(two.read(&mut [0; 1]).await.unwrap(), 0);
+        assert_eq!((account.used(), account.idle()), (1, 1));
+    }
+}

@@ -1,0 +1,58 @@
+//! What a worker confirms of the Engine.IO sessions it has. A session's own requests have privileges: no limit of
+//! concurrency holds them back, and a waiting poll is no load. A sid in a query proves no session, so these privileges
+//! are only for paths that Engine.IO serves, and only as many as the worker has sessions for.
+
+use arc_swap::ArcSwapOption;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Requests of one session at a time: a poll, a post, an upgrade, and one that replaces a broken one.
+const PER_SESSION: u64 = 4;
+/// For sessions that began after the worker's last report.
+const SPARE: u64 = 64;
+
+#[derive(Debug, Default)]
+pub(crate) struct Engine {
+    /// `None` until the worker says, as one with an older preload script never does.
+    paths: ArcSwapOption<Vec<String>>,
+    sessions: AtomicU64,
+    /// Sessions that may have begun since the worker's last report.
+    fresh: AtomicU64,
+}
+
+impl Engine {
+    /// The worker's Engine.IO servers take requests whose path begins with one of these.
+    pub(crate) fn set_paths(&self, paths: Vec<String>) {
+        self.paths.store(Some(paths.into()));
+    }
+
+    /// What the worker said last, for a successor.
+    pub(crate) fn paths(&self) -> Option<Vec<String>> {
+        self.paths.load().as_deref().cloned()
+    }
+
+    /// The worker has so many sessions now.
+    pub(crate) fn set_sessions(&self, sessions: u64) {
+        self.sessions.store(sessions, Ordering::Relaxed);
+        self.fresh.store(0, Ordering::Relaxed);
+    }
+
+    pub(super) fn note_handshake(&self) {
+        self.fresh.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether the worker's Engine.IO serves this path. A worker that never said is believed.
+    pub(super) fn serves(&self, path: &[u8]) -> bool {
+        self.paths.load().as_ref().is_none_or(|paths| paths.iter().any(|one| path.starts_with(one.as_bytes())))
+    }
+
+    /// The most requests of sessions that the worker gets at once.
+    pub(super) fn most(&self) -> u64 {
+        match self.paths.load().is_some() {
+            true => {
+                let sessions = self.sessions.load(Ordering::Relaxed) + self.fresh.load(Ordering::Relaxed);
+                sessions.saturating_mul(PER_SESSION).saturating_add(SPARE)
+            }
+            false => u64::MAX,
+        }
+    }
+}

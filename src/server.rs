@@ -303,7 +303,9 @@ fn most_workers(config: &Config) -> usize {
 fn tell_of_files(wanted: usize, descriptors: usize) {
     let most = descriptors / 2;
     if most < wanted {
-        log::info!("at most {most} client connections, not {wanted}: the limit of open files (ulimit -Hn) allows no more");
+        log::info!(
+            "at most {most} client connections, not {wanted}: the limit of open files (ulimit -Hn) allows no more"
+        );
     }
 }
 

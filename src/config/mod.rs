@@ -34,6 +34,7 @@ pub use error::{Error, Place, Warning};
 pub(crate) use shutdown::MARGIN as SHUTDOWN_MARGIN;
 
 use crate::fleet::policy::Policy;
+use crate::gateway::{Carrier, Protocol};
 use crate::pool::QueuePolicy;
 use crate::pool::affinity::{Affinity, Balance};
 use crate::process::output;
@@ -42,7 +43,6 @@ use cli::{Cli, Source};
 use error::Findings;
 use fields::{Decoder, Field};
 use machine::{Here, Machine, Paper};
-use crate::gateway::{Carrier, Protocol};
 use pingora_core::server::configuration::ServerConf;
 use std::io::Read;
 use std::net::SocketAddr;

@@ -40,6 +40,11 @@ impl Engine {
         self.fresh.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Whether sessions of this worker carry its tag: it has an Engine.IO that the preload script reaches, or never said.
+    pub(super) fn tags_sessions(&self) -> bool {
+        self.paths.load().as_ref().is_none_or(|paths| !paths.is_empty())
+    }
+
     /// Whether the worker's Engine.IO serves this path. A worker that never said is believed.
     pub(super) fn serves(&self, path: &[u8]) -> bool {
         self.paths.load().as_ref().is_none_or(|paths| paths.iter().any(|one| path.starts_with(one.as_bytes())))

@@ -278,7 +278,8 @@ impl Pool {
         }
         // A page that shows a text of its client's would else name another worker's sessions its own.
         let snapshot = self.snapshot.load();
-        if tag.is_some() && owner.tag.is_some() && snapshot.seats.iter().any(|seat| seat.member.tag == tag) {
+        let names = |member: &Member| member.tag == tag && member.engine.tags_sessions();
+        if tag.is_some() && snapshot.seats.iter().any(|seat| names(&seat.member)) {
             return;
         }
         self.learnt.insert(sid.into(), owner.id.clone());

@@ -27,7 +27,10 @@ async fn a_tagged_sid_leads_to_its_worker_even_when_cordoned() {
     let (a, b) = (member(0, 1, Some("aaa")), member(1, 2, Some("bbb")));
     let pool = pool(Balance::LeastLoaded, vec![seat(&a, true), seat(&b, false)]).await;
     for _ in 0..10 {
-        assert_eq!(slot_of(pool.select(Wanted::Sid { sid: b"12345678901234567bbb", path: b"/socket.io/" }, Use::Request, &[])), 1);
+        assert_eq!(
+            slot_of(pool.select(Wanted::Sid { sid: b"12345678901234567bbb", path: b"/socket.io/" }, Use::Request, &[])),
+            1
+        );
         assert_eq!(slot_of(pool.select(Wanted::NewSession, Use::Request, &[])), 0);
         assert_eq!(slot_of(pool.select(Wanted::Any, Use::Request, &[])), 0);
     }
@@ -36,6 +39,8 @@ async fn a_tagged_sid_leads_to_its_worker_even_when_cordoned() {
 #[tokio::test]
 async fn a_learnt_sid_beats_a_tag_that_it_ends_with_by_chance() {
     let (a, b) = (member(0, 1, Some("aaa")), member(1, 2, Some("bbb")));
+    // Bundled: the preload script does not reach their Engine.IO, so their sids carry no tag.
+    [&a, &b].iter().for_each(|member| member.engine.set_paths(Vec::new()));
     let pool = pool(Balance::LeastLoaded, vec![seat(&a, true), seat(&b, true)]).await;
     pool.learn(b"other-sid-aaa", &b);
     assert_eq!(slot_of(pool.select(Wanted::Sid { sid: b"other-sid-aaa", path: b"/socket.io/" }, Use::Request, &[])), 1);
@@ -45,12 +50,63 @@ async fn a_learnt_sid_beats_a_tag_that_it_ends_with_by_chance() {
 }
 
 #[tokio::test]
+async fn nobody_learns_over_a_living_tag() {
+    let (a, b) = (member(0, 1, Some("aaa")), member(1, 2, Some("bbb")));
+    a.engine.set_paths(vec!["/socket.io/".into()]);
+    let pool = pool(Balance::LeastLoaded, vec![seat(&a, true), seat(&b, true)]).await;
+    // A page of `b` shows a text of its client's.
+    pool.learn(b"known-sid-aaa", &b);
+    assert_eq!(slot_of(pool.select(sid(b"known-sid-aaa"), Use::Parked, &[])), 0);
+    assert!(pool.learnt.is_empty());
+}
+
+#[tokio::test]
+async fn a_made_up_sid_has_no_privileges() {
+    let settings = QueuePolicy { max_concurrency: Some(2), ..QueuePolicy::default() };
+    let pool = Pool::new("app".into(), Affinity::SocketIo, Balance::LeastLoaded, settings);
+    let worker = member(0, 1, Some("aaa"));
+    worker.engine.set_paths(vec!["/socket.io/".into()]);
+    worker.engine.set_sessions(1);
+    pool.publish(vec![seat(&worker, true)]).await;
+    // On another path it is a request like any other, and counts as one.
+    let page = || pool.select(Wanted::Sid { sid: b"made-up-aaa", path: b"/page" }, Use::Parked, &[]);
+    let held = [page().unwrap(), page().unwrap()];
+    assert!(page().is_none());
+    assert_eq!(worker.load.active.load(Ordering::Relaxed), 2);
+    // On Engine.IO's path it passes, but only as often as the worker has sessions for.
+    let polls: Vec<_> = std::iter::from_fn(|| pool.select(sid(b"made-up-aaa"), Use::Parked, &[])).take(1000).collect();
+    assert!((60..80).contains(&polls.len()), "{}", polls.len());
+    drop((held, polls));
+    assert_eq!(worker.load.parked.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn silence_keeps_new_requests_away() {
+    let (a, b) = (member(0, 1, None), member(1, 2, None));
+    for balance in [Balance::LeastLoaded, Balance::RoundRobin] {
+        let pool = pool(balance, vec![seat(&a, true), seat(&b, true)]).await;
+        a.silence.set(true);
+        assert!((0..10).all(|_| slot_of(pool.select(Wanted::Any, Use::Request, &[])) == 1));
+        // Better a silent one than none.
+        b.silence.set(true);
+        assert!(pool.select(Wanted::Any, Use::Request, &[]).is_some());
+        [&a, &b].iter().for_each(|member| member.silence.set(false));
+    }
+}
+
+fn sid(sid: &[u8]) -> Wanted<'_> {
+    Wanted::Sid { sid, path: b"/socket.io/" }
+}
+
+#[tokio::test]
 async fn a_sid_nobody_owns_always_goes_to_the_same_open_worker() {
     let members: Vec<_> = (0..4).map(|n| member(n, u32::from(n), None)).collect();
     let mut seats: Vec<_> = members.iter().map(|m| seat(m, true)).collect();
     let pool = pool(Balance::LeastLoaded, seats.clone()).await;
     let sids: Vec<String> = (0..200).map(|n| format!("sid-{n}")).collect();
-    let pick = |sid: &String| slot_of(pool.select(Wanted::Sid { sid: sid.as_bytes(), path: b"/socket.io/" }, Use::Request, &[]));
+    let pick = |sid: &String| {
+        slot_of(pool.select(Wanted::Sid { sid: sid.as_bytes(), path: b"/socket.io/" }, Use::Request, &[]))
+    };
     let before: HashMap<_, _> = sids.iter().map(|sid| (sid.clone(), pick(sid))).collect();
     assert!(sids.iter().all(|sid| pick(sid) == before[sid]));
     assert!((0..4).all(|slot| before.values().any(|s| *s == slot)), "every worker gets some");
@@ -109,7 +165,8 @@ async fn round_robin_goes_around() {
 #[tokio::test]
 async fn an_empty_pool_gives_nothing() {
     let pool = pool(Balance::LeastLoaded, vec![]).await;
-    for wanted in [Wanted::Any, Wanted::NewSession, Wanted::Sid { sid: b"x", path: b"/socket.io/" }, Wanted::Key(b"y")] {
+    for wanted in [Wanted::Any, Wanted::NewSession, Wanted::Sid { sid: b"x", path: b"/socket.io/" }, Wanted::Key(b"y")]
+    {
         assert!(pool.select(wanted, Use::Request, &[]).is_none());
     }
 }

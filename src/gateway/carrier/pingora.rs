@@ -143,7 +143,9 @@ impl Proxy {
             ErrorType::WriteError if ctx.body == 0 => WorkerFault::Unsent,
             ErrorType::ReadTimedout | ErrorType::WriteTimedout => WorkerFault::NoResponse,
             ErrorType::InvalidHTTPHeader => WorkerFault::Malformed,
-            ErrorType::ConnectError | ErrorType::ConnectTimedout | ErrorType::ConnectRefused => WorkerFault::Unreachable,
+            ErrorType::ConnectError | ErrorType::ConnectTimedout | ErrorType::ConnectRefused => {
+                WorkerFault::Unreachable
+            }
             _ => WorkerFault::Died,
         })
     }

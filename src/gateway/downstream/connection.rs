@@ -79,9 +79,7 @@ impl Connection {
         match self.guard.directive() {
             Directive::Migrate => return Poll::Ready(Waited::Migrate),
             // A connection accepted a moment ago still gets some time to send its first byte.
-            Directive::Drain
-                if !begun && (!first || self.first_request.poll(cx, FIRST_REQUEST_TIMEOUT).is_ready()) =>
-            {
+            Directive::Drain if !begun && (!first || self.first_request.poll(cx, FIRST_REQUEST_TIMEOUT).is_ready()) => {
                 return Poll::Ready(Waited::TimedOut);
             }
             _ => {}

@@ -3,8 +3,8 @@
 //! A connection reads one atomic where it would wait anyway. A change of phase wakes every connection's task once; the
 //! list of them is touched when a connection begins and when it ends, never by a request.
 
-use crate::gateway::migration::format::ConnectionTransfer;
 use crate::gateway::descriptors::{Descriptors, PER_CONNECTION, Taken};
+use crate::gateway::migration::format::ConnectionTransfer;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};

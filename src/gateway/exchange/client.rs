@@ -63,12 +63,7 @@ pub(in crate::gateway) trait ClientHalf {
     fn has_pending(&self) -> bool;
 
     /// Takes bytes of the worker's body, with the framing that the worker gave it; returns how many belong to it.
-    fn body(
-        &mut self,
-        cx: &mut Context<'_>,
-        framing: &mut BodyScanner,
-        bytes: &[u8],
-    ) -> Result<usize, ResponseFault>;
+    fn body(&mut self, cx: &mut Context<'_>, framing: &mut BodyScanner, bytes: &[u8]) -> Result<usize, ResponseFault>;
 
     /// The response is whole. Ready when all of it has been given to the client's connection.
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ResponseFault>>;

@@ -374,7 +374,6 @@ impl FirstBody {
         let late = || Err(Ended::refused(ErrorResponse::REQUEST_TIMEOUT, Failure::BadRequest));
         let end = *self.since.get_or_insert(now) + self.limits.body_timeout;
         let Ok(look) = self.rate.look(&self.limits, BodyOf::Request, client.body_taken(), now) else {
-            
             return Poll::Ready(late());
         };
         ready!(client.deadline().poll_at(cx, look.map_or(end, |look| look.min(end))));

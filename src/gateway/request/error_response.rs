@@ -22,14 +22,16 @@ impl ErrorResponse {
         ErrorResponse { status: 404, detail: "No application is configured for this address." };
     pub(in crate::gateway) const REQUEST_TIMEOUT: ErrorResponse =
         ErrorResponse { status: 408, detail: "The request did not arrive completely in time." };
-    pub(in crate::gateway) const TOO_LONG: ErrorResponse = ErrorResponse { status: 413, detail: "The request body is larger than allowed here." };
+    pub(in crate::gateway) const TOO_LONG: ErrorResponse =
+        ErrorResponse { status: 413, detail: "The request body is larger than allowed here." };
     pub(in crate::gateway) const BROKEN: ErrorResponse =
         ErrorResponse { status: 502, detail: "The application ended the connection before it answered." };
     pub(in crate::gateway) const NO_WORKER: ErrorResponse =
         ErrorResponse { status: 503, detail: "The application is starting or busy. Try again in a moment." };
     pub(in crate::gateway) const NO_UPGRADE: ErrorResponse =
         ErrorResponse { status: 501, detail: "The application speaks HTTP/2 and takes no WebSocket upgrades." };
-    pub(in crate::gateway) const NO_ANSWER: ErrorResponse = ErrorResponse { status: 504, detail: "The application did not answer in time." };
+    pub(in crate::gateway) const NO_ANSWER: ErrorResponse =
+        ErrorResponse { status: 504, detail: "The application did not answer in time." };
 
     pub(in crate::gateway) fn reason(&self) -> &'static str {
         match self.status {

@@ -60,8 +60,12 @@ mod tests {
         let client = Some("::ffff:10.0.0.7".parse().unwrap());
         let forwarded = Forwarded { client, secure: true, host: b"a.example" };
         forwarded.headers(|name, value| seen.push(format!("{name}: {}", String::from_utf8_lossy(value))));
-        let expected =
-            ["X-Forwarded-For: 10.0.0.7", "X-Real-IP: 10.0.0.7", "X-Forwarded-Proto: https", "X-Forwarded-Host: a.example"];
+        let expected = [
+            "X-Forwarded-For: 10.0.0.7",
+            "X-Real-IP: 10.0.0.7",
+            "X-Forwarded-Proto: https",
+            "X-Forwarded-Host: a.example",
+        ];
         assert_eq!(seen, expected);
         let longest = "ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255".parse().unwrap();
         assert_eq!(AddressText::of(longest).bytes(), b"ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff");

@@ -67,9 +67,28 @@ fn is_response_hop_by_hop(name: &[u8]) -> bool {
 /// head (RFC 9110, section 6.5.1), and servers refuse bytes beyond ASCII in trailers that they take in heads.
 pub(in crate::gateway) fn passes_as_trailer(name: &[u8], value: &[u8]) -> bool {
     const REFUSED: [&str; 22] = [
-        "age", "authorization", "cache-control", "cookie", "date", "expect", "expires", "host", "if-match", "if-none-match",
-        "if-modified-since", "if-unmodified-since", "if-range", "location", "max-forwards", "pragma", "range", "set-cookie",
-        "trailer", "transfer-encoding", "vary", "www-authenticate",
+        "age",
+        "authorization",
+        "cache-control",
+        "cookie",
+        "date",
+        "expect",
+        "expires",
+        "host",
+        "if-match",
+        "if-none-match",
+        "if-modified-since",
+        "if-unmodified-since",
+        "if-range",
+        "location",
+        "max-forwards",
+        "pragma",
+        "range",
+        "set-cookie",
+        "trailer",
+        "transfer-encoding",
+        "vary",
+        "www-authenticate",
     ];
     let prefixed = |prefix: &str| name.len() >= prefix.len() && folds_to(&name[..prefix.len()], prefix);
     request_field(name) == FieldRule::Pass
@@ -275,9 +294,7 @@ fn response_passes(head: &response::Head, buf: &[u8], name: &[u8]) -> bool {
         304 => is("transfer-encoding"),
         _ => false,
     };
-    !framed
-        && !is_response_hop_by_hop(name)
-        && !is_nominated(head.nominates, head.headers(buf).all("connection"), name)
+    !framed && !is_response_hop_by_hop(name) && !is_nominated(head.nominates, head.headers(buf).all("connection"), name)
 }
 
 /// A worker's head as an HTTP/1 client gets it.
@@ -346,13 +363,24 @@ mod tests {
         String::from_utf8(request_from_http1(&head, wire.as_bytes(), client).to_vec()).unwrap()
     }
 
-    const OWN: &str = "X-Forwarded-For: 10.0.0.7\r\nX-Real-IP: 10.0.0.7\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: a\r\n\r\n";
+    const OWN: &str =
+        "X-Forwarded-For: 10.0.0.7\r\nX-Real-IP: 10.0.0.7\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: a\r\n\r\n";
 
     #[test]
     fn only_the_proxy_speaks_of_the_client() {
         let names = [
-            "X-Forwarded-For", "x_forwarded_for", "X-Real_IP", "Forwarded", "X-Forwarded-Ssl", "X-Client-IP",
-            "True-Client-IP", "X-Forwarded-Prefix", "Te", "Keep-Alive", "Proxy-Connection", "Upgrade",
+            "X-Forwarded-For",
+            "x_forwarded_for",
+            "X-Real_IP",
+            "Forwarded",
+            "X-Forwarded-Ssl",
+            "X-Client-IP",
+            "True-Client-IP",
+            "X-Forwarded-Prefix",
+            "Te",
+            "Keep-Alive",
+            "Proxy-Connection",
+            "Upgrade",
         ];
         for name in names {
             let head = to_worker(&format!("GET / HTTP/1.1\r\nHost: a\r\n{name}: x\r\nX-Own: y\r\n\r\n"));
@@ -364,21 +392,29 @@ mod tests {
 
     #[test]
     fn both_connection_fields_are_honoured() {
-        let head = to_worker("GET / HTTP/1.1\r\nHost: a\r\nConnection: x-one\r\nConnection: close, X-Two\r\nX-One: 1\r\nX-Two: 2\r\nX-Three: 3\r\n\r\n");
+        let head = to_worker(
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: x-one\r\nConnection: close, X-Two\r\nX-One: 1\r\nX-Two: 2\r\nX-Three: 3\r\n\r\n",
+        );
         assert_eq!(head, format!("GET / HTTP/1.1\r\nHost: a\r\nX-Three: 3\r\n{OWN}"));
     }
 
     #[test]
     fn an_upgrade_names_websocket_alone() {
-        let head = to_worker("GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: h2c, websocket\r\n\r\n");
+        let head = to_worker(
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: h2c, websocket\r\n\r\n",
+        );
         assert_eq!(head, format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{OWN}"));
     }
 
     #[test]
     fn no_framing_where_no_body_can_be() {
-        for (status, gone, kept) in [(204, "Content-Length: 5", "X: y"), (304, "Transfer-Encoding: chunked", "Content-Length: 5")] {
+        for (status, gone, kept) in
+            [(204, "Content-Length: 5", "X: y"), (304, "Transfer-Encoding: chunked", "Content-Length: 5")]
+        {
             let wire = format!("HTTP/1.1 {status} X\r\n{gone}\r\nX: y\r\n\r\n");
-            let Ok(Progress::Complete(head)) = response::check(wire.as_bytes(), 0, Method::Get) else { panic!("{wire}") };
+            let Ok(Progress::Complete(head)) = response::check(wire.as_bytes(), 0, Method::Get) else {
+                panic!("{wire}")
+            };
             let mut out = BytesMut::new();
             response_to_http1(&head, wire.as_bytes(), Version::Http11, Persistence::Keep(b""), &mut out);
             let text = String::from_utf8(out.to_vec()).unwrap();

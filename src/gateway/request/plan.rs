@@ -137,4 +137,3 @@ fn octets(ip: IpAddr) -> [u8; 16] {
         IpAddr::V6(ip) => ip.octets(),
     }
 }
-

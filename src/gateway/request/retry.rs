@@ -68,7 +68,8 @@ pub(in crate::gateway) fn is_replayable(method: &[u8], upgrade: bool) -> bool {
 
 /// Once more, or the end?
 pub(in crate::gateway) fn decide(fault: WorkerFault, attempt: &Attempt) -> Decision {
-    let Attempt { is_whole, is_replayable, was_replayed, is_bound, on_kept_connection, reads_at_once, tried } = *attempt;
+    let Attempt { is_whole, is_replayable, was_replayed, is_bound, on_kept_connection, reads_at_once, tried } =
+        *attempt;
     let retry = |avoid, is_replay| match avoid && tried + 1 >= MAX_TRIES {
         true => Decision::GiveUp(response(fault)),
         false => Decision::Retry { avoid, is_replay },
@@ -123,10 +124,12 @@ mod tests {
             ("nobody was reached", Unreachable, POST, ELSEWHERE),
             ("it lives, and is busy", QueueFull, GET, Decision::GiveUp(ErrorResponse::NO_WORKER)),
             ("nothing left", Unsent, POST, ELSEWHERE),
-            ("a kept connection had ended", Unsent, Attempt { on_kept_connection: true, ..POST }, Decision::Retry {
-                avoid: false,
-                is_replay: false,
-            }),
+            (
+                "a kept connection had ended",
+                Unsent,
+                Attempt { on_kept_connection: true, ..POST },
+                Decision::Retry { avoid: false, is_replay: false },
+            ),
             ("it was not seen", Unread, POST, ELSEWHERE),
             ("nobody knows whether it was seen", Unread, Attempt { reads_at_once: false, ..POST }, BROKEN),
             ("idempotent, once", Died, GET, REPLAY),
@@ -134,13 +137,20 @@ mod tests {
             ("not idempotent", Died, POST, BROKEN),
             ("streamed", Died, Attempt { is_whole: false, ..GET }, BROKEN),
             ("only its owner can serve it", Died, Attempt { is_bound: true, ..GET }, BROKEN),
-            ("its owner, on another connection", Died, Attempt { is_bound: true, on_kept_connection: true, ..GET }, Decision::Retry {
-                avoid: false,
-                is_replay: true,
-            }),
+            (
+                "its owner, on another connection",
+                Died,
+                Attempt { is_bound: true, on_kept_connection: true, ..GET },
+                Decision::Retry { avoid: false, is_replay: true },
+            ),
             ("silence is no answer", NoResponse, GET, Decision::GiveUp(ErrorResponse::NO_ANSWER)),
             ("no second opinion", Malformed, GET, BROKEN),
-            ("the last try", Unreachable, Attempt { tried: MAX_TRIES - 1, ..POST }, Decision::GiveUp(ErrorResponse::NO_WORKER)),
+            (
+                "the last try",
+                Unreachable,
+                Attempt { tried: MAX_TRIES - 1, ..POST },
+                Decision::GiveUp(ErrorResponse::NO_WORKER),
+            ),
         ];
         for (what, fault, attempt, expected) in cases {
             assert_eq!(decide(fault, &attempt), expected, "{what}");

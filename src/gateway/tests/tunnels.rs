@@ -111,7 +111,7 @@ fn carry(frozen: Box<dyn Paused>, to: &ProxyService) -> Vec<u8> {
 
 /// The handoff holds them across threads.
 const fn threads<T: Send + Sync>() {}
-const _: () = threads::<PausedTunnel>();
+const _: () = threads::<Box<dyn Paused>>();
 
 fn seed() -> u64 {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
@@ -263,7 +263,7 @@ async fn wrong_parcels_are_refused_by_name() {
     assert!(refused(&bytes[..20], fds()).contains("ends within its description"));
     assert!(refused(&[0xff; 100], fds()).contains("is longer than"));
     assert!(refused(b"\0\0\0\x02{}", fds()).contains("its description"));
-    assert!(refused(&vec![0; 2 * 1024 * 1024], fds()).contains("more than a parcel may have"));
+    assert!(refused(&vec![0; 2 * 1024 * 1024], fds()).contains("more than a transfer may have"));
     assert!(refused(&[&bytes[..], b"x"].concat(), fds()).contains("bytes wait where"));
     assert!(refused(&bytes, vec![]).contains("has 2 descriptors, not 0"));
     let mut swapped = fds();

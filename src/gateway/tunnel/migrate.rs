@@ -119,7 +119,8 @@ impl Relay {
         // No longer than all of it, whatever the transfer says.
         let left = said.left_ms.map(|left| Duration::from_millis(left.min(said.idle_ms)));
         left.into_iter().for_each(|left| deadline.resume(left));
-        let after = |(code, left): (u16, u64)| CloseHandshake::After(Duration::from_millis(left), code, Deadline::default());
+        let after =
+            |(code, left): (u16, u64)| CloseHandshake::After(Duration::from_millis(left), code, Deadline::default());
         Ok(Box::new(Relay {
             client,
             worker,
@@ -151,7 +152,8 @@ impl Direction {
             format::State::Ended if waiting.is_empty() => State::Ended,
             format::State::Ended => return Err("bytes wait in a direction that has ended".into()),
         };
-        let frames = Tracker::from_parts(said.frames.into()).ok_or_else(|| format!("no frame stands at {:?}", said.frames))?;
+        let frames =
+            Tracker::from_parts(said.frames.into()).ok_or_else(|| format!("no frame stands at {:?}", said.frames))?;
         Ok(Direction { waiting: BytesMut::from(waiting), unflushed: false, state, frames, last: None })
     }
 }

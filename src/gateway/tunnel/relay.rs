@@ -148,7 +148,9 @@ impl Relay {
 
     /// Says which task is to be woken. It may be another one than before.
     fn enter(&mut self, cx: &mut Context<'_>) {
-        self.ends.guard.set_movable(format::plain(&self.client).is_some() && !matches!(self.closing, CloseHandshake::Said(_)));
+        self.ends
+            .guard
+            .set_movable(format::plain(&self.client).is_some() && !matches!(self.closing, CloseHandshake::Said(_)));
         self.ends.guard.rewatch(cx);
         self.ends.guard.count_tunnel();
         let tunnels = &self.ends.lease.member().tunnels;

@@ -52,8 +52,8 @@ async fn wait(pool: &Pool, pick: impl Fn() -> Option<Lease>) -> Option<Lease> {
 
 #[cfg(test)]
 mod tests {
-    use crate::gateway::request::plan;
     use super::*;
+    use crate::gateway::request::plan;
     use crate::pool::affinity::{Affinity, Balance};
     use crate::pool::{QueuePolicy, Seat};
     use crate::worker::{Incarnation, Slot, WorkerId};

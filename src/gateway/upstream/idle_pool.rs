@@ -106,7 +106,8 @@ pub(in crate::gateway) fn sweep(rules: &Rules) {
         for member in app.pool.members() {
             let Some(shards) = shards(&member) else { continue };
             let is_over = |idle: &Idle| idle.since.elapsed() >= app.keep_alive || !is_quiet(&idle.spare);
-            let over: Vec<Vec<Idle>> = shards.each().map(|mut shard| shard.extract_if(.., |idle| is_over(idle)).collect()).collect();
+            let over: Vec<Vec<Idle>> =
+                shards.each().map(|mut shard| shard.extract_if(.., |idle| is_over(idle)).collect()).collect();
             drop(over);
         }
     }

@@ -178,7 +178,8 @@ async fn tunnels_of_a_replaced_worker_are_closed_and_waited_for() {
     assert!(timeout(Duration::from_millis(400), stage.until("gone", |s| !draining(s))).await.is_err());
     // A sid of it still finds it, a new session does not.
     let sid = format!("0123456789abcdefg{}", old.tag.unwrap());
-    let owner = stage.pools[0].select(Wanted::Sid { sid: sid.as_bytes(), path: b"/socket.io/" }, Use::Request, &[]).unwrap();
+    let owner =
+        stage.pools[0].select(Wanted::Sid { sid: sid.as_bytes(), path: b"/socket.io/" }, Use::Request, &[]).unwrap();
     assert_eq!(owner.member().id, old.id);
     let new = stage.pools[0].select(Wanted::NewSession, Use::Request, &[]).unwrap();
     assert_ne!(new.member().id, old.id);

@@ -74,6 +74,25 @@ const routes = {
     it.answer(200, { 'set-cookie': ['a=1', 'b=2'] }, 'cookies');
   },
 
+  // Begins its answer, and ends it later.
+  '/pause': it => {
+    const rest = () => (it.res ?? it.socket).end('the rest');
+    if (it.res) it.res.writeHead(200).flushHeaders();
+    else it.socket.write(head(101, { Upgrade: 'websocket', Connection: 'Upgrade', 'X-Tunnel': 8 }));
+    setTimeout(rest, Number(it.query.get('ms')));
+  },
+  '/trailers': it => {
+    it.res.writeHead(200, { Trailer: 'X-Sum' });
+    it.res.write('body');
+    it.res.addTrailers({ 'X-Sum': '4' });
+    it.res.end();
+  },
+  // Fields that are for the proxy alone.
+  '/hop': it => {
+    const fields = { 'X-Secret': '1', 'Keep-Alive': 'timeout=77', 'Proxy-Connection': 'keep-alive' };
+    it.answer(200, { ...fields, Connection: it.res ? 'keep-alive, X-Secret' : 'Upgrade, X-Secret' }, 'fine');
+  },
+
   // Answers without reading the body.
   '/refuse': it => it.answer(403, {}, 'refused'),
 
@@ -150,6 +169,7 @@ const routes = {
 
 function serve(req, socket, res) {
   if (res && answerPid(req, res)) return;
+  if (!res && process.env.ENGINE && req.url.startsWith('/socket.io/')) return;
   const it = new Asked(req, socket, res);
   if (req.method === 'OPTIONS') return it.json({ method: req.method, url: req.url, raw: req.rawHeaders });
   const route = routes[new URL(req.url, 'http://x').pathname];

@@ -1,6 +1,7 @@
 // What a worker says, and what of it the client gets.
 
 import assert from 'node:assert/strict';
+import { LIMITS } from './config.mjs';
 import { json, shown, text } from './outcome.mjs';
 import { range, sleep } from '../lib/wait.mjs';
 
@@ -85,6 +86,47 @@ export const answers = [
     },
   },
   {
+    name: 'an answer that has begun may be silent for longer than any limit of a request',
+    app: 'strict',
+    act: at => at.ask({ path: `/pause?ms=${2 * Math.max(LIMITS.ms, LIMITS.response)}` }),
+    expect: result => {
+      assert.equal(result.status, 200, shown(result));
+      assert.equal(text(result), 'the rest');
+      assert.equal(result.cut, false);
+    },
+  },
+  {
+    name: 'what a worker says of its own connection stays there',
+    app: 'web',
+    act: at => at.ask({ path: '/hop' }),
+    expect: result => {
+      assert.equal(text(result), 'fine', shown(result));
+      for (const name of ['x-secret', 'proxy-connection']) assert.equal(result.headers[name], undefined, name);
+      // The proxy may say how long it keeps the client's.
+      assert.notEqual(result.headers['keep-alive'], 'timeout=77');
+    },
+  },
+  {
+    name: 'trailers of an answer pass',
+    app: 'web',
+    not: { upgrade: 'a tunnel has none' },
+    act: at => at.ask({ path: '/trailers', fields: [['TE', 'trailers']] }),
+    expect: result => {
+      assert.equal(text(result), 'body', shown(result));
+      assert.deepEqual(result.trailers, { 'x-sum': '4' });
+    },
+  },
+  {
+    name: 'ten requests at once: to each its own answer',
+    app: 'web',
+    connections: 10,
+    act: async at => {
+      const client = at.two && await at.open();
+      return Promise.all(range(10).map(async n => json(await (client || await at.open()).ask({ path: `/head?n=${n}` })).url));
+    },
+    expect: urls => assert.deepEqual(urls, range(10).map(n => `/head?n=${n}`)),
+  },
+  {
     name: 'several Set-Cookie stay several',
     app: 'web',
     act: at => at.ask({ path: '/cookies' }),
@@ -122,6 +164,23 @@ export const answers = [
     expect: result => {
       assert.equal(result.status, 403, shown(result));
       assert.equal(text(result), 'refused');
+    },
+  },
+  {
+    name: 'after such an answer the connection goes on, or the answer has said that it does not',
+    app: 'web',
+    not: { upgrade: NO_BODY },
+    act: async at => {
+      const client = await at.open();
+      const asking = client.start({ method: 'POST', path: '/refuse', announce: 100_000, open: true }).write(Buffer.alloc(50_000));
+      const first = await asking.answer;
+      if (first.ended) return { first };
+      asking.write(Buffer.alloc(50_000)).end();
+      return { first, next: await client.ask() };
+    },
+    expect: ({ first, next }) => {
+      assert.equal(first.status, 403, shown(first));
+      if (next) assert.equal(next.status, 200, shown(next));
     },
   },
   {

@@ -21,15 +21,17 @@ function spell({ method = 'GET', path, host, fields = [], body, chunks, announce
   return Buffer.concat(parts);
 }
 
+function addLine(headers, line) {
+  const at = line.indexOf(':');
+  add(headers, line.slice(0, at), line.slice(at + 1).trim());
+}
+
 /** One head; null when the connection ended before it. */
 async function readHead(raw, patience) {
   try {
     const { raw: bytes, status } = await raw.head(patience);
     const headers = {};
-    for (const line of bytes.slice(0, -4).split('\r\n').slice(1)) {
-      const at = line.indexOf(':');
-      add(headers, line.slice(0, at), line.slice(at + 1).trim());
-    }
+    for (const line of bytes.slice(0, -4).split('\r\n').slice(1)) addLine(headers, line);
     return { status, headers };
   } catch (error) {
     if (!raw.ended) throw error;
@@ -40,6 +42,7 @@ async function readHead(raw, patience) {
 /** A body, and whether it was cut. */
 async function readBody(raw, headers) {
   const parts = [];
+  const trailers = {};
   try {
     if (/chunked/i.test(headers['transfer-encoding'] ?? '')) {
       for (;;) {
@@ -48,13 +51,13 @@ async function readBody(raw, headers) {
         parts.push(await raw.take(size, `a chunk of ${size}`, PATIENCE));
         await raw.take(2, 'the end of a chunk', PATIENCE);
       }
-      while ((await raw.through('\r\n', PATIENCE)).length > 2);
+      for (let line; (line = (await raw.through('\r\n', PATIENCE)).toString('latin1')).length > 2;) addLine(trailers, line);
     } else if (headers['content-length'] !== undefined) {
       parts.push(await raw.take(Number(headers['content-length']), 'the body', PATIENCE));
     } else {
       parts.push(await raw.rest(PATIENCE));
     }
-    return { body: Buffer.concat(parts), cut: false };
+    return { body: Buffer.concat(parts), trailers, cut: false };
   } catch (error) {
     if (!raw.ended) throw error;
     return { body: Buffer.concat([...parts, raw.buffer]), cut: true };
@@ -73,9 +76,9 @@ async function read(raw, { method = 'GET', patience = PATIENCE } = {}, from = pe
       continue;
     }
     const none = method === 'HEAD' || status === 204 || status === 304;
-    const { body, cut } = none ? { body: Buffer.alloc(0), cut: false } : await readBody(raw, headers);
+    const told = none ? { body: Buffer.alloc(0), cut: false } : await readBody(raw, headers);
     const ended = raw.ended || /\bclose\b/i.test(headers.connection ?? '');
-    return outcome(from, { hints, status, headers, body, cut, ended });
+    return outcome(from, { hints, status, headers, ...told, ended });
   }
 }
 

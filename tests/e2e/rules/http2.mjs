@@ -90,8 +90,10 @@ export class Http2 {
     return new Promise(resolve => {
       const [hints, parts] = [[], []];
       let head;
+      let trailers = {};
       stream.on('headers', headers => hints.push({ status: headers[':status'], headers: plain(headers) }));
       stream.on('response', headers => (head = headers));
+      stream.on('trailers', headers => (trailers = plain(headers)));
       stream.on('data', data => parts.push(data));
       stream.on('error', () => {});
       stream.on('close', () => {
@@ -102,7 +104,7 @@ export class Http2 {
           return resolve(outcome(from, { status, hints, told: `RST_STREAM ${codes[code] ?? code}` }));
         }
         const headers = plain(head);
-        resolve(outcome(from, { status: head[':status'], headers, hints, body, cut: cutOf(code, headers, method, body.length) }));
+        resolve(outcome(from, { status: head[':status'], headers, trailers, hints, body, cut: cutOf(code, headers, method, body.length) }));
       });
     });
   }

@@ -5,13 +5,14 @@
  * `headers`: by lower-case name; several values are joined by ", ", those of Set-Cookie by a line feed.
  * `body`: the answer's, or what came through the tunnel.
  * `cut`: true when the answer can be told to be incomplete, false when it is whole; else words for what is neither.
+ * `trailers`: the fields behind the body.
  * `hints`: the informational answers before it, each {status, headers}.
  * `ended`: whether the connection ended with it (HTTP/1), or that the answer says so.
  * `ms`: from the request to the whole answer.
  * `told`: how a path said it that has other words than HTTP/1.
  */
 export const outcome = (from, more) => ({
-  status: null, headers: {}, body: Buffer.alloc(0), cut: false, hints: [], ended: false, ms: Math.round(performance.now() - from), ...more,
+  status: null, headers: {}, body: Buffer.alloc(0), cut: false, trailers: {}, hints: [], ended: false, ms: Math.round(performance.now() - from), ...more,
 });
 
 export function add(headers, name, value) {

@@ -1,14 +1,14 @@
 // The paths that a request may take, and the proxies on which the table asks.
 
-import { freePort, startProxy } from '../lib/proxy.mjs';
+import { alive, freePort, startProxy } from '../lib/proxy.mjs';
 import { alone, upgraded } from '../lib/handoff.mjs';
 import { request } from '../lib/http.mjs';
-import { asked, workers } from '../lib/steer.mjs';
+import { workers } from '../lib/steer.mjs';
 import { range, until } from '../lib/wait.mjs';
 import { Http1, Upgrade } from './http1.mjs';
 import { Http2 } from './http2.mjs';
 
-/** `http`: who carries plain requests (server.http). `idempotent`: what a GET of this path is to the rule of retries. */
+/** `http`: who carries plain requests (server.http); `two`: HTTP/2; `upgrades`, `adopted`: what else a rule may have to know. */
 export const paths = {
   http1: { http: 'own', client: Http1 },
   http2: { http: 'own', client: Http2, two: true },
@@ -78,9 +78,9 @@ export class At {
   }
 
   /** One request on a connection of its own. */
-  async ask(asked_) {
+  async ask(asked) {
     const client = await this.open();
-    return client.ask(asked_);
+    return client.ask(asked);
   }
 
   /** By HTTP/1, whatever the path: to prepare a cell and to look behind it. */
@@ -104,7 +104,7 @@ export class At {
   ready(count) {
     return until(async () => {
       const all = await this.workers();
-      return all.length === count && all.every(worker => worker.state === 'ready') && all;
+      return all.length === count && all.every(worker => worker.state === 'ready' && alive(worker.pid)) && all;
     }, { timeout: 20_000, what: `${count} workers to be ready` });
   }
 
@@ -122,5 +122,3 @@ export class At {
     for (const client of this.opened) client.close();
   }
 }
-
-export { asked };

@@ -1,9 +1,8 @@
 // Who leads a client to its worker, and what is counted.
 
 import assert from 'node:assert/strict';
-import { LIMITS } from './config.mjs';
 import { shown } from './outcome.mjs';
-import { range } from '../lib/wait.mjs';
+import { range, until } from '../lib/wait.mjs';
 
 const KEYS = range(8).map(n => `key${n}`);
 
@@ -111,15 +110,39 @@ export const sessions = [
     },
   },
   {
-    name: 'a request that no route takes is counted nowhere, one that is refused for its body is',
+    name: 'request_failures_total and queue_refused_total count requests without a worker',
+    app: 'full',
+    alone: true,
+    act: at => counted(at, {}),
+    expect: ({ added }) => {
+      assert.equal(added['request_failures_total no_worker'], 1, JSON.stringify(added));
+      assert.equal(added['requests_total 5xx'], 1, JSON.stringify(added));
+      assert.equal(added.queue_refused_total, 1, JSON.stringify(added));
+    },
+  },
+  {
+    name: 'request_failures_total counts clients that leave',
     app: 'counted',
     alone: true,
-    connections: 2,
-    not: { upgrade: 'an upgrade request has no body' },
-    act: at => counted(at, { host: 'nobody.example' }, { method: 'POST', path: '/upload', announce: LIMITS.body + 1, open: true }),
-    expect: ({ added, results }) => {
-      assert.deepEqual(results.map(result => result.status), [404, 413]);
-      assert.equal(added['requests_total 4xx'], 1, JSON.stringify(added));
+    act: async at => {
+      const before = await at.counters();
+      const asking = (await at.open()).start({ path: `/hang?name=gone.${at.name}`, open: at.two ? undefined : true });
+      await until(async () => (await at.leases()) === 1, { what: 'the request at the app' });
+      asking.leave();
+      await at.quiet();
+      const key = 'request_failures_total client_gone';
+      return (await at.counters())[key] - before[key];
+    },
+    expect: added => assert.equal(added, 1),
+  },
+  {
+    name: 'a request that no route takes is counted for no app',
+    app: 'counted',
+    alone: true,
+    act: at => counted(at, { host: 'nobody.example' }),
+    expect: ({ added, results: [result] }) => {
+      assert.equal(result.status, 404, shown(result));
+      assert.deepEqual(added, {});
     },
   },
 ];

@@ -212,6 +212,24 @@ export const workers = [
     expect: served,
   },
   {
+    name: 'max_concurrency: a session\'s own request is not held back',
+    app: 'narrow',
+    alone: true,
+    act: async at => {
+      const { sid } = JSON.parse((await at.direct('/socket.io/?EIO=4&transport=polling')).text.slice(1));
+      const full = range(2).map(() => at.direct('/held?ms=1500'));
+      await until(async () => (await at.leases()) === 2, { what: 'a worker that is full' });
+      const [method, transport, body] = at.upgrades ? ['GET', 'websocket'] : ['POST', 'polling', '40'];
+      const result = await at.ask({ method, path: `/socket.io/?EIO=4&transport=${transport}&sid=${sid}`, body });
+      await Promise.all(full);
+      return result;
+    },
+    expect: result => {
+      assert.equal(result.status, 200, shown(result));
+      assert.ok(result.ms < 1000, `after ${result.ms} ms`);
+    },
+  },
+  {
     name: 'a short body is waited for before a worker is taken',
     app: 'one',
     alone: true,

@@ -1,7 +1,8 @@
 // The table: each rule on each path. What a rule expects stands once, in rules/*.mjs; the paths (rules/paths.mjs) only
 // translate. A cell that makes no sense is left out with its reason in the table, and said so in the output.
 //
-// RULES=a,b runs only the rules whose names hold one of these; COLUMNS=http2 only these paths.
+// PINGORA_COLUMNS=1 runs the two columns of `server: {http: pingora}` too, RULES=a,b the rules whose names hold one of
+// these, COLUMNS=http2,upgrade only these paths.
 
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
@@ -26,15 +27,15 @@ function reason(rule, name) {
   return rule.not?.[name] ?? (path.two && rule.not?.http2) ?? (path.http === 'pingora' && rule.not?.pingora) ?? undefined;
 }
 
-/** What is expected of a cell: the rule's, or what stands in the table for a path that cannot hold it. */
-const expected = (rule, name) => rule.instead?.[name] ?? rule.expect;
+/** What a path that cannot hold the rule does instead: {says, expect}. */
+const instead = (rule, name) => rule.instead?.[name] ?? (paths[name].http === 'pingora' ? rule.instead?.pingora : undefined);
 
 async function cell(rule, name, proxy) {
   const own = rule.own && await prepared(rule.own, { http: paths[name].http, host: `${rule.app}.example`, connections: paths[name].adopted ? rule.connections ?? 1 : 0 });
   const at = new At(name, own || proxy, rule.app);
   try {
     const result = await rule.act(at);
-    await expected(rule, name)(result, at);
+    await (instead(rule, name)?.expect ?? rule.expect)(result, at);
     at.close();
     if (rule.after) await rule.after(at);
     if (own) await own.stop();
@@ -114,7 +115,11 @@ test('the table is complete', needsUpgrade, () => {
   for (const rule of rules) {
     for (const name of columns) {
       const why = reason(rule, name);
-      if (!why) continue;
+      if (!why) {
+        const other = instead(rule, name);
+        if (other) console.log(`instead: ${rule.name} x ${name}: ${other.says}`);
+        continue;
+      }
       count.skipped++;
       console.log(`skipped: ${rule.name} x ${name}: ${why}`);
     }

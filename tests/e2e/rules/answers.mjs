@@ -88,7 +88,7 @@ export const answers = [
   {
     name: 'an answer that has begun may be silent for longer than any limit of a request',
     app: 'strict',
-    act: at => at.ask({ path: `/pause?ms=${2 * Math.max(LIMITS.ms, LIMITS.response)}` }),
+    act: at => at.ask({ path: `/pause?ms=${1.5 * Math.max(LIMITS.ms, LIMITS.response)}` }),
     expect: result => {
       assert.equal(result.status, 200, shown(result));
       assert.equal(text(result), 'the rest');

@@ -24,7 +24,7 @@ const count = { cells: 0, passed: 0, failed: [], skipped: 0 };
 function reason(rule, name) {
   const path = paths[name];
   if (path.http === 'pingora' && !PINGORA) return 'to be measured';
-  return rule.not?.[name] ?? (path.two && rule.not?.http2) ?? (path.http === 'pingora' && rule.not?.pingora) ?? undefined;
+  return rule.not?.[name] || (path.two && rule.not?.http2) || (path.http === 'pingora' && rule.not?.pingora);
 }
 
 /** What a path that cannot hold the rule does instead: {says, expect}. */
@@ -37,7 +37,6 @@ async function cell(rule, name, proxy) {
     const result = await rule.act(at);
     await (instead(rule, name)?.expect ?? rule.expect)(result, at);
     at.close();
-    if (rule.after) await rule.after(at);
     if (own) await own.stop();
   } catch (error) {
     at.close();

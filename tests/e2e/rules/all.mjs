@@ -8,12 +8,13 @@
 //   alone    its cells run one after the other; else at the same time. Rules of one app (but `web`) never run at the same time
 //   own      the configuration of a proxy of its own for each cell
 //   connections  how many adopted connections a cell takes
-//   before, behind  once around all its cells; `after` behind each
+//   before, behind  once around all its cells
 
 import { answers } from './answers.mjs';
+import { hangs } from './hangs.mjs';
 import { heads } from './heads.mjs';
 import { limits } from './limits.mjs';
 import { sessions } from './sessions.mjs';
 import { workers } from './workers.mjs';
 
-export const all = [...limits, ...heads, ...answers, ...workers, ...sessions];
+export const all = [...limits, ...heads, ...answers, ...hangs, ...workers, ...sessions];

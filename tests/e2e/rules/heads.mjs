@@ -146,6 +146,29 @@ export const heads = [
     expect: status(400),
   },
   {
+    name: 'a second Host that names another is a 400',
+    app: 'web',
+    act: see([['Host', 'other.example']]),
+    expect: status(400),
+  },
+  {
+    name: 'an expectation that nobody knows is a 417',
+    app: 'web',
+    act: see([['Expect', 'wonders']]),
+    expect: status(417),
+  },
+  {
+    name: 'a target with scheme and host reaches the worker as a path',
+    app: 'web',
+    not: { http2: 'HTTP/2 has a path of its own' },
+    act: at => at.ask({ path: `http://${at.host}/head?x=1` }),
+    expect: (result, at) => {
+      assert.equal(result.status, 200, shown(result));
+      assert.equal(json(result).url, '/head?x=1');
+      assert.deepEqual(values(result, 'host'), [at.host]);
+    },
+  },
+  {
     name: 'the target passes unchanged',
     app: 'web',
     act: at => at.ask({ path: '/head/../head?a=%20b&c=d//e&x=[1]' }),

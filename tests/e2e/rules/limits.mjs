@@ -22,6 +22,22 @@ async function drip(asking, piece, pause, most) {
   return asking.answer;
 }
 
+/** Holds as many connections as there may be, and asks on one more; then again when one has left. */
+async function beyond(at) {
+  const held = [];
+  for (const _ of range(6)) held.push(await at.open());
+  // A connection counts from its first byte at the latest.
+  for (const [n, client] of held.entries()) {
+    if (at.upgrades) client.start({ path: `/hang?name=${n}`, open: true });
+    else await client.ask();
+  }
+  if (at.upgrades) await until(async () => (await at.leases()) === 6, { what: 'six upgrades under way' });
+  const code = await at.direct('/ok').then(answer => answer.status, error => error.code);
+  const refused = await at.total('connections_refused_total');
+  held[0].close();
+  return { beyond: code, refused, after: await until(() => at.direct('/ok').then(answer => answer.status, () => null), { what: 'a place' }) };
+}
+
 export const limits = [
   {
     name: 'head_size: a longer head is a 431',
@@ -152,19 +168,18 @@ export const limits = [
     app: 'web',
     own: small({ connections: 6 }),
     connections: 6,
-    act: async at => {
-      const held = [];
-      for (const _ of range(6)) held.push(await at.open());
-      const first = [];
-      for (const client of held) first.push(at.upgrades ? await client.start({ path: `/hang?name=${first.length}`, open: true }) : await client.ask());
-      if (at.upgrades) await until(async () => (await at.leases()) === 6, { what: 'six upgrades under way' });
-      const beyond = await at.direct('/ok').then(answer => answer.status, error => error.code);
-      held[0].close();
-      return { first, beyond, after: await until(() => at.direct('/ok').then(answer => answer.status, () => null), { what: 'a place' }) };
-    },
+    act: beyond,
     expect: ({ beyond, after }) => {
       assert.equal(beyond, 'ECONNRESET');
       assert.equal(after, 200);
     },
+  },
+  {
+    name: 'connections_refused_total counts who comes beyond',
+    app: 'web',
+    own: small({ connections: 6 }),
+    connections: 6,
+    act: beyond,
+    expect: ({ refused }) => assert.ok(refused >= 1, `counted ${refused}`),
   },
 ];

@@ -118,6 +118,12 @@ export class At {
     return found;
   }
 
+  /** A counter of the proxy's own. */
+  async total(name) {
+    const page = (await request(this.proxy.metrics, { path: '/metrics' })).text;
+    return Number(new RegExp(`^pingora_unix_proxy_${name} (\\d+)$`, 'm').exec(page)?.[1]);
+  }
+
   close() {
     for (const client of this.opened) client.close();
   }

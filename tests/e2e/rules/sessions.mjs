@@ -1,6 +1,7 @@
 // Who leads a client to its worker, and what is counted.
 
 import assert from 'node:assert/strict';
+import { ofSession, session } from './asking.mjs';
 import { shown } from './outcome.mjs';
 import { range, until } from '../lib/wait.mjs';
 
@@ -45,17 +46,12 @@ export const sessions = [
       await at.ready(3);
       const found = [];
       for (const _ of range(3)) {
-        const opened = await at.direct('/socket.io/?EIO=4&transport=polling');
-        const { sid } = JSON.parse(opened.text.slice(1));
-        const pids = [opened.headers['x-pid']];
-        const ask = async () => {
-          const answer = at.upgrades
-            ? await at.ask({ path: `/socket.io/?EIO=4&transport=websocket&sid=${sid}` })
-            : await at.ask({ method: 'POST', path: `/socket.io/?EIO=4&transport=polling&sid=${sid}`, body: pids.length === 1 ? '40' : '42["x"]' });
+        const { sid, pid } = await session(at);
+        const pids = [`${pid}`];
+        for (const packet of at.upgrades ? ['none'] : ['40', '42["x"]']) {
+          const answer = await at.ask(ofSession(at, sid, packet));
           pids.push(answer.status === 200 ? answer.headers['x-pid'] : `${answer.status}`);
-        };
-        await ask();
-        if (!at.upgrades) await ask();
+        }
         found.push(pids);
       }
       return found;

@@ -1,73 +1,18 @@
 // Workers that hang, die, are full or cannot be reached.
 
 import assert from 'node:assert/strict';
-import { readFileSync, readdirSync, renameSync } from 'node:fs';
+import { readdirSync, renameSync } from 'node:fs';
 import path from 'node:path';
+import { noted, ofSession, often, session } from './asking.mjs';
 import { shown, text } from './outcome.mjs';
 import { range, sleep, until } from '../lib/wait.mjs';
 
 const IS_GET = 'an upgrade is a GET';
 const NO_BODY = 'an upgrade request has no body';
 
-/** Which workers had a request, in their order. */
-function noted(at, name) {
-  let all = '';
-  try {
-    all = readFileSync(at.proxy.file(`${at.app}.notes`), 'utf8');
-  } catch {
-    // None so far.
-  }
-  return all.split('\n').filter(line => line.startsWith(`${name} `)).map(line => Number(line.split(' ')[1]));
-}
-
-/** Asks so often, on one connection after the other if the path has only one request for each. */
-async function often(at, times, asked) {
-  const client = await at.open();
-  const results = [];
-  for (const _ of range(times)) results.push(await client.ask(asked));
-  return results;
-}
-
-let stopped;
 let hidden;
 
 export const workers = [
-  {
-    name: 'a worker that hangs gets no new request',
-    app: 'hang',
-    alone: true,
-    before: async at => {
-      [{ pid: stopped }] = await at.ready(4);
-      at.proxy.kill(stopped, 'SIGSTOP');
-      await until(async () => (await at.workers()).some(worker => worker.pid === stopped && worker.state !== 'ready'), { timeout: 15_000, what: 'the hang to be seen' });
-    },
-    behind: async at => {
-      at.proxy.kill(stopped, 'SIGCONT');
-      await at.ready(4);
-    },
-    act: at => often(at, 8, { path: '/ok' }),
-    expect: results => {
-      assert.deepEqual(results.map(result => result.status), range(8).map(() => 200));
-      for (const result of results) assert.notEqual(result.headers['x-pid'], String(stopped));
-    },
-  },
-  {
-    name: 'a worker that is silent but lives is waited for, and the request is done once',
-    app: 'hang',
-    alone: 'rule',
-    timeout: 60_000,
-    before: at => at.ready(4),
-    behind: at => at.ready(4),
-    act: async at => {
-      const name = `block.${at.name}`;
-      const result = await at.ask({ path: `/block?name=${name}&ms=5500`, patience: 15_000 });
-      return { result, pids: noted(at, name) };
-    },
-    expect: ({ result, pids }) => {
-      assert.equal(result.status, 200, shown(result));
-      assert.deepEqual(pids, [Number(text(result))], 'who had it');
-    },
-  },
   {
     name: 'a worker that cannot be connected to: another one answers',
     app: 'unreachable',
@@ -144,12 +89,11 @@ export const workers = [
     alone: true,
     act: async at => {
       await at.ready(3);
-      const opened = await at.direct('/socket.io/?EIO=4&transport=polling');
-      const { sid } = JSON.parse(opened.text.slice(1));
+      const { sid, pid } = await session(at);
       const name = `die.sid.${at.name}`;
       const transport = at.upgrades ? 'websocket' : 'polling';
       const result = await at.ask({ path: `/socket.io/?EIO=4&transport=${transport}&sid=${sid}&route=die&name=${name}` });
-      return { result, pids: noted(at, name), owner: Number(opened.headers['x-pid']) };
+      return { result, pids: noted(at, name), owner: pid };
     },
     expect: ({ result, pids, owner }) => {
       assert.equal(result.status, 502, shown(result));
@@ -206,7 +150,7 @@ export const workers = [
     connections: 6,
     act: async at => {
       // It names a worker, but on a path where no Engine.IO is.
-      const { sid } = JSON.parse((await at.direct('/socket.io/?EIO=4&transport=polling')).text.slice(1));
+      const { sid } = await session(at);
       return crowd(at, `/held?ms=250&EIO=4&transport=${at.upgrades ? 'websocket' : 'polling'}&sid=${'A'.repeat(17)}${sid.slice(-3)}`);
     },
     expect: served,
@@ -216,11 +160,10 @@ export const workers = [
     app: 'narrow',
     alone: true,
     act: async at => {
-      const { sid } = JSON.parse((await at.direct('/socket.io/?EIO=4&transport=polling')).text.slice(1));
+      const { sid } = await session(at);
       const full = range(2).map(() => at.direct('/held?ms=1500'));
       await until(async () => (await at.leases()) === 2, { what: 'a worker that is full' });
-      const [method, transport, body] = at.upgrades ? ['GET', 'websocket'] : ['POST', 'polling', '40'];
-      const result = await at.ask({ method, path: `/socket.io/?EIO=4&transport=${transport}&sid=${sid}`, body });
+      const result = await at.ask(ofSession(at, sid));
       await Promise.all(full);
       return result;
     },

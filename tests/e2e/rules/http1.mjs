@@ -40,22 +40,22 @@ async function readHead(raw, patience) {
 }
 
 /** A body, and whether it was cut. */
-async function readBody(raw, headers) {
+async function readBody(raw, headers, patience) {
   const parts = [];
   const trailers = {};
   try {
     if (/chunked/i.test(headers['transfer-encoding'] ?? '')) {
       for (;;) {
-        const size = parseInt((await raw.through('\r\n', PATIENCE)).toString('latin1'), 16);
+        const size = parseInt((await raw.through('\r\n', patience)).toString('latin1'), 16);
         if (size === 0) break;
-        parts.push(await raw.take(size, `a chunk of ${size}`, PATIENCE));
-        await raw.take(2, 'the end of a chunk', PATIENCE);
+        parts.push(await raw.take(size, `a chunk of ${size}`, patience));
+        await raw.take(2, 'the end of a chunk', patience);
       }
-      for (let line; (line = (await raw.through('\r\n', PATIENCE)).toString('latin1')).length > 2;) addLine(trailers, line);
+      for (let line; (line = (await raw.through('\r\n', patience)).toString('latin1')).length > 2;) addLine(trailers, line);
     } else if (headers['content-length'] !== undefined) {
-      parts.push(await raw.take(Number(headers['content-length']), 'the body', PATIENCE));
+      parts.push(await raw.take(Number(headers['content-length']), 'the body', patience));
     } else {
-      parts.push(await raw.rest(PATIENCE));
+      parts.push(await raw.rest(patience));
     }
     return { body: Buffer.concat(parts), trailers, cut: false };
   } catch (error) {
@@ -76,7 +76,7 @@ async function read(raw, { method = 'GET', patience = PATIENCE } = {}, from = pe
       continue;
     }
     const none = method === 'HEAD' || status === 204 || status === 304;
-    const told = none ? { body: Buffer.alloc(0), cut: false } : await readBody(raw, headers);
+    const told = none ? { body: Buffer.alloc(0), cut: false } : await readBody(raw, headers, patience);
     const ended = raw.ended || /\bclose\b/i.test(headers.connection ?? '');
     return outcome(from, { hints, status, headers, ...told, ended });
   }
@@ -168,7 +168,7 @@ export class Http1 {
     this.raw.socket.pause();
     await sleep(ms);
     this.raw.socket.resume();
-    return this.finish(read(this.raw, {}, from), from);
+    return this.finish(read(this.raw, { patience: 3 * PATIENCE }, from), from);
   }
 
   /** Waits for the end of the idle connection; the bytes that came before it. */

@@ -136,7 +136,7 @@ export class Http2 {
   async stall(request, ms) {
     const from = performance.now();
     const stream = this.session.request(spell(request), { endStream: true });
-    const answer = within(PATIENCE + ms, 'the end of the stream', this.watch(stream, request, from));
+    const answer = within(3 * PATIENCE + ms, 'the end of the stream', this.watch(stream, request, from));
     stream.pause();
     await sleep(ms);
     stream.resume();

@@ -1,0 +1,214 @@
+// What a worker says, and what of it the client gets.
+
+import assert from 'node:assert/strict';
+import { LIMITS } from './config.mjs';
+import { json, shown, text } from './outcome.mjs';
+import { range, sleep } from '../lib/wait.mjs';
+
+const IS_GET = 'an upgrade is a GET';
+const NO_BODY = 'an upgrade request has no body';
+const status = code => result => assert.equal(result.status, code, shown(result));
+
+/** Asks on one connection, then by others: everybody gets an answer of their own. */
+async function amongOthers(at, asked) {
+  const client = await at.open();
+  const first = await client.ask(asked);
+  const others = [];
+  for (const n of range(6)) others.push(await at.direct(`/head?n=${n}`).then(answer => answer.json.url, error => error.code));
+  return { first, others };
+}
+
+function untouched({ others }) {
+  assert.deepEqual(others, range(6).map(n => `/head?n=${n}`));
+}
+
+export const answers = [
+  {
+    name: 'HEAD: the length of the body, no body, and the connection goes on',
+    app: 'web',
+    not: { upgrade: IS_GET },
+    act: async at => {
+      const client = await at.open();
+      return [await client.ask({ method: 'HEAD', path: '/big?bytes=2048' }), await client.ask({ path: '/big?bytes=10' })];
+    },
+    expect: ([head, next]) => {
+      assert.equal(head.status, 200, shown(head));
+      assert.equal(head.headers['content-length'], '2048');
+      assert.equal(head.body.length, 0);
+      assert.equal(head.cut, false);
+      assert.equal(text(next), 'b'.repeat(10));
+    },
+  },
+  ...[204, 304].flatMap(code => [['a length', ''], ['chunked', '&chunked=1']].map(([how, more]) => ({
+    name: `${code} with ${how}: no body is waited for, and the field does not pass`,
+    app: 'web',
+    act: at => at.ask({ path: `/framed?code=${code}${more}` }),
+    expect: result => {
+      assert.equal(result.status, code, shown(result));
+      assert.equal(result.headers['transfer-encoding'], undefined);
+      // A 304 may tell the length of what it stands for.
+      if (code === 204) assert.equal(result.headers['content-length'], undefined);
+      assert.equal(result.body.length, 0);
+    },
+  }))),
+  {
+    name: 'an answer that breaks off is seen to be cut',
+    app: 'web',
+    connections: 2,
+    act: async at => [await at.ask({ path: '/cut' }), await at.ask({ path: '/cut-chunked' })],
+    expect: results => {
+      for (const result of results) {
+        assert.ok(result.status < 500, shown(result));
+        assert.equal(result.cut, true, shown(result));
+      }
+    },
+  },
+  {
+    name: 'an answer that is no HTTP is a 502',
+    app: 'web',
+    act: at => at.ask({ path: '/garbage' }),
+    expect: status(502),
+  },
+  {
+    name: 'a 101 to something else than was asked for is a 502',
+    app: 'web',
+    act: at => at.ask({ path: '/switch' }),
+    expect: status(502),
+  },
+  {
+    name: 'a 103 passes, and the answer behind it',
+    app: 'web',
+    act: at => at.ask({ path: '/hint' }),
+    expect: result => {
+      assert.equal(result.status, 200, shown(result));
+      assert.equal(text(result), 'late');
+      assert.deepEqual(result.hints.map(hint => [hint.status, hint.headers.link]), [[103, '</style.css>; rel=preload']]);
+    },
+  },
+  {
+    name: 'an answer that has begun may be silent for longer than any limit of a request',
+    app: 'strict',
+    act: at => at.ask({ path: `/pause?ms=${1.5 * Math.max(LIMITS.ms, LIMITS.response)}` }),
+    expect: result => {
+      assert.equal(result.status, 200, shown(result));
+      assert.equal(text(result), 'the rest');
+      assert.equal(result.cut, false);
+    },
+  },
+  {
+    name: 'what a worker says of its own connection stays there',
+    app: 'web',
+    act: at => at.ask({ path: '/hop' }),
+    expect: result => {
+      assert.equal(text(result), 'fine', shown(result));
+      for (const name of ['x-secret', 'proxy-connection']) assert.equal(result.headers[name], undefined, name);
+      // The proxy may say how long it keeps the client's.
+      assert.notEqual(result.headers['keep-alive'], 'timeout=77');
+    },
+  },
+  {
+    name: 'trailers of an answer pass',
+    app: 'web',
+    not: { upgrade: 'a tunnel has none' },
+    act: at => at.ask({ path: '/trailers', fields: [['TE', 'trailers']] }),
+    expect: result => {
+      assert.equal(text(result), 'body', shown(result));
+      assert.deepEqual(result.trailers, { 'x-sum': '4' });
+    },
+  },
+  {
+    name: 'ten requests at once: to each its own answer',
+    app: 'web',
+    connections: 10,
+    act: async at => {
+      const client = at.two && await at.open();
+      return Promise.all(range(10).map(async n => json(await (client || await at.open()).ask({ path: `/head?n=${n}` })).url));
+    },
+    expect: urls => assert.deepEqual(urls, range(10).map(n => `/head?n=${n}`)),
+  },
+  {
+    name: 'several Set-Cookie stay several',
+    app: 'web',
+    act: at => at.ask({ path: '/cookies' }),
+    expect: result => assert.equal(result.headers['set-cookie'], 'a=1\nb=2', shown(result)),
+  },
+  {
+    name: 'what a worker says after its answer reaches nobody',
+    app: 'one',
+    alone: true,
+    act: at => amongOthers(at, { path: '/surplus' }),
+    expect: result => {
+      assert.equal(text(result.first), 'own', shown(result.first));
+      untouched(result);
+    },
+  },
+  {
+    name: 'what a worker says after its answer to HEAD reaches nobody',
+    app: 'one',
+    alone: true,
+    not: { upgrade: IS_GET },
+    act: at => amongOthers(at, { method: 'HEAD', path: '/surplus' }),
+    expect: result => {
+      assert.equal(result.first.status, 200, shown(result.first));
+      untouched(result);
+    },
+  },
+  {
+    name: 'an answer before the end of the body arrives whole',
+    app: 'web',
+    not: { upgrade: NO_BODY },
+    act: async at => {
+      const asking = (await at.open()).start({ method: 'POST', path: '/refuse', announce: 200_000, open: true });
+      return asking.write(Buffer.alloc(50_000)).answer;
+    },
+    expect: result => {
+      assert.equal(result.status, 403, shown(result));
+      assert.equal(text(result), 'refused');
+    },
+  },
+  {
+    name: 'after such an answer the connection goes on, or the answer has said that it does not',
+    app: 'web',
+    not: { upgrade: NO_BODY },
+    act: async at => {
+      const client = await at.open();
+      const asking = client.start({ method: 'POST', path: '/refuse', announce: 100_000, open: true }).write(Buffer.alloc(50_000));
+      const first = await asking.answer;
+      if (first.ended) return { first };
+      asking.write(Buffer.alloc(50_000)).end();
+      return { first, next: await client.ask() };
+    },
+    expect: ({ first, next }) => {
+      assert.equal(first.status, 403, shown(first));
+      if (next) assert.equal(next.status, 200, shown(next));
+    },
+  },
+  {
+    name: 'Expect: 100-continue is answered before the body',
+    app: 'web',
+    not: { upgrade: NO_BODY },
+    act: async at => {
+      const asking = (await at.open()).start({ method: 'POST', path: '/upload', fields: [['Expect', '100-continue']], announce: 4, open: true });
+      await sleep(300);
+      return asking.write('body').end().answer;
+    },
+    expect: result => {
+      assert.equal(json(result).bytes, 4, shown(result));
+      assert.ok(result.hints.some(hint => hint.status === 100), shown(result));
+    },
+  },
+  {
+    name: 'a body in pieces arrives whole, and once',
+    app: 'web',
+    not: { upgrade: NO_BODY },
+    act: async at => {
+      const client = await at.open();
+      return [await client.ask({ method: 'POST', path: '/upload', chunks: ['abc', 'de'] }), await client.ask({ method: 'POST', path: '/upload', chunks: [] }), await client.ask()];
+    },
+    expect: ([body, none, next]) => {
+      assert.equal(json(body).bytes, 5, shown(body));
+      assert.equal(json(none).bytes, 0, shown(none));
+      assert.equal(text(next), 'fine');
+    },
+  },
+];

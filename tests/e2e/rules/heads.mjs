@@ -1,0 +1,180 @@
+// What of a head reaches the worker, and what is refused.
+
+import assert from 'node:assert/strict';
+import { json, shown } from './outcome.mjs';
+
+const IS_GET = 'an upgrade is a GET';
+const NO_CONNECTION = 'HTTP/2 has no fields of that kind: they make a request malformed there';
+
+/** Asks what the worker sees. */
+const see = (fields, more) => at => at.ask({ path: '/head', fields, ...more });
+
+/** The fields that the worker saw, each [lower-case name, value]. */
+function fields(result) {
+  assert.equal(result.status, 200, shown(result));
+  const { raw } = json(result);
+  return raw.flatMap((name, i) => (i % 2 ? [] : [[name.toLowerCase(), raw[i + 1]]]));
+}
+
+const values = (result, name) => fields(result).filter(([key]) => key === name).map(([, value]) => value);
+const status = code => result => assert.equal(result.status, code, shown(result));
+
+/** None of the client's values came through. */
+const dropped = result => assert.doesNotMatch(JSON.stringify(fields(result)), /9\.9\.9\.9|evil/);
+
+export const heads = [
+  {
+    name: 'no route is a 404',
+    app: 'web',
+    act: at => at.ask({ host: 'nobody.example' }),
+    expect: status(404),
+  },
+  {
+    name: 'forwarded fields: the proxy says who the client is',
+    app: 'web',
+    act: see([]),
+    expect: (result, at) => {
+      assert.deepEqual(values(result, 'x-forwarded-for'), ['127.0.0.1']);
+      assert.deepEqual(values(result, 'x-real-ip'), ['127.0.0.1']);
+      assert.deepEqual(values(result, 'x-forwarded-proto'), ['http']);
+      assert.deepEqual(values(result, 'x-forwarded-host'), [at.host]);
+      assert.deepEqual(values(result, 'host'), [at.host]);
+    },
+  },
+  {
+    name: 'forwarded fields: what the client says of itself is dropped',
+    app: 'web',
+    act: see([
+      ['X-Forwarded-For', '9.9.9.9'], ['x-forwarded-for', '9.9.9.9'], ['X-Forwarded-Proto', 'evil'], ['X-Forwarded-Host', 'evil'], ['X-Forwarded-Port', '9.9.9.9'],
+      ['X-Real-IP', '9.9.9.9'], ['Forwarded', 'for=9.9.9.9'],
+    ]),
+    expect: dropped,
+  },
+  {
+    name: 'forwarded fields: those of other proxies are dropped too',
+    app: 'web',
+    act: see([
+      ['X-Client-IP', '9.9.9.9'], ['True-Client-IP', '9.9.9.9'], ['X-Forwarded-Ssl', 'evil'], ['X-Forwarded-Scheme', 'evil'], ['X-Forwarded-Prefix', 'evil'],
+    ]),
+    expect: dropped,
+  },
+  {
+    name: 'forwarded fields: nor do they pass with _ for -',
+    app: 'web',
+    act: see([
+      ['X_Forwarded_For', '9.9.9.9'], ['X_Real_IP', '9.9.9.9'], ['X-Forwarded_Proto', 'evil'], ['x_forwarded-host', 'evil'], ['X_Client_IP', '9.9.9.9'],
+      ['True_Client_IP', '9.9.9.9'],
+    ]),
+    expect: result => {
+      dropped(result);
+      assert.deepEqual(values(result, 'x-forwarded-for'), ['127.0.0.1']);
+    },
+  },
+  {
+    name: 'a name with _ that folds to nothing of ours passes',
+    app: 'web',
+    act: see([['X_Own', 'mine']]),
+    expect: result => assert.deepEqual(values(result, 'x_own'), ['mine']),
+  },
+  {
+    name: 'the app\'s own fields pass unchanged, several of one name in their order',
+    app: 'web',
+    act: see([['X-Own', 'a  b'], ['X-Other', 'c'], ['X-Own', 'd'], ['Authorization', 'Basic eA==']]),
+    expect: result => {
+      assert.deepEqual(values(result, 'x-own'), ['a  b', 'd']);
+      assert.deepEqual(values(result, 'x-other'), ['c']);
+      assert.deepEqual(values(result, 'authorization'), ['Basic eA==']);
+    },
+  },
+  {
+    name: 'cookies arrive in one field',
+    app: 'web',
+    act: at => at.ask({ path: '/head', fields: at.two ? [['Cookie', 'a=1'], ['Cookie', 'b=2']] : [['Cookie', 'a=1; b=2']] }),
+    expect: result => assert.deepEqual(values(result, 'cookie'), ['a=1; b=2']),
+  },
+  {
+    name: 'fields of one connection stay there, two Connection fields are obeyed',
+    app: 'web',
+    not: { http2: NO_CONNECTION },
+    act: see([
+      ['Connection', 'X-One'], ['X-One', 'secret'], ['Connection', 'keep-alive, X-Two'], ['X-Two', 'secret'], ['Keep-Alive', 'timeout=5'], ['TE', 'trailers'],
+      ['Proxy-Connection', 'keep-alive'],
+    ]),
+    expect: result => {
+      const names = fields(result).map(([name]) => name);
+      for (const name of ['x-one', 'x-two', 'keep-alive', 'te', 'proxy-connection']) assert.ok(!names.includes(name), `${name} in ${names}`);
+    },
+  },
+  {
+    name: 'a field with a NUL is a 400',
+    app: 'web',
+    act: async at => (await at.open()).broken(),
+    expect: status(400),
+  },
+  {
+    name: 'Content_Length is a 400',
+    app: 'web',
+    act: at => at.ask({ fields: [['Content_Length', '5']] }),
+    expect: status(400),
+  },
+  {
+    name: 'Transfer_Encoding is a 400',
+    app: 'web',
+    act: at => at.ask({ fields: [['Transfer_Encoding', 'chunked']] }),
+    expect: status(400),
+  },
+  {
+    name: 'GET * is a 400',
+    app: 'web',
+    act: at => at.ask({ path: '*' }),
+    expect: status(400),
+  },
+  {
+    name: 'OPTIONS * stays *',
+    app: 'web',
+    not: { upgrade: IS_GET },
+    act: at => at.ask({ method: 'OPTIONS', path: '*' }),
+    expect: result => {
+      assert.equal(result.status, 200, shown(result));
+      assert.equal(json(result).url, '*');
+    },
+  },
+  {
+    name: 'a path with # is a 400',
+    app: 'web',
+    act: at => at.ask({ path: '/head#part' }),
+    expect: status(400),
+  },
+  {
+    name: 'a second Host that names another is a 400',
+    app: 'web',
+    act: see([['Host', 'other.example']]),
+    expect: status(400),
+  },
+  {
+    name: 'an expectation that nobody knows is a 417',
+    app: 'web',
+    act: see([['Expect', 'wonders']]),
+    expect: status(417),
+  },
+  {
+    name: 'a target with scheme and host reaches the worker as a path',
+    app: 'web',
+    not: { http2: 'HTTP/2 has a path of its own' },
+    act: at => at.ask({ path: `http://${at.host}/head?x=1` }),
+    expect: (result, at) => {
+      assert.equal(result.status, 200, shown(result));
+      assert.equal(json(result).url, '/head?x=1');
+      assert.deepEqual(values(result, 'host'), [at.host]);
+    },
+  },
+  {
+    name: 'the target passes unchanged',
+    app: 'web',
+    act: at => at.ask({ path: '/head/../head?a=%20b&c=d//e&x=[1]' }),
+    expect: result => {
+      assert.equal(result.status, 200, shown(result));
+      assert.equal(json(result).url, '/head/../head?a=%20b&c=d//e&x=[1]');
+    },
+  },
+];

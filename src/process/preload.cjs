@@ -42,6 +42,9 @@ const COMPLAIN_EVERY_MS = 60000;
 /** Between two sessions that a drain ends, where it need not hurry; and between two looks for more of them. */
 const DRAIN_STEP_MS = 10;
 const DRAIN_LOOK_MS = 100;
+/** Most paths of Engine.IO that the proxy is told, and most characters of each. */
+const MOST_PATHS = 64;
+const LONGEST_PATH = 1024;
 /** From one refusal to the next try, doubled each time. */
 const REFUSED_FIRST_MS = 2000;
 const REFUSED_LAST_MS = 30000;
@@ -144,6 +147,7 @@ function install(settings) {
   shared.engines = createEngines(shared);
   shared.channel = createChannel(shared);
   patchServers(shared);
+  watchLoads(shared);
   if (isMainThread && typeof process.send !== 'function' && !isRunner()) takeProcessSend(shared);
 }
 
@@ -402,6 +406,17 @@ function patchServers(shared) {
   replace(proto, 'removeAllListeners', function removeAllListeners(event) {
     if (event === 'request') shared.engines.scan();
     return removeAll.apply(this, arguments);
+  });
+}
+
+/** Meets Engine.IO as soon as it is loaded: a path is known only to who sees the call of `attach`. */
+function watchLoads(shared) {
+  const Module = require('module');
+  const load = Module._load;
+  replace(Module, '_load', function _load(request) {
+    const exported = load.apply(this, arguments);
+    if (typeof request === 'string' && /(^|[\\/])engine\.io([\\/]|$)/.test(request)) shared.engines.scan();
+    return exported;
   });
 }
 
@@ -862,16 +877,22 @@ function closeIdle(server) {
 
 // ------------------------------------------------------------------------------------------------ Engine.IO
 
-/** Makes the session ids of every Engine.IO server (1 to 6) end in the worker's tag, and counts its sessions. */
+/**
+ * Makes the session ids of every Engine.IO server (1 to 6) end in the worker's tag, counts its sessions, and knows the
+ * paths that it serves.
+ */
 function createEngines(shared) {
   const settings = shared.settings;
   const cache = require('module')._cache;
   const met = new WeakSet();
   const live = new Set();
   const known = new WeakSet();
+  /** What the targets of an engine's requests begin with. */
+  const served = new WeakMap();
+  const placed = new WeakSet();
   let lastScan = 0;
   let drains = false;
-  const engines = { none: true, scan, scanAgain, sessions, drain };
+  const engines = { none: true, scan, scanAgain, sessions, paths, drain };
 
   function tagged(id) {
     const tag = settings.tag;
@@ -904,6 +925,64 @@ function createEngines(shared) {
       });
     }
     engines.none = false;
+  }
+
+  /** Sees where the servers of a class serve. */
+  function place(proto) {
+    if (placed.has(proto)) return;
+    placed.add(proto);
+    const own = function (name) {
+      return Object.prototype.hasOwnProperty.call(proto, name) && typeof proto[name] === 'function';
+    };
+    if (own('attach')) {
+      const attach = proto.attach;
+      replace(proto, 'attach', function (_server, options) {
+        const result = attach.apply(this, arguments);
+        serves(this, pathOf(this, options));
+        return result;
+      });
+    }
+    for (const name of ['handleRequest', 'handleUpgrade'].filter(own)) {
+      const handle = proto[name];
+      replace(proto, name, function (request) {
+        if (request && typeof request.url === 'string') driven(this, request.url);
+        return handle.apply(this, arguments);
+      });
+    }
+  }
+
+  /** The path that `attach` makes of these options; not with a slash at its end in version 6.3 and later if told so. */
+  function pathOf(engine, options) {
+    if (typeof engine._computePath === 'function') return engine._computePath(options || {});
+    return String((options && options.path) || '/engine.io').replace(/\/$/, '') + '/';
+  }
+
+  function serves(engine, path) {
+    // No request's target begins otherwise, nor holds characters that an URL must encode.
+    if (path !== '' && path[0] !== '/') return;
+    const start = /^[!-~]+/.exec(path || '/')[0].slice(0, LONGEST_PATH);
+    remember(engine);
+    if (!served.has(engine)) served.set(engine, new Set());
+    served.get(engine).add(start);
+    shared.channel.tellPaths();
+  }
+
+  /** A request has come to an engine: one to another path than it was attached to is somebody else's to choose. */
+  function driven(engine, url) {
+    for (const path of served.get(engine) || []) if (url.startsWith(path)) return;
+    // It may have been attached before it was met.
+    const given = engine.opts && typeof engine.opts.path === 'string' ? pathOf(engine, engine.opts) : '/';
+    serves(engine, url.startsWith(given) ? given : '/');
+  }
+
+  /** What the targets of all requests of sessions begin with. */
+  function paths() {
+    const all = new Set();
+    for (const reference of live) {
+      const engine = reference.deref();
+      for (const path of (engine && served.get(engine)) || []) all.add(path);
+    }
+    return all.has('/') || all.size > MOST_PATHS ? ['/'] : Array.from(all).sort();
   }
 
   /**
@@ -953,6 +1032,7 @@ function createEngines(shared) {
           for (let p = value.prototype; p; p = Object.getPrototypeOf(p)) {
             if (Object.prototype.hasOwnProperty.call(p, 'generateId')) meet(p);
             if (Object.prototype.hasOwnProperty.call(p, 'onPollRequest')) keepSessions(p);
+            if (typeof p.handshake === 'function') place(p);
           }
         }
       } catch (_) {
@@ -1028,6 +1108,7 @@ function createChannel(shared) {
     start,
     announce,
     withdraw,
+    tellPaths,
     sendReady,
     sendMessage,
     hold,
@@ -1051,6 +1132,7 @@ function createChannel(shared) {
   let trouble = 'it hung up';
   let complainAt = 0;
   let refusedFor = 0;
+  let told = null; // The paths of Engine.IO, on this connection.
   const queue = [];
   let queued = 0;
 
@@ -1061,7 +1143,9 @@ function createChannel(shared) {
     if (settings.external && /[0-9a-f]$/.test(process.env[JOIN_ID] || '')) process.env[JOIN_ID] += '.up';
     dial();
     createStats(shared, timers, function (stats) {
-      if (welcome && socket.writableLength < MAX_UNWRITTEN) write(stats);
+      if (!welcome || socket.writableLength >= MAX_UNWRITTEN) return;
+      tellPaths();
+      write(stats);
     });
   }
 
@@ -1249,6 +1333,8 @@ function createChannel(shared) {
     welcomedAt = process.uptime() * 1000;
     refusedFor = 0;
     trouble = 'it hung up';
+    told = null;
+    tellPaths();
     for (const seat of shared.seats.open) if (seat.up) announce(seat);
     if (ready) write({ type: 'ready' });
     flush();
@@ -1260,6 +1346,16 @@ function createChannel(shared) {
 
   function withdraw(seat) {
     if (welcome) write({ type: 'closed', path: seat.path });
+  }
+
+  /** Where Engine.IO serves, if that is news. */
+  function tellPaths() {
+    if (!welcome) return;
+    const paths = shared.engines.paths();
+    const text = paths.join();
+    if (text === told) return;
+    told = text;
+    write({ type: 'engine', paths, sessions: shared.engines.sessions() });
   }
 
   function sendReady() {

@@ -156,7 +156,13 @@ impl Keeper {
             Report::Ready => Event::AppReady { incarnation },
             Report::Stats(stats) => {
                 entry.stats = Some(stats);
+                entry.members.iter().for_each(|member| member.engine.set_sessions(stats.sessions));
                 Event::Heartbeat { incarnation }
+            }
+            Report::Engine { paths, sessions } => {
+                entry.engine = Some(paths);
+                entry.stats.get_or_insert_default().sessions = sessions;
+                return entry.tell_engine();
             }
             // Messages between workers: to come.
             Report::Message(_) => return,

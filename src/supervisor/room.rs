@@ -48,6 +48,8 @@ pub(super) struct Entry {
     /// As traffic knows it; older ones while they carry something. The last is the present one.
     pub(super) members: Vec<Arc<Member>>,
     pub(super) stats: Option<Stats>,
+    /// Where its Engine.IO serves, once it has said so.
+    pub(super) engine: Option<Vec<String>>,
     /// The process that serves, which may be a descendant of the one that was started.
     pub(super) serving_pid: Option<u32>,
     pub(super) usage: Option<Usage>,
@@ -85,6 +87,7 @@ impl Entry {
             process: None,
             members: Vec::new(),
             stats: None,
+            engine: None,
             serving_pid: None,
             usage: None,
             cpu: None,
@@ -106,6 +109,19 @@ impl Entry {
         self.served += gone.iter().map(|member| member.load.total.load(Ordering::Relaxed)).sum::<u64>();
         self.members = kept;
         self.members.push(self.member_at(socket));
+        self.tell_engine();
+    }
+
+    /// Lets traffic know of its Engine.IO: where it serves, and how many sessions it has.
+    pub(super) fn tell_engine(&self) {
+        for member in &self.members {
+            if let Some(paths) = &self.engine {
+                member.engine.set_paths(paths.clone());
+            }
+            if let Some(stats) = &self.stats {
+                member.engine.set_sessions(stats.sessions);
+            }
+        }
     }
 
     pub(super) fn member_at(&self, socket: Arc<str>) -> Arc<Member> {

@@ -1,4 +1,5 @@
 mod deploys;
+mod engine;
 mod external;
 mod killed;
 mod takeover;

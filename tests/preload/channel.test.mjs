@@ -48,7 +48,7 @@ describe('the control channel', { concurrency: 4 }, () => {
     await proxy.said('message', (line) => line.data.while === 'away');
     assert.deepEqual(
       peer.lines.map((l) => l.type).filter((type) => type !== 'stats'),
-      ['hello', 'path', 'ready', 'message'],
+      ['hello', 'engine', 'path', 'ready', 'message'],
     );
     assert.equal(peer.all('path')[0].main, true);
     assert.equal(await worker.printed('sent'), 'null');

@@ -5,6 +5,8 @@
 //! oldest connection that lives speaks for the worker.
 
 use super::Report;
+use super::message::Stats;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Numbers a connection of the proxy's life.
@@ -16,6 +18,8 @@ pub(super) struct Links {
     links: Vec<Link>,
     /// Where traffic goes now. Kept while nobody is connected: the worker goes on serving.
     main: Option<Arc<str>>,
+    /// What was said last of where Engine.IO serves.
+    engine: Option<BTreeSet<String>>,
 }
 
 #[derive(Debug)]
@@ -24,11 +28,18 @@ struct Link {
     pid: u32,
     /// Its newest main path.
     main: Option<Arc<str>>,
+    /// Where its Engine.IO servers serve; `None` until it says.
+    engine: Option<BTreeSet<String>>,
+    /// Of Engine.IO.
+    sessions: u64,
 }
 
 impl Links {
     /// Connections of one worker at a time.
     pub(super) const MOST: usize = 16;
+    /// Paths of Engine.IO that one process may name, and bytes of each.
+    const MOST_PATHS: usize = 64;
+    const LONGEST_PATH: usize = 1024;
 
     /// Returns the connections that this one supersedes: those of the same process.
     pub(super) fn open(&mut self, id: LinkId, pid: u32) -> Result<Vec<LinkId>, String> {
@@ -39,14 +50,17 @@ impl Links {
         }
         // The redial keeps its process's place.
         let at = self.links.iter().position(same).unwrap_or(self.links.len());
+        // It goes on serving its sessions, whatever it has said anew by now.
+        let old = self.links.get(at);
+        let (engine, sessions) = old.map_or((None, 0), |old| (old.engine.clone(), old.sessions));
         self.links.retain(|link| !same(link));
-        self.links.insert(at.min(self.links.len()), Link { id, pid, main: None });
+        self.links.insert(at.min(self.links.len()), Link { id, pid, main: None, engine, sessions });
         Ok(superseded)
     }
 
     /// Of a worker that is known from before: it was not heard of yet, and serves there.
     pub(super) fn serving_at(main: Option<Arc<str>>) -> Links {
-        Links { links: Vec::new(), main }
+        Links { main, ..Links::default() }
     }
 
     /// All connections are gone; returns whether there was one.
@@ -87,6 +101,55 @@ impl Links {
             return Some(Report::HungUp);
         }
         self.settle()
+    }
+
+    /// What a process measures, with the sessions of all processes.
+    pub(super) fn stats(&mut self, id: LinkId, mut stats: Stats) -> Option<Report> {
+        self.links.iter_mut().find(|link| link.id == id)?.sessions = stats.sessions;
+        stats.sessions = self.sessions();
+        Some(Report::Stats(stats))
+    }
+
+    /// A process says where its Engine.IO serves.
+    ///
+    /// # Errors
+    /// It says too much, or what no request begins with.
+    pub(super) fn engine(
+        &mut self,
+        id: LinkId,
+        paths: Vec<String>,
+        sessions: Option<u64>,
+    ) -> Result<Option<Report>, String> {
+        if paths.len() > Self::MOST_PATHS {
+            return Err(format!("Engine.IO has {} paths, at most {} are taken", paths.len(), Self::MOST_PATHS));
+        }
+        if let Some(bad) = paths.iter().find(|path| !path.starts_with('/') || path.len() > Self::LONGEST_PATH) {
+            let start: String = bad.chars().take(40).collect();
+            return Err(format!("{start:?} ({} bytes) is no path of Engine.IO", bad.len()));
+        }
+        let Some(link) = self.links.iter_mut().find(|link| link.id == id) else { return Ok(None) };
+        let sessions = sessions.unwrap_or(link.sessions);
+        let is_news = link.sessions != sessions;
+        (link.engine, link.sessions) = (Some(paths.into_iter().collect()), sessions);
+        Ok(self.engine_news(is_news))
+    }
+
+    /// What all processes together serve, if it has changed. What was said stays while nobody is there to say more.
+    pub(super) fn engine_news(&mut self, even_if_same: bool) -> Option<Report> {
+        let said = self.links.iter().filter_map(|link| link.engine.as_ref());
+        let all = said.cloned().reduce(|mut all, one| {
+            all.extend(one);
+            all
+        })?;
+        if !even_if_same && self.engine.as_ref() == Some(&all) {
+            return None;
+        }
+        self.engine = Some(all.clone());
+        Some(Report::Engine { paths: all.into_iter().collect(), sessions: self.sessions() })
+    }
+
+    fn sessions(&self) -> u64 {
+        self.links.iter().fold(0, |sum, link| sum.saturating_add(link.sessions))
     }
 
     pub(super) fn ids(&self) -> impl Iterator<Item = LinkId> + '_ {
@@ -161,6 +224,74 @@ mod tests {
         assert_eq!(links.close(3), Some(Report::HungUp));
         links.open(4, 100).unwrap();
         assert_eq!(links.path(4, "/main", true), None);
+    }
+
+    fn engine(paths: &[&str], sessions: u64) -> Option<Report> {
+        Some(Report::Engine { paths: paths.iter().map(|path| (*path).to_owned()).collect(), sessions })
+    }
+
+    fn says(links: &mut Links, id: LinkId, paths: &[&str], sessions: u64) -> Option<Report> {
+        links.engine(id, paths.iter().map(|path| (*path).to_owned()).collect(), Some(sessions)).unwrap()
+    }
+
+    #[test]
+    fn engine_io_serves_where_any_process_says_so() {
+        let mut links = Links::default();
+        links.open(1, 100).unwrap();
+        links.open(2, 200).unwrap();
+        assert_eq!(links.engine_news(false), None);
+        assert_eq!(says(&mut links, 1, &[], 0), engine(&[], 0));
+        assert_eq!(says(&mut links, 2, &["/ws/", "/socket.io/"], 3), engine(&["/socket.io/", "/ws/"], 3));
+        assert_eq!(says(&mut links, 2, &["/socket.io/", "/ws/"], 3), None);
+        assert_eq!(says(&mut links, 1, &["/ws/"], 2), engine(&["/socket.io/", "/ws/"], 5));
+        // One that ends takes along what it alone had.
+        links.close(2);
+        assert_eq!(links.engine_news(false), engine(&["/ws/"], 2));
+        assert_eq!(links.engine_news(false), None);
+    }
+
+    #[test]
+    fn a_redial_leaves_engine_io_where_it_was() {
+        let mut links = Links::default();
+        links.open(1, 100).unwrap();
+        says(&mut links, 1, &["/socket.io/"], 7);
+        links.open(2, 100).unwrap();
+        links.close(1);
+        assert_eq!(links.engine_news(false), None);
+        // With nobody there, and with one who has not said yet.
+        links.close(2);
+        assert_eq!(links.engine_news(false), None);
+        links.open(3, 100).unwrap();
+        assert_eq!(links.engine_news(false), None);
+        assert_eq!(says(&mut links, 3, &["/socket.io/"], 7), engine(&["/socket.io/"], 7));
+    }
+
+    #[test]
+    fn sessions_of_all_processes_are_counted_together() {
+        let mut links = Links::default();
+        links.open(1, 100).unwrap();
+        links.open(2, 200).unwrap();
+        let of = |sessions| Stats { sessions, rss: 1, ..Stats::default() };
+        assert_eq!(links.stats(1, of(5)), Some(Report::Stats(of(5))));
+        assert_eq!(links.stats(2, of(7)), Some(Report::Stats(of(12))));
+        assert_eq!(links.stats(1, of(4)), Some(Report::Stats(of(11))));
+        assert_eq!(links.stats(1, of(u64::MAX)), Some(Report::Stats(of(u64::MAX))));
+        assert_eq!(links.stats(9, of(1)), None);
+        links.close(1);
+        assert_eq!(links.stats(2, of(7)), Some(Report::Stats(of(7))));
+    }
+
+    #[test]
+    fn paths_of_engine_io_are_bounded() {
+        let mut links = Links::default();
+        links.open(1, 100).unwrap();
+        let many = |count| (0..count).map(|n| format!("/{n}/")).collect::<Vec<_>>();
+        assert!(links.engine(1, many(64), None).is_ok());
+        let long = |bytes: usize| vec![format!("/{}", "x".repeat(bytes - 1))];
+        assert!(links.engine(1, long(1024), None).is_ok());
+        for bad in [many(65), long(1025), vec![String::new()], vec!["socket.io/".to_owned()]] {
+            assert!(links.engine(1, bad, None).is_err());
+        }
     }
 
     #[test]

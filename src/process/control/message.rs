@@ -31,6 +31,11 @@ pub(super) enum WorkerSays {
         data: serde_json::Value,
     },
     Stats(Stats),
+    Engine {
+        paths: Vec<String>,
+        #[serde(default)]
+        sessions: Option<u64>,
+    },
     #[serde(other)]
     Unknown,
 }

@@ -29,10 +29,7 @@ use std::sync::Arc;
 pub(crate) enum Report {
     /// It opened its (first) connection; `pid` is of the process that serves, which may be a
     /// descendant of the one that was started.
-    Hello {
-        pid: u32,
-        node: Option<String>,
-    },
+    Hello { pid: u32, node: Option<String> },
     /// Its last connection is gone.
     HungUp,
     /// Its main server listens here, or moved here.
@@ -43,7 +40,10 @@ pub(crate) enum Report {
     Ready,
     /// The app said something else.
     Message(serde_json::Value),
+    /// `sessions` are those of all its processes.
     Stats(Stats),
+    /// Its Engine.IO servers take requests whose targets begin with these, and have so many sessions.
+    Engine { paths: Vec<String>, sessions: u64 },
 }
 
 /// What the supervisor receives.

@@ -1,7 +1,7 @@
 //! Who is expected, and who is connected.
 
 use super::links::{LinkId, Links};
-use super::message::{Hello, PROTOCOL, ProxySays};
+use super::message::{Hello, PROTOCOL, ProxySays, Stats};
 use super::{Report, Reported};
 use crate::worker::{Incarnation, WorkerId};
 use serde::{Deserialize, Serialize};
@@ -257,13 +257,34 @@ impl Registry {
     }
 
     pub(super) async fn close(&self, id: &WorkerId, link: LinkId) {
-        let report = {
+        let (report, engine) = {
             let mut inner = self.lock();
             let Some(entry) = inner.get_mut(&(id.app.clone(), id.incarnation)) else { return };
             entry.senders.remove(&link);
-            entry.links.close(link)
+            (entry.links.close(link), entry.links.engine_news(false))
+        };
+        self.report(id, engine).await;
+        self.report(id, report).await;
+    }
+
+    pub(super) async fn stats(&self, id: &WorkerId, link: LinkId, stats: Stats) {
+        self.report(id, self.change(id, |links| links.stats(link, stats))).await;
+    }
+
+    pub(super) async fn engine(
+        &self,
+        id: &WorkerId,
+        link: LinkId,
+        paths: Vec<String>,
+        sessions: Option<u64>,
+    ) -> Result<(), String> {
+        let report = {
+            let mut inner = self.lock();
+            let Some(entry) = inner.get_mut(&(id.app.clone(), id.incarnation)) else { return Ok(()) };
+            entry.links.engine(link, paths, sessions)?
         };
         self.report(id, report).await;
+        Ok(())
     }
 
     fn change(&self, id: &WorkerId, change: impl FnOnce(&mut Links) -> Option<Report>) -> Option<Report> {

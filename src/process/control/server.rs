@@ -215,9 +215,13 @@ impl Talk<'_> {
                 registry.closed(id, link, &self.here(path)?).await;
                 return Ok(());
             }
+            WorkerSays::Stats(stats) => {
+                registry.stats(id, link, stats).await;
+                return Ok(());
+            }
+            WorkerSays::Engine { paths, sessions } => return registry.engine(id, link, paths, sessions).await,
             WorkerSays::Ready => Report::Ready,
             WorkerSays::Message { data } => Report::Message(data),
-            WorkerSays::Stats(stats) => Report::Stats(stats),
             WorkerSays::Hello(_) | WorkerSays::Join(_) | WorkerSays::Unknown => return Ok(()),
         };
         registry.report(id, Some(report)).await;

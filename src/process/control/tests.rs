@@ -125,6 +125,10 @@ async fn a_worker_says_all_it_can() {
     assert_eq!(stage.report().await, Report::Ready);
     worker.say(&json!({"type": "stats", "elu": 0.5, "rss": 1000})).await;
     assert_eq!(stage.report().await, Report::Stats(Stats { elu: 0.5, rss: 1000, ..Stats::default() }));
+    worker.say(&json!({"type": "engine", "paths": ["/socket.io/"], "sessions": 2})).await;
+    assert_eq!(stage.report().await, Report::Engine { paths: vec!["/socket.io/".into()], sessions: 2 });
+    worker.say(&json!({"type": "engine", "paths": []})).await;
+    assert_eq!(stage.report().await, Report::Engine { paths: vec![], sessions: 2 });
     worker.say(&json!({"type": "message", "data": {"a": [1, "é"]}})).await;
     assert_eq!(stage.report().await, Report::Message(json!({"a": [1, "é"]})));
     worker.say(&json!({"type": "closed", "path": "/w/chat.1.7.sock"})).await;
@@ -194,7 +198,12 @@ async fn a_line_has_a_limit() {
 #[tokio::test]
 async fn nonsense_ends_the_connection_and_nothing_else() {
     let mut stage = Stage::new();
-    for nonsense in [&b"{\n"[..], b"\xff\xfe\n", b"{\"type\":\"path\",\"path\":\"/run/docker.sock\",\"main\":true}\n"] {
+    for nonsense in [
+        &b"{\n"[..],
+        b"\xff\xfe\n",
+        b"{\"type\":\"path\",\"path\":\"/run/docker.sock\",\"main\":true}\n",
+        b"{\"type\":\"engine\",\"paths\":[\"socket.io/\"]}\n",
+    ] {
         let mut worker = stage.worker(1).await;
         stage.report().await;
         worker.raw(nonsense).await;

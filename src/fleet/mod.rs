@@ -203,6 +203,8 @@ impl Fleet {
         self.workers.values().filter_map(move |worker| match worker.state {
             State::Ready if worker.role == Role::Seated => Some((worker.incarnation, !worker.hot || all_hot)),
             State::Cordoned => Some((worker.incarnation, false)),
+            // Its sessions are lost elsewhere: they wait until it answers again or is killed.
+            State::Unhealthy if worker.role == Role::Seated => Some((worker.incarnation, false)),
             State::Draining if !worker.drain.silent => Some((worker.incarnation, false)),
             _ => None,
         })

@@ -25,7 +25,8 @@ impl Engine {
         self.paths.store(Some(paths.into()));
     }
 
-    /// What the worker said last, for a successor.
+    /// What the worker said last.
+    #[cfg(test)]
     pub(crate) fn paths(&self) -> Option<Vec<String>> {
         self.paths.load().as_deref().cloned()
     }

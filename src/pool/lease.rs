@@ -41,6 +41,16 @@ impl Lease {
         Lease { member, usage, queue: None }
     }
 
+    /// The request has become a tunnel: it is no load any more, and makes room for others.
+    pub(crate) fn park(&mut self) {
+        if self.usage == Use::Request {
+            counter(&self.member, Use::Parked).fetch_add(1, Ordering::Relaxed);
+            counter(&self.member, Use::Request).fetch_sub(1, Ordering::Relaxed);
+            self.usage = Use::Parked;
+            self.queue.take().iter().for_each(|queue| queue.wake_one());
+        }
+    }
+
     pub(crate) fn member(&self) -> &Arc<Member> {
         &self.member
     }

@@ -113,7 +113,6 @@ struct Http1Client<'a> {
     keep_alive_hint: &'a [u8],
     /// The client waits for `100 Continue`, and has not got it.
     expects: bool,
-    upgrade: bool,
     /// The connection can carry another request.
     stays: bool,
     /// What the client did not take at once.
@@ -131,7 +130,6 @@ impl<'a> Http1Client<'a> {
             keep_alive: head.keep_alive,
             keep_alive_hint: &rules.keep_alive_hint,
             expects: head.expect_continue,
-            upgrade: head.websocket,
             stays: head.keep_alive,
             pending: BytesMut::new(),
             sent: 0,
@@ -209,8 +207,8 @@ impl ClientHalf for Http1Client<'_> {
 
     fn inform(&mut self, head: &response::Head, buf: &[u8]) {
         self.expects &= head.status != 100;
-        // HTTP/1.0 does not know them, and a client that opens a WebSocket expects one answer.
-        if self.version == Version::Http11 && !self.upgrade {
+        // HTTP/1.0 does not know them.
+        if self.version == Version::Http11 {
             heads::response_to_http1(head, buf, self.version, Persistence::Close, &mut self.pending);
         }
     }

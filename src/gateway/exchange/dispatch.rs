@@ -66,7 +66,7 @@ pub(in crate::gateway) async fn dispatch<C: ClientHalf>(
     client: &mut C,
 ) -> Outcome {
     let began = Instant::now();
-    let is_work = request.plan.usage == Use::Request;
+    let is_work = request.plan.usage == Use::Request && !request.upgrade;
     let outcome = Dispatch::run(app, registry, limits, request, client).await;
     match &outcome {
         Ok(Done::Answered { status }) => app.metrics.answered(*status, is_work.then(|| began.elapsed())),
@@ -167,7 +167,7 @@ impl<'a> Dispatch<'a> {
 
     async fn attempts<C: ClientHalf>(&mut self, client: &mut C, outgoing: &Outgoing<'_>) -> Result<Done, Ended> {
         loop {
-            let Some(lease) = self.acquire(client).await? else {
+            let Some(mut lease) = self.acquire(client).await? else {
                 let failure = match self.last == ErrorResponse::BROKEN {
                     true => Failure::WorkerDied,
                     false => Failure::NoWorker,
@@ -191,7 +191,10 @@ impl<'a> Dispatch<'a> {
                         }
                         Done::Answered { status }
                     }
-                    Finished::Switched(switched) => Done::Switched(switched, lease),
+                    Finished::Switched(switched) => {
+                        lease.park();
+                        Done::Switched(switched, lease)
+                    }
                 });
             };
             let (has_answered, is_whole) = (transfer.has_answered(), transfer.is_whole());

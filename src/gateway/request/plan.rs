@@ -92,7 +92,6 @@ pub(in crate::gateway) fn plan<'a>(
     get: bool,
     upgrade: bool,
 ) -> Plan<'a> {
-    let usage = if upgrade { Use::Parked } else { Use::Request };
     let key = match affinity {
         Affinity::SocketIo => return socket_io(target, get, upgrade),
         Affinity::None => RoutingKey::None,
@@ -101,7 +100,8 @@ pub(in crate::gateway) fn plan<'a>(
         Affinity::Query(name) => keyed(socketio::param(target, name)),
         Affinity::ClientAddress => client.map_or(RoutingKey::None, |ip| RoutingKey::Address(octets(ip))),
     };
-    Plan { key, usage, handshake: false }
+    // An upgrade is a request until its 101.
+    Plan { key, usage: Use::Request, handshake: false }
 }
 
 fn keyed(key: Option<Cow<'_, [u8]>>) -> RoutingKey<'_> {
@@ -117,11 +117,8 @@ fn socket_io(target: &[u8], get: bool, upgrade: bool) -> Plan<'_> {
             let usage = if upgrade || polling_get { Use::Parked } else { Use::Request };
             Plan { key: RoutingKey::Sid(sid, path_of(target)), usage, handshake: false }
         }
-        _ if query.is_engine() => {
-            let usage = if upgrade { Use::Parked } else { Use::Request };
-            Plan { key: RoutingKey::NewSession, usage, handshake: polling_get }
-        }
-        _ if upgrade => Plan { key: RoutingKey::NewSession, usage: Use::Parked, handshake: false },
+        _ if query.is_engine() => Plan { key: RoutingKey::NewSession, usage: Use::Request, handshake: polling_get },
+        _ if upgrade => Plan { key: RoutingKey::NewSession, usage: Use::Request, handshake: false },
         _ => Plan { key: RoutingKey::None, usage: Use::Request, handshake: false },
     }
 }

@@ -77,6 +77,8 @@ pub(in crate::gateway) fn decide(fault: WorkerFault, attempt: &Attempt) -> Decis
     // A session's owner is asked again on a new connection; anything else is better off elsewhere.
     let may_replay = is_whole && is_replayable && !was_replayed && (on_kept_connection || !is_bound);
     match fault {
+        // Its session's owner had read it and ended: nobody else is to follow.
+        WorkerFault::Unreachable if is_bound && was_replayed => Decision::GiveUp(ErrorResponse::BROKEN),
         WorkerFault::Unreachable => retry(true, false),
         WorkerFault::Unsent if is_whole => retry(!on_kept_connection, false),
         WorkerFault::Unread if is_whole && reads_at_once => retry(true, false),
@@ -122,6 +124,7 @@ mod tests {
     fn the_rule_by_fault() {
         let cases = [
             ("nobody was reached", Unreachable, POST, ELSEWHERE),
+            ("its owner died of it", Unreachable, Attempt { is_bound: true, was_replayed: true, ..GET }, BROKEN),
             ("it lives, and is busy", QueueFull, GET, Decision::GiveUp(ErrorResponse::NO_WORKER)),
             ("nothing left", Unsent, POST, ELSEWHERE),
             (

@@ -63,7 +63,11 @@ pub(super) async fn serve(
         // No request of HTTP/2 asks for one.
         Outcome::Switched(..) => client.reset(Reason::INTERNAL_ERROR),
         // The client must see that its answer is not whole.
-        Outcome::Cut if !client.was_reset => client.reset(Reason::INTERNAL_ERROR),
+        Outcome::Cut if !client.was_reset => {
+            // A reset discards what is still to be written: the connection's task writes first.
+            tokio::task::yield_now().await;
+            client.reset(Reason::INTERNAL_ERROR);
+        }
         Outcome::Cut => {}
         Outcome::EndPoll => {
             let (kind, body) = socketio::close_poll_body(checked.target);

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use syn::visit::{self, Visit};
-use syn::{Attribute, ImplItem, Item, Meta, Stmt, UseTree, Visibility};
+use syn::{Attribute, Expr, ImplItem, Item, Meta, Stmt, UseTree, Visibility};
 
 /// A file of `src/`.
 pub(crate) struct Source {
@@ -21,6 +21,10 @@ pub(crate) struct Contents {
     /// Items that are not in the body of a function: the module and the name.
     pub(crate) items: Vec<(Vec<String>, String)>,
     pub(crate) modules: Vec<Declared>,
+    /// Whether the word `unsafe` stands anywhere in its code.
+    pub(crate) has_unsafe: bool,
+    /// `#![forbid(unsafe_code)]`, for it and the modules below.
+    pub(crate) forbids_unsafe: bool,
 }
 
 /// A path as it is written; a `use` tree is one for each of its leaves.
@@ -87,6 +91,12 @@ pub(crate) fn read(file: &str, text: &str) -> Result<Contents, String> {
     let syntax = syn::parse_file(text).map_err(|e| format!("src/{file}:{}: {e}", e.span().start().line))?;
     let mut reader = Reader { module: module_of(file), ..Reader::default() };
     reader.visit_file(&syntax);
+    let tokens = text.parse::<TokenStream>().map_err(|e| format!("src/{file}: {e}"))?;
+    reader.found.has_unsafe = has_word(tokens, "unsafe");
+    reader.found.forbids_unsafe = syntax.attrs.iter().any(|attribute| match &attribute.meta {
+        Meta::List(list) => list.path.is_ident("forbid") && has_word(list.tokens.clone(), "unsafe_code"),
+        _ => false,
+    });
     Ok(reader.found)
 }
 
@@ -186,6 +196,14 @@ impl Reader {
     }
 }
 
+fn has_word(tokens: TokenStream, word: &str) -> bool {
+    tokens.into_iter().any(|tree| match tree {
+        TokenTree::Group(group) => has_word(group.stream(), word),
+        TokenTree::Ident(ident) => ident == word,
+        _ => false,
+    })
+}
+
 fn is_colon(tree: Option<&TokenTree>, spacing: Option<Spacing>) -> bool {
     let Some(TokenTree::Punct(sign)) = tree else { return false };
     sign.as_char() == ':' && spacing.is_none_or(|spacing| sign.spacing() == spacing)
@@ -276,6 +294,29 @@ impl<'ast> Visit<'ast> for Reader {
             _ => &[],
         };
         self.under(attributes, |reader| visit::visit_stmt(reader, statement));
+    }
+
+    fn visit_expr(&mut self, expression: &'ast Expr) {
+        let attributes: &[Attribute] = match expression {
+            Expr::Assign(expression) => &expression.attrs,
+            Expr::Block(expression) => &expression.attrs,
+            Expr::Call(expression) => &expression.attrs,
+            Expr::ForLoop(expression) => &expression.attrs,
+            Expr::If(expression) => &expression.attrs,
+            Expr::Macro(expression) => &expression.attrs,
+            Expr::Match(expression) => &expression.attrs,
+            Expr::MethodCall(expression) => &expression.attrs,
+            _ => &[],
+        };
+        self.under(attributes, |reader| visit::visit_expr(reader, expression));
+    }
+
+    fn visit_field_value(&mut self, value: &'ast syn::FieldValue) {
+        self.under(&value.attrs, |reader| visit::visit_field_value(reader, value));
+    }
+
+    fn visit_arm(&mut self, arm: &'ast syn::Arm) {
+        self.under(&arm.attrs, |reader| visit::visit_arm(reader, arm));
     }
 
     fn visit_block(&mut self, block: &'ast syn::Block) {

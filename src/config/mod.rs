@@ -5,6 +5,8 @@
 //! instead of stopping at the first, and what is left without a mistake becomes a [`Config`]. The keys and their
 //! defaults stand in one table, [`schema`]; docs/configuration.md is tested against it.
 
+#![forbid(unsafe_code)]
+
 mod admin;
 mod affinity;
 mod alarms;

@@ -38,7 +38,7 @@
 #![forbid(unsafe_code)]
 
 mod actions;
-pub(crate) mod alarm_event;
+mod alarm_event;
 pub(crate) mod alarms;
 mod definition;
 mod effects;

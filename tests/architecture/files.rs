@@ -66,9 +66,10 @@ enum Target {
 
 /// The modules of the crate and what is in them.
 #[derive(Default)]
-pub(crate) struct Crate {
+pub(crate) struct Crate<'a> {
     modules: BTreeMap<Vec<String>, Module>,
-    contents: Vec<(String, Contents)>,
+    /// Of all files but those for tests only.
+    contents: Vec<(&'a str, &'a Contents)>,
 }
 
 #[derive(Default)]
@@ -82,14 +83,11 @@ struct Module {
 /// Who imports whom, by files: the items, with the line of the first path.
 pub(crate) type Graph = BTreeMap<String, BTreeMap<String, BTreeMap<String, usize>>>;
 
-impl Crate {
-    /// # Errors
-    /// A file is not Rust.
-    pub(crate) fn read(sources: &[Source]) -> Result<Crate, String> {
+impl<'a> Crate<'a> {
+    pub(crate) fn of(sources: &'a [Source]) -> Crate<'a> {
         let mut all = Crate::default();
-        for Source { file, text } in sources.iter().filter(|source| source.file != "main.rs") {
-            all.contents.push((file.clone(), source::read(file, text)?));
-        }
+        let library = sources.iter().filter(|source| source.file != "main.rs");
+        all.contents = library.map(|source| (source.file.as_str(), &source.contents)).collect();
         let declared = all.contents.iter().flat_map(|(_, contents)| &contents.modules);
         let tests: Vec<_> = declared.filter(|declared| declared.test).map(|declared| declared.module.clone()).collect();
         all.contents.retain(|(file, _)| !tests.iter().any(|test| source::module_of(file).starts_with(test)));
@@ -100,7 +98,7 @@ impl Crate {
                 for outer in 0..module.len() {
                     all.modules.entry(module[..outer].to_vec()).or_default();
                 }
-                all.modules.entry(module.clone()).or_default().file.clone_from(file);
+                all.modules.entry(module.clone()).or_default().file = (*file).to_owned();
             }
             for (module, name) in &contents.items {
                 all.modules.entry(module.clone()).or_default().items.insert(name.clone());
@@ -116,7 +114,7 @@ impl Crate {
                 }
             }
         }
-        Ok(all)
+        all
     }
 
     /// The imports between the files of a module right below the root.
@@ -124,7 +122,7 @@ impl Crate {
         let inside = |file: &str| source::module_of(file).first().is_some_and(|first| first == module);
         let mut graph = Graph::new();
         for (file, contents) in self.contents.iter().filter(|(file, _)| inside(file)) {
-            let imports = graph.entry(file.clone()).or_default();
+            let imports = graph.entry((*file).to_owned()).or_default();
             for written in contents.paths.iter().filter(|written| !written.test) {
                 if let Some((to, item)) = self.imported(written).filter(|(to, _)| inside(to) && to != file) {
                     imports.entry(to).or_default().entry(item).or_insert(written.line);
@@ -277,8 +275,8 @@ mod planted {
     use super::*;
 
     fn graph_of(files: &[(&str, &str)]) -> Graph {
-        let source = |(file, text): &(&str, &str)| Source { file: (*file).to_owned(), text: (*text).to_owned() };
-        Crate::read(&files.iter().map(source).collect::<Vec<_>>()).unwrap().graph("pool")
+        let sources: Vec<_> = files.iter().map(|(file, text)| Source::read(file, text).unwrap()).collect();
+        Crate::of(&sources).graph("pool")
     }
 
     fn circles_of(files: &[(&str, &str)]) -> Vec<String> {

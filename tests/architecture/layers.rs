@@ -1,7 +1,7 @@
 //! A module imports from lower layers only, never sideways, and no circle joins modules. Test modules are held
 //! to it, too.
 
-use crate::source::{self, Role};
+use crate::source::{self, Role, Source};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The layer of each module right below the crate's root.
@@ -46,12 +46,12 @@ pub(crate) struct Import {
 /// The paths of a file that begin with `crate`, `super` or `self`.
 ///
 /// # Errors
-/// The text is not Rust, or a path climbs out of the crate.
-pub(crate) fn imports(file: &str, text: &str) -> Result<Vec<Import>, String> {
+/// A path climbs out of the crate.
+pub(crate) fn imports(Source { file, contents }: &Source) -> Result<Vec<Import>, String> {
     let home = source::module_of(file);
     let from = home.first().cloned().unwrap_or_else(|| file.trim_end_matches(".rs").to_owned());
     let mut found = Vec::new();
-    for written in source::read(file, text)?.paths {
+    for written in &contents.paths {
         let leads_inside = matches!(written.parts[0].as_str(), "crate" | "super" | "self");
         if !leads_inside || (written.parts.len() == 1 && written.role == Role::Code) {
             continue;
@@ -124,6 +124,10 @@ fn circle<'a>(
 #[cfg(test)]
 mod planted {
     use super::*;
+
+    fn imports(file: &str, text: &str) -> Result<Vec<Import>, String> {
+        super::imports(&Source::read(file, text)?)
+    }
 
     /// The modules and paths that a source leads to, other than its own module.
     fn led_to(file: &str, source: &str) -> Vec<String> {

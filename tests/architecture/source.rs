@@ -11,7 +11,15 @@ use syn::{Attribute, Expr, ImplItem, Item, Meta, Stmt, UseTree, Visibility};
 pub(crate) struct Source {
     /// Below `src/`.
     pub(crate) file: String,
-    pub(crate) text: String,
+    pub(crate) contents: Contents,
+}
+
+impl Source {
+    /// # Errors
+    /// The text is not Rust.
+    pub(crate) fn read(file: &str, text: &str) -> Result<Source, String> {
+        Ok(Source { file: file.to_owned(), contents: contents(file, text)? })
+    }
 }
 
 /// What a file contains, in the order of its text.
@@ -54,21 +62,21 @@ pub(crate) struct Declared {
 }
 
 /// All files below `src/`.
-pub(crate) fn all() -> io::Result<Vec<Source>> {
-    let mut found = Vec::new();
-    collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), "", &mut found)?;
-    found.sort_by(|a, b| a.file.cmp(&b.file));
-    Ok(found)
+pub(crate) fn all() -> Result<Vec<Source>, String> {
+    let mut texts = Vec::new();
+    collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), "", &mut texts).map_err(|e| e.to_string())?;
+    texts.sort();
+    texts.iter().map(|(file, text)| Source::read(file, text)).collect()
 }
 
-fn collect(dir: &Path, below: &str, found: &mut Vec<Source>) -> io::Result<()> {
+fn collect(dir: &Path, below: &str, found: &mut Vec<(String, String)>) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let file = format!("{below}{}", entry.file_name().to_string_lossy());
         if entry.file_type()?.is_dir() {
             collect(&entry.path(), &format!("{file}/"), found)?;
         } else if file.ends_with(".rs") {
-            found.push(Source { text: fs::read_to_string(entry.path())?, file });
+            found.push((file, fs::read_to_string(entry.path())?));
         }
     }
     Ok(())
@@ -85,9 +93,7 @@ pub(crate) fn module_of(file: &str) -> Vec<String> {
     parts
 }
 
-/// # Errors
-/// The text is not Rust.
-pub(crate) fn read(file: &str, text: &str) -> Result<Contents, String> {
+fn contents(file: &str, text: &str) -> Result<Contents, String> {
     let syntax = syn::parse_file(text).map_err(|e| format!("src/{file}:{}: {e}", e.span().start().line))?;
     let mut reader = Reader { module: module_of(file), ..Reader::default() };
     reader.visit_file(&syntax);

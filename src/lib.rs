@@ -1,7 +1,7 @@
 //! An edge proxy that runs an application's worker processes on Unix-domain sockets.
 //!
-//! The house has floors; a room imports from lower floors only, never sideways
-//! (`tests/architecture.rs` holds it). See `docs/architecture.md`.
+//! Its modules stand in layers: each imports from lower layers only, never sideways
+//! (`tests/architecture` holds it). See `docs/architecture.md`.
 
 mod admin;
 pub mod config;

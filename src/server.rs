@@ -1,5 +1,7 @@
 //! Composition root: from a configuration to a running Pingora server.
 
+#![forbid(unsafe_code)]
+
 mod gate;
 mod guard;
 mod handover;

@@ -1,5 +1,7 @@
 //! The words every floor shares: who a worker is.
 
+#![forbid(unsafe_code)]
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::sync::Arc;

@@ -12,6 +12,8 @@
 //! More verbs: a route in [`api`], a method in [`Hands`], a variant of [`Verb`](commands::Verb). What [`health`] answers
 //! is asked on an address of its own, and on the socket.
 
+#![forbid(unsafe_code)]
+
 mod api;
 mod client;
 pub(crate) mod commands;

@@ -5,6 +5,8 @@
 //! instead of stopping at the first, and what is left without a mistake becomes a [`Config`]. The keys and their
 //! defaults stand in one table, [`schema`]; docs/configuration.md is tested against it.
 
+#![forbid(unsafe_code)]
+
 mod admin;
 mod affinity;
 mod alarms;
@@ -220,7 +222,7 @@ impl Default for Limits {
 }
 
 /// A usable configuration with what is odd about it, or every mistake in it, sorted by place.
-pub(crate) type Loaded = Result<(Config, Vec<Warning>), Vec<Error>>;
+type Loaded = Result<(Config, Vec<Warning>), Vec<Error>>;
 
 /// What the command line asks for: a file or a command, with `-d` applied.
 pub(crate) fn from_cli(cli: &Cli) -> Loaded {
@@ -244,7 +246,7 @@ pub(crate) fn load(file: &Path) -> Loaded {
 }
 
 /// `-- COMMAND ARGS...`: one worker per processor, named after the script or program, on 127.0.0.1:8000.
-pub(crate) fn from_command(command: &[String]) -> Loaded {
+fn from_command(command: &[String]) -> Loaded {
     let file = Path::new("command line");
     match std::env::current_dir() {
         Ok(dir) => decode(Findings::new(file), &dir, &command_tree(command), &Here),
@@ -307,7 +309,7 @@ pub(crate) fn reached(file: &Path) -> Result<Reached, Vec<Error>> {
 }
 
 /// Of a proxy that was started without a file, or whose file does not say.
-pub(crate) fn default_runtime_dir() -> PathBuf {
+fn default_runtime_dir() -> PathBuf {
     Here.runtime_dir()
 }
 

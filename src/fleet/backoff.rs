@@ -41,7 +41,7 @@ impl History {
         self.recent.len() as u32
     }
 
-    pub(crate) fn looping(&self) -> bool {
+    pub(super) fn looping(&self) -> bool {
         self.looping
     }
 

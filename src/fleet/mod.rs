@@ -36,6 +36,7 @@
 //! | `saved.rs` | written down, and taken up again by another process |
 //! | `verify.rs` | what holds after every step |
 
+#![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
 
 mod backoff;

@@ -5,7 +5,7 @@ use crate::worker::Slot;
 
 impl Fleet {
     /// Says what is broken, if anything is.
-    pub(crate) fn verify(&self) -> Result<(), String> {
+    pub(super) fn verify(&self) -> Result<(), String> {
         for (slot, seat) in self.slots() {
             self.verify_slot(slot, seat)?;
         }

@@ -34,6 +34,8 @@
 //! waits no longer shuts its ear first, so the word is there already or cannot be said any more. When it is the predecessor that dies, the successor has all it
 //! needs from `estate` on, and takes over without the rest.
 
+#![forbid(unsafe_code)]
+
 mod door;
 mod elders;
 mod fault;

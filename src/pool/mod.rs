@@ -1,6 +1,7 @@
 //! The routable workers of an app and what each carries now. Written by the supervisor, read by
 //! traffic; no I/O, and no lock on the path of a request.
 
+#![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
 
 pub(crate) mod affinity;

@@ -15,7 +15,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// Picks, for each key, always the same of the present backends.
-pub(crate) struct Rendezvous {
+pub(super) struct Rendezvous {
     /// With the hash that each is known by.
     backends: Vec<(u64, Backend)>,
 }
@@ -39,7 +39,7 @@ impl BackendSelection for Rendezvous {
 }
 
 /// The backends for one key, best first.
-pub(crate) struct RendezvousIter {
+pub(super) struct RendezvousIter {
     selector: Arc<Rendezvous>,
     order: std::vec::IntoIter<(f64, usize)>,
 }

@@ -11,6 +11,8 @@
 //! logs/APP.SLOT.INC.out, .err     FIFOs behind the worker's stdout and stderr
 //! ```
 
+#![forbid(unsafe_code)]
+
 mod lock;
 mod names;
 mod tree;

@@ -56,7 +56,7 @@ pub(crate) fn start_time(pid: u32) -> io::Result<u64> {
 }
 
 /// The user that a process runs as.
-pub(crate) fn real_user(pid: u32) -> io::Result<u32> {
+pub(super) fn real_user(pid: u32) -> io::Result<u32> {
     let path = format!("/proc/{pid}/status");
     let odd = || io::Error::new(io::ErrorKind::InvalidData, format!("{path} is not as expected"));
     let text = fs::read(&path)?;

@@ -140,7 +140,7 @@ pub(super) type Listening<A> = Service<Lent<A>>;
 type Endpoints<A> = Box<dyn Fn(&mut Listening<A>) + Send + Sync>;
 
 /// A listening service behind a gate.
-pub(crate) struct Gated<A> {
+pub(super) struct Gated<A> {
     name: String,
     threads: Option<usize>,
     app: Arc<A>,
@@ -174,13 +174,13 @@ impl Drop for Run {
 }
 
 impl<A: ServerApp + Send + Sync + 'static> Gated<A> {
-    pub(crate) fn threads(mut self, threads: usize) -> Gated<A> {
+    pub(super) fn threads(mut self, threads: usize) -> Gated<A> {
         self.threads = Some(threads);
         self
     }
 
     /// Runs beside the service from its start on, whether the gate is open or not.
-    pub(crate) fn beside(mut self, aside: impl Future<Output = ()> + Send + Sync + 'static) -> Gated<A> {
+    pub(super) fn beside(mut self, aside: impl Future<Output = ()> + Send + Sync + 'static) -> Gated<A> {
         self.aside = Some(Box::pin(aside));
         self
     }

@@ -64,7 +64,7 @@ pub(crate) fn status(status: &str) {
 }
 
 /// A reload has begun. For `Type=notify-reload` its time must be told, too.
-pub(crate) fn reloading() {
+pub(super) fn reloading() {
     let now = clock_gettime(ClockId::Monotonic);
     let micros = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1000;
     tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}\nSTATUS=reloading"));
@@ -75,7 +75,7 @@ pub(crate) fn stopping() {
 }
 
 /// Another process is the service's main process from now on.
-pub(crate) fn main_pid(pid: u32) {
+pub(super) fn main_pid(pid: u32) {
     tell(&format!("MAINPID={pid}"));
 }
 

@@ -24,7 +24,7 @@ const BACKLOG: i32 = 65_535;
 
 /// What a socket is for, by its key of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
+pub(super) enum Purpose {
     Listeners,
     Metrics,
     Health,
@@ -34,7 +34,7 @@ pub(crate) enum Purpose {
 impl Purpose {
     const ALL: [Purpose; 4] = [Purpose::Listeners, Purpose::Metrics, Purpose::Health, Purpose::Admin];
 
-    pub(crate) fn key(self) -> &'static str {
+    pub(super) fn key(self) -> &'static str {
         match self {
             Purpose::Listeners => "listeners",
             Purpose::Metrics => "metrics",
@@ -150,7 +150,7 @@ impl Sockets {
 
     /// Closes inherited sockets that no key names, so that their clients are refused and do not wait for ever.
     /// `later` are addresses that are claimed afterwards.
-    pub(crate) fn close_unclaimed(&self, later: &[&str]) {
+    pub(super) fn close_unclaimed(&self, later: &[&str]) {
         lock(&self.inherited).retain(|socket| {
             let keep = later.contains(&socket.address.as_str());
             if !keep {
@@ -186,7 +186,7 @@ impl Sockets {
     }
 
     /// Every socket with a name by which [`Sockets::inherit`] knows what it was for.
-    pub(crate) fn export(&self) -> Vec<(String, Arc<OwnedFd>)> {
+    pub(super) fn export(&self) -> Vec<(String, Arc<OwnedFd>)> {
         let named = |bound: &Bound| (format!("{}={}", bound.purpose, bound.address), bound.fd.clone());
         lock(&self.bound).iter().map(named).collect()
     }
@@ -301,7 +301,7 @@ fn vacant(path: &Path, purpose: Purpose) -> Result<(), String> {
 }
 
 /// Where a predecessor's process id is written, ours is from now on.
-pub(crate) fn take_pid_file(path: &Path) {
+pub(super) fn take_pid_file(path: &Path) {
     if std::fs::read_to_string(path).is_ok_and(|text| text.trim().parse::<u32>().is_ok())
         && let Err(error) = std::fs::write(path, format!("{}\n", std::process::id()))
     {
@@ -310,7 +310,7 @@ pub(crate) fn take_pid_file(path: &Path) {
 }
 
 /// Removes the file of a process id that is still ours. Pingora writes one as a daemon and leaves it behind.
-pub(crate) fn remove_pid_file(path: &Path) {
+pub(super) fn remove_pid_file(path: &Path) {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     if text.trim().parse() == Ok(std::process::id()) {
         let _ = std::fs::remove_file(path);
@@ -322,7 +322,7 @@ pub(crate) fn remove_pid_file(path: &Path) {
 }
 
 /// Removes the path of a socket that we have served. One of another proxy, started meanwhile, answers and stays.
-pub(crate) fn remove_path(path: &Path) {
+pub(super) fn remove_path(path: &Path) {
     let is_socket = symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
     if is_socket && !answers(path) {
         let _ = std::fs::remove_file(path);

@@ -6,17 +6,17 @@ use std::sync::Arc;
 
 /// An alarm that begins, or goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Raised {
-    pub(crate) kind: Kind,
-    pub(crate) app: Arc<str>,
+pub(super) struct Raised {
+    pub(super) kind: Kind,
+    pub(super) app: Arc<str>,
     /// `None` when it is about the app as a whole.
-    pub(crate) slot: Option<Slot>,
+    pub(super) slot: Option<Slot>,
     /// For people; may have several lines.
-    pub(crate) detail: String,
+    pub(super) detail: String,
 }
 
 /// Who delivers alarms. Called by the task that keeps the workers: it must not wait.
-pub(crate) trait Hook: Send + Sync {
+pub(super) trait Hook: Send + Sync {
     fn raise(&self, raised: Raised);
     /// It is over. Also called for alarms that were never raised.
     fn clear(&self, kind: Kind, app: &Arc<str>, slot: Option<Slot>);

@@ -35,8 +35,10 @@
 //! caught and logged, and the loop goes on with the state it has; when that happens again and again
 //! all workers are killed and `finished()` says so.
 
+#![forbid(unsafe_code)]
+
 mod actions;
-pub(crate) mod alarm_event;
+mod alarm_event;
 pub(crate) mod alarms;
 mod definition;
 mod effects;

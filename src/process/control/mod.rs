@@ -5,6 +5,8 @@
 //! is settled by [`links`]. Whoever expects a worker registers it in the [`Registry`] before its
 //! process starts, and speaks to it through the same registry.
 
+#![forbid(unsafe_code)]
+
 mod complaints;
 mod external;
 mod links;

@@ -194,7 +194,7 @@ impl Registry {
 
     /// Sends to the process that speaks for the worker; returns whether it took it.
     #[cfg(test)]
-    pub(crate) fn send_first(&self, id: &WorkerId, says: &ProxySays) -> bool {
+    pub(super) fn send_first(&self, id: &WorkerId, says: &ProxySays) -> bool {
         self.send(id, says, |links, link| links.is_first(link)) > 0
     }
 

@@ -10,6 +10,8 @@
 //! partial line of 16 KiB and shares all other buffers with its thread. A stream that drops is only counted,
 //! and a busy one is read a few hundred times a second, so output costs little however it comes.
 
+#![forbid(unsafe_code)]
+
 mod files;
 mod format;
 mod frame;

@@ -284,7 +284,7 @@ impl Alarms {
     }
 
     /// Judges what was measured, and repeats what lasts.
-    pub(crate) fn observe(&self, snapshot: &Snapshot) {
+    pub(super) fn observe(&self, snapshot: &Snapshot) {
         self.change(|state, now| state.observe(snapshot, now));
     }
 

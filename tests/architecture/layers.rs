@@ -10,18 +10,18 @@ const LAYERS: &[(&str, u8)] = &[
     ("fleet", 2),
     ("pool", 2),
     ("process", 2),
-    ("config", 3),
+    ("config", 4),
     ("gateway", 3),
     ("supervisor", 3),
     ("handoff", 3),
     ("admin", 3),
-    ("server", 4),
+    ("server", 5),
     ("lib", ROOT),
     ("main", ROOT),
 ];
 
 /// The layer of the crate's root.
-const ROOT: u8 = 5;
+const ROOT: u8 = 6;
 
 pub(crate) fn layer(module: &str) -> Option<u8> {
     LAYERS.iter().find(|(name, _)| *name == module).map(|(_, layer)| *layer)

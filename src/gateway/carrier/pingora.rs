@@ -113,6 +113,8 @@ pub(in crate::gateway) struct Ctx {
     tried: Vec<Arc<Member>>,
     is_bound: bool,
     was_replayed: bool,
+    /// The session's worker, which was asked once: nobody else is.
+    owner: Option<Arc<Member>>,
     /// Content bytes of the request so far.
     body: u64,
     /// The answer may hold a sid to learn.
@@ -164,6 +166,9 @@ impl Proxy {
         match retry::decide(fault, &attempt) {
             Decision::Retry { avoid, is_replay } => {
                 ctx.was_replayed |= is_replay;
+                if is_replay && ctx.is_bound {
+                    ctx.owner = ctx.lease.as_ref().map(|lease| lease.member().clone());
+                }
                 if let Some(lease) = ctx.lease.take()
                     && avoid
                 {
@@ -271,6 +276,9 @@ impl ProxyHttp for Proxy {
             let failure = if ctx.was_replayed { Failure::WorkerDied } else { Failure::NoWorker };
             return Err(Self::refuse(ctx, last, failure));
         };
+        if ctx.owner.as_ref().is_some_and(|owner| !Arc::ptr_eq(owner, lease.member())) {
+            return Err(Self::refuse(ctx, ErrorResponse::BROKEN, Failure::WorkerDied));
+        }
         if plan.usage == Use::Parked {
             ctx.began = None;
         }

@@ -125,6 +125,8 @@ struct Dispatch<'a> {
     /// Workers that could not take it.
     tried: Vec<Arc<Member>>,
     was_replayed: bool,
+    /// The session's worker, which was asked once: nobody else can serve it, and what ended one must not go around.
+    owner: Option<Arc<Member>>,
     /// What the client is told when no worker is left to ask.
     last: ErrorResponse,
 }
@@ -138,7 +140,8 @@ impl<'a> Dispatch<'a> {
         client: &mut C,
     ) -> Result<Done, Ended> {
         let last = ErrorResponse::NO_WORKER;
-        let mut dispatch = Dispatch { app, registry, limits, request, tried: Vec::new(), was_replayed: false, last };
+        let mut dispatch =
+            Dispatch { app, registry, limits, request, tried: Vec::new(), was_replayed: false, owner: None, last };
         let mut first = std::mem::take(&mut dispatch.request.head);
         dispatch.first_body(client, &mut first).await?;
         let outgoing = Outgoing {
@@ -174,6 +177,9 @@ impl<'a> Dispatch<'a> {
                 };
                 return Err(self.end_poll_or(Ended::refused(self.last, failure)));
             };
+            if self.owner.as_ref().is_some_and(|owner| !Arc::ptr_eq(owner, lease.member())) {
+                return Err(self.end_poll_or(Ended::refused(ErrorResponse::BROKEN, Failure::WorkerDied)));
+            }
             let (worker, on_kept_connection) = match self.reach(&lease).await {
                 Ok(reached) => reached,
                 Err(fault) => {
@@ -282,6 +288,7 @@ impl<'a> Dispatch<'a> {
                 self.was_replayed |= is_replay;
                 if is_replay {
                     self.last = ErrorResponse::BROKEN;
+                    self.owner = self.request.plan.is_bound().then(|| lease.member().clone());
                 }
                 if avoid {
                     self.tried.push(lease.member().clone());

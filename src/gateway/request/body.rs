@@ -95,14 +95,6 @@ fn chunk_size(out: &mut BytesMut, size: usize) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends one field line.
-pub(in crate::gateway) fn push_field(out: &mut BytesMut, name: &[u8], value: &[u8]) {
-    out.extend_from_slice(name);
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
-}
-
 /// Reads an HTTP/1 body out of what came from the client, and writes it for the worker.
 #[derive(Debug)]
 pub(in crate::gateway) struct Http1Body {

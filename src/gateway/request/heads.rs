@@ -1,6 +1,5 @@
 //! Heads on their way through, in both directions and for every carrier: which fields pass, and how a head is written.
 
-use super::body::push_field;
 use super::forwarded::Forwarded;
 use crate::gateway::http1::fields::{self, list};
 use crate::gateway::http1::head::Head;
@@ -8,6 +7,14 @@ use crate::gateway::http1::{Body, Method, Version, response};
 use bytes::BytesMut;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use std::net::IpAddr;
+
+/// Appends one field line.
+pub(in crate::gateway) fn push_field(out: &mut BytesMut, name: &[u8], value: &[u8]) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
 
 /// What becomes of one request field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -277,7 +277,7 @@ async fn wrong_parcels_are_refused_by_name() {
     assert!(refused(&bytes, vec![client.try_clone().unwrap(), client]).contains("not a connection of a Unix socket"));
     let text = String::from_utf8_lossy(&bytes[4..]).into_owned();
     for (was, is, wanted) in [
-        ("\"frames\":[0,0,0,0,0,0]", "\"frames\":[0,0,2,0,0,0]", "no frame stands"),
+        ("\"stage\":0,\"length_bytes\":0", "\"stage\":2,\"length_bytes\":0", "no frame stands"),
         ("\"state\":\"open\"", "\"state\":\"shut\"", "unknown variant"),
         ("\"waiting\":0", "\"waiting\":18446744073709551615", "bytes wait where"),
         ("\"tag\":null", "\"tag\":\"too long\"", "no worker's tag"),

@@ -1,15 +1,15 @@
 //! One HTTP/2 stream: a request and its response.
 
-use super::{Shared, StreamEnd};
+use super::shared::{Shared, StreamEnd};
 use crate::gateway::downstream::deadline::Deadline;
 use crate::gateway::downstream::scratch::SCRATCH;
 use crate::gateway::exchange::client::{ClientFault, ClientHalf, ResponseFault};
 use crate::gateway::exchange::dispatch::{Outcome, Request, dispatch};
 use crate::gateway::http1::body::{BodyScanner, Piece};
 use crate::gateway::http1::{Body, Method, response};
-use crate::gateway::request::body::{BodyWriter, push_field};
+use crate::gateway::request::body::BodyWriter;
 use crate::gateway::request::error_response::ErrorResponse;
-use crate::gateway::request::heads::{self, passes_as_trailer};
+use crate::gateway::request::heads::{self, passes_as_trailer, push_field};
 use crate::gateway::request::plan;
 use crate::gateway::request::socketio;
 use crate::gateway::rules::Rules;

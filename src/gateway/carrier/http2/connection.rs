@@ -1,0 +1,262 @@
+//! HTTP/2 with the client: one connection and its streams, all in one task.
+//!
+//! Framing, flow control and header compression are the `h2` crate's; what is decided about a request, and the way to
+//! a worker, are those of every carrier. A stream beyond the connection's first counts as another connection does.
+
+use super::shared::{Shared, StreamEnd};
+use super::stream;
+use crate::gateway::downstream::connection::Connection;
+use crate::gateway::downstream::connections::{ConnectionGuard, Directive, StreamGuard};
+use crate::gateway::downstream::deadline::Deadline;
+use crate::gateway::rules::{Rules, SharedRules};
+use crate::gateway::upstream::idle_pool;
+use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use h2::server::{self, SendResponse};
+use h2::{Ping, PingPong, Reason, RecvStream};
+use http::Request;
+use pingora_core::protocols::Stream;
+use pingora_core::protocols::l4::stream::Stream as L4Stream;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Requests of one connection at a time.
+const MAX_STREAMS: u32 = 100;
+/// What a client may send of one body, and of all, before a worker has taken it, in bytes.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Bytes of a stream's answer that wait for a client to take them.
+const SEND_BUFFER: usize = 64 * 1024;
+/// HPACK's bookkeeping counts 32 bytes a field (RFC 7541, section 4.1), which the limit of a head does not.
+const HEADER_LIST_SPARE: usize = 8 * 1024;
+/// Resets by the client, before their answer, that are no attack whatever their share.
+const MAX_RESETS: u64 = 100;
+/// With requests open, a client that is silent is asked whether it is there, this often; it has as long to answer.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// For a client to close after the last GOAWAY.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+type StreamFuture = Pin<Box<dyn Future<Output = StreamEnd> + Send>>;
+
+/// Serves a connection whose client speaks HTTP/2, to its end.
+pub(in crate::gateway) async fn serve(rules: SharedRules, connection: Connection) {
+    let Connection { client, stream, read_ahead, mut guard, .. } = connection;
+    let stream = if read_ahead.is_empty() {
+        stream
+    } else {
+        // Only a plain stream is looked into for HTTP/2, so it is one of this type.
+        let Ok(mut plain) = stream.into_any().downcast::<L4Stream>() else { return };
+        plain.rewind(&read_ahead);
+        plain
+    };
+    drop(read_ahead);
+    guard.set_movable(false);
+    let now = rules.load_full();
+    let handshake = timeout(now.limits.head_timeout, builder(&now).handshake::<Stream, Bytes>(stream));
+    let Ok(Ok(connection)) = handshake.await else { return };
+    let shared = Shared { rules, registry: guard.registry().clone(), client };
+    let mut server = Server::new(connection, shared, guard, now.limits.head_timeout);
+    drop(now);
+    std::future::poll_fn(|cx| server.poll(cx)).await;
+}
+
+fn builder(rules: &Rules) -> server::Builder {
+    let mut builder = server::Builder::new();
+    builder
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_header_list_size(u32::try_from(rules.limits.head_bytes + HEADER_LIST_SPARE).unwrap_or(u32::MAX));
+    builder
+}
+
+struct Server {
+    connection: server::Connection<Stream, Bytes>,
+    streams: FuturesUnordered<StreamFuture>,
+    shared: Shared,
+    guard: ConnectionGuard,
+    phase: Phase,
+    accepted: u64,
+    resets: u64,
+    /// How long it may be without a request.
+    idle_timeout: Duration,
+    idle: Deadline,
+    ping: Option<PingPong>,
+    ping_deadline: Deadline,
+    ping_sent: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    /// The client knows that no new request is taken; those that have begun are answered.
+    GoingAway,
+}
+
+impl Server {
+    fn new(
+        mut connection: server::Connection<Stream, Bytes>,
+        shared: Shared,
+        guard: ConnectionGuard,
+        idle_timeout: Duration,
+    ) -> Server {
+        let ping = connection.ping_pong();
+        Server {
+            connection,
+            streams: FuturesUnordered::new(),
+            shared,
+            guard,
+            phase: Phase::Serving,
+            accepted: 0,
+            resets: 0,
+            idle_timeout,
+            idle: Deadline::default(),
+            ping,
+            ping_deadline: Deadline::default(),
+            ping_sent: false,
+        }
+    }
+
+    /// Ready when the connection is over.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.guard.watch(cx);
+        if self.guard.directive() == Directive::Drain {
+            self.go_away();
+        }
+        loop {
+            let streams = self.poll_streams(cx);
+            match self.poll_accept(cx) {
+                Poll::Ready(true) => continue,
+                Poll::Ready(false) => return Poll::Ready(()),
+                Poll::Pending if streams => continue,
+                Poll::Pending => break,
+            }
+        }
+        if self.poll_idle(cx).is_ready() || self.poll_ping(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+
+    fn go_away(&mut self) {
+        if self.phase == Phase::Serving {
+            self.phase = Phase::GoingAway;
+            self.connection.graceful_shutdown();
+            self.idle.clear();
+        }
+    }
+
+    /// Runs the streams; whether any ended.
+    fn poll_streams(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut ended = false;
+        while let Poll::Ready(Some(end)) = self.streams.poll_next_unpin(cx) {
+            ended = true;
+            self.resets += u64::from(end.was_reset);
+            if self.resets > MAX_RESETS && self.resets * 2 > self.accepted {
+                log::debug!("an HTTP/2 client resets too many of its requests");
+                self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            }
+        }
+        ended
+    }
+
+    /// Drives the connection, and takes a new request: `false` when the connection has ended.
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        match self.connection.poll_accept(cx) {
+            Poll::Ready(Some(Ok((request, respond)))) => {
+                self.accept(request, respond);
+                Poll::Ready(true)
+            }
+            Poll::Ready(Some(Err(error))) => {
+                log::debug!("an HTTP/2 connection ended: {error}");
+                Poll::Ready(false)
+            }
+            Poll::Ready(None) => Poll::Ready(false),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn accept(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+        self.accepted += 1;
+        let rules = self.shared.rules.load_full();
+        let mut place = None;
+        if !self.streams.is_empty() {
+            place = self.place(&rules);
+            if place.is_none() {
+                // The client may send it again, here or elsewhere (RFC 9113, section 8.7).
+                self.shared.registry.descriptors().note_refusal();
+                return respond.send_reset(Reason::REFUSED_STREAM);
+            }
+        }
+        self.idle_timeout = rules.limits.keepalive_timeout;
+        self.idle.clear();
+        let shared = self.shared.clone();
+        self.streams.push(Box::pin(async move {
+            let end = stream::serve(rules, shared, request, respond).await;
+            drop(place);
+            end
+        }));
+    }
+
+    fn place(&self, rules: &Rules) -> Option<StreamGuard> {
+        let registry = &self.shared.registry;
+        let limit = rules.limits.connections;
+        registry.register_stream(limit).or_else(|| {
+            if registry.descriptors().idle() == 0 {
+                return None;
+            }
+            idle_pool::evict(rules, 1);
+            registry.register_stream(limit)
+        })
+    }
+
+    /// Ready when a connection without requests has had its time.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.streams.is_empty() {
+            return Poll::Pending;
+        }
+        let limit = if self.phase == Phase::Serving { self.idle_timeout } else { CLOSE_TIMEOUT };
+        match self.idle.poll(cx, limit) {
+            Poll::Ready(()) if self.phase == Phase::Serving => {
+                self.go_away();
+                // The frame must be written, and the client gets a moment to close.
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            other => other,
+        }
+    }
+
+    /// Ready when a client with open requests does not answer.
+    fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(ping) = &mut self.ping else { return Poll::Pending };
+        if self.ping_sent {
+            match ping.poll_pong(cx) {
+                Poll::Ready(Ok(_)) => {
+                    self.ping_sent = false;
+                    self.ping_deadline.clear();
+                }
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Pending => {}
+            }
+        }
+        if self.streams.is_empty() && !self.ping_sent {
+            self.ping_deadline.clear();
+            return Poll::Pending;
+        }
+        if self.ping_deadline.poll(cx, PING_INTERVAL).is_ready() {
+            if self.ping_sent {
+                log::debug!("an HTTP/2 client does not answer a PING");
+                return Poll::Ready(());
+            }
+            self.ping_sent = ping.send_ping(Ping::opaque()).is_ok();
+            self.ping_deadline.clear();
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+}

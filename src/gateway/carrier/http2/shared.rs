@@ -1,0 +1,19 @@
+//! What the streams of one connection share, and what each tells it.
+
+use crate::gateway::downstream::connections::ConnectionRegistry;
+use crate::gateway::request::heads::ClientInfo;
+use crate::gateway::rules::SharedRules;
+use std::sync::Arc;
+
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) rules: SharedRules,
+    pub(super) registry: Arc<ConnectionRegistry>,
+    pub(super) client: ClientInfo,
+}
+
+/// How a stream ended.
+pub(super) struct StreamEnd {
+    /// The client reset it before its answer was whole.
+    pub(super) was_reset: bool,
+}

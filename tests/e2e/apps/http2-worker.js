@@ -1,0 +1,46 @@
+// A worker that speaks HTTP/2 without TLS, and nothing else, on the socket that it is told.
+const http2 = require('node:http2');
+
+const json = (res, value) => res.end(JSON.stringify(value));
+const server = http2.createServer((req, res) => {
+  const url = new URL(req.url, 'http://x');
+  const routes = {
+    '/pid': () => res.end(String(process.pid)),
+    '/head': () => json(res, { method: req.method, url: req.url, authority: req.authority, version: req.httpVersion, headers: req.headers, pid: process.pid }),
+    '/slow': () => setTimeout(() => res.end('slow'), Number(url.searchParams.get('ms'))),
+    '/echo': () => {
+      res.stream.respond({ ':status': 200 });
+      req.pipe(res.stream);
+    },
+    '/upload': () => {
+      let bytes = 0;
+      req.on('data', chunk => (bytes += chunk.length));
+      req.on('end', () => json(res, { bytes, length: req.headers['content-length'] ?? null, trailers: req.trailers }));
+    },
+    '/big': () => res.end(Buffer.alloc(Number(url.searchParams.get('kib')) * 1024, 'x')),
+    '/status': () => {
+      res.statusCode = Number(url.searchParams.get('code'));
+      res.end();
+    },
+    '/trailers': () => {
+      res.stream.respond({ ':status': 200 }, { waitForTrailers: true });
+      res.stream.on('wantTrailers', () => res.stream.sendTrailers({ 'x-sum': '42' }));
+      res.stream.end('body');
+    },
+    '/cut': () => {
+      res.stream.respond({ ':status': 200 });
+      res.stream.write('half of it', () => setTimeout(() => res.stream.close(http2.constants.NGHTTP2_INTERNAL_ERROR), 50));
+    },
+    '/refused': () => res.stream.close(http2.constants.NGHTTP2_INTERNAL_ERROR),
+    '/cookies': () => {
+      res.setHeader('set-cookie', ['a=1', 'b=2']);
+      res.end();
+    },
+  };
+  const route = routes[url.pathname];
+  if (route) return route();
+  res.statusCode = 404;
+  res.end('not here');
+});
+server.on('sessionError', () => {});
+server.listen(process.argv[2]);

@@ -1,0 +1,152 @@
+// Workers that speak HTTP/2 (`protocol: http2`) for clients of either kind, and beside workers that speak HTTP/1.
+
+import assert from 'node:assert/strict';
+import { Raw, exchange, request } from './lib/http.mjs';
+import { ask, withSession } from './lib/http2.mjs';
+import { needsProxy } from './lib/proxy.mjs';
+import { sharing } from './lib/shared.mjs';
+import { pooled, range } from './lib/wait.mjs';
+import { upgradeHead } from './lib/upgrade.mjs';
+
+const two = (more = {}) => ({ command: [process.execPath, 'http2-worker.js', '{socket}'], protocol: 'http2', preload: false, instances: 2, ...more });
+const only = proxy => ({ listeners: [{ address: `127.0.0.1:${proxy.port}`, h2c: true }], apps: { two: two() } });
+const both = proxy => ({
+  listeners: [{ address: `127.0.0.1:${proxy.port}`, h2c: true }],
+  apps: { one: { script: './frames.js', instances: 2 }, two: two() },
+  routes: [{ path: '/', app: 'one' }, { host: 'two.example', app: 'two' }],
+});
+
+sharing('a client with HTTP/1, workers with HTTP/2', only, check => {
+  check('a request as the worker sees it', needsProxy, async proxy => {
+    const answer = await request(proxy.port, { path: '/head?a=b', headers: { 'x-forwarded-for': '9.9.9.9', 'keep-alive': 'timeout=5', cookie: 'a=1; b=2', host: 'app.example' } });
+    const seen = answer.json;
+    assert.deepEqual([answer.status, answer.version, seen.version, seen.method, seen.url, seen.authority], [200, '1.1', '2.0', 'GET', '/head?a=b', 'app.example']);
+    assert.equal(seen.headers['x-forwarded-for'], '127.0.0.1');
+    assert.equal(seen.headers.cookie, 'a=1; b=2');
+    for (const name of ['connection', 'keep-alive', 'transfer-encoding', 'upgrade']) assert.equal(seen.headers[name], undefined, name);
+  });
+
+  check('bodies: with a length, chunked, none', needsProxy, async proxy => {
+    const body = Buffer.alloc(300_000, 'b');
+    assert.deepEqual((await request(proxy.port, { method: 'POST', path: '/upload', body })).json, { bytes: 300_000, length: '300000', trailers: {} });
+    const chunked = await exchange(proxy.port, 'POST /upload HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n');
+    assert.equal(JSON.parse(chunked.body).bytes, 5);
+    assert.equal((await request(proxy.port, { method: 'POST', path: '/upload', headers: { 'content-length': '0' } })).json.bytes, 0);
+  });
+
+  check('a large answer, HEAD, 204, 304, cookies', needsProxy, async proxy => {
+    assert.equal((await request(proxy.port, { path: '/big?kib=3000' })).body.length, 3000 * 1024);
+    assert.equal((await request(proxy.port, { path: '/big?kib=3', method: 'HEAD' })).body.length, 0);
+    for (const code of [204, 304]) {
+      const answer = await exchange(proxy.port, `GET /status?code=${code} HTTP/1.1\r\nHost: x\r\n\r\n`);
+      assert.deepEqual([answer.status, answer.headers['transfer-encoding'], answer.headers['content-length']], [code, undefined, undefined]);
+    }
+    assert.deepEqual((await request(proxy.port, { path: '/cookies' })).headers['set-cookie'], ['a=1', 'b=2']);
+  });
+
+  check('one connection, 50 requests one after another', needsProxy, async proxy => {
+    const raw = await Raw.connect(proxy.port);
+    try {
+      for (const n of range(50)) {
+        raw.write(`POST /upload?n=${n} HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc`);
+        const answer = await raw.response();
+        assert.deepEqual([answer.status, JSON.parse(answer.body).bytes], [200, 3]);
+      }
+    } finally {
+      raw.destroy();
+    }
+  });
+
+  check('an answer that breaks off is cut, not completed', needsProxy, async proxy => {
+    const raw = await Raw.connect(proxy.port);
+    try {
+      raw.write('GET /cut HTTP/1.1\r\nHost: x\r\n\r\n');
+      const all = (await raw.rest()).toString('latin1');
+      assert.match(all, /^HTTP\/1\.1 200 /);
+      assert.match(all, /half of it/);
+      assert.doesNotMatch(all, /\r\n0\r\n\r\n/, 'no last chunk');
+    } finally {
+      raw.destroy();
+    }
+    assert.equal((await request(proxy.port, { path: '/refused' })).status, 502);
+  });
+
+  check('an upgrade to a WebSocket is refused, not left waiting', needsProxy, async proxy => {
+    const answer = await exchange(proxy.port, upgradeHead('/ws'));
+    assert.ok(answer.status >= 400 && answer.status < 600, `answered ${answer.status}`);
+  });
+
+  check('many at a time go to both workers', needsProxy, async proxy => {
+    const pids = await pooled(range(100), 20, async () => (await request(proxy.port, { path: '/pid' })).text);
+    assert.equal(new Set(pids).size, 2);
+  });
+});
+
+sharing('one connection with HTTP/2, workers of both kinds by route', both, check => {
+  const to = host => (headers, more) => [{ ':authority': host, ...headers }, more];
+  const [toOne, toTwo] = [to('one.example'), to('two.example')];
+
+  check('requests in turn', needsProxy, proxy =>
+    withSession(proxy.port, async session => {
+      const answers = await pooled(range(80), 16, n => ask(session, ...(n % 2 ? toTwo : toOne)({ ':path': `/head?n=${n}`, 'x-forwarded-for': '9.9.9.9', cookie: ['a=1', 'b=2'] })));
+      for (const [n, answer] of answers.entries()) {
+        assert.equal(answer.status, 200, `${n}: ${answer.code}`);
+        const seen = JSON.parse(answer.text);
+        assert.deepEqual([seen.url, seen.headers['x-forwarded-for'], seen.headers.cookie], [`/head?n=${n}`, '127.0.0.1', 'a=1; b=2']);
+        assert.equal(seen.version, n % 2 ? '2.0' : undefined);
+      }
+    }));
+
+  check('bodies and large answers at the same time', needsProxy, proxy =>
+    withSession(proxy.port, async session => {
+      await pooled(range(20), 10, async n => {
+        const where = n % 2 ? toTwo : toOne;
+        const up = await ask(session, ...where({ ':path': '/upload', ':method': 'POST' }, { body: Buffer.alloc(100_000 + n) }));
+        assert.equal(JSON.parse(up.text).bytes, 100_000 + n);
+        assert.equal((await ask(session, ...where({ ':path': '/big?kib=500' }))).body.length, 500 * 1024);
+      });
+    }));
+
+  check('trailers both ways, from either', needsProxy, proxy =>
+    withSession(proxy.port, async session => {
+      for (const where of [toOne, toTwo]) {
+        const down = await ask(session, ...where({ ':path': '/trailers', te: 'trailers' }));
+        assert.deepEqual([down.text, down.trailers?.['x-sum']], ['body', '42']);
+        const up = await ask(session, ...where({ ':path': '/upload', ':method': 'POST' }, { body: 'abc', trailers: { 'x-checksum': '7' } }));
+        assert.deepEqual([JSON.parse(up.text).bytes, JSON.parse(up.text).trailers['x-checksum']], [3, '7']);
+      }
+    }));
+
+  check('an answer that breaks off is an error of its stream alone', needsProxy, proxy =>
+    withSession(proxy.port, async session => {
+      const others = [toOne, toTwo].map(where => ask(session, ...where({ ':path': '/slow?ms=300' })));
+      for (const where of [toOne, toTwo]) {
+        const answer = await ask(session, ...where({ ':path': '/cut' }));
+        assert.deepEqual([answer.status, answer.text, answer.code], [200, 'half of it', 'INTERNAL_ERROR']);
+      }
+      for (const answer of await Promise.all(others)) assert.deepEqual([answer.status, answer.text], [200, 'slow']);
+      assert.deepEqual(session.trouble, []);
+    }));
+
+  check('the body flows back while it still comes in', needsProxy, proxy =>
+    withSession(proxy.port, async session => {
+      for (const where of [toOne, toTwo]) {
+        let got = 0;
+        const answer = await ask(session, ...where({ ':path': '/echo', ':method': 'POST' }, {
+          send: stream => {
+            let count = 0;
+            const next = () => (count++ < 10 ? stream.write('x'.repeat(1000)) : stream.end());
+            stream.on('data', data => (got += data.length) === count * 1000 && next());
+            next();
+          },
+        }));
+        assert.deepEqual([answer.status, answer.body.length], [200, 10_000]);
+      }
+    }));
+
+  check('HTTP/1 on the same listener reaches both', needsProxy, async proxy => {
+    for (const [host, version] of [['one.example', undefined], ['two.example', '2.0']]) {
+      assert.equal((await request(proxy.port, { path: '/head', headers: { host } })).json.version, version);
+    }
+  });
+});

@@ -13,9 +13,10 @@ const echo = (more = {}) => ({ command: [process.execPath, path.join(apps, 'grpc
 const config = more => proxy => ({ listeners: [{ address: `127.0.0.1:${proxy.port}`, h2c: true }], apps: { echo: echo(more) } });
 
 /** Waits for an answer by gRPC: there may be none by HTTP/1. */
-const answers = port =>
+const answers = proxy =>
   until(async () => {
-    const client = connect(port);
+    if (proxy.ended) throw Object.assign(new Error(`it ended: ${JSON.stringify(proxy.ended)}`), { fatal: true });
+    const client = connect(proxy.port);
     try {
       return (await call(client, 'unary', { deadline: 2000 })).code === grpc.status.OK;
     } finally {
@@ -25,7 +26,7 @@ const answers = port =>
 
 async function withEcho(more, body) {
   await withProxy(config(more), { ready: false }, async proxy => {
-    await answers(proxy.port);
+    await answers(proxy);
     const client = connect(proxy.port);
     try {
       await body(proxy, client);
@@ -40,7 +41,10 @@ describe('gRPC echo', () => {
   let client;
   before(async () => {
     proxy = await startProxy(config(), { ready: false });
-    await answers(proxy.port);
+    await answers(proxy).catch(error => {
+      proxy.show();
+      throw error;
+    });
     client = connect(proxy.port);
   });
   after(async () => {
@@ -190,7 +194,7 @@ test('gRPC: a worker that dies ends its calls, not those of the other', { ...opt
       one.done = call(client, 'talk', { send: made => (one.made = made, made.on('metadata', found => (one.pid = found.getMap()['x-pid'])), made.on('data', () => one.heard++), made.write(Buffer.from('0'))) });
       return one;
     });
-    await until(() => open.every(one => one.heard === 1 && one.pid), { what: 'every call to be answered' });
+    await until(() => open.every(one => one.heard === 1 && one.pid), { what: () => `every call to be answered; ${JSON.stringify(open.map(one => [one.pid, one.heard]))}` });
     const [victim] = open;
     assert.ok(open.some(one => one.pid !== victim.pid), 'calls on both workers');
     victim.made.write(Buffer.from('die'));
@@ -218,12 +222,15 @@ test('gRPC: reload replaces the workers, no call fails', { ...options, ...needsP
       }
     };
     const lanes = [lane('unary'), lane('unary', { fields: { 'x-wait': '100' } }), lane('spread', { fields: { 'x-count': '50' } })];
-    const before = pidsOf(await steady(proxy, 2));
-    configure(proxy, config({ env: { ROUND: '2' } })(proxy));
-    await succeed(proxy, ['reload']);
-    await steady(proxy, 2, { fits: list => list.every(worker => !before.includes(worker.pid)) });
-    over = true;
-    await Promise.all(lanes);
+    try {
+      const before = pidsOf(await steady(proxy, 2));
+      configure(proxy, config({ env: { ROUND: '2' } })(proxy));
+      await succeed(proxy, ['reload']);
+      await steady(proxy, 2, { fits: list => list.every(worker => !before.includes(worker.pid)) });
+    } finally {
+      over = true;
+      await Promise.all(lanes);
+    }
     t.diagnostic(`${done} calls`);
     assert.deepEqual(failed, []);
   }));

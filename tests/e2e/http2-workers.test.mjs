@@ -107,26 +107,29 @@ sharing('one connection with HTTP/2, workers of both kinds by route', both, chec
       });
     }));
 
-  check('trailers both ways, from either', needsProxy, proxy =>
-    withSession(proxy.port, async session => {
-      for (const where of [toOne, toTwo]) {
-        const down = await ask(session, ...where({ ':path': '/trailers', te: 'trailers' }));
-        assert.deepEqual([down.text, down.trailers?.['x-sum']], ['body', '42']);
-        const up = await ask(session, ...where({ ':path': '/upload', ':method': 'POST' }, { body: 'abc', trailers: { 'x-checksum': '7' } }));
-        assert.deepEqual([JSON.parse(up.text).bytes, JSON.parse(up.text).trailers['x-checksum']], [3, '7']);
-      }
-    }));
+  for (const [kind, where] of [['HTTP/1', toOne], ['HTTP/2', toTwo]]) {
+    check(`trailers of an answer, by a worker with ${kind}`, needsProxy, proxy =>
+      withSession(proxy.port, async session => {
+        const answer = await ask(session, ...where({ ':path': '/trailers', te: 'trailers' }));
+        assert.deepEqual([answer.text, answer.trailers?.['x-sum']], ['body', '42']);
+      }));
 
-  check('an answer that breaks off is an error of its stream alone', needsProxy, proxy =>
-    withSession(proxy.port, async session => {
-      const others = [toOne, toTwo].map(where => ask(session, ...where({ ':path': '/slow?ms=300' })));
-      for (const where of [toOne, toTwo]) {
+    check(`trailers of a request, to a worker with ${kind}`, needsProxy, proxy =>
+      withSession(proxy.port, async session => {
+        const answer = await ask(session, ...where({ ':path': '/upload', ':method': 'POST' }, { body: 'abc', trailers: { 'x-checksum': '7' } }));
+        const seen = JSON.parse(answer.text);
+        assert.deepEqual([seen.bytes, seen.trailers['x-checksum']], [3, '7']);
+      }));
+
+    check(`an answer that a worker with ${kind} breaks off is an error of its stream alone`, needsProxy, proxy =>
+      withSession(proxy.port, async session => {
+        const others = [toOne, toTwo].map(other => ask(session, ...other({ ':path': '/slow?ms=300' })));
         const answer = await ask(session, ...where({ ':path': '/cut' }));
         assert.deepEqual([answer.status, answer.text, answer.code], [200, 'half of it', 'INTERNAL_ERROR']);
-      }
-      for (const answer of await Promise.all(others)) assert.deepEqual([answer.status, answer.text], [200, 'slow']);
-      assert.deepEqual(session.trouble, []);
-    }));
+        for (const other of await Promise.all(others)) assert.deepEqual([other.status, other.text], [200, 'slow']);
+        assert.deepEqual(session.trouble, []);
+      }));
+  }
 
   check('the body flows back while it still comes in', needsProxy, proxy =>
     withSession(proxy.port, async session => {

@@ -23,15 +23,16 @@ const server = http2.createServer((req, res) => {
       res.end();
     },
     '/trailers': () => {
-      res.stream.respond({ ':status': 200 }, { waitForTrailers: true });
-      res.stream.on('wantTrailers', () => res.stream.sendTrailers({ 'x-sum': '42' }));
-      res.stream.end('body');
+      res.write('body');
+      res.addTrailers({ 'x-sum': '42' });
+      res.end();
     },
     '/cut': () => {
       res.stream.respond({ ':status': 200 });
-      res.stream.write('half of it', () => setTimeout(() => res.stream.close(http2.constants.NGHTTP2_INTERNAL_ERROR), 50));
+      // Destroyed by an error, a stream is reset with INTERNAL_ERROR.
+      res.stream.write('half of it', () => setTimeout(() => res.stream.destroy(new Error('cut')), 50));
     },
-    '/refused': () => res.stream.close(http2.constants.NGHTTP2_INTERNAL_ERROR),
+    '/refused': () => res.stream.destroy(new Error('refused')),
     '/cookies': () => {
       res.setHeader('set-cookie', ['a=1', 'b=2']);
       res.end();
@@ -42,5 +43,6 @@ const server = http2.createServer((req, res) => {
   res.statusCode = 404;
   res.end('not here');
 });
+server.on('stream', stream => stream.on('error', () => {}));
 server.on('sessionError', () => {});
 server.listen(process.argv[2]);

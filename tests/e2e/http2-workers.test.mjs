@@ -3,11 +3,12 @@
 import assert from 'node:assert/strict';
 import { Raw, exchange, request } from './lib/http.mjs';
 import { ask, withSession } from './lib/http2.mjs';
-import { needsProxy } from './lib/proxy.mjs';
+import { PLAIN, needsProxy } from './lib/proxy.mjs';
 import { sharing } from './lib/shared.mjs';
 import { pooled, range } from './lib/wait.mjs';
 import { upgradeHead } from './lib/upgrade.mjs';
 
+const share = PLAIN ? title => console.log(`skipped: ${title}: needs the proxy`) : sharing;
 const two = (more = {}) => ({ command: [process.execPath, 'http2-worker.js', '{socket}'], protocol: 'http2', preload: false, instances: 2, ...more });
 const only = proxy => ({ listeners: [{ address: `127.0.0.1:${proxy.port}`, h2c: true }], apps: { two: two() } });
 const both = proxy => ({
@@ -16,7 +17,7 @@ const both = proxy => ({
   routes: [{ path: '/', app: 'one' }, { host: 'two.example', app: 'two' }],
 });
 
-sharing('a client with HTTP/1, workers with HTTP/2', only, check => {
+share('a client with HTTP/1, workers with HTTP/2', only, check => {
   check('a request as the worker sees it', needsProxy, async proxy => {
     const answer = await request(proxy.port, { path: '/head?a=b', headers: { 'x-forwarded-for': '9.9.9.9', 'keep-alive': 'timeout=5', cookie: 'a=1; b=2', host: 'app.example' } });
     const seen = answer.json;
@@ -82,7 +83,7 @@ sharing('a client with HTTP/1, workers with HTTP/2', only, check => {
   });
 });
 
-sharing('one connection with HTTP/2, workers of both kinds by route', both, check => {
+share('one connection with HTTP/2, workers of both kinds by route', both, check => {
   const to = host => (headers, more) => [{ ':authority': host, ...headers }, more];
   const [toOne, toTwo] = [to('one.example'), to('two.example')];
 

@@ -50,6 +50,7 @@ FLOODS = [
     Case('10.5', 'a field named 4,000 times', [bomb], status(431) + ENDED),
     Case('10.5', '20,000 empty DATA frames', [post(), flood(20000, data(b''))], BORNE, free=[1]),
     Case('10.5', '20,000 DATA frames of padding', [post(), flood(20000, frame(DATA, PADDED, 1, b'\x00'))], BORNE, free=[1]),
+    Case('10.5', '20,000 DATA frames of one byte', [post(), flood(20000, data(b'x'))], BORNE, free=[1]),
     Case('10.5', '20,000 SETTINGS', [flood(20000, settings((3, 100)))], BORNE, timeout=10),
     Case('10.5', '40,000 PING', [flood(40000, ping())], BORNE, timeout=10),
     Case('10.5', '20,000 PRIORITY', [flood(20000, frame(PRIORITY, 0, 1, struct.pack('>IB', 3, 1)))], BORNE),

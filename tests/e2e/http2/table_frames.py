@@ -98,7 +98,7 @@ STATES = [
          note='the probe that follows has a lower id: an error of the connection', check=lambda peer: None if peer.stream(2**31 - 1).status == 200 else 'not answered'),
     Case('5.1.2', 'a stream more than SETTINGS_MAX_CONCURRENT_STREAMS allows', [
         acknowledged, lambda peer: peer.send(b''.join(get(2 * n + 1, '/hang?id=many') for n in range(peer.settings.get(3, 100)))),
-        acknowledged, get(999), told(999)], stream(REFUSED_STREAM, id=999), free=[2 * n + 1 for n in range(128)]),
+        acknowledged, get(999), told(999)], stream(REFUSED_STREAM, id=999), free=[2 * n + 1 for n in range(50)]),
 ]
 
 TABLE = PREFACES + SHAPES + STATES

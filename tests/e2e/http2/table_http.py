@@ -45,6 +45,10 @@ CRATE = 'h2 makes it an error of the connection, as 5.4.1 allows'
 LENIENT = 'nginx does not look at it'
 BOTH = f'{CRATE}; {LENIENT}'
 
+def no_fragment(peer):
+    return seen(url='/head')(peer) if peer.stream(1).status == 200 else None
+
+
 NAMES = [
     bad('an upper-case name', more=[('X-Upper', 'a')], proxy=BAD, note=CRATE),
     bad('an empty name', more=[('', 'a')], proxy=BAD, nginx=BAD, note=CRATE),
@@ -86,7 +90,8 @@ PSEUDO = [
     fields('a path without a slash', request(path='pid')),
     fields('a path with a scheme', request(path='http://app.example/pid')),
     fields('GET *', request(path='*')),
-    fields('a fragment in :path', request(path='/pid#x'), nginx=status(404), note='nginx escapes it'),
+    fields('a fragment in :path', request(path='/head#x'), nginx=answered(200), proxy=answered(200), check=no_fragment, nginx_check=False,
+           note='nginx passes it on; h2 drops it unseen, and the worker gets a path without it'),
     fields('OPTIONS *', request(path='*', method='OPTIONS'), expect=answered(200), check=seen(method='OPTIONS', url='*'), nginx_check=False, nginx=status(400), note='nginx knows no OPTIONS *'),
     fields('a space in :method', request(method='GET /x'), proxy=BAD, note=CRATE),
     fields('an empty :method', request(method=''), proxy=BAD, nginx=BAD, note=f'{CRATE}; nginx answers 400 and ends the connection'),
@@ -116,6 +121,8 @@ LENGTHS = [
     Case('8.1.1', 'a length beyond 2^64', [post(more=[('content-length', '18446744073709551621')]), data(b'abcde', end=True)], MALFORMED + status(413)),
     Case('8.1', 'a body without a length', [post(), data(b'abc'), data(b'', end=True)], answered(200), check=bytes_read(3)),
     Case('8.1', 'a body in 100 pieces', [post(), *[data(b'x')] * 100, data(b'', end=True)], answered(200), check=bytes_read(100)),
+    Case('8.1', 'a body in 1,500 pieces of one byte', [post(), data(b'x') * 1500, data(b'', end=True)], answered(200), check=bytes_read(1500)),
+    Case('8.1', '40 empty pieces of a body', [post(), *[data(b'') + data(b'x')] * 40, data(b'', end=True)], answered(200), check=bytes_read(40)),
     Case('8.1', 'trailers', [post(), data(b'abc'), trailing([('x-sum', '1')])], answered(200), nginx=BAD, nginx_check=False, note=TRAILERS, check=bytes_read(3)),
     Case('8.1', 'trailers without the end of the stream', [post(), data(b'abc'), trailing([('x-sum', '1')], end=False)], MALFORMED + BAD),
     Case('8.1', 'a pseudo field among trailers', [post(), data(b'abc'), trailing([(':path', '/x')])], MALFORMED, proxy=answered(200), nginx=BAD, note=f'h2 drops it unseen; {TRAILERS}'),

@@ -141,6 +141,18 @@ share('one connection with HTTP/2, workers of both kinds by route', both, check 
       }));
   }
 
+  check('uploads without a length to workers with HTTP/1, beside GETs: each is answered 200', needsProxy, proxy =>
+    withSession(proxy.port, async session => {
+      const send = stream => (stream.write('abc'), setTimeout(() => stream.end(), 5));
+      const bad = [];
+      await pooled(range(100), 10, async n => {
+        const upload = n % 2 === 0;
+        const answer = upload ? await ask(session, ...toOne({ ':path': '/upload', ':method': 'POST' }, { send })) : await request(proxy.port, { path: '/pid', headers: { host: 'one.example' } });
+        if (answer.status !== 200) bad.push(`${upload ? 'upload' : 'GET'}: ${answer.status}`);
+      });
+      assert.deepEqual(bad, []);
+    }));
+
   check('the body flows back while it still comes in', needsProxy, proxy =>
     withSession(proxy.port, async session => {
       for (const where of [toOne, toTwo]) {

@@ -20,6 +20,8 @@ class Case:
     # What else they may do, and why: either may, or one of them is known to be wrong. `expect` is the RFC's word.
     nginx: list = ()
     proxy: list = ()
+    # And what Pingora does where it carries HTTP/2 (`server: {http: pingora}`, or apps with `protocol: http2`).
+    pingora: list = ()
     note: str = ''
     # False: the steps begin with the preface themselves.
     opens: bool = True
@@ -34,6 +36,7 @@ class Case:
     # Further demands on what came back; a function that returns what is wrong, or nothing.
     check: Callable[[Peer], Any] = None
     nginx_check: bool = True
+    pingora_check: bool = True
 
 
 @dataclass
@@ -122,7 +125,9 @@ def describe(peer):
 
 def run(case, port, against='proxy'):
     """Returns (how it passed or '', what came back, what was expected)."""
-    expect = [*case.expect, *(case.nginx if against == 'nginx' else case.proxy)]
+    allowed = {'nginx': case.nginx, 'proxy': case.proxy, 'pingora': [*case.proxy, *case.pingora]}[against]
+    checked = {'nginx': case.nginx_check, 'proxy': True, 'pingora': case.pingora_check}[against]
+    expect = [*case.expect, *allowed]
     peer = Peer(port, case.timeout)
     try:
         if case.opens:
@@ -135,9 +140,9 @@ def run(case, port, against='proxy'):
             peer.send(get(PROBE))
         peer.read(lambda: any(outcome.holds(peer) for outcome in expect))
         passed = next((outcome for outcome in expect if outcome.holds(peer)), None)
-        wrong = case.check(peer) if passed and case.check and (against == 'proxy' or case.nginx_check) else None
+        wrong = case.check(peer) if passed and case.check and checked else None
         wanted = ' or '.join(outcome.name for outcome in expect)
-        how = '' if not passed or wrong else 'ok' if passed in case.expect else 'differs'
+        how = '' if not passed or wrong else 'ok' if passed in case.expect and (checked or not case.check) else 'differs'
         return how, describe(peer) + (f'; {wrong}' if wrong else ''), wanted
     finally:
         peer.close()

@@ -20,14 +20,14 @@ TABLES = [table_frames, table_messages, table_http, table_floods]
 def main():
     options = argparse.ArgumentParser()
     options.add_argument('--port', type=int)
-    options.add_argument('--against', default='proxy', choices=['proxy', 'nginx'])
+    options.add_argument('--against', default='proxy', choices=['proxy', 'pingora', 'nginx'])
     options.add_argument('--only', default='')
     options.add_argument('--json', action='store_true')
     options.add_argument('--width', type=int, default=4)
     options = options.parse_args()
     if options.port:
         return table(options, options.port)
-    if options.against == 'proxy':
+    if options.against != 'nginx':
         sys.exit('--port of the proxy, please')
     from nginx import Nginx
     with Nginx() as nginx:

@@ -16,7 +16,7 @@ if (!interpreter) console.log('skipped: HTTP/2 frames: there is no python3 here'
 const options = { timeout: 170_000, skip: interpreter ? false : 'there is no python3 here', ...needsProxy };
 
 const config = carrier => proxy => ({
-  server: { http: carrier },
+  server: carrier === 'own' ? {} : { http: carrier },
   listeners: [{ address: `127.0.0.1:${proxy.port}`, h2c: true }],
   limits: { head_timeout: '2s', body_timeout: '2s', keepalive_timeout: '4s' },
   apps: { web: { script: './frames.js', instances: 1 } },

@@ -173,7 +173,8 @@ describe('gRPC echo', () => {
   });
 
   check('a method that is not there', async () => {
-    const missing = grpc.makeGenericClientConstructor({ none: { path: '/echo.Echo/None', requestStream: false, responseStream: false, requestSerialize: b => b, responseDeserialize: b => b } }, 'None');
+    const none = { path: '/echo.Echo/None', requestStream: false, responseStream: false, requestSerialize: b => b, responseDeserialize: b => b };
+    const missing = grpc.makeGenericClientConstructor({ none }, 'None');
     const other = new missing(`127.0.0.1:${proxy.port}`, grpc.credentials.createInsecure());
     const code = await new Promise(resolve => other.none(Buffer.from('x'), error => resolve(error?.code)));
     other.close();

@@ -82,7 +82,8 @@ share('what a worker is sent', recording, check => {
     withSession(proxy.port, async session => {
       const answers = await pooled(range(60), 6, async n => {
         const upload = n % 2 === 0;
-        const seen = sent(await ask(session, { ':path': `/${n}`, ':method': upload ? 'POST' : 'GET' }, upload ? { send: stream => (stream.write(`body ${n}`), setImmediate(() => stream.end())) } : {}));
+        const send = stream => (stream.write(`body ${n}`), setImmediate(() => stream.end()));
+        const seen = sent(await ask(session, { ':path': `/${n}`, ':method': upload ? 'POST' : 'GET' }, upload ? { send } : {}));
         assert.equal(seen.start, `${upload ? 'POST' : 'GET'} /${n} HTTP/1.1`);
         if (upload) assert.deepEqual(dechunked(seen.body), { text: `body ${n}`, trailers: [], surplus: '' });
         else assert.equal(seen.body, '');

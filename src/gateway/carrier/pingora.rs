@@ -37,6 +37,9 @@ use std::time::{Duration, Instant};
 /// Bytes of a stream's answer that wait for a client to take them.
 const SEND_BUFFER: usize = 64 * 1024;
 const MAX_STREAMS: u32 = 100;
+/// What a client may send of one body, and of all, before a worker has taken it, in bytes.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
 /// Serves connections by Pingora.
 #[derive(Clone)]
@@ -59,7 +62,11 @@ impl PingoraCarrier {
         options.h2_idle_timeout = Some(rules.load().limits.keepalive_timeout);
         proxy.server_options = Some(options);
         let mut h2_options = default_h2_options();
-        h2_options.max_concurrent_streams(MAX_STREAMS).max_send_buffer_size(SEND_BUFFER);
+        h2_options
+            .max_concurrent_streams(MAX_STREAMS)
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buffer_size(SEND_BUFFER);
         proxy.h2_options = Some(h2_options);
         PingoraCarrier { proxy: Arc::new(proxy), rules, registry }
     }
@@ -343,9 +350,13 @@ impl ProxyHttp for Proxy {
         &self,
         _session: &mut Session,
         body: &mut Option<Bytes>,
-        _end: bool,
+        end: bool,
         ctx: &mut Ctx,
     ) -> Result<()> {
+        if end && body.as_ref().is_some_and(Bytes::is_empty) {
+            // Pingora would write the last chunk for it, and once more for the end.
+            *body = None;
+        }
         ctx.body += body.as_ref().map_or(0, |body| body.len() as u64);
         if ctx.limits.and_then(|limits| limits.body_bytes).is_some_and(|limit| ctx.body > limit) {
             return Err(Self::refuse(ctx, ErrorResponse::TOO_LONG, Failure::BadRequest));

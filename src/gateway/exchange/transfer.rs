@@ -282,7 +282,7 @@ impl<'a, C: ClientHalf> Transfer<'a, C> {
             waits.upload = None;
             waits.upload_rate.pause();
             // Once it has begun, an answer takes the time it takes: event streams may be silent for long.
-            if matches!(self.download, Download::Head { .. }) {
+            if matches!(self.download, Download::Head { .. }) && !self.client_has_ended {
                 let since = *waits.response.get_or_insert(now);
                 limit(since + response_timeout, Fault::Worker(WorkerFault::NoResponse));
             }

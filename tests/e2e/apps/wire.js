@@ -1,0 +1,74 @@
+// A worker below HTTP: it sees the bytes of each request, and writes whatever a route wants to write.
+// `node wire.js SOCKET`.
+const net = require('node:net');
+
+const SILENCE = 150;
+/** A route that says this takes the connection for itself. */
+const TAKES = Symbol('takes');
+const poisoned = [];
+
+const say = (socket, text, status = '200 OK', more = '') =>
+  socket.write(`HTTP/1.1 ${status}\r\n${more}Content-Length: ${Buffer.byteLength(text)}\r\n\r\n${text}`);
+
+const routes = {
+  '/pid': socket => say(socket, String(process.pid)),
+
+  // All bytes behind the head, once nothing has come for a while.
+  '/record': (socket, query, bytes) => {
+    let all = bytes.toString('latin1');
+    const tell = () => {
+      socket.removeListener('data', take);
+      const text = JSON.stringify(all);
+      socket.end(`HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: ${Buffer.byteLength(text)}\r\n\r\n${text}`);
+    };
+    let timer = setTimeout(tell, SILENCE);
+    const take = chunk => {
+      all += chunk.toString('latin1');
+      clearTimeout(timer);
+      timer = setTimeout(tell, SILENCE);
+    };
+    socket.on('data', take);
+    return TAKES;
+  },
+
+  // An answer without a body, to which the bytes of one are sent when the test says `/poison`.
+  '/bare': socket => {
+    poisoned.push(socket);
+    say(socket, '', '200 OK', 'X-Bare: 1\r\n');
+  },
+  '/poison': socket => {
+    const spent = poisoned.splice(0).filter(one => one !== socket && !one.destroyed);
+    for (const one of spent) say(one, 'POISON', '200 OK', 'X-Poison: 1\r\n');
+    say(socket, String(spent.length));
+  },
+
+  // As the query says it: bytes, escaped.
+  '/raw': (socket, query) => socket.write(Buffer.from(query.get('bytes'), 'latin1')),
+
+  // The start of an answer; then its end in the way that is asked for.
+  '/cut': (socket, query) => {
+    socket.write(`HTTP/1.1 200 OK\r\n${query.get('head') ?? ''}\r\nhalf of it`, () => {
+      // A worker that ends with bytes unread resets the connection.
+      if (query.get('how') === 'end') socket.end();
+      else setTimeout(() => process.kill(process.pid, 'SIGKILL'), 100);
+    });
+    socket.pause();
+    return TAKES;
+  },
+};
+
+net.createServer(socket => {
+  let waiting = Buffer.alloc(0);
+  const take = chunk => {
+    waiting = Buffer.concat([waiting, chunk]);
+    for (let end; (end = waiting.indexOf('\r\n\r\n')) >= 0;) {
+      const [, target] = waiting.toString('latin1', 0, end).split(' ', 2);
+      waiting = waiting.subarray(end + 4);
+      const { pathname, searchParams } = new URL(target, 'http://x');
+      const outcome = (routes[pathname] ?? (() => say(socket, 'plain')))(socket, searchParams, waiting);
+      if (outcome === TAKES) return socket.removeListener('data', take);
+    }
+  };
+  socket.on('data', take);
+  socket.on('error', () => {});
+}).listen(process.argv[2]);

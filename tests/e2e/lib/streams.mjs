@@ -24,7 +24,7 @@ export function ask(session, headers = {}, { body, send, timeout = 20_000 } = {}
     const end = why => resolve(Object.assign(outcome, why));
     let stream;
     try {
-      stream = session.request({ ':path': '/pid', ...headers }, send || body !== undefined ? { endStream: false } : {});
+      stream = session.request({ ':path': '/pid', ...headers }, { endStream: !send && body === undefined });
     } catch (error) {
       return end({ error });
     }

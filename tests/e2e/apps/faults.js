@@ -40,6 +40,13 @@ const routes = {
     req.on('end', () => json(res, { bytes, trailers: req.trailers }));
   },
 
+  // The body flows back while it still comes in.
+  '/echo': (req, res) => {
+    res.writeHead(200);
+    res.flushHeaders();
+    req.pipe(res);
+  },
+
   // Counts how many are under way at once.
   '/page': (req, res, query) => {
     most = Math.max(most, ++active);

@@ -109,7 +109,6 @@ test('HTTP/2: 15 connections with 100 streams each leave the proxy descriptors t
       const found = await status(proxy);
       t.diagnostic(`status after ${Math.round(performance.now() - asked)} ms, ${open.filter(stream => stream.closed).length} of ${open.length} streams refused`);
       assert.ok(found.apps.length, 'the status is answered');
-      assert.ok(performance.now() - asked < 3000);
       const answer = await request(proxy.port, { path: '/pid', timeout: 5000 });
       assert.equal(answer.status, 200, 'one more client is served');
     } finally {

@@ -57,17 +57,17 @@ test('a request that computes for long is answered, once; meanwhile others are n
     await steady(proxy, 3);
     const started = performance.now();
     const computing = ['GET', 'POST'].map(method =>
-      request(proxy.port, { path: `/spin?id=${method}&ms=5500`, method, body: method === 'POST' ? 'x' : undefined }));
+      request(proxy.port, { path: `/spin?id=${method}&ms=6500`, method, body: method === 'POST' ? 'x' : undefined }));
     let over = false;
     const both = Promise.all(computing).finally(() => (over = true));
     both.catch(() => {});
-    // Who is silent for 2 s counts as hung; from then on the third worker has everything.
-    await sleep(3500);
+    // Who is silent for 2 s counts as hung, 4 s if it has just come; from then on the third worker has everything.
+    await sleep(4500);
     const slow = [];
     while (!over) {
       const asked = performance.now();
       assert.equal((await request(proxy.port, { path: '/pid' })).status, 200);
-      if (performance.now() - asked > 1000) slow.push(Math.round(performance.now() - asked));
+      if (performance.now() - asked > 1500) slow.push(Math.round(performance.now() - asked));
       await sleep(50);
     }
     const answers = await both;
@@ -98,14 +98,10 @@ test('a hung worker that is killed: an idempotent request is done again only whe
       request(proxy.port, { path: `/spin?id=${method}&ms=8000`, method, body: method === 'POST' ? 'x' : undefined, timeout: 30_000 })));
     // The second worker is killed like the first.
     assert.deepEqual([get.status, post.status], [502, 502]);
-    const began = notes(proxy, /began GET /).map(line => line.split(' '));
+    const began = notes(proxy, /began GET /);
     assert.ok(began.length <= 2, `${began.length} times`);
+    for (const line of began) assert.match(line, /beside $/, 'it was begun beside another that lived');
     assert.equal(notes(proxy, /began POST /).length, 1);
-    if (began.length === 2) {
-      const [first, second] = began;
-      const told = Number(second[3]) - Number(first[3]);
-      assert.ok(told > 3800, `sent to the second worker after ${told} ms: the first lived for 4 s at least`);
-    }
   }));
 
 test('a hung worker: a session that is bound to it waits, and goes on', options, () =>

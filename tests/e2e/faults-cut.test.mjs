@@ -1,6 +1,7 @@
 // An answer that was cut must look cut, and what is logged about a failure must hold no secrets.
 
 import assert from 'node:assert/strict';
+import http2 from 'node:http2';
 import path from 'node:path';
 import test from 'node:test';
 import { Raw, exchange, request } from './lib/http.mjs';
@@ -8,6 +9,7 @@ import { needsProxy, suiteDir, withProxy } from './lib/proxy.mjs';
 import { ask, withSession } from './lib/streams.mjs';
 import { upgradeHead } from './lib/upgrade.mjs';
 
+const { NGHTTP2_INTERNAL_ERROR } = http2.constants;
 const options = { timeout: 60_000, ...needsProxy };
 const wire = { command: ['node', path.join(suiteDir, 'apps/wire.js'), '{socket}'], preload: false };
 
@@ -46,6 +48,14 @@ for (const version of ['1.1', '1.0']) {
       assert.ok(whole);
     }));
 }
+
+test('HTTP/2: an answer without a length whose worker resets the connection does not look whole', options, () =>
+  withProxy(proxy => ({ listeners: [{ address: `127.0.0.1:${proxy.port}`, h2c: true }], apps: { web: wire } }), proxy =>
+    withSession(proxy.port, async session => {
+      const answer = await ask(session, { ':path': '/cut?how=kill', ':method': 'POST' }, { body: upload });
+      assert.equal(answer.status, 200);
+      assert.equal(answer.code, NGHTTP2_INTERNAL_ERROR);
+    })));
 
 const SECRET = 'c4f1b9e2';
 const secrets = `token=${SECRET}&sid=${SECRET}`;

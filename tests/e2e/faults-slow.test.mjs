@@ -131,13 +131,19 @@ test('bodies below the least rate are cut off, in either direction, on HTTP/1 an
         }
       }),
       'a download that is not read': () => dripping(proxy.port, 'GET /big?mib=64 HTTP/1.1\r\nHost: x\r\n\r\n', '', async raw => {
+        let got = 0;
+        let last = '';
+        raw.socket.removeAllListeners('data');
+        raw.socket.on('data', bytes => {
+          got += bytes.length;
+          last = (last + bytes.toString('latin1')).slice(-7);
+        });
         raw.socket.pause();
         await sleep(WINDOWS);
         raw.socket.resume();
         await ended(raw, 5000);
-        const got = raw.buffer.length;
         assert.ok(got < 64 * 2 ** 20, `${got} bytes came`);
-        assert.ok(!raw.buffer.subarray(-7).equals(Buffer.from('\r\n0\r\n\r\n')), 'what was cut looks cut');
+        assert.notEqual(last, '\r\n0\r\n\r\n', 'what was cut looks cut');
       }),
       'a download over HTTP/2 that is not read': () => withSession(proxy.port, async session => {
         const stream = session.request({ ':path': '/big?mib=64' });

@@ -8,6 +8,17 @@ const note = text => process.env.NOTES && fs.appendFileSync(process.env.NOTES, `
 const spin = ms => {
   for (const end = performance.now() + ms; performance.now() < end;);
 };
+/** Whether another process lives. One that is just being killed has a moment. */
+const lives = pid => {
+  for (const end = performance.now() + 50; performance.now() < end;) {
+    try {
+      if (/\) [ZX] /.test(fs.readFileSync(`/proc/${pid}/stat`, 'latin1'))) return false;
+    } catch {
+      return false;
+    }
+  }
+  return true;
+};
 const json = (res, value) => {
   res.setHeader('content-type', 'application/json');
   res.end(JSON.stringify(value));
@@ -63,11 +74,12 @@ const routes = {
   },
   '/arrived': (req, res) => json(res, arrived.splice(0)),
 
-  // Computes for a while. The notes say who began when, and who came to the end.
+  // Computes for a while. The notes say who began, and which of those that had begun before still lived then.
   '/spin': (req, res, query) => {
-    note(`began ${query.get('id')} ${Date.now()}`);
+    const id = query.get('id');
+    const before = fs.readFileSync(process.env.NOTES, 'utf8').split('\n').filter(line => line.includes(`began ${id} `));
+    note(`began ${id} beside ${before.map(line => Number(line.split(' ')[0])).filter(lives)}`);
     spin(Number(query.get('ms')));
-    note(`ended ${query.get('id')} ${Date.now()}`);
     res.end(String(process.pid));
   },
   '/crash': (req, res, query) => {

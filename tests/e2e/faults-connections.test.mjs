@@ -3,8 +3,10 @@
 import assert from 'node:assert/strict';
 import { execFile, execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import http from 'node:http';
 import { after, before, describe, test } from 'node:test';
-import { Raw } from './lib/http.mjs';
+import { Raw, request } from './lib/http.mjs';
+import { count } from './lib/load.mjs';
 import { needsProxy, startProxy, withProxy } from './lib/proxy.mjs';
 import { range, sleep, until } from './lib/wait.mjs';
 
@@ -93,6 +95,25 @@ test('answers say how long the connection may be idle, less than it really may',
     } finally {
       raw.destroy();
     }
+  }));
+
+test('a client that keeps to what answers say never meets the end of its connection', { timeout, ...needsProxy }, t =>
+  withProxy({ limits: { keepalive_timeout: '3s' }, apps: { web: { script: './faults.js' } } }, async proxy => {
+    // Paced around the limit: whoever does not know of it meets the proxy as it closes.
+    const outcomes = await Promise.all(range(100).map(async lane => {
+      const agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
+      const ask = () => request(proxy.port, { agent, path: '/pid' }).then(answer => answer.status, error => error.code ?? error.message);
+      const found = [];
+      for (let round = 0; round < 3; round++) {
+        found.push(await ask());
+        await sleep(2995 + (lane % 10));
+      }
+      found.push(await ask());
+      agent.destroy();
+      return found;
+    }));
+    t.diagnostic(JSON.stringify(count(outcomes.flat())));
+    assert.deepEqual(count(outcomes.flat()), { 200: 400 });
   }));
 
 test('an answer after which the connection ends makes no such promise', { timeout, ...needsProxy }, () =>

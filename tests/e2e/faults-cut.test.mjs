@@ -85,7 +85,7 @@ for (const [name, [status, send]] of Object.entries(failures)) {
       if (answer.status === 400 && name.includes('absolute')) return;
       assert.equal(answer.status, status);
       // Whatever is said of it has been said when the proxy has ended.
-      await proxy.line(/crash|hang|502|504/, { from, timeout: 3000 }).catch(() => {});
+      await proxy.line(/crash|hang|502|504/, { from, timeout: 1000 }).catch(() => {});
       const told = proxy.lines.filter(line => line.text.includes(SECRET)).map(line => line.text);
       assert.deepEqual(told, []);
     }));

@@ -5,8 +5,8 @@ import { readFileSync } from 'node:fs';
 import http2 from 'node:http2';
 import { after, before, describe, test } from 'node:test';
 import { Raw, request } from './lib/http.mjs';
-import { needsProxy, startProxy, withProxy } from './lib/proxy.mjs';
-import { status } from './lib/steer.mjs';
+import { freePort, needsProxy, startProxy, withProxy } from './lib/proxy.mjs';
+import { status, steady } from './lib/steer.mjs';
 import { ask, withSession } from './lib/streams.mjs';
 import { pooled, range, sleep, until } from './lib/wait.mjs';
 
@@ -91,6 +91,37 @@ test('HTTP/2: a computing worker gets no new requests, and what it has read is d
       const began = readFileSync(proxy.file('notes'), 'utf8').split('\n').filter(line => /began A/.test(line));
       assert.equal(began.length, 1);
     })));
+
+/** What the metrics say of these families, summed over their labels that match. */
+const summed = (text, family, labels = /./) => text.split('\n')
+  .filter(line => line.replace(/^pingora_unix_proxy_/, '').startsWith(`${family}_total`) && labels.test(line))
+  .reduce((sum, line) => sum + Number(line.split(' ')[1]), 0);
+
+test('HTTP/2: requests, failures and retries are counted as over HTTP/1', { timeout, ...needsProxy }, async t => {
+  const metrics = await freePort();
+  const more = { metrics: { address: `127.0.0.1:${metrics}` } };
+  await withProxy(config({}, { instances: 3 }, more), async proxy => {
+    const counted = async () => {
+      const { text } = await request(metrics, { path: '/metrics' });
+      return { requests: summed(text, 'requests', /5\d\d|5xx/), failures: summed(text, 'request_failures'), retries: summed(text, 'request_retries') };
+    };
+    const over = {
+      'HTTP/1': path_ => request(proxy.port, { path: path_, headers: { host: 'x' } }),
+      'HTTP/2': path_ => withSession(proxy.port, session => ask(session, { ':path': path_ }, { timeout: 5000 })),
+    };
+    const grown = {};
+    for (const [name, send] of Object.entries(over)) {
+      await steady(proxy, 3, { timeout: 30_000 });
+      const before = await counted();
+      const statuses = [(await send('/crash?id=1')).status, (await send('/pid')).status];
+      const after = await counted();
+      grown[name] = { statuses, ...Object.fromEntries(Object.keys(after).map(key => [key, after[key] - before[key]])) };
+    }
+    t.diagnostic(JSON.stringify(grown));
+    assert.deepEqual(grown['HTTP/1'].statuses, [502, 200]);
+    assert.deepEqual(grown['HTTP/2'], grown['HTTP/1']);
+  });
+});
 
 test('HTTP/2: 15 connections with 100 streams each leave the proxy descriptors to answer others', { timeout, ...needsProxy }, t =>
   withProxy(config({ connections: 100 }, { instances: 2 }), { nofile: 1024 }, async proxy => {

@@ -77,7 +77,8 @@ test('300,000 requests of others beside bad chunked bodies: none is answered for
   }));
 
 // What Node.js reads in spite of it, or in other versions, is not for the next hop either.
-const odd = ['0;a="b\r\n\r\n', '0;a=b\r\n\r\n', '0\r\nX-Sum: \xff\x80\r\n\r\n', '0\r\nTransfer-Encoding: chunked\r\nHost: y\r\n\r\n'];
+const odd = ['0;a="b\r\n\r\n', '0;a=b\r\n\r\n', '0\r\nX-Sum: \xff\x80\r\n\r\n', '0\r\nTransfer-Encoding: chunked\r\nHost: y\r\n\r\n',
+  '0\r\nX-Forwarded-For: 6.6.6.6\r\nConnection: close\r\n\r\n'];
 
 test('a chunked body reaches the worker framed anew: no extensions, no trailers that mean something', options, () =>
   withProxy({ apps: { web: wire } }, async proxy => {
@@ -91,6 +92,25 @@ test('a chunked body reaches the worker framed anew: no extensions, no trailers 
       if (dechunk(seen, /^(?:x-sum: [^\r]*\r\n)?$/i) !== 'abcdefg') wrong.push(`${JSON.stringify(tail)}: ${JSON.stringify(seen)}`);
     }
     assert.deepEqual(wrong, []);
+  }));
+
+test('a worker\'s connection whose answer began before its request was whole carries no other request', options, () =>
+  withProxy({ apps: { web: wire } }, async proxy => {
+    const raw = await Raw.connect(proxy.port);
+    raw.socket.on('error', () => {});
+    try {
+      raw.write(`POST /begin HTTP/1.1\r\nHost: x\r\nContent-Length: 20000\r\n\r\n${'x'.repeat(1000)}`);
+      await raw.through('hello');
+      raw.write('x'.repeat(19_000));
+      // The request is whole now; then the answer comes to its end.
+      await until(async () => Number((await onSocket(proxy, '/seen'))) >= 19_000, { timeout: 2000, what: 'the rest' }).catch(() => {});
+      await onSocket(proxy, '/finish');
+      await raw.through('world').catch(() => {});
+      await Promise.all(range(20).map(() => request(proxy.port, { path: '/any', timeout: 3000 }).catch(() => {})));
+      assert.equal(await onSocket(proxy, '/later'), '0');
+    } finally {
+      raw.destroy();
+    }
   }));
 
 // More connections than the runtime takes events for at once: those that are looked at first must not trust what
@@ -110,7 +130,7 @@ for (const [name, head] of Object.entries({
         await pause(proxy);
         try {
           for (const client of clients) client.write('GET /any HTTP/1.1\r\nHost: x\r\n\r\n');
-          await poison(proxy);
+          assert.ok(Number(await onSocket(proxy, '/poison')) > 0, 'the worker has kept connections');
         } finally {
           process.kill(proxy.pid, 'SIGCONT');
         }
@@ -131,14 +151,13 @@ async function pause({ pid }) {
   await until(() => readdirSync(`/proc/${pid}/task`).every(stands), { every: 1, what: 'the proxy to stand still' });
 }
 
-/** Asks the worker on its own socket. */
-async function poison(proxy) {
+/** Asks the worker on its own socket; its text. */
+function onSocket(proxy, target) {
   const dir = path.join(proxy.runtime, 'workers');
   const socketPath = path.join(dir, readdirSync(dir).find(name => name.endsWith('.sock')));
-  const text = await new Promise((resolve, reject) => {
-    http.get({ socketPath, path: '/poison', agent: false }, res => res.setEncoding('utf8').on('data', resolve)).on('error', reject);
+  return new Promise((resolve, reject) => {
+    http.get({ socketPath, path: target, agent: false }, res => res.setEncoding('utf8').on('data', resolve)).on('error', reject);
   });
-  assert.ok(Number(text) > 0, 'the worker has kept connections');
 }
 
 for (const status of ['204 No Content', '304 Not Modified', '103 Early Hints']) {

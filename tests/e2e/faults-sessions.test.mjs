@@ -7,6 +7,7 @@ import { count } from './lib/load.mjs';
 import { exchange, request } from './lib/http.mjs';
 import { needsProxy, withProxy } from './lib/proxy.mjs';
 import { Polling } from './lib/engineio.mjs';
+import { ask, withSession } from './lib/streams.mjs';
 import { steady, workers } from './lib/steer.mjs';
 import { upgradeHead } from './lib/upgrade.mjs';
 import { range, until } from './lib/wait.mjs';
@@ -30,13 +31,17 @@ async function most(proxy, workers) {
 
 const claims = {
   'GET requests': ({ port }, tag) => request(port, { path: `/page?ms=150&${claim(tag)}` }),
+  'streams of HTTP/2': ({ port }, tag) => withSession(port, session => ask(session, { ':path': `/page?ms=150&${claim(tag)}` })),
   'POST requests': ({ port }, tag) => request(port, { path: `/page?ms=150&${claim(tag)}`, method: 'POST', body: 'x' }),
 };
 
 for (const [name, send] of Object.entries(claims)) {
   for (const sio of ['', '1']) {
     test(`a made-up sid does not pass max_concurrency: ${name}, ${sio ? 'an app with Socket.IO' : 'an app without sessions'}`, options, t =>
-      withProxy({ apps: { web: { script: './faults.js', instances: 2, max_concurrency: LIMIT, ...sio && { env: { SIO: sio } } } } }, async proxy => {
+      withProxy(proxy => ({
+        listeners: [{ address: `127.0.0.1:${proxy.port}`, h2c: true }],
+        apps: { web: { script: './faults.js', instances: 2, max_concurrency: LIMIT, env: { SIO: sio } } },
+      }), async proxy => {
         await steady(proxy, 2);
         const { tag } = (await request(proxy.port, { path: '/tag' })).json;
         const answers = await Promise.all(range(CLAIMS).map(() => send(proxy, tag)));

@@ -6,6 +6,7 @@ const SILENCE = 150;
 /** A route that says this takes the connection for itself. */
 const TAKES = Symbol('takes');
 const poisoned = [];
+const begun = [];
 
 const say = (socket, text, status = '200 OK', more = '') =>
   socket.write(`HTTP/1.1 ${status}\r\n${more}Content-Length: ${Buffer.byteLength(text)}\r\n\r\n${text}`);
@@ -41,6 +42,24 @@ const routes = {
     for (const one of spent) say(one, 'POISON', '200 OK', 'X-Poison: 1\r\n');
     say(socket, String(spent.length));
   },
+
+  // The first half of an answer, at once; the second when the test says `/finish`, which tells how many there were.
+  '/begin': socket => {
+    begun.push(socket);
+    socket.write('HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello');
+    let bytes = '';
+    const more = chunk => (bytes += chunk.toString('latin1'));
+    socket.on('data', more);
+    socket.bytes = () => bytes;
+    return TAKES;
+  },
+  '/seen': socket => say(socket, String(begun.reduce((sum, one) => sum + one.bytes().length, 0))),
+  '/finish': socket => {
+    for (const one of begun) if (!one.destroyed) one.write('world');
+    say(socket, String(begun.length));
+  },
+  // Requests that came on a connection after the one whose answer had begun early.
+  '/later': socket => say(socket, String(begun.filter(one => one.bytes().includes('GET /')).length)),
 
   // As the query says it: bytes, escaped.
   '/raw': (socket, query) => socket.write(Buffer.from(query.get('bytes'), 'latin1')),

@@ -101,7 +101,8 @@ test('a client that keeps to what answers say never meets the end of its connect
   withProxy({ limits: { keepalive_timeout: '3s' }, apps: { web: { script: './faults.js' } } }, async proxy => {
     // Paced around the limit: whoever does not know of it meets the proxy as it closes.
     const outcomes = await Promise.all(range(100).map(async lane => {
-      const agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
+      // Without a time-out of its own it would not look at the hint.
+      const agent = new http.Agent({ keepAlive: true, maxSockets: 1, timeout: 20_000 });
       const ask = () => request(proxy.port, { agent, path: '/pid' }).then(answer => answer.status, error => error.code ?? error.message);
       const found = [];
       for (let round = 0; round < 3; round++) {

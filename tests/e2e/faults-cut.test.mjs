@@ -8,17 +8,19 @@ import { Raw, exchange, request } from './lib/http.mjs';
 import { needsProxy, suiteDir, withProxy } from './lib/proxy.mjs';
 import { ask, withSession } from './lib/streams.mjs';
 import { upgradeHead } from './lib/upgrade.mjs';
+import { sleep } from './lib/wait.mjs';
 
 const { NGHTTP2_INTERNAL_ERROR } = http2.constants;
 const options = { timeout: 60_000, ...needsProxy };
 const wire = { command: ['node', path.join(suiteDir, 'apps/wire.js'), '{socket}'], preload: false };
 
 /** Reads an answer to the end of its connection; says whether a client can take it for whole. */
-async function looksWhole(port, bytes) {
+async function looksWhole(port, bytes, begun = () => {}) {
   const raw = await Raw.connect(port);
   try {
     raw.write(bytes);
     const head = await raw.head();
+    begun();
     const body = (await raw.rest()).toString('latin1');
     const chunked = /chunked/i.test(head.headers['transfer-encoding'] ?? '');
     return { head, body, whole: !raw.error && (!chunked || body.endsWith('0\r\n\r\n')), error: raw.error?.code };
@@ -27,22 +29,28 @@ async function looksWhole(port, bytes) {
   }
 }
 
-// More than the worker reads at once. It ends with the rest unread, so its connection is reset: nothing else tells a
-// cut from an end.
-const upload = 'x'.repeat(100_000);
+/**
+ * Has `body` ask a worker that reads nothing of the request, answers half, and is killed then. With bytes unread its
+ * connection is reset: nothing else tells a cut from an end.
+ */
+async function besideDeaf(proxy, ask_) {
+  const pid = Number((await request(proxy.port, { path: '/pid' })).text);
+  assert.equal((await request(proxy.port, { path: '/deaf' })).text, 'deaf');
+  return ask_(() => proxy.kill(pid));
+}
+
 for (const version of ['1.1', '1.0']) {
   test(`HTTP/${version}: an answer without a length whose worker resets the connection does not look whole`, options, t =>
-    withProxy({ apps: { web: wire } }, async proxy => {
-      const bytes = `POST /cut?how=kill HTTP/${version}\r\nHost: x\r\nContent-Length: ${upload.length}\r\n\r\n${upload}`;
-      const { head, body, whole, error } = await looksWhole(proxy.port, bytes);
+    withProxy({ apps: { web: wire } }, proxy => besideDeaf(proxy, async kill => {
+      const { head, body, whole, error } = await looksWhole(proxy.port, `GET /any HTTP/${version}\r\nHost: x\r\n\r\n`, kill);
       t.diagnostic(`${head.status}, ${body.length} bytes, ${error ?? 'no error'}`);
       assert.equal(head.status, 200);
       assert.ok(!whole, 'the client saw a regular end');
-    }));
+    })));
 
   test(`HTTP/${version}: an answer without a length that came to its end looks whole`, options, () =>
     withProxy({ apps: { web: wire } }, async proxy => {
-      const { head, body, whole } = await looksWhole(proxy.port, `GET /cut?how=end HTTP/${version}\r\nHost: x\r\n\r\n`);
+      const { head, body, whole } = await looksWhole(proxy.port, `GET /cut HTTP/${version}\r\nHost: x\r\n\r\n`);
       assert.equal(head.status, 200);
       assert.match(body, /half of it/);
       assert.ok(whole);
@@ -51,11 +59,13 @@ for (const version of ['1.1', '1.0']) {
 
 test('HTTP/2: an answer without a length whose worker resets the connection does not look whole', options, () =>
   withProxy(proxy => ({ listeners: [{ address: `127.0.0.1:${proxy.port}`, h2c: true }], apps: { web: wire } }), proxy =>
-    withSession(proxy.port, async session => {
-      const answer = await ask(session, { ':path': '/cut?how=kill', ':method': 'POST' }, { body: upload });
-      assert.equal(answer.status, 200);
+    besideDeaf(proxy, kill => withSession(proxy.port, async session => {
+      const asked = ask(session, { ':path': '/any' });
+      await sleep(400);
+      kill();
+      const answer = await asked;
       assert.equal(answer.code, NGHTTP2_INTERNAL_ERROR);
-    })));
+    }))));
 
 const SECRET = 'c4f1b9e2';
 const secrets = `token=${SECRET}&sid=${SECRET}`;

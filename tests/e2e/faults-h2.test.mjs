@@ -113,15 +113,16 @@ describe('HTTP/2 streams', { ...needsProxy }, () => {
   }
 
   const cuts = {
-    'a body shorter than its length': '/cut?head=Content-Length:%201000%0d%0a&how=end',
+    'a body shorter than its length': '/cut?head=Content-Length:%201000%0d%0a',
     'a chunked body without its end': raw('Transfer-Encoding: chunked\r\nConnection: close\r\n', '5\r\nhello\r\nZZ\r\n'),
   };
   for (const [name, target] of Object.entries(cuts)) {
     check(`${name}: RST_STREAM with INTERNAL_ERROR, and no word of a 502`, async session => {
       const from = performance.now();
       const answer = await ask(session, { ':path': target });
-      assert.equal(answer.status, 200);
       assert.equal(answer.code, NGHTTP2_INTERNAL_ERROR);
+      // The reset may have overtaken the head.
+      assert.ok([200, undefined].includes(answer.status), `${answer.status}`);
       assert.equal((await ask(session)).status, 200, 'the connection goes on');
       const told = proxy.lines.filter(line => line.at >= from && /answered 502/.test(line.text)).map(line => line.text);
       assert.deepEqual(told, [], 'an answer that began as 200 was not answered 502');

@@ -7,6 +7,7 @@ const SILENCE = 150;
 const TAKES = Symbol('takes');
 const poisoned = [];
 const begun = [];
+let deaf = false;
 
 const say = (socket, text, status = '200 OK', more = '') =>
   socket.write(`HTTP/1.1 ${status}\r\n${more}Content-Length: ${Buffer.byteLength(text)}\r\n\r\n${text}`);
@@ -64,19 +65,24 @@ const routes = {
   // As the query says it: bytes, escaped.
   '/raw': (socket, query) => socket.write(Buffer.from(query.get('bytes'), 'latin1')),
 
-  // The start of an answer; then its end in the way that is asked for.
+  // The start of an answer, then the end of the connection.
   '/cut': (socket, query) => {
-    socket.write(`HTTP/1.1 200 OK\r\n${query.get('head') ?? ''}\r\nhalf of it`, () => {
-      // A worker that ends with bytes unread resets the connection.
-      if (query.get('how') === 'end') socket.end();
-      else setTimeout(() => process.kill(process.pid, 'SIGKILL'), 100);
-    });
-    socket.pause();
+    socket.write(`HTTP/1.1 200 OK\r\n${query.get('head') ?? ''}\r\nhalf of it`, () => socket.end());
+    return TAKES;
+  },
+
+  // From now on it reads nothing: every new connection gets the start of an answer when a request must be there.
+  '/deaf': socket => {
+    deaf = true;
+    say(socket, 'deaf', '200 OK', 'Connection: close\r\n');
+    socket.end();
     return TAKES;
   },
 };
 
-net.createServer(socket => {
+net.createServer({ pauseOnConnect: true }, socket => {
+  socket.on('error', () => {});
+  if (deaf) return setTimeout(() => socket.write('HTTP/1.1 200 OK\r\n\r\nhalf of it'), 200);
   let waiting = Buffer.alloc(0);
   const take = chunk => {
     waiting = Buffer.concat([waiting, chunk]);
@@ -89,5 +95,5 @@ net.createServer(socket => {
     }
   };
   socket.on('data', take);
-  socket.on('error', () => {});
+  socket.resume();
 }).listen(process.argv[2]);

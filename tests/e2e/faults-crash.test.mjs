@@ -109,10 +109,11 @@ test('a hung worker: a session that is bound to it waits, and goes on', options,
     await steady(proxy, 3);
     const clients = await Promise.all(range(6).map(() => connect(4, proxy.url, { transports: ['polling'] })));
     const lost = [];
-    for (const { socket } of clients) socket.on('disconnect', (why, details) => lost.push(`${why} ${details?.context?.status} ${details?.description}`));
+    for (const { socket } of clients) socket.on('disconnect', (why, details) => lost.push(`${why} ${details?.context?.status} ${details?.context?.responseText}`));
     try {
-      const computing = request(proxy.port, { path: '/spin?id=GET&ms=4500' });
-      await sleep(3200);
+      const from = performance.now();
+      const computing = request(proxy.port, { path: '/spin?id=GET&ms=7000' });
+      await proxy.line(/stands still/, { from, timeout: 6500 });
       const echoes = await Promise.all(clients.map(client => client.echo('x', 10_000).catch(error => error.message)));
       assert.deepEqual(lost, [], `sessions ended; ${echoes}`);
       assert.equal((await computing).status, 200);

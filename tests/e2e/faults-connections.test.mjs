@@ -22,7 +22,7 @@ function curl() {
   }
 }
 
-describe('an answer before the request\'s body is complete', { ...needsProxy }, () => {
+describe("an answer before the request's body is complete", { ...needsProxy }, () => {
   let proxy;
   before(async () => {
     proxy = await startProxy({ apps: { web: { script: './faults.js' } } });
@@ -31,7 +31,11 @@ describe('an answer before the request\'s body is complete', { ...needsProxy }, 
 
   const bodies = {
     'a length': { head: 'Content-Length: 200000', first: 'x'.repeat(1000), rest: 'x'.repeat(199_000) },
-    'chunks': { head: 'Transfer-Encoding: chunked', first: `3e8\r\n${'x'.repeat(1000)}\r\n`, rest: `7d0\r\n${'y'.repeat(2000)}\r\n0\r\n\r\n` },
+    chunks: {
+      head: 'Transfer-Encoding: chunked',
+      first: `3e8\r\n${'x'.repeat(1000)}\r\n`,
+      rest: `7d0\r\n${'y'.repeat(2000)}\r\n0\r\n\r\n`,
+    },
     'a length far beyond what anybody would read': { head: 'Content-Length: 5000000000', first: 'x'.repeat(1000) },
   };
   for (const [name, { head, first, rest }] of Object.entries(bodies)) {
@@ -53,25 +57,45 @@ describe('an answer before the request\'s body is complete', { ...needsProxy }, 
     });
   }
 
-  test('Expect: 100-continue that is not met: it says Connection: close, or the connection serves the next request', { timeout }, async () => {
-    const raw = await Raw.connect(proxy.port);
-    raw.socket.on('error', () => {});
-    try {
-      raw.write('POST /early?code=417 HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 20000\r\n\r\n');
-      const answer = await raw.response();
-      assert.equal(answer.status, 417);
-      if (closes(answer)) return await raw.closed();
-      raw.write('x'.repeat(20_000) + GET);
-      assert.equal((await raw.response()).status, 200);
-    } finally {
-      raw.destroy();
-    }
-  });
+  test(
+    'Expect: 100-continue that is not met: it says Connection: close, or the connection serves the next request',
+    { timeout },
+    async () => {
+      const raw = await Raw.connect(proxy.port);
+      raw.socket.on('error', () => {});
+      try {
+        raw.write('POST /early?code=417 HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 20000\r\n\r\n');
+        const answer = await raw.response();
+        assert.equal(answer.status, 417);
+        if (closes(answer)) return await raw.closed();
+        raw.write('x'.repeat(20_000) + GET);
+        assert.equal((await raw.response()).status, 200);
+      } finally {
+        raw.destroy();
+      }
+    },
+  );
 
   test('curl with Expect and a 417 sends the body again and gets its answer', { timeout, skip: curl() }, async () => {
     const said = await new Promise(resolve => {
-      execFile('curl', ['-sS', '-m', '15', '-o', '/dev/null', '-w', '%{http_code} %{num_connects}', '-H', 'Expect: 100-continue', '--data-binary', `@${new URL(import.meta.url).pathname}`,
-        `${proxy.url}/early?code=417`], (error, out, err) => resolve({ code: error?.code ?? 0, out, err }));
+      execFile(
+        'curl',
+        [
+          '-sS',
+          '-m',
+          '15',
+          '-o',
+          '/dev/null',
+          '-w',
+          '%{http_code} %{num_connects}',
+          '-H',
+          'Expect: 100-continue',
+          '--data-binary',
+          `@${new URL(import.meta.url).pathname}`,
+          `${proxy.url}/early?code=417`,
+        ],
+        (error, out, err) => resolve({ code: error?.code ?? 0, out, err }),
+      );
     });
     // Its second try is without Expect, and is answered with 417 like everything there.
     assert.deepEqual([said.code, said.out.split(' ')[0]], [0, '417'], JSON.stringify(said));
@@ -95,27 +119,35 @@ test('answers say how long the connection may be idle, less than it really may',
     } finally {
       raw.destroy();
     }
-  }));
+  }),
+);
 
 test('a client that keeps to what answers say never meets the end of its connection', { timeout, ...needsProxy }, t =>
   withProxy({ limits: { keepalive_timeout: '3s' }, apps: { web: { script: './faults.js' } } }, async proxy => {
     // Paced around the limit: whoever does not know of it meets the proxy as it closes.
-    const outcomes = await Promise.all(range(100).map(async lane => {
-      // Without a time-out of its own it would not look at the hint.
-      const agent = new http.Agent({ keepAlive: true, maxSockets: 1, timeout: 20_000 });
-      const ask = () => request(proxy.port, { agent, path: '/pid' }).then(answer => answer.status, error => error.code ?? error.message);
-      const found = [];
-      for (let round = 0; round < 3; round++) {
+    const outcomes = await Promise.all(
+      range(100).map(async lane => {
+        // Without a time-out of its own it would not look at the hint.
+        const agent = new http.Agent({ keepAlive: true, maxSockets: 1, timeout: 20_000 });
+        const ask = () =>
+          request(proxy.port, { agent, path: '/pid' }).then(
+            answer => answer.status,
+            error => error.code ?? error.message,
+          );
+        const found = [];
+        for (let round = 0; round < 3; round++) {
+          found.push(await ask());
+          await sleep(2995 + (lane % 10));
+        }
         found.push(await ask());
-        await sleep(2995 + (lane % 10));
-      }
-      found.push(await ask());
-      agent.destroy();
-      return found;
-    }));
+        agent.destroy();
+        return found;
+      }),
+    );
     t.diagnostic(JSON.stringify(count(outcomes.flat())));
     assert.deepEqual(count(outcomes.flat()), { 200: 400 });
-  }));
+  }),
+);
 
 test('an answer after which the connection ends makes no such promise', { timeout, ...needsProxy }, () =>
   withProxy({ limits: { keepalive_timeout: '4s' }, apps: { web: { script: './faults.js' } } }, async proxy => {
@@ -127,36 +159,45 @@ test('an answer after which the connection ends makes no such promise', { timeou
       await raw.closed();
       raw.destroy();
     }
-  }));
+  }),
+);
 
 test('a request that crosses the end of its idle connection is not answered with a reset', { timeout, ...needsProxy }, t =>
   withProxy({ limits: { keepalive_timeout: '500ms' }, apps: { web: { script: './faults.js' } } }, async proxy => {
-    const outcomes = await Promise.all(range(30).map(async () => {
-      const raw = await Raw.connect(proxy.port, { allowHalfOpen: true });
-      try {
-        raw.write(GET);
-        await raw.response();
-        await raw.closed();
-        // On its way when the end came. A reset is seen by what is written next.
-        raw.write(GET);
-        await sleep(50);
-        raw.write(GET);
-        await sleep(100);
-        return raw.error?.code ?? 'an end';
-      } finally {
-        raw.destroy();
-      }
-    }));
+    const outcomes = await Promise.all(
+      range(30).map(async () => {
+        const raw = await Raw.connect(proxy.port, { allowHalfOpen: true });
+        try {
+          raw.write(GET);
+          await raw.response();
+          await raw.closed();
+          // On its way when the end came. A reset is seen by what is written next.
+          raw.write(GET);
+          await sleep(50);
+          raw.write(GET);
+          await sleep(100);
+          return raw.error?.code ?? 'an end';
+        } finally {
+          raw.destroy();
+        }
+      }),
+    );
     t.diagnostic([...new Set(outcomes)].join());
     assert.deepEqual([...new Set(outcomes)], ['an end']);
-  }));
+  }),
+);
 
 /** What /proc/net/tcp says of timers of the proxy's side: `02` is keepalive's. */
-const timers = (port, clients) => readFileSync('/proc/net/tcp', 'latin1').split('\n').map(line => line.trim().split(/\s+/))
-  .filter(([, local, remote]) => parseInt(local?.split(':')[1], 16) === port && clients.includes(parseInt(remote.split(':')[1], 16)))
-  .map(fields => fields[5].split(':')[0]);
+const timers = (port, clients) =>
+  readFileSync('/proc/net/tcp', 'latin1')
+    .split('\n')
+    .map(line => line.trim().split(/\s+/))
+    .filter(
+      ([, local, remote]) => parseInt(local?.split(':')[1], 16) === port && clients.includes(parseInt(remote.split(':')[1], 16)),
+    )
+    .map(fields => fields[5].split(':')[0]);
 
-test('a client\'s connection has TCP keepalive', { timeout, ...needsProxy }, () =>
+test("a client's connection has TCP keepalive", { timeout, ...needsProxy }, () =>
   withProxy({ apps: { web: { script: './faults.js' } } }, async proxy => {
     const raw = await Raw.connect(proxy.port);
     try {
@@ -168,4 +209,5 @@ test('a client\'s connection has TCP keepalive', { timeout, ...needsProxy }, () 
     } finally {
       raw.destroy();
     }
-  }));
+  }),
+);

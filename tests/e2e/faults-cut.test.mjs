@@ -41,12 +41,15 @@ async function besideDeaf(proxy, ask_) {
 
 for (const version of ['1.1', '1.0']) {
   test(`HTTP/${version}: an answer without a length whose worker resets the connection does not look whole`, options, t =>
-    withProxy({ apps: { web: wire } }, proxy => besideDeaf(proxy, async kill => {
-      const { head, body, whole, error } = await looksWhole(proxy.port, `GET /any HTTP/${version}\r\nHost: x\r\n\r\n`, kill);
-      t.diagnostic(`${head.status}, ${body.length} bytes, ${error ?? 'no error'}`);
-      assert.equal(head.status, 200);
-      assert.ok(!whole, 'the client saw a regular end');
-    })));
+    withProxy({ apps: { web: wire } }, proxy =>
+      besideDeaf(proxy, async kill => {
+        const { head, body, whole, error } = await looksWhole(proxy.port, `GET /any HTTP/${version}\r\nHost: x\r\n\r\n`, kill);
+        t.diagnostic(`${head.status}, ${body.length} bytes, ${error ?? 'no error'}`);
+        assert.equal(head.status, 200);
+        assert.ok(!whole, 'the client saw a regular end');
+      }),
+    ),
+  );
 
   test(`HTTP/${version}: an answer without a length that came to its end looks whole`, options, () =>
     withProxy({ apps: { web: wire } }, async proxy => {
@@ -54,18 +57,25 @@ for (const version of ['1.1', '1.0']) {
       assert.equal(head.status, 200);
       assert.match(body, /half of it/);
       assert.ok(whole);
-    }));
+    }),
+  );
 }
 
 test('HTTP/2: an answer without a length whose worker resets the connection does not look whole', options, () =>
-  withProxy(proxy => ({ listeners: [{ address: `127.0.0.1:${proxy.port}`, h2c: true }], apps: { web: wire } }), proxy =>
-    besideDeaf(proxy, kill => withSession(proxy.port, async session => {
-      const asked = ask(session, { ':path': '/any' });
-      await sleep(400);
-      kill();
-      const answer = await asked;
-      assert.equal(answer.code, NGHTTP2_INTERNAL_ERROR);
-    }))));
+  withProxy(
+    proxy => ({ listeners: [{ address: `127.0.0.1:${proxy.port}`, h2c: true }], apps: { web: wire } }),
+    proxy =>
+      besideDeaf(proxy, kill =>
+        withSession(proxy.port, async session => {
+          const asked = ask(session, { ':path': '/any' });
+          await sleep(400);
+          kill();
+          const answer = await asked;
+          assert.equal(answer.code, NGHTTP2_INTERNAL_ERROR);
+        }),
+      ),
+  ),
+);
 
 const SECRET = 'c4f1b9e2';
 const secrets = `token=${SECRET}&sid=${SECRET}`;
@@ -77,8 +87,14 @@ const failures = {
   'a GET that nobody answers': [504, ({ port }) => request(port, { path: `/hang?${secrets}` })],
   'an upgrade': [502, ({ port }) => exchange(port, upgradeHead(`/crash?${secrets}`))],
   'a GET over HTTP/2': [502, ({ port }) => withSession(port, session => ask(session, { ':path': `/crash?${secrets}` }))],
-  'a GET over HTTP/2 that nobody answers': [504, ({ port }) => withSession(port, session => ask(session, { ':path': `/hang?${secrets}` }, { timeout: 5000 }))],
-  'a GET in absolute form': [502, ({ port }) => exchange(port, `GET http://user:${SECRET}@x/crash?${secrets} HTTP/1.1\r\nHost: x\r\n\r\n`)],
+  'a GET over HTTP/2 that nobody answers': [
+    504,
+    ({ port }) => withSession(port, session => ask(session, { ':path': `/hang?${secrets}` }, { timeout: 5000 })),
+  ],
+  'a GET in absolute form': [
+    502,
+    ({ port }) => exchange(port, `GET http://user:${SECRET}@x/crash?${secrets} HTTP/1.1\r\nHost: x\r\n\r\n`),
+  ],
 };
 
 const config = proxy => ({
@@ -98,5 +114,6 @@ for (const [name, [status, send]] of Object.entries(failures)) {
       await proxy.line(/crash|hang|502|504/, { from, timeout: 1000 }).catch(() => {});
       const told = proxy.lines.filter(line => line.text.includes(SECRET)).map(line => line.text);
       assert.deepEqual(told, []);
-    }));
+    }),
+  );
 }

@@ -11,20 +11,32 @@ import { pooled, range, sleep, until } from './lib/wait.mjs';
 
 const options = { timeout: 120_000, ...needsProxy };
 const SLOW = process.env.SLOW === '1';
-const app = (instances, more = {}) => ({ limits: { head_timeout: '60s' }, apps: { web: { script: './faults.js', instances, ...more } } });
+const app = (instances, more = {}) => ({
+  limits: { head_timeout: '60s' },
+  apps: { web: { script: './faults.js', instances, ...more } },
+});
 const descriptors = pid => readdirSync(`/proc/${pid}/fd`).length;
 
 /** So many clients at a time, each with a request under way on a connection of its own; counts their answers. */
 async function atOnce(proxy, clients, ms) {
-  const answers = await Promise.all(range(clients).map(() => request(proxy.port, { path: `/page?ms=${ms}` })
-    .then(answer => answer.status, error => error.code ?? error.message)));
+  const answers = await Promise.all(
+    range(clients).map(() =>
+      request(proxy.port, { path: `/page?ms=${ms}` }).then(
+        answer => answer.status,
+        error => error.code ?? error.message,
+      ),
+    ),
+  );
   return count(answers);
 }
 
 /** Commands are answered: it fails after 10 s without an answer. */
 const obeys = async proxy => assert.ok((await status(proxy)).apps.length);
 
-for (const [nofile, clients] of [[256, 60], [1024, 400]]) {
+for (const [nofile, clients] of [
+  [256, 60],
+  [1024, 400],
+]) {
   test(`with ${nofile} descriptors and 4 workers, ${clients} clients are served at a time`, options, t =>
     withProxy(app(4), { nofile }, async proxy => {
       await steady(proxy, 4);
@@ -34,7 +46,8 @@ for (const [nofile, clients] of [[256, 60], [1024, 400]]) {
       const answers = await busy;
       t.diagnostic(`${JSON.stringify(answers)}, ${descriptors(proxy.pid)} descriptors`);
       assert.deepEqual(answers, { 200: clients });
-    }));
+    }),
+  );
 }
 
 test('idle connections to workers make room: after bursts to each, new clients and commands are served', options, t =>
@@ -46,8 +59,14 @@ test('idle connections to workers make room: after bursts to each, new clients a
     }
     // Each leaves as many idle connections to one worker; no more clients at a time than are let in.
     for (const key of keys.values()) {
-      const answers = await Promise.all(range(250).map(() => request(proxy.port, { path: '/page?ms=300', headers: { 'x-key': key } })
-        .then(answer => answer.status, error => error.code ?? error.message)));
+      const answers = await Promise.all(
+        range(250).map(() =>
+          request(proxy.port, { path: '/page?ms=300', headers: { 'x-key': key } }).then(
+            answer => answer.status,
+            error => error.code ?? error.message,
+          ),
+        ),
+      );
       t.diagnostic(`${JSON.stringify(count(answers))}, ${descriptors(proxy.pid)} descriptors`);
       assert.deepEqual(count(answers), { 200: 250 });
     }
@@ -59,7 +78,8 @@ test('idle connections to workers make room: after bursts to each, new clients a
     } finally {
       for (const raw of silent) raw.destroy();
     }
-  }));
+  }),
+);
 
 test('with 256 descriptors silent clients take what they may, and commands are answered', options, t =>
   withProxy(app(4), { nofile: 256 }, async proxy => {
@@ -75,8 +95,11 @@ test('with 256 descriptors silent clients take what they may, and commands are a
     } finally {
       for (const raw of silent) raw?.destroy();
     }
-    await until(async () => (await request(proxy.port, { path: '/pid', timeout: 3000 })).status === 200, { what: 'service afterwards' });
-  }));
+    await until(async () => (await request(proxy.port, { path: '/pid', timeout: 3000 })).status === 200, {
+      what: 'service afterwards',
+    });
+  }),
+);
 
 test('refused clients are counted', options, async () => {
   const metrics = await freePort();
@@ -95,11 +118,19 @@ test('refused clients are counted', options, async () => {
   });
 });
 
-test('idle connections to workers are swept when they are too old to be used', { ...options, timeout: 200_000, skip: options.skip ?? (!SLOW && 'needs SLOW=1') }, t =>
-  withProxy(app(4), { nofile: 1024 }, async proxy => {
-    await steady(proxy, 4);
-    const before = descriptors(proxy.pid);
-    t.diagnostic(JSON.stringify(await atOnce(proxy, 200, 300)));
-    t.diagnostic(`${before} descriptors before, ${descriptors(proxy.pid)} after`);
-    await until(() => descriptors(proxy.pid) <= before + 10, { timeout: 120_000, every: 1000, what: () => `the sweep; ${descriptors(proxy.pid)} descriptors are left of ${before}` });
-  }));
+test(
+  'idle connections to workers are swept when they are too old to be used',
+  { ...options, timeout: 200_000, skip: options.skip ?? (!SLOW && 'needs SLOW=1') },
+  t =>
+    withProxy(app(4), { nofile: 1024 }, async proxy => {
+      await steady(proxy, 4);
+      const before = descriptors(proxy.pid);
+      t.diagnostic(JSON.stringify(await atOnce(proxy, 200, 300)));
+      t.diagnostic(`${before} descriptors before, ${descriptors(proxy.pid)} after`);
+      await until(() => descriptors(proxy.pid) <= before + 10, {
+        timeout: 120_000,
+        every: 1000,
+        what: () => `the sweep; ${descriptors(proxy.pid)} descriptors are left of ${before}`,
+      });
+    }),
+);

@@ -9,8 +9,19 @@ import { ask } from './lib/streams.mjs';
 import { upgradeHead } from './lib/upgrade.mjs';
 
 /** Written by the proxy, or by nobody. */
-const OWN = ['x-forwarded-for', 'x-forwarded-proto', 'x-forwarded-host', 'x-forwarded-port', 'x-real-ip', 'forwarded',
-  'x-forwarded-ssl', 'x-forwarded-scheme', 'x-forwarded-prefix', 'x-client-ip', 'true-client-ip'];
+const OWN = [
+  'x-forwarded-for',
+  'x-forwarded-proto',
+  'x-forwarded-host',
+  'x-forwarded-port',
+  'x-real-ip',
+  'forwarded',
+  'x-forwarded-ssl',
+  'x-forwarded-scheme',
+  'x-forwarded-prefix',
+  'x-client-ip',
+  'true-client-ip',
+];
 const spellings = name => [name, name.replaceAll('-', '_'), name.replace('-', '_'), name.toUpperCase().replaceAll('-', '_')];
 const FORGED = '6.6.6.6';
 
@@ -46,29 +57,47 @@ describe('fields that only the proxy may write', { ...needsProxy }, () => {
       return answer.status === 403 ? JSON.parse(answer.body).raw : answer.status;
     },
     'HTTP/2': async fields => {
-      const answer = await ask(session, { ':path': '/fields', ...Object.fromEntries(fields.map(([name, value]) => [name.toLowerCase(), value])) });
+      const answer = await ask(session, {
+        ':path': '/fields',
+        ...Object.fromEntries(fields.map(([name, value]) => [name.toLowerCase(), value])),
+      });
       return answer.status === 200 ? JSON.parse(answer.text).raw : answer.status;
     },
   };
 
   for (const [path, seen] of Object.entries(paths)) {
-    test(`${path}: a client's own words in them never reach a worker, however they are spelled`, { timeout: 30_000 }, async () => {
-      const wrong = [];
-      for (const name of OWN) {
-        for (const spelling of new Set(spellings(name))) {
-          const raw = await seen([[spelling, FORGED], ['X-Mine', 'kept']]);
-          if (raw === 400) continue;
-          assert.ok(Array.isArray(raw), `${spelling}: ${raw}`);
-          assert.ok(pairs(raw).some(([name, value]) => name === 'x-mine' && value === 'kept'), 'other fields go on');
-          if (pairs(raw).some(([, value]) => value.includes(FORGED))) wrong.push(spelling);
+    test(
+      `${path}: a client's own words in them never reach a worker, however they are spelled`,
+      { timeout: 30_000 },
+      async () => {
+        const wrong = [];
+        for (const name of OWN) {
+          for (const spelling of new Set(spellings(name))) {
+            const raw = await seen([
+              [spelling, FORGED],
+              ['X-Mine', 'kept'],
+            ]);
+            if (raw === 400) continue;
+            assert.ok(Array.isArray(raw), `${spelling}: ${raw}`);
+            assert.ok(
+              pairs(raw).some(([name, value]) => name === 'x-mine' && value === 'kept'),
+              'other fields go on',
+            );
+            if (pairs(raw).some(([, value]) => value.includes(FORGED))) wrong.push(spelling);
+          }
         }
-      }
-      assert.deepEqual(wrong, []);
-    });
+        assert.deepEqual(wrong, []);
+      },
+    );
 
     test(`${path}: a name with _ that frames or routes never reaches a worker`, { timeout: 30_000 }, async () => {
       const wrong = [];
-      for (const [name, value] of [['content_length', '5'], ['transfer_encoding', 'chunked'], ['Content_Length', '0'], ['Transfer_Encoding', 'identity']]) {
+      for (const [name, value] of [
+        ['content_length', '5'],
+        ['transfer_encoding', 'chunked'],
+        ['Content_Length', '0'],
+        ['Transfer_Encoding', 'identity'],
+      ]) {
         const raw = await seen([[name, value]]);
         if (raw !== 400) wrong.push(`${name}: ${JSON.stringify(raw)}`);
       }
@@ -76,16 +105,37 @@ describe('fields that only the proxy may write', { ...needsProxy }, () => {
     });
 
     test(`${path}: the proxy's own words are there once`, { timeout: 30_000 }, async () => {
-      const all = pairs(await seen([['x_forwarded_for', FORGED], ['x-forwarded-for', FORGED], ['x_real_ip', FORGED]]));
+      const all = pairs(
+        await seen([
+          ['x_forwarded_for', FORGED],
+          ['x-forwarded-for', FORGED],
+          ['x_real_ip', FORGED],
+        ]),
+      );
       for (const name of ['x-forwarded-for', 'x-real-ip']) {
-        assert.deepEqual(all.filter(([one]) => one === name).map(([, value]) => value), ['127.0.0.1'], name);
+        assert.deepEqual(
+          all.filter(([one]) => one === name).map(([, value]) => value),
+          ['127.0.0.1'],
+          name,
+        );
       }
     });
   }
 
   test('two Connection fields: what either names ends here', { timeout: 30_000 }, async () => {
-    const raw = await paths['HTTP/1.1']([['Connection', 'X-First'], ['X-First', '1'], ['X-Second', '2'], ['Connection', 'X-Second'], ['X-Third', '3']]);
-    assert.deepEqual(pairs(raw).filter(([name]) => /^x-(first|second|third)$/.test(name)).map(([name]) => name), ['x-third']);
+    const raw = await paths['HTTP/1.1']([
+      ['Connection', 'X-First'],
+      ['X-First', '1'],
+      ['X-Second', '2'],
+      ['Connection', 'X-Second'],
+      ['X-Third', '3'],
+    ]);
+    assert.deepEqual(
+      pairs(raw)
+        .filter(([name]) => /^x-(first|second|third)$/.test(name))
+        .map(([name]) => name),
+      ['x-third'],
+    );
   });
 
   test('two Connection fields: close in the second ends the connection', { timeout: 30_000 }, async () => {

@@ -25,14 +25,15 @@ describe('HTTP/2 streams', { ...needsProxy }, () => {
   after(() => proxy?.stop());
 
   /** A test on a session of its own. */
-  const check = (name, body) => test(name, { timeout }, async () => {
-    try {
-      await withSession(proxy.port, session => body(session));
-    } catch (error) {
-      proxy.show();
-      throw error;
-    }
-  });
+  const check = (name, body) =>
+    test(name, { timeout }, async () => {
+      try {
+        await withSession(proxy.port, session => body(session));
+      } catch (error) {
+        proxy.show();
+        throw error;
+      }
+    });
   const raw = (head, body = '') => `/raw?bytes=${encodeURIComponent(`HTTP/1.1 200 OK\r\n${head}\r\n${body}`)}`;
 
   /** HEADERS, DATA, then an empty DATA that ends the stream: a body without a length. */
@@ -71,7 +72,10 @@ describe('HTTP/2 streams', { ...needsProxy }, () => {
   check('cookies arrive as one field, joined with "; "', async session => {
     const answer = await ask(session, { ':path': '/fields', cookie: ['a=1', 'b=2', 'c=3'] });
     const { raw: fields } = JSON.parse(answer.text);
-    assert.deepEqual(fields.filter((_, i) => fields[i - 1]?.toLowerCase() === 'cookie' && i % 2), ['a=1; b=2; c=3']);
+    assert.deepEqual(
+      fields.filter((_, i) => fields[i - 1]?.toLowerCase() === 'cookie' && i % 2),
+      ['a=1; b=2; c=3'],
+    );
   });
 
   check('trailers of an answer arrive', async session => {
@@ -86,12 +90,19 @@ describe('HTTP/2 streams', { ...needsProxy }, () => {
   });
 
   check('a bad field ends its stream, not the connection', async session => {
-    for (const [name, value] of [['x-bad', 'a\0b'], ['x-bad', 'a\nb'], ['x-bad', 'a\rb']]) {
+    for (const [name, value] of [
+      ['x-bad', 'a\0b'],
+      ['x-bad', 'a\nb'],
+      ['x-bad', 'a\rb'],
+    ]) {
       const running = ask(session, { ':path': '/page?ms=300' });
       const answer = await ask(session, { [name]: value }).catch(error => ({ error }));
       // Node's own client may refuse to send it.
       if (answer.error?.code?.startsWith('ERR_INVALID')) continue;
-      assert.ok(answer.status === 400 || answer.code === NGHTTP2_PROTOCOL_ERROR, `${answer.status} ${answer.code} ${answer.error}`);
+      assert.ok(
+        answer.status === 400 || answer.code === NGHTTP2_PROTOCOL_ERROR,
+        `${answer.status} ${answer.code} ${answer.error}`,
+      );
       assert.equal((await running).status, 200, 'a stream beside it goes on');
       assert.equal((await ask(session)).status, 200, 'and so does the connection');
     }
@@ -142,7 +153,8 @@ describe('HTTP/2 streams', { ...needsProxy }, () => {
 /** Sends fields that no library would, as literals without compression. */
 async function withFrames(port, fields) {
   const client = await Raw.connect(port);
-  const literal = ([name, value]) => Buffer.concat([Buffer.from([0, name.length]), Buffer.from(name), Buffer.from([value.length]), Buffer.from(value, 'latin1')]);
+  const literal = ([name, value]) =>
+    Buffer.concat([Buffer.from([0, name.length]), Buffer.from(name), Buffer.from([value.length]), Buffer.from(value, 'latin1')]);
   const frame = (type, flags, stream, payload) => {
     const head = Buffer.alloc(9);
     head.writeUIntBE(payload.length, 0, 3);
@@ -151,12 +163,19 @@ async function withFrames(port, fields) {
     head.writeUInt32BE(stream, 5);
     return Buffer.concat([head, payload]);
   };
-  const get = (stream, more) => frame(1, 5, stream,
-    Buffer.concat([[':method', 'GET'], [':scheme', 'http'], [':authority', 'x'], [':path', '/pid'], ...more].map(literal)));
+  const get = (stream, more) =>
+    frame(
+      1,
+      5,
+      stream,
+      Buffer.concat([[':method', 'GET'], [':scheme', 'http'], [':authority', 'x'], [':path', '/pid'], ...more].map(literal)),
+    );
   const seen = { 1: {}, 3: {}, alive: false };
   try {
     client.socket.on('error', () => {});
-    client.write(Buffer.concat([Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'), frame(4, 0, 0, Buffer.alloc(0)), get(1, fields)]));
+    client.write(
+      Buffer.concat([Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'), frame(4, 0, 0, Buffer.alloc(0)), get(1, fields)]),
+    );
     client.write(get(3, []));
     while (!seen[3].over) {
       const head = await client.take(9, 'a frame', 5000);

@@ -57,5 +57,6 @@ for (const [name, server] of Object.entries(settings)) {
       const wrong = await swapped(proxy, ROUNDS, 2);
       t.diagnostic(`${wrong} of ${ROUNDS} changed places`);
       assert.equal(wrong, 0, `${wrong} of ${ROUNDS} changed places`);
-    }));
+    }),
+  );
 }

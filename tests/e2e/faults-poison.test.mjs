@@ -22,11 +22,12 @@ const tails = {
   'a trailer Transfer-Encoding with a byte of 0x80 or more': '0\r\nTransfer-Encoding: \xff\r\n\r\n',
 };
 
-const poster = (tail, query = '') => Buffer.concat([
-  Buffer.from(`POST /early${query} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1d4c0\r\n`),
-  Buffer.alloc(120_000, 'x'),
-  Buffer.from(`\r\n${tail}`, 'latin1'),
-]);
+const poster = (tail, query = '') =>
+  Buffer.concat([
+    Buffer.from(`POST /early${query} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1d4c0\r\n`),
+    Buffer.alloc(120_000, 'x'),
+    Buffer.from(`\r\n${tail}`, 'latin1'),
+  ]);
 
 /** Sends a whole body that the app answers before it has read it; the answer may come or not. */
 async function post(port, bytes) {
@@ -48,37 +49,59 @@ for (const [name, tail] of Object.entries(tails)) {
       // The app is busy after its answer, so it meets the tail when others are using the proxy again.
       for (let round = 0; round < (SLOW ? 40 : 6); round++) {
         await post(proxy.port, poster(tail, '?spin=60'));
-        answers.push(...await Promise.all(range(8).map(() => request(proxy.port, { path: '/apply', method: 'PATCH' })
-          .then(answer => `${answer.status} ${answer.text}`, error => error.code ?? error.message))));
+        answers.push(
+          ...(await Promise.all(
+            range(8).map(() =>
+              request(proxy.port, { path: '/apply', method: 'PATCH' }).then(
+                answer => `${answer.status} ${answer.text}`,
+                error => error.code ?? error.message,
+              ),
+            ),
+          )),
+        );
       }
       t.diagnostic(JSON.stringify(count(answers)));
       assert.deepEqual(count(answers), { '200 applied': answers.length });
       assert.equal((await request(proxy.port, { path: '/applied' })).text, String(answers.length), 'each was carried out once');
-    }));
+    }),
+  );
 }
 
-test('300,000 requests of others beside bad chunked bodies: none is answered for them', { ...options, timeout: 900_000, skip: options.skip ?? (!SLOW && 'needs SLOW=1') }, t =>
-  withProxy({ apps: { web: { script: './faults.js' } } }, async proxy => {
-    let running = true;
-    const list = Object.values(tails);
-    let attacks = 0;
-    const attacker = async () => {
-      while (running) await post(proxy.port, poster(list[attacks++ % list.length]));
-    };
-    const attackers = range(4).map(attacker);
-    const agent = new http.Agent({ keepAlive: true, maxSockets: 32 });
-    const answers = await pooled(range(300_000), 32, () => request(proxy.port, { path: '/apply', method: 'PATCH', agent })
-      .then(answer => `${answer.status} ${answer.text}`, error => error.code ?? error.message));
-    running = false;
-    await Promise.all(attackers);
-    agent.destroy();
-    t.diagnostic(`${attacks} attacks, ${JSON.stringify(count(answers))}`);
-    assert.deepEqual(count(answers), { '200 applied': answers.length });
-  }));
+test(
+  '300,000 requests of others beside bad chunked bodies: none is answered for them',
+  { ...options, timeout: 900_000, skip: options.skip ?? (!SLOW && 'needs SLOW=1') },
+  t =>
+    withProxy({ apps: { web: { script: './faults.js' } } }, async proxy => {
+      let running = true;
+      const list = Object.values(tails);
+      let attacks = 0;
+      const attacker = async () => {
+        while (running) await post(proxy.port, poster(list[attacks++ % list.length]));
+      };
+      const attackers = range(4).map(attacker);
+      const agent = new http.Agent({ keepAlive: true, maxSockets: 32 });
+      const answers = await pooled(range(300_000), 32, () =>
+        request(proxy.port, { path: '/apply', method: 'PATCH', agent }).then(
+          answer => `${answer.status} ${answer.text}`,
+          error => error.code ?? error.message,
+        ),
+      );
+      running = false;
+      await Promise.all(attackers);
+      agent.destroy();
+      t.diagnostic(`${attacks} attacks, ${JSON.stringify(count(answers))}`);
+      assert.deepEqual(count(answers), { '200 applied': answers.length });
+    }),
+);
 
 // What Node.js reads in spite of it, or in other versions, is not for the next hop either.
-const odd = ['0;a="b\r\n\r\n', '0;a=b\r\n\r\n', '0\r\nX-Sum: \xff\x80\r\n\r\n', '0\r\nTransfer-Encoding: chunked\r\nHost: y\r\n\r\n',
-  '0\r\nX-Forwarded-For: 6.6.6.6\r\nConnection: close\r\n\r\n'];
+const odd = [
+  '0;a="b\r\n\r\n',
+  '0;a=b\r\n\r\n',
+  '0\r\nX-Sum: \xff\x80\r\n\r\n',
+  '0\r\nTransfer-Encoding: chunked\r\nHost: y\r\n\r\n',
+  '0\r\nX-Forwarded-For: 6.6.6.6\r\nConnection: close\r\n\r\n',
+];
 
 test('a chunked body reaches the worker framed anew: no extensions, no trailers that mean something', options, () =>
   withProxy({ apps: { web: wire } }, async proxy => {
@@ -89,12 +112,14 @@ test('a chunked body reaches the worker framed anew: no extensions, no trailers 
       // To refuse it is right as well.
       if (answer.status === 400) continue;
       const seen = answer.status === 200 ? JSON.parse(answer.body.toString()) : `status ${answer.status}`;
-      if (dechunk(seen, /^(?:x-sum: [^\r]*\r\n)?$/i) !== 'abcdefg') wrong.push(`${JSON.stringify(tail)}: ${JSON.stringify(seen)}`);
+      if (dechunk(seen, /^(?:x-sum: [^\r]*\r\n)?$/i) !== 'abcdefg')
+        wrong.push(`${JSON.stringify(tail)}: ${JSON.stringify(seen)}`);
     }
     assert.deepEqual(wrong, []);
-  }));
+  }),
+);
 
-test('a worker\'s connection whose answer began before its request was whole carries no other request', options, () =>
+test("a worker's connection whose answer began before its request was whole carries no other request", options, () =>
   withProxy({ apps: { web: wire } }, async proxy => {
     const raw = await Raw.connect(proxy.port);
     raw.socket.on('error', () => {});
@@ -103,7 +128,9 @@ test('a worker\'s connection whose answer began before its request was whole car
       await raw.through('hello');
       raw.write('x'.repeat(19_000));
       // The request is whole now; then the answer comes to its end.
-      await until(async () => Number((await onSocket(proxy, '/seen'))) >= 19_000, { timeout: 2000, what: 'the rest' }).catch(() => {});
+      await until(async () => Number(await onSocket(proxy, '/seen')) >= 19_000, { timeout: 2000, what: 'the rest' }).catch(
+        () => {},
+      );
       await onSocket(proxy, '/finish');
       await raw.through('world').catch(() => {});
       await Promise.all(range(20).map(() => request(proxy.port, { path: '/any', timeout: 3000 }).catch(() => {})));
@@ -111,15 +138,16 @@ test('a worker\'s connection whose answer began before its request was whole car
     } finally {
       raw.destroy();
     }
-  }));
+  }),
+);
 
 // More connections than the runtime takes events for at once: those that are looked at first must not trust what
 // the runtime knew of the worker's connections before.
 const CLIENTS = 1100;
 
 for (const [name, head] of Object.entries({
-  'HEAD': 'HEAD /bare HTTP/1.1\r\nHost: x\r\n\r\n',
-  'GET': 'GET /bare HTTP/1.1\r\nHost: x\r\n\r\n',
+  HEAD: 'HEAD /bare HTTP/1.1\r\nHost: x\r\n\r\n',
+  GET: 'GET /bare HTTP/1.1\r\nHost: x\r\n\r\n',
 })) {
   test(`bytes behind the answer to ${name} reach no other client`, options, t =>
     withProxy({ server: { threads: 1 }, limits: { head_timeout: '60s' }, apps: { web: wire } }, async proxy => {
@@ -134,14 +162,21 @@ for (const [name, head] of Object.entries({
         } finally {
           process.kill(proxy.pid, 'SIGCONT');
         }
-        const answers = await Promise.all(clients.map(client => client.response()
-          .then(answer => `${answer.status} ${answer.body}`, error => error.message.slice(0, 100))));
+        const answers = await Promise.all(
+          clients.map(client =>
+            client.response().then(
+              answer => `${answer.status} ${answer.body}`,
+              error => error.message.slice(0, 100),
+            ),
+          ),
+        );
         t.diagnostic(JSON.stringify(count(answers)));
         assert.deepEqual(count(answers), { '200 plain': CLIENTS });
       } finally {
         for (const client of clients) client.destroy();
       }
-    }));
+    }),
+  );
 }
 
 /** Stops the proxy's process until SIGCONT. */
@@ -154,7 +189,10 @@ async function pause({ pid }) {
 /** Asks the worker on its own socket; its text. */
 function onSocket(proxy, target) {
   const dir = path.join(proxy.runtime, 'workers');
-  const socketPath = path.join(dir, readdirSync(dir).find(name => name.endsWith('.sock')));
+  const socketPath = path.join(
+    dir,
+    readdirSync(dir).find(name => name.endsWith('.sock')),
+  );
   return new Promise((resolve, reject) => {
     http.get({ socketPath, path: target, agent: false }, res => res.setEncoding('utf8').on('data', resolve)).on('error', reject);
   });
@@ -182,6 +220,7 @@ for (const status of ['204 No Content', '304 Not Modified', '103 Early Hints']) 
         } finally {
           raw.destroy();
         }
-      }));
+      }),
+    );
   }
 }

@@ -20,12 +20,15 @@ const claim = tag => `EIO=4&transport=polling&sid=AAAABBBBCCCCDDDD${tag}`;
 /** The most requests that any worker had at once, of those to `/page`. */
 async function most(proxy, workers) {
   const seen = new Map();
-  await until(async () => {
-    for (const answer of await Promise.all(range(4 * workers).map(() => request(proxy.port, { path: '/most' })))) {
-      seen.set(answer.json.pid, Math.max(answer.json.most, seen.get(answer.json.pid) ?? 0));
-    }
-    return seen.size >= workers;
-  }, { what: () => `${workers} workers to say, so far ${seen.size}` });
+  await until(
+    async () => {
+      for (const answer of await Promise.all(range(4 * workers).map(() => request(proxy.port, { path: '/most' })))) {
+        seen.set(answer.json.pid, Math.max(answer.json.most, seen.get(answer.json.pid) ?? 0));
+      }
+      return seen.size >= workers;
+    },
+    { what: () => `${workers} workers to say, so far ${seen.size}` },
+  );
   return Math.max(...seen.values());
 }
 
@@ -37,43 +40,56 @@ const claims = {
 
 for (const [name, send] of Object.entries(claims)) {
   for (const sio of ['', '1']) {
-    test(`a made-up sid does not pass max_concurrency: ${name}, ${sio ? 'an app with Socket.IO' : 'an app without sessions'}`, options, t =>
-      withProxy(proxy => ({
-        listeners: [{ address: `127.0.0.1:${proxy.port}`, h2c: true }],
-        apps: { web: { script: './faults.js', instances: 2, max_concurrency: LIMIT, env: { SIO: sio } } },
-      }), async proxy => {
-        await steady(proxy, 2);
-        const { tag } = (await request(proxy.port, { path: '/tag' })).json;
-        const answers = await Promise.all(range(CLAIMS).map(() => send(proxy, tag)));
-        const highest = await most(proxy, 2);
-        t.diagnostic(`${highest} at once, ${JSON.stringify(count(answers.map(answer => answer.status)))}`);
-        assert.ok(highest <= LIMIT, `${highest} at once on one worker, the limit is ${LIMIT}`);
-        assert.ok(answers.every(({ status }) => status === 200 || status === 503));
-      }));
+    test(
+      `a made-up sid does not pass max_concurrency: ${name}, ${sio ? 'an app with Socket.IO' : 'an app without sessions'}`,
+      options,
+      t =>
+        withProxy(
+          proxy => ({
+            listeners: [{ address: `127.0.0.1:${proxy.port}`, h2c: true }],
+            apps: { web: { script: './faults.js', instances: 2, max_concurrency: LIMIT, env: { SIO: sio } } },
+          }),
+          async proxy => {
+            await steady(proxy, 2);
+            const { tag } = (await request(proxy.port, { path: '/tag' })).json;
+            const answers = await Promise.all(range(CLAIMS).map(() => send(proxy, tag)));
+            const highest = await most(proxy, 2);
+            t.diagnostic(`${highest} at once, ${JSON.stringify(count(answers.map(answer => answer.status)))}`);
+            assert.ok(highest <= LIMIT, `${highest} at once on one worker, the limit is ${LIMIT}`);
+            assert.ok(answers.every(({ status }) => status === 200 || status === 503));
+          },
+        ),
+    );
   }
 }
 
 test('a made-up sid does not pass the queue: beyond it requests are refused', options, t =>
-  withProxy({ apps: { web: { script: './faults.js', instances: 2, max_concurrency: 1, queue: { max: 4, timeout: '5s' } } } }, async proxy => {
-    await steady(proxy, 2);
-    const { tag } = (await request(proxy.port, { path: '/tag' })).json;
-    const answers = await Promise.all(range(CLAIMS).map(() => request(proxy.port, { path: `/page?ms=1000&${claim(tag)}` })));
-    const statuses = count(answers.map(answer => answer.status));
-    t.diagnostic(JSON.stringify(statuses));
-    // 2 under way and 4 that wait, and as many again if they came slowly.
-    assert.ok(statuses[503] >= CLAIMS - 12, `${statuses[503] ?? 0} of ${CLAIMS} refused`);
-  }));
+  withProxy(
+    { apps: { web: { script: './faults.js', instances: 2, max_concurrency: 1, queue: { max: 4, timeout: '5s' } } } },
+    async proxy => {
+      await steady(proxy, 2);
+      const { tag } = (await request(proxy.port, { path: '/tag' })).json;
+      const answers = await Promise.all(range(CLAIMS).map(() => request(proxy.port, { path: `/page?ms=1000&${claim(tag)}` })));
+      const statuses = count(answers.map(answer => answer.status));
+      t.diagnostic(JSON.stringify(statuses));
+      // 2 under way and 4 that wait, and as many again if they came slowly.
+      assert.ok(statuses[503] >= CLAIMS - 12, `${statuses[503] ?? 0} of ${CLAIMS} refused`);
+    },
+  ),
+);
 
 test('upgrades with a made-up sid to a page are under max_concurrency', options, t =>
   withProxy({ apps: { web: { script: './faults.js', instances: 2, max_concurrency: LIMIT } } }, async proxy => {
     await steady(proxy, 2);
     const { tag } = (await request(proxy.port, { path: '/tag' })).json;
-    const answers = await Promise.all(range(CLAIMS).map(() =>
-      exchange(proxy.port, upgradeHead(`/page?ms=150&${claim(tag).replace('polling', 'websocket')}`))));
+    const answers = await Promise.all(
+      range(CLAIMS).map(() => exchange(proxy.port, upgradeHead(`/page?ms=150&${claim(tag).replace('polling', 'websocket')}`))),
+    );
     const highest = await most(proxy, 2);
     t.diagnostic(`${highest} at once, ${JSON.stringify(count(answers.map(answer => answer.status)))}`);
     assert.ok(highest <= LIMIT, `${highest} at once on one worker`);
-  }));
+  }),
+);
 
 test('a real session keeps its privileges: it goes on while its worker has all the requests that it may have', options, () =>
   withProxy({ apps: { web: { script: './faults.js', max_concurrency: LIMIT, env: { SIO: '1' } } } }, async proxy => {
@@ -85,11 +101,15 @@ test('a real session keeps its privileges: it goes on while its worker has all t
       await client.echo('x', 2500);
       assert.ok(performance.now() - asked < 2500);
       assert.deepEqual(client.trouble, []);
-      assert.deepEqual((await Promise.all(busy)).map(answer => answer.status), [200, 200]);
+      assert.deepEqual(
+        (await Promise.all(busy)).map(answer => answer.status),
+        [200, 200],
+      );
     } finally {
       client.close();
     }
-  }));
+  }),
+);
 
 const reflections = {
   'as an open packet': sid => `0{"sid":"${sid}","upgrades":[],"pingInterval":25000,"pingTimeout":20000}`,
@@ -108,16 +128,22 @@ for (const [name, text] of Object.entries(reflections)) {
       const sid = await session.handshake();
       const [owner] = session.pids;
       const strangers = new Set();
-      await until(async () => {
-        const answer = await request(proxy.port, { path: `/reflect?EIO=4&transport=polling&text=${encodeURIComponent(text(sid))}` });
-        if (Number(answer.headers['x-pid']) !== owner) strangers.add(answer.headers['x-pid']);
-        return strangers.size === 2;
-      }, { every: 1, what: 'both others to serve the page' });
+      await until(
+        async () => {
+          const answer = await request(proxy.port, {
+            path: `/reflect?EIO=4&transport=polling&text=${encodeURIComponent(text(sid))}`,
+          });
+          if (Number(answer.headers['x-pid']) !== owner) strangers.add(answer.headers['x-pid']);
+          return strangers.size === 2;
+        },
+        { every: 1, what: 'both others to serve the page' },
+      );
       for (const n of range(4)) {
         await session.emit('echo', n);
         assert.equal((await session.event('echo')).data, n);
       }
       assert.deepEqual([...session.pids], [owner], 'the session stays with its worker');
       await session.close();
-    }));
+    }),
+  );
 }

@@ -34,11 +34,12 @@ const routes = {
   '/fields': (req, res) => json(res, { method: req.method, url: req.url, raw: req.rawHeaders, headers: req.headers }),
 
   // Answers a body that it does not read, as any 401, 404 or 413 does, and is busy for a moment then.
-  '/early': (req, res, query) => setTimeout(() => {
-    res.statusCode = Number(query.get('code') ?? 200);
-    res.end('early');
-    spin(Number(query.get('spin') ?? 0));
-  }, 3),
+  '/early': (req, res, query) =>
+    setTimeout(() => {
+      res.statusCode = Number(query.get('code') ?? 200);
+      res.end('early');
+      spin(Number(query.get('spin') ?? 0));
+    }, 3),
   '/apply': (req, res) => {
     applied++;
     res.end('applied');
@@ -61,10 +62,13 @@ const routes = {
   // Counts how many are under way at once.
   '/page': (req, res, query) => {
     most = Math.max(most, ++active);
-    setTimeout(() => {
-      active--;
-      res.end(String(process.pid));
-    }, Number(query.get('ms') ?? 0));
+    setTimeout(
+      () => {
+        active--;
+        res.end(String(process.pid));
+      },
+      Number(query.get('ms') ?? 0),
+    );
   },
   '/most': (req, res) => json(res, { pid: process.pid, most }),
 
@@ -77,7 +81,10 @@ const routes = {
   // Computes for a while. The notes say who began, and which of those that had begun before still lived then.
   '/spin': (req, res, query) => {
     const id = query.get('id');
-    const before = fs.readFileSync(process.env.NOTES, 'utf8').split('\n').filter(line => line.includes(`began ${id} `));
+    const before = fs
+      .readFileSync(process.env.NOTES, 'utf8')
+      .split('\n')
+      .filter(line => line.includes(`began ${id} `));
     note(`began ${id} beside ${before.map(line => Number(line.split(' ')[0])).filter(lives)}`);
     spin(Number(query.get('ms')));
     res.end(String(process.pid));
@@ -145,10 +152,13 @@ const upgrades = {
   },
   '/page': (req, socket, url) => {
     most = Math.max(most, ++active);
-    setTimeout(() => {
-      active--;
-      socket.end('HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok');
-    }, Number(url.searchParams.get('ms') ?? 0));
+    setTimeout(
+      () => {
+        active--;
+        socket.end('HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok');
+      },
+      Number(url.searchParams.get('ms') ?? 0),
+    );
   },
 };
 

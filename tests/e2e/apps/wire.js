@@ -80,20 +80,22 @@ const routes = {
   },
 };
 
-net.createServer({ pauseOnConnect: true }, socket => {
-  socket.on('error', () => {});
-  if (deaf) return setTimeout(() => socket.write('HTTP/1.1 200 OK\r\n\r\nhalf of it'), 200);
-  let waiting = Buffer.alloc(0);
-  const take = chunk => {
-    waiting = Buffer.concat([waiting, chunk]);
-    for (let end; (end = waiting.indexOf('\r\n\r\n')) >= 0;) {
-      const [, target] = waiting.toString('latin1', 0, end).split(' ', 2);
-      waiting = waiting.subarray(end + 4);
-      const { pathname, searchParams } = new URL(target, 'http://x');
-      const outcome = (routes[pathname] ?? (() => say(socket, 'plain')))(socket, searchParams, waiting);
-      if (outcome === TAKES) return socket.removeListener('data', take);
-    }
-  };
-  socket.on('data', take);
-  socket.resume();
-}).listen(process.argv[2]);
+net
+  .createServer({ pauseOnConnect: true }, socket => {
+    socket.on('error', () => {});
+    if (deaf) return setTimeout(() => socket.write('HTTP/1.1 200 OK\r\n\r\nhalf of it'), 200);
+    let waiting = Buffer.alloc(0);
+    const take = chunk => {
+      waiting = Buffer.concat([waiting, chunk]);
+      for (let end; (end = waiting.indexOf('\r\n\r\n')) >= 0;) {
+        const [, target] = waiting.toString('latin1', 0, end).split(' ', 2);
+        waiting = waiting.subarray(end + 4);
+        const { pathname, searchParams } = new URL(target, 'http://x');
+        const outcome = (routes[pathname] ?? (() => say(socket, 'plain')))(socket, searchParams, waiting);
+        if (outcome === TAKES) return socket.removeListener('data', take);
+      }
+    };
+    socket.on('data', take);
+    socket.resume();
+  })
+  .listen(process.argv[2]);

@@ -67,11 +67,14 @@ async function probe(port) {
 
 /** Echo times on one port while the flood is on it, and how many requests a second the flood had. */
 async function measure(port, connections, seconds) {
-  const child = spawn(process.execPath, [fileURLToPath(import.meta.url), 'flood', port, connections], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
-  const told = () => new Promise((resolve, reject) => {
-    child.once('message', resolve);
-    child.once('exit', code => reject(new Error(`the flood ended with ${code}`)));
+  const child = spawn(process.execPath, [fileURLToPath(import.meta.url), 'flood', port, connections], {
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   });
+  const told = () =>
+    new Promise((resolve, reject) => {
+      child.once('message', resolve);
+      child.once('exit', code => reject(new Error(`the flood ended with ${code}`)));
+    });
   try {
     await told();
     const probes = await Promise.all(range(PROBES).map(() => probe(port)));
@@ -87,7 +90,13 @@ async function measure(port, connections, seconds) {
       one.socket.destroy();
     }
     const times = probes.flatMap(one => one.times).sort((a, b) => a - b);
-    return { p50: quantile(times, 0.5), p99: quantile(times, 0.99), most: times.at(-1), echoes: times.length, rate: Math.round(answers / seconds) };
+    return {
+      p50: quantile(times, 0.5),
+      p99: quantile(times, 0.99),
+      most: times.at(-1),
+      echoes: times.length,
+      rate: Math.round(answers / seconds),
+    };
   } finally {
     child.disconnect();
     await new Promise(resolve => (child.exitCode === null ? child.once('exit', resolve) : resolve()));
@@ -95,16 +104,25 @@ async function measure(port, connections, seconds) {
 }
 
 const quantile = (sorted, share) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? NaN;
-const shown = found => [found.p50, found.p99, found.most].map(ms => ms.toFixed(1).padStart(8)).join('') + String(found.rate).padStart(9);
+const shown = found =>
+  [found.p50, found.p99, found.most].map(ms => ms.toFixed(1).padStart(8)).join('') + String(found.rate).padStart(9);
 
 /** nginx before the same workers, on a port of its own. */
 async function startNginx(proxy, port) {
   const dir = path.dirname(proxy.file('nginx/x'));
   const sockets = path.join(proxy.runtime, 'workers');
-  const worker = app => path.join(sockets, readdirSync(sockets).find(name => name.startsWith(`${app}.`) && name.endsWith('.sock')));
-  const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map(name => `${name}_temp_path ${dir}/${name};`).join(' ');
+  const worker = app =>
+    path.join(
+      sockets,
+      readdirSync(sockets).find(name => name.startsWith(`${app}.`) && name.endsWith('.sock')),
+    );
+  const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi']
+    .map(name => `${name}_temp_path ${dir}/${name};`)
+    .join(' ');
   proxy.file('nginx/x', '');
-  writeFileSync(path.join(dir, 'nginx.conf'), `
+  writeFileSync(
+    path.join(dir, 'nginx.conf'),
+    `
     worker_processes 1; daemon off; master_process off; pid ${dir}/nginx.pid; error_log ${dir}/nginx.log; worker_rlimit_nofile 8192;
     events { worker_connections 4096; }
     http {
@@ -117,12 +135,15 @@ async function startNginx(proxy, port) {
         location / { proxy_pass http://web; proxy_set_header Connection ""; }
         location /ws { proxy_pass http://ws; proxy_set_header Connection upgrade; proxy_set_header Upgrade $http_upgrade; }
       }
-    }`);
+    }`,
+  );
   const child = spawn('nginx', ['-c', path.join(dir, 'nginx.conf')], { stdio: ['ignore', 'ignore', 'pipe'] });
   let said = '';
   child.stderr.on('data', data => (said += data));
   child.once('error', error => (said += error.message));
-  await until(async () => (await request(port, { path: '/pid', timeout: 2000 })).status === 200, { what: () => `nginx: ${said}` });
+  await until(async () => (await request(port, { path: '/pid', timeout: 2000 })).status === 200, {
+    what: () => `nginx: ${said}`,
+  });
   return child;
 }
 
@@ -131,7 +152,10 @@ async function main(connections, seconds, rounds) {
     server: { threads: process.env.THREADS ? Number(process.env.THREADS) : 1 },
     limits: { connections: connections + 1000 },
     apps: { web: { script: './faults.js', affinity: 'none' }, ws: { script: './ws.js', affinity: 'none' } },
-    routes: [{ path: '/', app: 'web' }, { path: '/ws', app: 'ws' }],
+    routes: [
+      { path: '/', app: 'web' },
+      { path: '/ws', app: 'ws' },
+    ],
   });
   let nginx;
   try {
@@ -141,7 +165,10 @@ async function main(connections, seconds, rounds) {
     console.log(`an echo's time in ms beside ${connections} connections that ask without a pause, ${seconds} s each`);
     console.log(`round  through ${'p50'.padStart(8)}${'p99'.padStart(8)}${'most'.padStart(8)}${'answers/s'.padStart(10)}`);
     for (const round of range(rounds)) {
-      for (const [name, at] of [['proxy', proxy.port], ['nginx', port]]) {
+      for (const [name, at] of [
+        ['proxy', proxy.port],
+        ['nginx', port],
+      ]) {
         console.log(`${String(round + 1).padEnd(7)}${name.padEnd(7)} ${shown(await measure(at, connections, seconds))}`);
       }
     }

@@ -20,7 +20,15 @@ export async function withSession(port, body, options = {}) {
  */
 export function ask(session, headers = {}, { body, send, timeout = 20_000 } = {}) {
   const asked = new Promise(resolve => {
-    const outcome = { status: undefined, headers: {}, informational: [], trailers: {}, text: '', code: undefined, error: undefined };
+    const outcome = {
+      status: undefined,
+      headers: {},
+      informational: [],
+      trailers: {},
+      text: '',
+      code: undefined,
+      error: undefined,
+    };
     const end = why => resolve(Object.assign(outcome, why));
     let stream;
     try {

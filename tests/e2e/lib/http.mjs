@@ -183,6 +183,22 @@ export class Raw {
   }
 }
 
+/** The payload of a body in chunks that are written in the plainest way: no extensions. `null` for any other. */
+export function dechunk(text, trailers = /^$/) {
+  let payload = '';
+  for (;;) {
+    const [line, digits] = /^([0-9a-f]{1,16})\r\n/i.exec(text) ?? [];
+    if (!line) return null;
+    const size = parseInt(digits, 16);
+    text = text.slice(line.length);
+    if (size === 0) break;
+    if (text.slice(size, size + 2) !== '\r\n') return null;
+    payload += text.slice(0, size);
+    text = text.slice(size + 2);
+  }
+  return text.endsWith('\r\n') && trailers.test(text.slice(0, -2)) ? payload : null;
+}
+
 /** Sends bytes on a new connection and reads one response. */
 export async function exchange(port, bytes, options = {}) {
   const raw = await Raw.connect(port);

@@ -387,9 +387,9 @@ export function configure(proxy, config) {
 
 /**
  * Starts the proxy. `config` may be a function of the proxy (for paths in its directory).
- * `ready`: what to wait for, see `Proxy.ready`; false waits for nothing.
+ * `ready`: what to wait for, see `Proxy.ready`; false waits for nothing. `nofile`: its limit of open files.
  */
-export async function startProxy(config, { ready = {}, env } = {}) {
+export async function startProxy(config, { ready = {}, env, nofile } = {}) {
   const proxy = new Proxy();
   proxy.port = await freePort();
   try {
@@ -397,7 +397,9 @@ export async function startProxy(config, { ready = {}, env } = {}) {
     if (PLAIN) runPlain(proxy, made);
     else {
       if (!existsSync(BIN)) throw new Error(`no such binary: ${BIN} (build it, or set BIN)`);
-      proxy.run(BIN, ['-c', configure(proxy, made)], { env });
+      const args = ['-c', configure(proxy, made)];
+      if (nofile) proxy.run('sh', ['-c', `ulimit -n ${nofile} && exec "$0" "$@"`, BIN, ...args], { env });
+      else proxy.run(BIN, args, { env });
     }
     const first = Object.values(made.apps)[0];
     if (ready) await proxy.ready({ workers: typeof first.instances === 'number' ? first.instances : undefined, ...ready });

@@ -5,18 +5,19 @@ import { noted, ofSession, often, session } from './asking.mjs';
 import { shown, text } from './outcome.mjs';
 import { range, until } from '../lib/wait.mjs';
 
-/** The process that is stopped, and the sessions that it has. */
-let stopped;
+/** The process that is stopped, by app: rows of other apps may run at the same time. */
+const stopped = new Map();
+/** The sessions that it has. */
 let sids;
 
 async function stop(at, pid) {
-  stopped = pid;
+  stopped.set(at.app, pid);
   at.proxy.kill(pid, 'SIGSTOP');
   const seen = async () => (await at.workers()).some(worker => worker.pid === pid && worker.state !== 'ready');
   await until(seen, { timeout: 15_000, what: 'the hang to be seen' });
 }
 
-const go = at => at.proxy.kill(stopped, 'SIGCONT');
+const go = at => at.proxy.kill(stopped.get(at.app), 'SIGCONT');
 
 export const hangs = [
   {
@@ -32,9 +33,9 @@ export const hangs = [
       await at.ready(4);
     },
     act: at => often(at, 8, { path: '/ok' }),
-    expect: results => {
+    expect: (results, at) => {
       assert.deepEqual(results.map(result => result.status), range(8).map(() => 200));
-      for (const result of results) assert.notEqual(result.headers['x-pid'], String(stopped));
+      for (const result of results) assert.notEqual(result.headers['x-pid'], String(stopped.get(at.app)));
     },
   },
   {
@@ -69,9 +70,9 @@ export const hangs = [
     },
     behind: at => at.ready(3),
     act: at => at.ask({ ...ofSession(at, sids.pop()), patience: 10_000 }),
-    expect: result => {
+    expect: (result, at) => {
       assert.equal(result.status, 200, shown(result));
-      assert.equal(result.headers['x-pid'], String(stopped));
+      assert.equal(result.headers['x-pid'], String(stopped.get(at.app)));
     },
   },
 ];

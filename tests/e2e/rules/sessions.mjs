@@ -104,6 +104,15 @@ export const sessions = [
       assert.equal(result.status, 200, shown(result));
       assert.equal(added.request_retries_total, 1, JSON.stringify(added));
     },
+    instead: {
+      upgrade: {
+        says: 'an upgrade is not sent again',
+        expect: ({ added, results: [result] }) => {
+          assert.equal(result.status, 502, shown(result));
+          assert.equal(added.request_retries_total ?? 0, 0, JSON.stringify(added));
+        },
+      },
+    },
   },
   {
     name: 'request_failures_total and queue_refused_total count requests without a worker',

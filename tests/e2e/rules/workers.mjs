@@ -40,6 +40,15 @@ export const workers = [
       assert.equal(pids.length, 2, `asked ${pids}`);
       assert.equal(new Set(pids).size, 2, `asked ${pids}`);
     },
+    instead: {
+      upgrade: {
+        says: 'an upgrade opens a conversation: it is a 502 and is not sent again',
+        expect: ({ result, pids }) => {
+          assert.equal(result.status, 502, shown(result));
+          assert.equal(pids.length, 1, `asked ${pids}`);
+        },
+      },
+    },
   },
   {
     name: 'a POST whose worker ends the connection without an answer is a 502, done once',

@@ -1,0 +1,126 @@
+// A client's connection: writes a pipeline in pieces, and says who gave each of the answers.
+
+import net from 'node:net';
+
+/** So long without an answer and the connection is half-closed: what was sent is no whole request. */
+const SILENCE = 400;
+/** Then so long to its end. */
+const END = 5000;
+
+export class Connection {
+  #chunks = [];
+  #held = Buffer.alloc(0);
+  #wake = () => {};
+  answers = [];
+  ended = false;
+  used = 0;
+
+  static async open(port) {
+    const connection = new Connection();
+    await new Promise((resolve, reject) => {
+      connection.socket = net.connect({ host: '127.0.0.1', port, allowHalfOpen: true }, resolve);
+      connection.socket.once('error', reject);
+    });
+    connection.socket.setNoDelay(true);
+    connection.socket.on('data', chunk => {
+      connection.#chunks.push(chunk);
+      connection.#read();
+    });
+    for (const event of ['end', 'close', 'error']) connection.socket.on(event, () => connection.#finish());
+    return connection;
+  }
+
+  /**
+   * Writes the bytes, waits for `count` answers or for the end; then, unless the connection goes on, for its end.
+   * Returns `{answers, closed}`.
+   */
+  async exchange(bytes, cuts, count, { stays }) {
+    this.used += 1;
+    this.answers = [];
+    let at = 0;
+    for (const cut of [...cuts, bytes.length]) {
+      if (this.ended) break;
+      this.socket.write(bytes.subarray(at, cut));
+      at = cut;
+      if (cut < bytes.length) await new Promise(setImmediate);
+    }
+    await this.#until(() => this.answers.length >= count, SILENCE);
+    const whole = this.answers.length >= count && !this.ended && !this.answers.some(answer => answer.close);
+    if (whole && stays) return { answers: this.answers, closed: false };
+    this.socket.end();
+    await this.#until(() => false, END);
+    const overdue = !this.ended;
+    this.socket.destroy();
+    return { answers: this.answers, closed: true, overdue };
+  }
+
+  close() {
+    this.socket.destroy();
+  }
+
+  /** Until it is so, or the end, or nothing has come for so long. */
+  async #until(look, silence) {
+    while (!look() && !this.ended) {
+      const moved = await new Promise(resolve => {
+        const timer = setTimeout(() => resolve(false), silence);
+        this.#wake = () => {
+          clearTimeout(timer);
+          resolve(true);
+        };
+      });
+      if (!moved) return;
+    }
+  }
+
+  #finish() {
+    if (this.ended) return;
+    this.ended = true;
+    this.#read();
+    if (this.#held.length > 0) this.answers.push({ by: 'cut', status: 0, text: this.#held.toString('latin1', 0, 200) });
+    // An end without an answer, and then more of it, is no answer.
+    this.#held = Buffer.alloc(0);
+    this.#wake();
+  }
+
+  #read() {
+    if (this.#chunks.length > 0) {
+      this.#held = Buffer.concat([this.#held, ...this.#chunks]);
+      this.#chunks = [];
+    }
+    for (let taken = read(this.#held, this.ended); taken; taken = read(this.#held, this.ended)) {
+      this.#held = this.#held.subarray(taken.length);
+      if (taken.answer) this.answers.push(taken.answer);
+      if (this.#held.length === 0) break;
+    }
+    this.#wake();
+  }
+}
+
+/** The first answer in the bytes, once it is whole. */
+function read(bytes, ended) {
+  const end = bytes.indexOf('\r\n\r\n');
+  if (end < 0) return undefined;
+  const head = bytes.toString('latin1', 0, end);
+  const status = Number(/^HTTP\/1\.[01] (\d{3})/.exec(head)?.[1]);
+  if (!status) return { length: bytes.length, answer: { by: 'nobody', status: 0, text: head.slice(0, 200) } };
+  if (status < 200 && status !== 101) return { length: end + 4 };
+  const value = name => new RegExp(`\r\n${name}: *([^\r]*)`, 'i').exec(head)?.[1];
+  const echo = value('x-echo');
+  const headOnly = echo !== undefined && echo !== '1';
+  const stated = value('content-length');
+  let length = bytes.length - end - 4;
+  if (headOnly) length = 0;
+  else if (stated !== undefined) length = Number(stated);
+  else if (!ended && status !== 101) return undefined;
+  if (bytes.length - end - 4 < length) return undefined;
+  const body = bytes.toString('utf8', end + 4, end + 4 + length);
+  return { length: end + 4 + length, answer: judge(status, head, echo, headOnly, body) };
+}
+
+function judge(status, head, echo, headOnly, body) {
+  const close = /\r\nconnection: *close/i.test(head);
+  if (echo !== undefined) return { by: 'app', status, close, echo: JSON.parse(headOnly ? decodeURIComponent(echo) : body) };
+  const own = /^(\d{3}) [^\n]*\n\n([^\n]*)\n$/.exec(body);
+  if (own && Number(own[1]) === status) return { by: 'proxy', status, close: true, detail: own[2] };
+  return { by: 'server', status, close, text: `${head}\n${body}`.slice(0, 300) };
+}

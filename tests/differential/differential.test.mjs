@@ -1,34 +1,69 @@
+// What the proxy passes on must be taken by the server behind it, and read as the proxy has read it. Requests are made by chance, from a
+// seed that is printed; see README.md.
+
 import assert from 'node:assert/strict';
-import test from 'node:test';
-import { withProxy } from '../e2e/lib/proxy.mjs';
+import { after, before, describe, test } from 'node:test';
 import { request as get } from '../e2e/lib/http.mjs';
+import { PLAIN, startProxy } from '../e2e/lib/proxy.mjs';
 import { until } from '../e2e/lib/wait.mjs';
+import { fixed } from './lib/fixed.mjs';
 import { pipeline } from './lib/generator.mjs';
+import { plain } from './lib/request.mjs';
 import { Run } from './lib/run.mjs';
 import { configuration, servers } from './lib/servers.mjs';
 
 const { apps, shares, missing } = await servers();
+const names = Object.keys(apps);
+for (const what of missing) console.log(`skipped: servers of ${what}`);
+
 const SEED = Number(process.env.SEED ?? Date.now() % 1_000_000_000);
 const REQUESTS = Number(process.env.REQUESTS ?? (process.env.SLOW === '1' ? 500_000 : 50_000));
+const ONLY = process.env.ONLY;
 
-async function ready(proxy) {
-  for (const app of Object.keys(apps)) {
-    const headers = { host: `${app}.test`, 'x-report': 'yes' };
-    await until(async () => (await get(proxy.port, { path: '/report', headers })).status === 200, { timeout: 30_000, what: `${app} to answer` });
+describe('what the proxy passes on', { skip: PLAIN && 'needs the proxy' }, () => {
+  let proxy;
+  before(async () => {
+    proxy = await startProxy(configuration(apps), { ready: false });
+    for (const app of names) await until(() => answers(app), { timeout: 60_000, what: `${app} to answer` });
+  });
+  after(() => proxy?.stop());
+
+  async function answers(app) {
+    return (await get(proxy.port, { path: '/report', headers: { host: `${app}.test`, 'x-report': 'yes' } })).status === 200;
   }
-}
 
-test(`what passes is read alike by all servers (SEED=${SEED})`, { timeout: 900_000 }, () =>
-  withProxy(configuration(apps), { ready: false }, async proxy => {
-    await ready(proxy);
-    const run = new Run(proxy.port, Object.keys(apps));
+  if (!ONLY) {
+    for (const [number, { name, make }] of fixed.entries()) {
+      test(name, { timeout: 60_000 }, async () => {
+        const run = new Run(proxy.port, names);
+        const id = (server, place) => `f${number}z${names.indexOf(server)}z${place}q`;
+        await Promise.all(names.map(server => each(run, server, make(id(server, 0), server), [1, 2, 3, 4].map(i => plain(id(server, i), server)))));
+        await run.settle();
+        assert.equal(run.findings.count, 0, `\n${run.findings.show()}`);
+      });
+    }
+  }
+
+  test(`${REQUESTS} requests by chance are read alike by all servers`, { timeout: 1_200_000 }, async () => {
+    const run = new Run(proxy.port, names);
     const began = performance.now();
-    let index = Number(process.env.FROM ?? 0);
-    const last = process.env.FROM ? index : Infinity;
-    await run.drive(() => (run.counts.requests < REQUESTS && index <= last ? pipeline(SEED, index++, shares) : undefined));
+    let index = Number(ONLY ?? 0);
+    const more = () => (ONLY ? index === Number(ONLY) : run.counts.requests < REQUESTS);
+    await run.drive(() => (more() ? pipeline(SEED, index++, shares) : undefined));
     await run.settle();
     const seconds = ((performance.now() - began) / 1000).toFixed(1);
-    console.log(`SEED=${SEED} ${JSON.stringify(run.counts)} in ${seconds} s, up to ${run.deepest} requests on a worker's connection`);
-    console.log(run.findings.show());
-    assert.equal(run.findings.count, 0, 'findings');
-  }));
+    console.log(`SEED=${SEED}: ${JSON.stringify(run.counts)} in ${seconds} s, up to ${run.deepest} on one connection of a worker`);
+    if (!ONLY) assert.ok(run.deepest > 20, 'the connections of workers are used again and again');
+    assert.equal(run.findings.count, 0, `SEED=${SEED}\n${run.findings.show()}`);
+  });
+});
+
+/** A request, one behind it on the same connection, and others that may get the worker's connection after it. */
+async function each(run, server, request, [behind, ...others]) {
+  const sequence = requests => {
+    const left = requests.map(pipelined => ({ server, requests: pipelined, cuts: [] }));
+    return run.drive(() => left.shift(), 1);
+  };
+  await sequence([[request, behind]]);
+  await sequence([others]);
+}

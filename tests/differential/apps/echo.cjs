@@ -7,6 +7,8 @@ const { createHash } = require('node:crypto');
 
 const SERVER = process.env.SERVER;
 const MAX_COMPLAINTS = 50;
+/** The proxy ended the connection: no complaint. */
+const ENDS = ['ECONNRESET', 'EPIPE', 'HPE_INVALID_EOF_STATE'];
 let connections = 0;
 /** By the request's own number: how often it began, and how often its body was whole. */
 let seen = new Map();
@@ -67,8 +69,7 @@ function report(res) {
 
 // As Node does without a handler, but noted.
 server.on('clientError', (error, socket) => {
-  // The proxy's connection ended: no complaint.
-  if (error.code !== 'ECONNRESET' && error.code !== 'HPE_INVALID_EOF_STATE') {
+  if (!ENDS.includes(error.code)) {
     complained += 1;
     if (complaints.length < MAX_COMPLAINTS) {
       const at = Math.max(0, (error.bytesParsed ?? 0) - 60);

@@ -31,4 +31,4 @@ def answer(environ, start_response, read):
     text = json.dumps(read)
     echo = quote(text) if environ["REQUEST_METHOD"] == "HEAD" else "1"
     start_response("200 OK", [("X-Echo", echo), ("Content-Length", str(len(text)))])
-    return [text.encode()]
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [text.encode()]

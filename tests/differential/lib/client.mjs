@@ -2,10 +2,10 @@
 
 import net from 'node:net';
 
-/** So long without an answer and the connection is half-closed: what was sent is no whole request. */
-const SILENCE = 400;
-/** Then so long to its end. */
-const END = 5000;
+/** So long without an answer that must come. */
+const PATIENCE = 10_000;
+/** So long without an answer that need not come, because what was sent may be no whole request: the connection is half-closed then. */
+const SILENCE = 300;
 
 export class Connection {
   #chunks = [];
@@ -32,9 +32,9 @@ export class Connection {
 
   /**
    * Writes the bytes, waits for `count` answers or for the end; then, unless the connection goes on, for its end.
-   * Returns `{answers, closed}`.
+   * `isSure` says whether, after those that came, one more answer must come. Returns `{answers, closed, overdue}`.
    */
-  async exchange(bytes, cuts, count, { stays }) {
+  async exchange(bytes, cuts, count, { stays, isSure }) {
     this.used += 1;
     this.answers = [];
     let at = 0;
@@ -44,11 +44,11 @@ export class Connection {
       at = cut;
       if (cut < bytes.length) await new Promise(setImmediate);
     }
-    await this.#until(() => this.answers.length >= count, SILENCE);
+    await this.#until(() => this.answers.length >= count, () => (isSure(this.answers) ? PATIENCE : SILENCE));
     const whole = this.answers.length >= count && !this.ended && !this.answers.some(answer => answer.close);
     if (whole && stays) return { answers: this.answers, closed: false };
     this.socket.end();
-    await this.#until(() => false, END);
+    await this.#until(() => false, () => PATIENCE);
     const overdue = !this.ended;
     this.socket.destroy();
     return { answers: this.answers, closed: true, overdue };
@@ -58,11 +58,11 @@ export class Connection {
     this.socket.destroy();
   }
 
-  /** Until it is so, or the end, or nothing has come for so long. */
+  /** Until it is so, or the end, or nothing has come for as long as `silence()` says. */
   async #until(look, silence) {
     while (!look() && !this.ended) {
       const moved = await new Promise(resolve => {
-        const timer = setTimeout(() => resolve(false), silence);
+        const timer = setTimeout(() => resolve(false), silence());
         this.#wake = () => {
           clearTimeout(timer);
           resolve(true);
@@ -110,11 +110,25 @@ function read(bytes, ended) {
   const stated = value('content-length');
   let length = bytes.length - end - 4;
   if (headOnly) length = 0;
+  else if (/chunked/i.test(value('transfer-encoding'))) length = chunksLength(bytes.subarray(end + 4));
   else if (stated !== undefined) length = Number(stated);
+  // Node's own refusals have no body; one may have answered a HEAD, after which more comes.
+  else if (bytes.toString('latin1', end + 4, end + 11) === 'HTTP/1.') length = 0;
   else if (!ended && status !== 101) return undefined;
   if (bytes.length - end - 4 < length) return undefined;
   const body = bytes.toString('utf8', end + 4, end + 4 + length);
   return { length: end + 4 + length, answer: judge(status, head, echo, headOnly, body) };
+}
+
+/** How far a body in chunks goes; beyond all there is while it is not whole. Only refusals of servers come so. */
+function chunksLength(bytes) {
+  let at = 0;
+  for (let end = bytes.indexOf('\r\n'); end >= 0; end = bytes.indexOf('\r\n', at)) {
+    const size = parseInt(bytes.toString('latin1', at, end), 16);
+    at = end + 4 + size;
+    if (size === 0) return at;
+  }
+  return Infinity;
 }
 
 function judge(status, head, echo, headOnly, body) {

@@ -14,7 +14,13 @@ function methodOf(request) {
   return /^(?:\r\n)*(\S*)/.exec(request.bytes().toString('latin1', 0, 100))[1];
 }
 
-/** `answer`: {by, server, status} of an answer, or {by, server, code} of Node's complaint. */
+/** Whether Node complains about the method alone. */
+export function complainsRightly({ code, near }) {
+  const [, method] = /(\S+) \S+ HTTP\/1\.[01]\r\n/.exec(near) ?? [];
+  return code === 'HPE_INVALID_METHOD' && method !== undefined && !takesMethod.node(method);
+}
+
+/** Whether a server's answer is by a rule of its own. */
 export function refusesRightly(request, { by, server, status = 400 }) {
   if (!request || by !== 'server' || status !== 400) return false;
   return !takesMethod[/^n\d/.test(server) ? 'node' : server](methodOf(request));

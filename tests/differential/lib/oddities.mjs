@@ -189,7 +189,7 @@ const kinds = {
   size(random, request) {
     const { parts } = chunked(random, request).chunks;
     const part = random.chance(0.3) ? parts.at(-1) : random.pick(parts);
-    const digits = /^[\da-f]+/i.exec(part.size)[0];
+    const [digits] = /^[\da-f]*/i.exec(part.size);
     const change = random.pick(SIZES);
     part.size = `${change(digits)}\r\n`;
     frame(request, request.chunks);

@@ -48,6 +48,11 @@ export class Request {
     return this.must !== 'served';
   }
 
+  /** It is answered before its body has come. */
+  get isEarly() {
+    return this.body.payload.length > 0 && this.fields.some(({ name, value }) => /^x-mode$/i.test(name) && value !== '');
+  }
+
   get name() {
     return this.labels.join(' + ') || 'plain';
   }
@@ -81,6 +86,6 @@ export function written(id, server, text, must = 'either') {
   const request = new Request(id, server);
   request.must = must;
   request.meaning = false;
-  request.written = latin1(text.replaceAll('@', `Host: ${server}.test\r\nX-Case: ${id}`));
+  request.written = latin1(text.replaceAll('@', () => `Host: ${server}.test\r\nX-Case: ${id}`));
   return request;
 }

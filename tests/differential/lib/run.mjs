@@ -2,7 +2,7 @@
 
 import { request as get } from '../../e2e/lib/http.mjs';
 import { Connection } from './client.mjs';
-import { refusesRightly } from './known.mjs';
+import { complainsRightly, refusesRightly } from './known.mjs';
 import { differences, trailers } from './meaning.mjs';
 
 /** Pipelines on one connection, at most. */
@@ -71,7 +71,10 @@ export class Run {
     for (const request of requests) this.#requests.set(request.id, request);
     const bytes = Buffer.concat(requests.map(request => request.bytes()));
     const stays = !requests.some(request => request.isOdd);
-    const { answers, closed, overdue } = await connection.exchange(bytes, cuts, requests.length, { stays });
+    const odd = requests.findIndex(request => request.isOdd);
+    const isSure = ({ length }) => odd < 0 || length < odd || (length > odd && requests[odd].meaning);
+    const { answers, closed, overdue } = await connection.exchange(bytes, cuts, requests.length, { stays, isSure });
+    if (process.env.TRACE) console.log(JSON.stringify({ sent: bytes.toString('latin1'), cuts, answers }, null, 1));
     this.counts.requests += requests.length;
     this.counts.pipelines += 1;
     if (overdue) this.findings.add('the connection did not end', requests[0].server, requests.find(r => r.isOdd) ?? requests.at(-1));
@@ -86,7 +89,7 @@ export class Run {
       request.outcome = over ? 'over' : answer?.by ?? 'none';
       if (over) this.counts.unserved += 1;
       else if (request.isOdd) this.#odd(request, answer);
-      else this.#ordinary(request, answer, requests.slice(0, i).findLast(r => r.isOdd));
+      else this.#ordinary(request, answer, requests.slice(0, i));
       over ||= !answer || answer.close;
     });
     for (const answer of answers) {
@@ -97,11 +100,15 @@ export class Run {
     }
   }
 
-  #ordinary(request, answer, before) {
+  #ordinary(request, answer, earlier) {
     const { findings } = this;
+    const before = earlier.findLast(r => r.isOdd);
     // What came before may have been read as another request, by all alike: the account tells.
-    if (before && answer?.echo?.id !== request.id) return;
-    if (!answer) return void findings.add('no answer', request.server, request);
+    if (before && (!before.meaning || answer?.echo?.id !== request.id)) return;
+    if (!answer) {
+      const early = earlier.at(-1)?.isEarly && earlier.at(-1);
+      return void findings.add(early ? 'an answer before the body did not say that the connection ends' : 'no answer', request.server, early || request);
+    }
     if (answer.by !== 'app') {
       if (refusesRightly(request, { server: request.server, ...answer })) return void (this.counts.rightly += 1);
       return void findings.add(`ordinary request: ${answer.by} says ${answer.status} ${answer.detail ?? ''}`, request.server, request, answer.text);
@@ -113,7 +120,10 @@ export class Run {
 
   #odd(request, answer) {
     const { findings, counts } = this;
-    if (!answer) return void (counts.closed += 1);
+    if (!answer) {
+      counts.closed += 1;
+      return;
+    }
     if (answer.by === 'proxy' && ![502, 503, 504].includes(answer.status)) return void (counts.refused += 1);
     if (answer.by !== 'app') {
       if (refusesRightly(request, { server: request.server, ...answer })) return void (counts.rightly += 1);
@@ -133,7 +143,7 @@ export class Run {
       for (const { code, last, near = '' } of report.complaints) {
         // Of the head that it stumbled over, or of the one before.
         const request = this.#requests.get(/x-case: *(\w+)/i.exec(near)?.[1]) ?? this.#requests.get(last);
-        if (!refusesRightly(request, { by: 'server', server, code })) this.findings.add(`Node complains: ${code}`, server, request, near);
+        if (!complainsRightly({ code, near })) this.findings.add(`Node complains: ${code}`, server, request, near);
       }
       for (const [id, { begun, ended }] of Object.entries(report.seen)) {
         const sum = counts.get(id) ?? { begun: 0, ended: 0, server };

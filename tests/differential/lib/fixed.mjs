@@ -1,0 +1,124 @@
+// Small requests, each of a kind that was once read in two ways, refused by a server, or that poisoned a connection for the next.
+
+import { withChunks, withLength } from './bodies.mjs';
+import { plain, written } from './request.mjs';
+
+const CHUNKED = 'POST / HTTP/1.1\r\n@\r\nTransfer-Encoding: chunked\r\n\r\n';
+const EARLY = 'POST / HTTP/1.1\r\n@\r\nX-Mode: soon\r\nTransfer-Encoding: chunked\r\n\r\n';
+
+const SIZES = {
+  'a space before the semicolon': '3 ;a=b', 'a tab before the semicolon': '3\t;a', 'a space behind the semicolon': '3; a=b', 'spaces around =': '3;a = b',
+  'an extension without a name': '3;', 'two semicolons': '3;;', 'a value without a name': '3;=b', 'a name without a value': '3;a=', 'a quote alone': '3;"',
+  'a quoted name': '3;"a"', 'an open quote': '3;a="b', 'text behind a quote': '3;a="b"c', 'two words': '3;a=b c', 'a quoted quote': '3;a="\\""',
+  'a value of 8 bit': '3;a="\x80"', 'a bare CR in an extension': '3;a\rb', 'a bare LF in an extension': '3;a\nb', 'a sign': '+3', '0x': '0x3', 'a space before': ' 3', 'a space behind': '3 ',
+};
+const TRAILERS = {
+  'Content-Length': 'Content-Length: 5', 'Content-Length 0': 'Content-Length: 0', 'Content-Length that is no number': 'Content-Length: x',
+  'Content-Length twice': 'Content-Length: 5\r\nContent-Length: 6', 'Transfer-Encoding': 'Transfer-Encoding: chunked', 'Transfer-Encoding identity': 'Transfer-Encoding: identity',
+  'Connection: close': 'Connection: close', 'Connection: upgrade': 'Connection: upgrade\r\nUpgrade: websocket', 'Expect': 'Expect: 100-continue', 'Host': 'Host: evil.test',
+  'X-Forwarded-For': 'X-Forwarded-For: 6.6.6.6', 'X_Real_IP': 'X_Real_IP: 6.6.6.6', 'Authorization': 'Authorization: x', '8 bit': 'X-Odd: \x80', 'a NUL': 'X-Odd: a\0', 'a DEL': 'X-Odd: a\x7f',
+  'a fold': 'X-Odd: a\r\n b', 'a bare LF': 'X-Odd: a\nb', 'a space before the colon': 'X-Odd : a', '5000 bytes': `X-Odd: ${'y'.repeat(5000)}`,
+  '150 fields': Array.from({ length: 150 }, (_, i) => `X-${i}: a`).join('\r\n'),
+};
+
+/** [name, text, must]; `@` stands for the fields that lead to the server and number the request. */
+const chunked = [
+  ...Object.entries(SIZES).flatMap(([name, line]) => [
+    [`chunk size: ${name}`, `${CHUNKED}${line}\r\nabc\r\n0\r\n\r\n`],
+    [`chunk size, answered early: ${name}`, `${EARLY}${line}\r\nabc\r\n0\r\n\r\n`],
+    [`last chunk, answered early: ${name}`, `${EARLY}3\r\nabc\r\n${line.replace('3', '0')}\r\n\r\n`],
+  ]),
+  ...Object.entries(TRAILERS).flatMap(([name, line]) => [
+    [`trailer: ${name}`, `${CHUNKED}3\r\nabc\r\n0\r\n${line}\r\n\r\n`],
+    [`trailer, answered early: ${name}`, `${EARLY}3\r\nabc\r\n0\r\n${line}\r\n\r\n`],
+  ]),
+];
+
+const heads = [
+  ['GET *', 'GET * HTTP/1.1\r\n@\r\n\r\n', 'refused'],
+  ['a fragment', 'GET /a#b HTTP/1.1\r\n@\r\n\r\n', 'refused'],
+  ['Content_Length', 'POST / HTTP/1.1\r\n@\r\nContent_Length: 3\r\n\r\nabc', 'refused'],
+  ['Transfer_Encoding', 'POST / HTTP/1.1\r\n@\r\nTransfer_Encoding: chunked\r\n\r\n0\r\n\r\n', 'refused'],
+  ['a head of just 16 KiB', fill(16_384, 'GET / HTTP/1.1\r\n@\r\nX-Long: ~\r\n\r\n')],
+  ['a head just over 16 KiB', fill(16_385, 'GET / HTTP/1.1\r\n@\r\nX-Long: ~\r\n\r\n'), 'refused'],
+  ['100 fields', `GET / HTTP/1.1\r\n@\r\n${Array.from({ length: 98 }, (_, i) => `x-${i}: v\r\n`).join('')}\r\n`],
+  ['a request line of just 8 KiB', fill(8192, 'GET /~ HTTP/1.1\r\n', '@\r\n\r\n')],
+  ['HEAD with a body', 'HEAD / HTTP/1.1\r\n@\r\nContent-Length: 3\r\n\r\nabc'],
+  ['Connection: close and keep-alive', 'GET / HTTP/1.1\r\n@\r\nConnection: close\r\nConnection: keep-alive\r\n\r\n'],
+  ['Expect twice', 'POST / HTTP/1.1\r\n@\r\nExpect: 100-continue\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc'],
+  ['Expect without a body', 'GET / HTTP/1.1\r\n@\r\nExpect: 100-continue\r\n\r\n'],
+  ['an upgrade that the app does not know', 'GET / HTTP/1.1\r\n@\r\nConnection: upgrade\r\nUpgrade: foo\r\n\r\n'],
+  ['a small method', 'get / HTTP/1.1\r\n@\r\n\r\n'],
+  ['a method of nobody', 'FROB / HTTP/1.1\r\n@\r\n\r\n'],
+];
+
+/** Such a text with `~` filled up, that the first part has `size` bytes; the numbers of requests and names of servers differ in length. */
+function fill(size, first, rest = '') {
+  return led => {
+    const whole = first.replace('@', led);
+    return whole.replace('~', 'l'.repeat(size - whole.length + 1)) + rest;
+  };
+}
+
+/** Requests of which it is known what they mean; all must be served, and read so. */
+const meant = {
+  'two Connection': r => r.add('X-A', '1').add('X-B', '2').add('X-C', '3').add('Connection', 'x-a').add('Connection', 'x-b'),
+  'an empty Connection before another': r => r.add('X-A', '1').add('Connection', '').add('Connection', 'x-a'),
+  'a list in Connection': r => r.add('X-A', '1').add('X-B', '2').add('Connection', ',, x-b ,x-a,'),
+  'an empty Host': r => set(r, 'Host', ''),
+  'Host with an address': r => set(r, 'Host', '[::1]:80'),
+  'absolute form without a path': r => target(r, `http://${r.host}`),
+  'absolute form with a query alone': r => target(r, `HTTP://${r.host.toUpperCase()}?a`),
+  'OPTIONS *': r => target(r, '*', 'OPTIONS'),
+  'OPTIONS * and a body': r => withLength(target(r, '*', 'OPTIONS'), Buffer.from('abc')),
+  'two slashes': r => target(r, '//'),
+  'a broken address in the path': r => target(r, '//[x'),
+  'all that is visible in a path': r => target(r, '/!"$%&\'()*+,-./09:;<=>@AZ[\\]^_`az{|}~'),
+  'a value of 8 bit': r => r.add('X-A', '\x80\xff a'),
+  'a tab in a value': r => r.add('X-A', 'a\tb'),
+  'an odd name': r => r.add("!#$%&'*+-.^`|~", '1'),
+  'Content-Length with zeros': r => {
+    withLength(r, Buffer.from('abc')).fields.at(-1).value = '0000003';
+    return r;
+  },
+  'chunks of one byte': r => withChunks(r, { parts: [...'abc'].map(c => ({ size: '1\r\n', data: Buffer.from(c) })).concat({ size: '0\r\n' }) }),
+  'right extensions': r => withChunks(r, { parts: [{ size: '3;a=b;c="d e"\r\n', data: Buffer.from('abc') }, { size: '000;z\r\n' }] }),
+  'harmless trailers': r => withChunks(r, { parts: [{ size: '3\r\n', data: Buffer.from('abc') }, { size: '0\r\n' }], tail: 'ETag: "x"\r\n\r\n' }),
+  'HTTP/1.0 with keep-alive': r => {
+    r.line.version = '1.0';
+    return r.add('Connection', 'keep-alive');
+  },
+  'a long body that is answered early, and another request': r => withLength(r.add('X-Mode', 'soon'), Buffer.alloc(300_000, 'x')),
+};
+for (const name of [
+  'X-Forwarded-For', 'X-Real-IP', 'X-Forwarded-Proto', 'X-Forwarded-Host', 'X-Forwarded-Port', 'Forwarded', 'X-Client-IP', 'True-Client-IP', 'X-Forwarded-Ssl', 'X-Forwarded-Scheme',
+  'X-Forwarded-Prefix', 'X-Forwarded-Protocol',
+]) {
+  meant[name] = r => r.add(name, 'ssl');
+  meant[name.replaceAll('-', '_')] = r => r.add(name.replaceAll('-', '_'), 'ssl');
+}
+
+function set(request, name, value) {
+  request.fields.find(field => field.name === name).value = value;
+  return request;
+}
+
+function target(request, text, method = 'GET') {
+  Object.assign(request.line, { target: text, method });
+  return request;
+}
+
+/** `make(id, server)` makes one for a server. */
+export const fixed = [
+  ...[...chunked, ...heads].map(([name, text, must]) => ({
+    name, make: (id, server) => written(id, server, typeof text === 'function' ? text(`Host: ${server}.test\r\nX-Case: ${id}`) : text, must),
+  })),
+  ...Object.entries(meant).map(([name, change]) => ({ name, make: (id, server) => change(plain(id, server, { method: 'POST' })) })),
+].map(({ name, make }) => ({
+  name,
+  make(id, server) {
+    const request = make(id, server);
+    request.labels.push(name);
+    return request;
+  },
+}));

@@ -6,7 +6,7 @@ const http = require('node:http');
 const { createHash } = require('node:crypto');
 
 const SERVER = process.env.SERVER;
-const MAX_COMPLAINTS = 50;
+const MAX_COMPLAINTS = 2000;
 /** The proxy ended the connection: no complaint. */
 const ENDS = ['ECONNRESET', 'EPIPE', 'HPE_INVALID_EOF_STATE'];
 let connections = 0;

@@ -19,10 +19,13 @@ def app(environ, start_response):
     if "CONTENT_TYPE" in environ:
         fields += ["content-type", environ["CONTENT_TYPE"]]
     read = {"server": SERVER, "id": case, "method": environ["REQUEST_METHOD"], "target": environ["RAW_URI"],
-            "version": environ["SERVER_PROTOCOL"][5:], "fields": fields}
+            "version": environ["SERVER_PROTOCOL"][5:], "fields": fields,
+            "scheme": environ["wsgi.url_scheme"], "mount": environ["SCRIPT_NAME"]}
     if environ.get("HTTP_X_MODE") not in ("early", "soon"):
         body = environ["wsgi.input"].read()
-        note(case, "ended")
+        # gunicorn does not say that a body was cut.
+        if len(body) == int(environ.get("CONTENT_LENGTH") or len(body)):
+            note(case, "ended")
         read |= {"length": len(body), "sha1": hashlib.sha1(body).hexdigest()}
     return answer(environ, start_response, read)
 

@@ -109,11 +109,11 @@ function read(bytes, ended) {
   const headOnly = echo !== undefined && echo !== '1';
   const stated = value('content-length');
   let length = bytes.length - end - 4;
-  if (headOnly) length = 0;
+  // Refusals of a HEAD, and Node's own, have no body; more may follow.
+  const follows = bytes.toString('latin1', end + 4, end + 11) === 'HTTP/1.';
+  if (headOnly || follows || (ended && length === 0)) length = 0;
   else if (/chunked/i.test(value('transfer-encoding'))) length = chunksLength(bytes.subarray(end + 4));
   else if (stated !== undefined) length = Number(stated);
-  // Node's own refusals have no body; one may have answered a HEAD, after which more comes.
-  else if (bytes.toString('latin1', end + 4, end + 11) === 'HTTP/1.') length = 0;
   else if (!ended && status !== 101) return undefined;
   if (bytes.length - end - 4 < length) return undefined;
   const body = bytes.toString('utf8', end + 4, end + 4 + length);

@@ -81,9 +81,16 @@ const meant = {
     withLength(r, Buffer.from('abc')).fields.at(-1).value = '0000003';
     return r;
   },
+  // h11 takes 20 digits.
+  'Content-Length of 23 digits': r => {
+    withLength(r, Buffer.from('abc')).fields.at(-1).value = '3'.padStart(23, '0');
+    return r;
+  },
   'chunks of one byte': r => withChunks(r, { parts: [...'abc'].map(c => ({ size: '1\r\n', data: Buffer.from(c) })).concat({ size: '0\r\n' }) }),
   'right extensions': r => withChunks(r, { parts: [{ size: '3;a=b;c="d e"\r\n', data: Buffer.from('abc') }, { size: '000;z\r\n' }] }),
   'harmless trailers': r => withChunks(r, { parts: [{ size: '3\r\n', data: Buffer.from('abc') }, { size: '0\r\n' }], tail: 'ETag: "x"\r\n\r\n' }),
+  // gunicorn takes it for the proxy's word on where the app is mounted, and shortens the path.
+  SCRIPT_NAME: r => r.add('SCRIPT_NAME', r.path),
   'HTTP/1.0 with keep-alive': r => {
     r.line.version = '1.0';
     return r.add('Connection', 'keep-alive');
@@ -94,8 +101,9 @@ for (const name of [
   'X-Forwarded-For', 'X-Real-IP', 'X-Forwarded-Proto', 'X-Forwarded-Host', 'X-Forwarded-Port', 'Forwarded', 'X-Client-IP', 'True-Client-IP', 'X-Forwarded-Ssl', 'X-Forwarded-Scheme',
   'X-Forwarded-Prefix', 'X-Forwarded-Protocol',
 ]) {
-  meant[name] = r => r.add(name, 'ssl');
-  meant[name.replaceAll('-', '_')] = r => r.add(name.replaceAll('-', '_'), 'ssl');
+  const value = name === 'X-Forwarded-Ssl' ? 'on' : 'ssl';
+  meant[name] = r => r.add(name, value);
+  meant[name.replaceAll('-', '_')] = r => r.add(name.replaceAll('-', '_'), value);
 }
 
 function set(request, name, value) {

@@ -14,14 +14,19 @@ function methodOf(request) {
   return /^(?:\r\n)*(\S*)/.exec(request.bytes().toString('latin1', 0, 100))[1];
 }
 
-/** Whether Node complains about the method alone. */
+/** Node has the proxy's limit for a head, 16 KiB, and the proxy adds fields of its own. */
+const isNearLimit = request => request.bytes().indexOf('\r\n\r\n') > 16_384 - 300;
+
+/** Whether Node complains by such a rule. */
 export function complainsRightly({ code, near }) {
-  const [, method] = /(\S+) \S+ HTTP\/1\.[01]\r\n/.exec(near) ?? [];
+  if (code === 'HPE_HEADER_OVERFLOW') return true;
+  const [, method] = /([^\s\0-\x1f]+) [/*]/.exec(near) ?? [];
   return code === 'HPE_INVALID_METHOD' && method !== undefined && !takesMethod.node(method);
 }
 
 /** Whether a server's answer is by a rule of its own. */
-export function refusesRightly(request, { by, server, status = 400 }) {
-  if (!request || by !== 'server' || status !== 400) return false;
+export function refusesRightly(request, { by, server, status }) {
+  if (by === 'server' && status === 431) return isNearLimit(request);
+  if (by !== 'server' || status !== 400) return false;
   return !takesMethod[/^n\d/.test(server) ? 'node' : server](methodOf(request));
 }

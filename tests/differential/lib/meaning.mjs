@@ -4,10 +4,10 @@ const HOP_BY_HOP = ['connection', 'keep-alive', 'proxy-connection', 'upgrade', '
 /** Only the proxy may say these; a client's own words never pass. */
 const FORWARDED = [
   'x-forwarded-for', 'x-real-ip', 'x-forwarded-proto', 'x-forwarded-host', 'x-forwarded-port', 'forwarded', 'x-client-ip', 'true-client-ip',
-  'x-forwarded-ssl', 'x-forwarded-scheme', 'x-forwarded-prefix',
+  'x-forwarded-ssl', 'x-forwarded-scheme', 'x-forwarded-prefix', 'x-forwarded-protocol',
 ];
 /** The proxy may answer or write these itself, or may leave them out. */
-const FREE = ['content-length', 'transfer-encoding', 'expect', 'trailer', 'x-forwarded-protocol', 'x-forwarded-server'];
+const FREE = ['content-length', 'transfer-encoding', 'expect', 'trailer', 'x-forwarded-server'];
 const TRAILERS = /^(content-length|transfer-encoding|host|connection|upgrade|expect|forwarded|x-forwarded-.*|x-real-ip|authorization|cookie)$/i;
 
 const lower = text => text.toLowerCase();
@@ -19,12 +19,13 @@ export function differences(request, echo) {
   return [...head(request, echo), ...body(request, echo), ...trailers(echo)];
 }
 
-function head(request, { method, target, version, fields, server }) {
+function head(request, { method, target, version, fields, server, scheme, mount }) {
   const found = [];
   const differ = (what, meant, read) => meant !== read && found.push(`${what}: ${JSON.stringify(read)} for ${JSON.stringify(meant)}`);
   differ('method', request.line.method, method);
   differ('target', queried(targetOf(request), server), queried(target, server));
   differ('version', request.line.version, version);
+  if (server === 'gunicorn') differ('what WSGI believes', 'http, mounted at ""', `${scheme}, mounted at ${JSON.stringify(mount)}`);
   const read = [];
   for (let i = 0; i < fields.length; i += 2) read.push([lower(fields[i]), fields[i + 1]]);
   const wsgi = server === 'gunicorn';
@@ -64,7 +65,7 @@ function dropTrailers(request, given) {
   for (const line of lines) {
     const at = line.indexOf(':');
     const [name, value] = given.at(-1) ?? [];
-    if (name === lower(line.slice(0, at)) && value === trim(line.slice(at + 1))) given.pop();
+    if (name === lower(line.slice(0, at)) && trim(value) === trim(line.slice(at + 1))) given.pop();
   }
 }
 

@@ -42,8 +42,8 @@ const FIELDS = {
   'Connection names Host': ['refused', 'Connection: host'],
   'Connection names Content-Length': ['refused', 'Connection: close, Content-Length'],
   'Connection names Transfer-Encoding': ['refused', 'Connection: transfer-encoding'],
-  'Expect of something else': ['refused', 'Expect: 200-ok'],
-  'Expect list': ['refused', 'Expect: 100-continue, x'],
+  'Expect of something else': ['refused', 'Expect: 200-ok', 'expect'],
+  'Expect list': ['refused', 'Expect: 100-continue, x', 'expect'],
   'Expect twice': ['either', 'Expect: 100-continue\r\nExpect: 100-continue'],
   'two Connection, close and keep-alive': ['either', 'Connection: keep-alive\r\nConnection: close'],
   'upgrade to websocket': ['either', 'Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=='],
@@ -125,12 +125,14 @@ const show = text => JSON.stringify(text.length > 40 ? `${text.slice(0, 37)}...`
 
 const kinds = {
   field(random, request) {
+    request.line.version = '1.1';
     const [label, [must, line, instead]] = random.pick(Object.entries(FIELDS));
     if (instead) remove(instead)(request);
-    request.odd(label, request.line.version === '1.0' && /Expect|Transfer/.test(label) ? 'either' : must, false).rewrites.push(field(line));
+    request.odd(label, must, false).rewrites.push(field(line));
   },
   line(random, request) {
     const [label, [must, change]] = random.pick(Object.entries(LINES));
+    Object.assign(request.line, { target: request.path, version: '1.1' });
     request.odd(label, must, false).rewrites.push(requestLine(change));
   },
   limits(random, request) {
@@ -208,7 +210,7 @@ const kinds = {
     const end = random.pick(['\n', '\r', '', '\r\r\n', '\n\r\n', ' \r\n']);
     part.size = part.size.replace('\r\n', end);
     frame(request, request.chunks);
-    request.odd(`size line ends in ${show(end)}`);
+    request.odd(`size line ends in ${show(end)}`, 'either', false);
   },
   trailer(random, request) {
     const line = random.pick(TRAILERS);
@@ -257,6 +259,9 @@ const WEIGHTS = {
 export function distortRequest(random, request) {
   const kind = random.weighted(WEIGHTS);
   kinds[kind](random, request);
-  if (random.chance(0.1) && ['size', 'trailer', 'end'].includes(kind)) kinds[random.pick(['size', 'trailer', 'bytes'])](random, request);
+  if (random.chance(0.1) && ['size', 'trailer', 'end'].includes(kind)) {
+    request.meaning = false;
+    kinds[random.pick(['size', 'trailer', 'bytes'])](random, request);
+  }
   return request;
 }

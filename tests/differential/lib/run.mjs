@@ -41,7 +41,7 @@ export class Findings {
 
 export class Run {
   findings = new Findings();
-  counts = { requests: 0, pipelines: 0, served: 0, refused: 0, closed: 0, rightly: 0, unserved: 0 };
+  counts = { requests: 0, judged: 0, pipelines: 0, served: 0, refused: 0, closed: 0, rightly: 0, unserved: 0 };
   /** Requests by their number, and how many answers of an app named it. */
   #requests = new Map();
   #echoes = new Map();
@@ -87,6 +87,7 @@ export class Run {
     requests.forEach((request, i) => {
       const answer = answers[i];
       request.outcome = over ? 'over' : answer?.by ?? 'none';
+      this.counts.judged += over ? 0 : 1;
       if (over) this.counts.unserved += 1;
       else if (request.isOdd) this.#odd(request, answer);
       else this.#ordinary(request, answer, requests.slice(0, i));
@@ -140,6 +141,7 @@ export class Run {
     const counts = new Map();
     for (const server of this.servers) {
       const report = await this.#report(server);
+      if (report.complained > report.complaints.length) this.findings.add('more complaints than are told', server);
       for (const { code, last, near = '' } of report.complaints) {
         // Of the head that it stumbled over, or of the one before.
         const request = this.#requests.get(/x-case: *(\w+)/i.exec(near)?.[1]) ?? this.#requests.get(last);

@@ -23,7 +23,7 @@ const uvicorn = (interpreter, parser) => [
 // Its limits are those of the proxy. Names with `_` must reach the app: a server that drops them hides what passes.
 const gunicorn = interpreter => [
   interpreter, '-m', 'gunicorn', '--bind', 'unix:{socket}', '--threads', '8', '--worker-class', 'gthread', '--keep-alive', '60',
-  '--log-level', 'critical', '--graceful-timeout', '1', '--limit-request-line', '8190', '--limit-request-field_size', '0',
+  '--log-level', 'critical', '--graceful-timeout', '1', '--limit-request-line', '8190', '--limit-request-field_size', '32768',
   '--limit-request-fields', '200', '--header-map', 'dangerous', '--no-control-socket', 'echo_wsgi:app',
 ];
 

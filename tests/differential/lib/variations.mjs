@@ -117,6 +117,8 @@ export function vary(random, request) {
   for (const name of lines.slice(1)) chosen.delete(name);
   if (lines.length > 0) chosen.delete('old');
   if (chosen.has('asterisk')) chosen.delete('method');
+  // Together they would go beyond the limit of a head.
+  if (chosen.has('longTarget')) chosen.delete('long');
   // First what names fields of its own, then what changes all of them.
   for (const name of [...chosen].sort((a, b) => (a === 'casing' || a === 'blanks') - (b === 'casing' || b === 'blanks'))) {
     variations[name](random, request);

@@ -2,6 +2,9 @@
 // seed that is printed; see README.md.
 
 import assert from 'node:assert/strict';
+import { readdirSync } from 'node:fs';
+import http from 'node:http';
+import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { request as get } from '../e2e/lib/http.mjs';
 import { PLAIN, startProxy } from '../e2e/lib/proxy.mjs';
@@ -48,6 +51,23 @@ describe('what the proxy passes on', { skip: PLAIN && 'needs the proxy' }, () =>
       });
     }
   }
+
+  test('the account sees a request that came to a server past the proxy, and one that came twice', { timeout: 60_000 }, async () => {
+    const run = new Run(proxy.port, names);
+    const [server] = names;
+    const sockets = readdirSync(proxy.runtime, { recursive: true }).filter(file => file.includes(server) && file.endsWith('.sock'));
+    assert.equal(sockets.length, 1, `one socket of ${server}, not ${sockets}`);
+    await each(run, server, [plain('a1q', server)]);
+    for (const id of ['sa1q', 'a1q']) {
+      await new Promise((resolve, reject) => {
+        const past = http.get({ socketPath: path.join(proxy.runtime, sockets[0]), headers: { 'x-case': id } }, res => res.resume().once('end', resolve));
+        past.once('error', reject);
+      });
+    }
+    await run.settle();
+    const found = ['a smuggled request was read', 'read 2 times, answered 1 times', 'read whole 1 times, answered 0 times', 'read whole 2 times, answered 1 times'];
+    assert.deepEqual(run.findings.kinds.sort(), found.map(kind => `${server}: ${kind}`));
+  });
 
   test(`${REQUESTS} requests by chance are read alike by all servers`, { timeout: 1_200_000 }, async () => {
     const run = new Run(proxy.port, names);

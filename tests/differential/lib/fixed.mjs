@@ -3,9 +3,6 @@
 import { withChunks, withLength } from './bodies.mjs';
 import { plain, written } from './request.mjs';
 
-const CHUNKED = 'POST / HTTP/1.1\r\n@\r\nTransfer-Encoding: chunked\r\n\r\n';
-const EARLY = 'POST / HTTP/1.1\r\n@\r\nX-Mode: soon\r\nTransfer-Encoding: chunked\r\n\r\n';
-
 const SIZES = {
   'a space before the semicolon': '3 ;a=b', 'a tab before the semicolon': '3\t;a', 'a space behind the semicolon': '3; a=b', 'spaces around =': '3;a = b',
   'an extension without a name': '3;', 'two semicolons': '3;;', 'a value without a name': '3;=b', 'a name without a value': '3;a=', 'a quote alone': '3;"',
@@ -21,19 +18,27 @@ const TRAILERS = {
   '150 fields': Array.from({ length: 150 }, (_, i) => `X-${i}: a`).join('\r\n'),
 };
 
-/** [name, text, must]; `@` stands for the fields that lead to the server and number the request. */
-const chunked = [
+/** The body `abc` in one chunk, and the last. */
+const inChunks = ({ early, size = '3', last = '0', trailer }) => request => {
+  if (early) request.add('X-Mode', 'soon');
+  const parts = [{ size: `${size}\r\n`, data: Buffer.from('abc') }, { size: `${last}\r\n` }];
+  return withChunks(request.odd(), { parts, tail: trailer === undefined ? '\r\n' : `${trailer}\r\n\r\n` });
+};
+
+/** Refused, or served and read alike. */
+const chunked = Object.fromEntries([
   ...Object.entries(SIZES).flatMap(([name, line]) => [
-    [`chunk size: ${name}`, `${CHUNKED}${line}\r\nabc\r\n0\r\n\r\n`],
-    [`chunk size, answered early: ${name}`, `${EARLY}${line}\r\nabc\r\n0\r\n\r\n`],
-    [`last chunk, answered early: ${name}`, `${EARLY}3\r\nabc\r\n${line.replace('3', '0')}\r\n\r\n`],
+    [`chunk size: ${name}`, inChunks({ size: line })],
+    [`chunk size, answered early: ${name}`, inChunks({ early: true, size: line })],
+    [`last chunk, answered early: ${name}`, inChunks({ early: true, last: line.replace('3', '0') })],
   ]),
   ...Object.entries(TRAILERS).flatMap(([name, line]) => [
-    [`trailer: ${name}`, `${CHUNKED}3\r\nabc\r\n0\r\n${line}\r\n\r\n`],
-    [`trailer, answered early: ${name}`, `${EARLY}3\r\nabc\r\n0\r\n${line}\r\n\r\n`],
+    [`trailer: ${name}`, inChunks({ trailer: line })],
+    [`trailer, answered early: ${name}`, inChunks({ early: true, trailer: line })],
   ]),
-];
+]);
 
+/** [name, text, must]; `@` stands for the fields that lead to the server and number the request. */
 const heads = [
   ['GET *', 'GET * HTTP/1.1\r\n@\r\n\r\n', 'refused'],
   ['a fragment', 'GET /a#b HTTP/1.1\r\n@\r\n\r\n', 'refused'],
@@ -118,10 +123,10 @@ function target(request, text, method = 'GET') {
 
 /** `make(id, server)` makes one for a server. */
 export const fixed = [
-  ...[...chunked, ...heads].map(([name, text, must]) => ({
+  ...heads.map(([name, text, must]) => ({
     name, make: (id, server) => written(id, server, typeof text === 'function' ? text(`Host: ${server}.test\r\nX-Case: ${id}`) : text, must),
   })),
-  ...Object.entries(meant).map(([name, change]) => ({ name, make: (id, server) => change(plain(id, server, { method: 'POST' })) })),
+  ...Object.entries({ ...chunked, ...meant }).map(([name, change]) => ({ name, make: (id, server) => change(plain(id, server, { method: 'POST' })) })),
 ].map(({ name, make }) => ({
   name,
   make(id, server) {

@@ -59,13 +59,13 @@ function meantFields(request) {
     .filter(([name]) => !HOP_BY_HOP.includes(name) && !named.includes(name) && !FORWARDED.includes(fold(name)) && !FREE.includes(fold(name)));
 }
 
-/** uvicorn adds trailers that come early to the fields. */
+/** uvicorn adds trailers that come early to the fields. That is its own affair as long as they are harmless. */
 function dropTrailers(request, given) {
   const lines = (request.chunks?.tail ?? '').split('\r\n').filter(Boolean).reverse();
   for (const line of lines) {
     const at = line.indexOf(':');
     const [name, value] = given.at(-1) ?? [];
-    if (name === lower(line.slice(0, at)) && trim(value) === trim(line.slice(at + 1))) given.pop();
+    if (!TRAILERS.test(fold(line.slice(0, at))) && name === lower(line.slice(0, at)) && trim(value) === trim(line.slice(at + 1))) given.pop();
   }
 }
 

@@ -38,7 +38,7 @@ export class Request {
 
   /** Names what is odd, and what must come of it. */
   odd(label, must = 'either', meaning = true) {
-    this.labels.push(label);
+    if (label) this.labels.push(label);
     if (this.must === 'served' || must === 'refused') this.must = must;
     this.meaning &&= meaning;
     return this;

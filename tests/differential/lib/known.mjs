@@ -27,6 +27,8 @@ export function complainsRightly({ code, near }) {
 /** Whether a server's answer is by a rule of its own. */
 export function refusesRightly(request, { by, server, status }) {
   if (by === 'server' && status === 431) return isNearLimit(request);
+  // It closes a kept connection without a word when much of the last body was left unread.
+  if (by === 'proxy' && status === 502) return server === 'gunicorn';
   if (by !== 'server' || status !== 400) return false;
   return !takesMethod[/^n\d/.test(server) ? 'node' : server](methodOf(request));
 }

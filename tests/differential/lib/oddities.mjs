@@ -126,6 +126,7 @@ const show = text => JSON.stringify(text.length > 40 ? `${text.slice(0, 37)}...`
 const kinds = {
   field(random, request) {
     request.line.version = '1.1';
+    if (!request.fields.some(({ name }) => /^host$/i.test(name))) request.add('Host', request.host);
     const [label, [must, line, instead]] = random.pick(Object.entries(FIELDS));
     if (instead) remove(instead)(request);
     request.odd(label, must, false).rewrites.push(field(line));

@@ -78,11 +78,13 @@ export class Run {
     this.counts.requests += requests.length;
     this.counts.pipelines += 1;
     if (overdue) this.findings.add('the connection did not end', requests[0].server, requests.find(r => r.isOdd) ?? requests.at(-1));
-    this.#judge(requests, answers);
+    this.#judge(requests, answers, connection.last);
+    connection.last = requests.at(-1);
     return closed;
   }
 
-  #judge(requests, answers) {
+  /** `last` is the request before these on their connection. */
+  #judge(requests, answers, last) {
     let over = false;
     requests.forEach((request, i) => {
       const answer = answers[i];
@@ -90,7 +92,7 @@ export class Run {
       this.counts.judged += over ? 0 : 1;
       if (over) this.counts.unserved += 1;
       else if (request.isOdd) this.#odd(request, answer);
-      else this.#ordinary(request, answer, requests.slice(0, i));
+      else this.#ordinary(request, answer, requests.slice(0, i), requests[i - 1] ?? last);
       over ||= !answer || answer.close;
     });
     for (const answer of answers) {
@@ -101,14 +103,14 @@ export class Run {
     }
   }
 
-  #ordinary(request, answer, earlier) {
+  #ordinary(request, answer, earlier, last) {
     const { findings } = this;
     const before = earlier.findLast(r => r.isOdd);
     // What came before may have been read as another request, by all alike: the account tells.
     if (before && (!before.meaning || answer?.echo?.id !== request.id)) return;
     if (!answer) {
-      const early = earlier.at(-1)?.isEarly && earlier.at(-1);
-      return void findings.add(early ? 'an answer before the body did not say that the connection ends' : 'no answer', request.server, early || request);
+      if (!last?.isEarly) return void findings.add('no answer', request.server, request);
+      return void findings.add('an answer before the body did not say that the connection ends', last.server, last);
     }
     if (answer.by !== 'app') {
       if (refusesRightly(request, { server: request.server, ...answer })) return void (this.counts.rightly += 1);

@@ -65,7 +65,9 @@ describe('what the proxy passes on', { skip: PLAIN && 'needs the proxy' }, () =>
       });
     }
     await run.settle();
-    const found = ['a smuggled request was read', 'read 2 times, answered 1 times', 'read whole 1 times, answered 0 times', 'read whole 2 times, answered 1 times'];
+    const found = [
+      'a smuggled request was read', 'read 2 times, answered 1 times', 'read whole 1 times, answered 0 times', 'read whole 2 times, answered 1 times',
+    ];
     assert.deepEqual(run.findings.kinds.sort(), found.map(kind => `${server}: ${kind}`));
   });
 

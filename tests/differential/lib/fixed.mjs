@@ -4,16 +4,22 @@ import { withChunks, withLength } from './bodies.mjs';
 import { plain, written } from './request.mjs';
 
 const SIZES = {
-  'a space before the semicolon': '3 ;a=b', 'a tab before the semicolon': '3\t;a', 'a space behind the semicolon': '3; a=b', 'spaces around =': '3;a = b',
-  'an extension without a name': '3;', 'two semicolons': '3;;', 'a value without a name': '3;=b', 'a name without a value': '3;a=', 'a quote alone': '3;"',
+  'a space before the semicolon': '3 ;a=b', 'a tab before the semicolon': '3\t;a', 'a space behind the semicolon': '3; a=b',
+  'spaces around =': '3;a = b',
+  'an extension without a name': '3;', 'two semicolons': '3;;', 'a value without a name': '3;=b', 'a name without a value': '3;a=',
+  'a quote alone': '3;"',
   'a quoted name': '3;"a"', 'an open quote': '3;a="b', 'text behind a quote': '3;a="b"c', 'two words': '3;a=b c', 'a quoted quote': '3;a="\\""',
-  'a value of 8 bit': '3;a="\x80"', 'a bare CR in an extension': '3;a\rb', 'a bare LF in an extension': '3;a\nb', 'a sign': '+3', '0x': '0x3', 'a space before': ' 3', 'a space behind': '3 ',
+  'a value of 8 bit': '3;a="\x80"', 'a bare CR in an extension': '3;a\rb', 'a bare LF in an extension': '3;a\nb', 'a sign': '+3', '0x': '0x3',
+  'a space before': ' 3', 'a space behind': '3 ',
 };
 const TRAILERS = {
   'Content-Length': 'Content-Length: 5', 'Content-Length 0': 'Content-Length: 0', 'Content-Length that is no number': 'Content-Length: x',
-  'Content-Length twice': 'Content-Length: 5\r\nContent-Length: 6', 'Transfer-Encoding': 'Transfer-Encoding: chunked', 'Transfer-Encoding identity': 'Transfer-Encoding: identity',
-  'Connection: close': 'Connection: close', 'Connection: upgrade': 'Connection: upgrade\r\nUpgrade: websocket', 'Expect': 'Expect: 100-continue', 'Host': 'Host: evil.test',
-  'X-Forwarded-For': 'X-Forwarded-For: 6.6.6.6', 'X_Real_IP': 'X_Real_IP: 6.6.6.6', 'Authorization': 'Authorization: x', '8 bit': 'X-Odd: \x80', 'a NUL': 'X-Odd: a\0', 'a DEL': 'X-Odd: a\x7f',
+  'Content-Length twice': 'Content-Length: 5\r\nContent-Length: 6', 'Transfer-Encoding': 'Transfer-Encoding: chunked',
+  'Transfer-Encoding identity': 'Transfer-Encoding: identity',
+  'Connection: close': 'Connection: close', 'Connection: upgrade': 'Connection: upgrade\r\nUpgrade: websocket',
+  'Expect': 'Expect: 100-continue', 'Host': 'Host: evil.test',
+  'X-Forwarded-For': 'X-Forwarded-For: 6.6.6.6', 'X_Real_IP': 'X_Real_IP: 6.6.6.6', 'Authorization': 'Authorization: x', '8 bit': 'X-Odd: \x80',
+  'a NUL': 'X-Odd: a\0', 'a DEL': 'X-Odd: a\x7f',
   'a fold': 'X-Odd: a\r\n b', 'a bare LF': 'X-Odd: a\nb', 'a space before the colon': 'X-Odd : a', '5000 bytes': `X-Odd: ${'y'.repeat(5000)}`,
   '150 fields': Array.from({ length: 150 }, (_, i) => `X-${i}: a`).join('\r\n'),
 };
@@ -103,10 +109,11 @@ const meant = {
   'a long body that is answered early, and another request': r => withLength(r.add('X-Mode', 'soon'), Buffer.alloc(300_000, 'x')),
 };
 for (const name of [
-  'X-Forwarded-For', 'X-Real-IP', 'X-Forwarded-Proto', 'X-Forwarded-Host', 'X-Forwarded-Port', 'Forwarded', 'X-Client-IP', 'True-Client-IP', 'X-Forwarded-Ssl', 'X-Forwarded-Scheme',
-  'X-Forwarded-Prefix', 'X-Forwarded-Protocol',
+  'X-Forwarded-For', 'X-Real-IP', 'X-Forwarded-Proto', 'X-Forwarded-Host', 'X-Forwarded-Port', 'Forwarded', 'X-Client-IP', 'True-Client-IP',
+  'X-Forwarded-Ssl', 'X-Forwarded-Scheme',
+  'X-Forwarded-Prefix', 'X-Forwarded-Protocol', 'X-Forwarded-Server', 'Front-End-Https', 'X-Cluster-Client-IP',
 ]) {
-  const value = name === 'X-Forwarded-Ssl' ? 'on' : 'ssl';
+  const value = name === 'X-Forwarded-Ssl' || name === 'Front-End-Https' ? 'on' : 'ssl';
   meant[name] = r => r.add(name, value);
   meant[name.replaceAll('-', '_')] = r => r.add(name.replaceAll('-', '_'), value);
 }

@@ -4,10 +4,11 @@ const HOP_BY_HOP = ['connection', 'keep-alive', 'proxy-connection', 'upgrade', '
 /** Only the proxy may say these; a client's own words never pass. */
 const FORWARDED = [
   'x-forwarded-for', 'x-real-ip', 'x-forwarded-proto', 'x-forwarded-host', 'x-forwarded-port', 'forwarded', 'x-client-ip', 'true-client-ip',
-  'x-forwarded-ssl', 'x-forwarded-scheme', 'x-forwarded-prefix', 'x-forwarded-protocol',
+  'x-forwarded-ssl', 'x-forwarded-scheme', 'x-forwarded-prefix', 'x-forwarded-protocol', 'x-forwarded-server', 'front-end-https',
+  'x-cluster-client-ip',
 ];
 /** The proxy may answer or write these itself, or may leave them out. */
-const FREE = ['content-length', 'transfer-encoding', 'expect', 'trailer', 'x-forwarded-server'];
+const FREE = ['content-length', 'transfer-encoding', 'expect', 'trailer'];
 const TRAILERS = /^(content-length|transfer-encoding|host|connection|upgrade|expect|forwarded|x-forwarded-.*|x-real-ip|authorization|cookie)$/i;
 
 const lower = text => text.toLowerCase();

@@ -10,12 +10,24 @@ const TARGETS = [
   '', '/', '//', '/.', '/..', '/../..', '/%00', '/%2e%2e/', '/a;b=c', '/a:b', '/*', '/a//b', '?', '??', '?a=b&c', '?a?b/c', '/%',
   '/%zz', '/"<>', '/\\', '/^`{|}', "/'()", '?[]', '/@', '/a=1;b', '?a=%0d%0aX:%20y', '/~', '/;', '/http://other.test/',
 ];
-const HOSTS = ['', 'localhost', '127.0.0.1', '127.0.0.1:80', '[::1]', '[::1]:8080', '[::ffff:1.2.3.4]', 'A_b.Example', 'x:', 'x.test.', "a!$&'()*+,;=b", 'a%41', 'x:00080'];
+const HOSTS = [
+  '', 'localhost', '127.0.0.1', '127.0.0.1:80', '[::1]', '[::1]:8080', '[::ffff:1.2.3.4]', 'A_b.Example', 'x:', 'x.test.', "a!$&'()*+,;=b",
+  'a%41', 'x:00080',
+];
 const FORWARDED = [
   'X-Forwarded-For', 'X-Real-IP', 'X-Forwarded-Proto', 'X-Forwarded-Host', 'X-Forwarded-Port', 'Forwarded', 'X-Client-IP', 'True-Client-IP',
   'X-Forwarded-Ssl', 'X-Forwarded-Scheme', 'X-Forwarded-Prefix', 'X-Forwarded-Protocol', 'X-Forwarded-Server',
+  'Front-End-Https', 'X-Cluster-Client-IP',
 ];
 const FORWARDED_VALUES = ['6.6.6.6', 'https', 'on', 'for=6.6.6.6;proto=https', 'evil.test', '/evil', 'ssl', '443'];
+const REPEATED = ['X-A', 'x-a', 'Accept', 'Cookie', 'Referer', 'Via', 'From'];
+const UNDERSCORED = [
+  'x_a', 'X_Case_', '_', 'a_b-c', ...FORWARDED.map(name => name.replaceAll('-', '_')), 'X-Forwarded_For', 'x_real-ip', 'Host_', 'User_Agent', 'SCRIPT_NAME',
+  'PATH_INFO',
+];
+const CONNECTIONS = [
+  'x-named', 'X-Other', 'x-named, x-other', ',, x-third ,', 'keep-alive', 'x-absent', 'X-Named,keep-alive', '', ' ,',
+];
 const HOP_BY_HOP = [['Keep-Alive', 'timeout=5'], ['Proxy-Connection', 'keep-alive'], ['TE', 'trailers'], ['Upgrade', 'h2c'], ['Upgrade', 'foo/1']];
 
 const variations = {
@@ -35,7 +47,7 @@ const variations = {
     for (let i = random.between(1, 4); i > 0; i--) request.add(random.pick(['X-A', 'X-B', 'x-a']), random.text(random.between(0, 40), VALUE).trim());
   },
   repeated(random, request) {
-    for (let i = random.between(2, 5); i > 0; i--) request.add(random.pick(['X-A', 'x-a', 'Accept', 'Cookie', 'Referer', 'Via', 'From']), random.pick(['1', '2', 'a, b', '']));
+    for (let i = random.between(2, 5); i > 0; i--) request.add(random.pick(REPEATED), random.pick(['1', '2', 'a, b', '']));
   },
   many(random, request) {
     while (request.fields.length < random.between(60, 95)) request.add(`x-${request.fields.length}`, 'v');
@@ -45,8 +57,7 @@ const variations = {
   },
   underscores(random, request) {
     for (let i = random.between(1, 3); i > 0; i--) {
-      const name = random.pick(['x_a', 'X_Case_', '_', 'a_b-c', ...FORWARDED.map(name => name.replaceAll('-', '_')), 'X-Forwarded_For', 'x_real-ip', 'Host_', 'User_Agent']);
-      request.add(name, random.pick(FORWARDED_VALUES));
+      request.add(random.pick(UNDERSCORED), random.pick(FORWARDED_VALUES));
     }
   },
   forwarded(random, request) {
@@ -55,7 +66,7 @@ const variations = {
   connection(random, request) {
     request.add('X-Named', '1').add('X-Other', '2').add('X-Third', '3');
     for (let i = random.between(1, 2); i > 0; i--) {
-      request.add('Connection', random.pick(['x-named', 'X-Other', 'x-named, x-other', ',, x-third ,', 'keep-alive', 'x-absent', 'X-Named,keep-alive', '', ' ,']));
+      request.add('Connection', random.pick(CONNECTIONS));
     }
   },
   hop(random, request) {
@@ -71,7 +82,8 @@ const variations = {
     request.add('Expect', random.casing('100-continue'));
   },
   target(random, request) {
-    const odd = random.chance(0.5) ? random.pick(TARGETS) : `/${random.text(random.between(1, 20), PATH)}?${random.text(random.between(0, 9), VISIBLE.replace('#', ''))}`;
+    const chance = () => `/${random.text(random.between(1, 20), PATH)}?${random.text(random.between(0, 9), VISIBLE.replace('#', ''))}`;
+    const odd = random.chance(0.5) ? random.pick(TARGETS) : chance();
     request.line.target = random.chance(0.5) ? `${request.path}${odd}` : odd.startsWith('/') ? odd : `/${odd}`;
   },
   longTarget(random, request) {

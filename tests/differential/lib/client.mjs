@@ -2,8 +2,8 @@
 
 import net from 'node:net';
 
-/** So long without an answer that must come. */
-const PATIENCE = 10_000;
+/** So long without an answer that must come; longer than a request waits in the proxy's queue. */
+const PATIENCE = 15_000;
 /** So long without an answer that need not come, because what was sent may be no whole request: the connection is half-closed then. */
 const SILENCE = 300;
 

@@ -106,7 +106,14 @@ const meant = {
     r.line.version = '1.0';
     return r.add('Connection', 'keep-alive');
   },
-  'a long body that is answered early, and another request': r => withLength(r.add('X-Mode', 'soon'), Buffer.alloc(300_000, 'x')),
+  ...Object.fromEntries([10_000, 100_000, 160_000, 300_000, 600_000, 2_000_000].flatMap(size => [
+    [`${size} bytes, answered early`, r => withLength(r.add('X-Mode', 'early'), Buffer.alloc(size, 'x'))],
+    [`${size} bytes, answered 3 ms later`, r => withLength(r.add('X-Mode', 'soon'), Buffer.alloc(size, 'x'))],
+  ])),
+  'chunks of 600000 bytes, answered early': r => {
+    const parts = [{ size: `${(600_000).toString(16)}\r\n`, data: Buffer.alloc(600_000, 'x') }, { size: '0\r\n' }];
+    return withChunks(r.add('X-Mode', 'early'), { parts });
+  },
 };
 for (const name of [
   'X-Forwarded-For', 'X-Real-IP', 'X-Forwarded-Proto', 'X-Forwarded-Host', 'X-Forwarded-Port', 'Forwarded', 'X-Client-IP', 'True-Client-IP',

@@ -2,6 +2,8 @@
 
 import { METHODS } from 'node:http';
 
+const IDEMPOTENT = ['GET', 'HEAD', 'OPTIONS', 'TRACE', 'PUT', 'DELETE'];
+
 /** Node's parser has a list of methods, gunicorn a form for them; h11 takes every token. */
 const takesMethod = {
   node: method => METHODS.includes(method),
@@ -28,7 +30,10 @@ export function complainsRightly({ code, near }) {
 export function refusesRightly(request, { by, server, status }) {
   if (by === 'server' && status === 431) return isNearLimit(request);
   // It closes a kept connection without a word when much of the last body was left unread.
-  if (by === 'proxy' && status === 502) return server === 'gunicorn';
+  // What may not be done twice is not sent again then.
+  if (by === 'proxy' && status === 502) return server === 'gunicorn' && !IDEMPOTENT.includes(methodOf(request));
   if (by !== 'server' || status !== 400) return false;
-  return !takesMethod[/^n\d/.test(server) ? 'node' : server](methodOf(request));
+  const refuses = kind => !takesMethod[kind](methodOf(request));
+  // Whose bytes were changed may have gone to the first app, which is Node's.
+  return refuses(/^n\d/.test(server) ? 'node' : server) || (!request.meaning && refuses('node'));
 }

@@ -8,6 +8,12 @@ import { differences, trailers } from './meaning.mjs';
 /** Pipelines on one connection, at most. */
 const REUSES = 20;
 
+/** Pingora's carrier knows no pipelining: one request after the other. */
+function inParts(pipeline) {
+  if (process.env.HTTP !== 'pingora') return [pipeline];
+  return pipeline.requests.map(request => ({ ...pipeline, requests: [request], cuts: pipeline.cuts.filter(cut => cut < request.bytes().length) }));
+}
+
 export class Findings {
   #kinds = new Map();
 
@@ -61,7 +67,10 @@ export class Run {
           connection?.close();
           connection = await Connection.open(this.port);
         }
-        if (await this.#one(connection, pipeline)) connection = undefined;
+        for (const part of inParts(pipeline)) {
+          connection ??= await Connection.open(this.port);
+          if (await this.#one(connection, part)) connection = undefined;
+        }
       }
       connection?.close();
     }));

@@ -54,6 +54,8 @@ export function configuration(apps) {
   const names = Object.keys(apps);
   const lead = names.flatMap(app => [{ host: `${app}.test`, app }, { path: `/to-${app}`, app }]);
   return {
+    // The other carrier of plain requests: HTTP=pingora.
+    ...(process.env.HTTP && { server: { http: process.env.HTTP } }),
     apps,
     routes: [...lead, { path: '/', app: names[0] }],
     limits: { body_timeout: '5s', head_timeout: '5s' },

@@ -1,4 +1,4 @@
-// A Python with the packages of apps/python, made once in tests/e2e/.venv.
+// A Python with the packages of apps/python, made once in tests/e2e/.venv; or with other packages elsewhere.
 
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -10,10 +10,9 @@ import { apps, suiteDir } from './proxy.mjs';
 const run = promisify(execFile);
 
 /** The interpreter's path, or undefined where there is no python3 at all. */
-export async function python() {
-  const venv = path.join(suiteDir, '.venv');
+export async function python({ dir = suiteDir, requirements = path.join(apps, 'python/requirements.txt') } = {}) {
+  const venv = path.join(dir, '.venv');
   const interpreter = path.join(venv, 'bin/python');
-  const requirements = path.join(apps, 'python/requirements.txt');
   const stamp = path.join(venv, `made-${createHash('sha256').update(readFileSync(requirements)).digest('hex').slice(0, 16)}`);
   if (existsSync(stamp) && existsSync(interpreter)) return interpreter;
   try {

@@ -226,10 +226,10 @@ impl ProxyService {
         }
         match http1_carrier::serve(&rules, app, connection, head).await {
             Next::Request(connection) => Some(connection),
-            Next::Tunnel(switched, lease, connection) => {
+            Next::Tunnel(switched, lease, connection, unsent) => {
                 let ends = Ends { guard: connection.guard, lease, _tunnel: app.metrics.tunnel() };
                 let idle = rules.limits.tunnel_idle_timeout;
-                let relay = Relay::new(connection.stream, *switched, connection.read_ahead, idle, ends);
+                let relay = Relay::new(connection.stream, *switched, unsent, connection.read_ahead, idle, ends);
                 // Of its own task: what the service held for the connection's requests is freed now.
                 tokio::spawn(relay.run());
                 None

@@ -1,6 +1,6 @@
 //! HTTP/1 with the client: one request of a connection.
 
-use crate::gateway::downstream::close::{close, respond_and_close, send_and_close};
+use crate::gateway::downstream::close::{close, reset_on_close, respond_and_close, send_and_close};
 use crate::gateway::downstream::connection::{Connection, READ_AHEAD_LIMIT};
 use crate::gateway::downstream::deadline::Deadline;
 use crate::gateway::downstream::scratch::SCRATCH;
@@ -33,8 +33,8 @@ const DRAIN_AFTER_REFUSAL: u64 = 64 * 1024;
 pub(in crate::gateway) enum Next {
     /// Another request may follow on the connection.
     Request(Connection),
-    /// It goes on as a WebSocket.
-    Tunnel(Box<Switched>, Lease, Connection),
+    /// It goes on as a WebSocket; the bytes are for the client and have not been sent yet.
+    Tunnel(Box<Switched>, Lease, Connection, BytesMut),
     Closed,
 }
 
@@ -60,7 +60,7 @@ pub(in crate::gateway) async fn serve(rules: &Rules, app: &App, mut connection: 
     let registry = connection.guard.registry().clone();
     let mut client = Http1Client::new(rules, &mut connection, head, limits.body_bytes);
     let outcome = dispatch(app, &registry, limits, request, &mut client).await;
-    let Http1Client { stays, mut body, .. } = client;
+    let Http1Client { stays, mut body, pending, is_delimited, .. } = client;
     match outcome {
         Outcome::Answered if stays && drain(&mut connection, &mut body).await => Next::Request(connection),
         Outcome::Answered => {
@@ -68,8 +68,14 @@ pub(in crate::gateway) async fn serve(rules: &Rules, app: &App, mut connection: 
             close(connection.stream).await;
             Next::Closed
         }
-        Outcome::Switched(switched, lease) => Next::Tunnel(switched, lease, connection),
-        Outcome::Cut => Next::Closed,
+        Outcome::Switched(switched, lease) => Next::Tunnel(switched, lease, connection, pending),
+        Outcome::Cut => {
+            if !is_delimited {
+                // Its end alone would make the answer look whole.
+                reset_on_close(&connection.stream);
+            }
+            Next::Closed
+        }
         Outcome::EndPoll => {
             send_and_close(connection.stream, &socketio::close_poll(target)).await;
             Next::Closed
@@ -115,6 +121,8 @@ struct Http1Client<'a> {
     expects: bool,
     /// The connection can carry another request.
     stays: bool,
+    /// The client can tell an answer that is cut from a whole one.
+    is_delimited: bool,
     /// What the client did not take at once.
     pending: BytesMut,
     sent: u64,
@@ -131,6 +139,7 @@ impl<'a> Http1Client<'a> {
             keep_alive_hint: &rules.keep_alive_hint,
             expects: head.expect_continue,
             stays: head.keep_alive,
+            is_delimited: true,
             pending: BytesMut::new(),
             sent: 0,
             is_flushed: true,
@@ -159,7 +168,7 @@ impl<'a> Http1Client<'a> {
         match status {
             _ if self.expects => false,
             // It may be an echo: the body goes on while the answer does.
-            200..300 => true,
+            200..300 => self.body.left().is_some_and(|left| left <= DRAIN_BYTES),
             _ => self.body.left().is_some_and(|left| left <= DRAIN_AFTER_REFUSAL),
         }
     }
@@ -214,8 +223,9 @@ impl ClientHalf for Http1Client<'_> {
     }
 
     fn begin(&mut self, head: &response::Head, buf: &[u8], is_early: bool) -> Result<(), ResponseFault> {
+        self.is_delimited = heads::is_delimited(head, self.version);
         self.stays = self.keep_alive
-            && heads::is_delimited(head, self.version)
+            && self.is_delimited
             && !self.connection.guard.directive().ends()
             && !(is_early && !self.may_drain(head.status));
         let persistence = if self.stays { Persistence::Keep(self.keep_alive_hint) } else { Persistence::Close };

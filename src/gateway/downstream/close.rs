@@ -1,5 +1,6 @@
 //! The end of a client's connection, so that what was sent last arrives.
 
+use crate::gateway::migration::format;
 use crate::gateway::request::error_response::ErrorResponse;
 use pingora_core::protocols::Stream;
 use std::io;
@@ -25,6 +26,15 @@ pub(in crate::gateway) async fn send_and_close(mut stream: Stream, message: &[u8
     let sent: Result<io::Result<()>, _> = sent.await;
     if let Ok(Ok(())) = sent {
         close(stream).await;
+    }
+}
+
+/// Makes the close that follows a reset: a client that has no other sign must see that its answer is not whole.
+pub(in crate::gateway) fn reset_on_close(stream: &Stream) {
+    if let Ok(fd) = format::descriptor(stream)
+        && let Err(error) = rustix::net::sockopt::set_socket_linger(fd, Some(Duration::ZERO))
+    {
+        log::debug!("a cut answer ends without a reset: {error}");
     }
 }
 

@@ -125,6 +125,8 @@ struct Dispatch<'a> {
     /// Workers that could not take it.
     tried: Vec<Arc<Member>>,
     was_replayed: bool,
+    /// A kept connection had ended: not another one.
+    wants_fresh: bool,
     /// The session's worker, which was asked once: nobody else can serve it, and what ended one must not go around.
     owner: Option<Arc<Member>>,
     /// What the client is told when no worker is left to ask.
@@ -140,8 +142,17 @@ impl<'a> Dispatch<'a> {
         client: &mut C,
     ) -> Result<Done, Ended> {
         let last = ErrorResponse::NO_WORKER;
-        let mut dispatch =
-            Dispatch { app, registry, limits, request, tried: Vec::new(), was_replayed: false, owner: None, last };
+        let mut dispatch = Dispatch {
+            app,
+            registry,
+            limits,
+            request,
+            tried: Vec::new(),
+            was_replayed: false,
+            wants_fresh: false,
+            owner: None,
+            last,
+        };
         let mut first = std::mem::take(&mut dispatch.request.head);
         dispatch.first_body(client, &mut first).await?;
         let outgoing = Outgoing {
@@ -228,6 +239,7 @@ impl<'a> Dispatch<'a> {
     async fn reach(&self, lease: &Lease) -> Result<(UnixStream, bool), WorkerFault> {
         // An upgrade takes its connection along; a kept one may just be ending.
         if !self.request.upgrade
+            && !self.wants_fresh
             && let Some(kept) = idle_pool::take(lease.member(), self.app.keep_alive)
         {
             return Ok((kept, true));
@@ -286,6 +298,7 @@ impl<'a> Dispatch<'a> {
         match retry::decide(fault, &attempt) {
             Decision::Retry { avoid, is_replay } => {
                 self.was_replayed |= is_replay;
+                self.wants_fresh |= on_kept_connection;
                 if is_replay {
                     self.last = ErrorResponse::BROKEN;
                     self.owner = self.request.plan.is_bound().then(|| lease.member().clone());

@@ -10,7 +10,6 @@ use crate::gateway::http1::{Body, Method, Progress, response};
 use crate::gateway::request::limits::{BodyOf, RateMeter, RequestLimits, TooSlow};
 use crate::gateway::request::retry::WorkerFault;
 use crate::gateway::request::session::SessionLearner;
-use crate::gateway::upstream::idle_pool::Spare;
 use bytes::{Buf, BytesMut};
 use std::io;
 use std::pin::Pin;
@@ -140,7 +139,7 @@ pub(super) struct Transfer<'a, C> {
 pub(super) enum Finished {
     Answered {
         /// The worker's connection, when it can carry another request.
-        spare: Option<Spare>,
+        spare: Option<UnixStream>,
         status: u16,
     },
     /// The connection goes on as a WebSocket.
@@ -206,9 +205,7 @@ impl<'a, C: ClientHalf> Transfer<'a, C> {
         let status = head.map_or(0, |head| head.status);
         let keeps = head.is_some_and(|head| head.keep_alive) && self.outgoing.may_keep;
         let in_step = matches!(self.upload, Upload::Done) && !self.answered_early && !self.worker_is_spent && is_done;
-        let is_suspect = self.outgoing.method == Method::Head || matches!(status, 204 | 304);
-        let spare = Spare { stream: self.worker, is_suspect };
-        Finished::Answered { spare: (keeps && in_step).then_some(spare), status }
+        Finished::Answered { spare: (keeps && in_step).then_some(self.worker), status }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {

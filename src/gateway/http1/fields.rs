@@ -106,13 +106,16 @@ pub(crate) fn list_contains(value: &[u8], token: &str) -> bool {
     list(value).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
 }
 
+/// More digits than the longest length has are refused by some servers, leading zeros or not.
+const LENGTH_DIGITS: usize = 19;
+
 /// Digits only, at most [`super::MAX_LENGTH`].
 pub(crate) fn content_length(value: &[u8]) -> Option<u64> {
     let read = value.iter().try_fold(0u64, |sum, &b| {
         let digit = b.wrapping_sub(b'0');
         if digit > 9 { None } else { sum.checked_mul(10)?.checked_add(u64::from(digit)) }
     });
-    read.filter(|&n| !value.is_empty() && n <= super::MAX_LENGTH)
+    read.filter(|&n| (1..=LENGTH_DIGITS).contains(&value.len()) && n <= super::MAX_LENGTH)
 }
 
 /// What the `Connection` fields of one message said.

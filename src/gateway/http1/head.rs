@@ -323,7 +323,11 @@ fn field(buf: &[u8], seen: &mut Fields, name: &[u8], span: (usize, usize)) -> Re
                 return Err(Reject::bad("a malformed Host"));
             }
         }
-        6 if is("expect") => seen.expect = Some(Span::new(span.0, span.1)),
+        6 if is("expect") => {
+            if seen.expect.replace(Span::new(span.0, span.1)).is_some() {
+                return Err(Reject::bad("more than one Expect"));
+            }
+        }
         7 if is("upgrade") => seen.upgrade_websocket |= fields::list_contains(value, "websocket"),
         10 if is("connection") => seen.connection.add(value).map_err(Reject::bad)?,
         14 if is("content-length") => {

@@ -114,6 +114,7 @@ struct Fields {
     length: Option<u64>,
     chunked: bool,
     connection: Connection,
+    upgrades: bool,
     upgrade_websocket: bool,
     first: usize,
     end: usize,
@@ -146,7 +147,11 @@ fn field_lines(buf: &[u8], start: usize) -> Result<Option<Fields>, Malformed> {
 fn field(seen: &mut Fields, name: &[u8], value: &[u8]) -> Result<(), Malformed> {
     let is = |wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
     match name.len() {
-        7 if is("upgrade") => seen.upgrade_websocket |= fields::list_contains(value, "websocket"),
+        // Of several protocols, nobody knows which is on top.
+        7 if is("upgrade") => {
+            let is_first = !std::mem::replace(&mut seen.upgrades, true);
+            seen.upgrade_websocket = is_first && value.eq_ignore_ascii_case(b"websocket");
+        }
         10 if is("connection") => seen.connection.add(value).map_err(bad)?,
         14 if is("content-length") => {
             let length = fields::content_length(value).ok_or(bad("a malformed Content-Length"))?;

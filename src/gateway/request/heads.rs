@@ -41,6 +41,9 @@ pub(in crate::gateway) fn request_field(name: &[u8]) -> FieldRule {
     match name.len() {
         2 => any(&["te"], FieldRule::HopByHop),
         7 => any(&["upgrade"], FieldRule::HopByHop),
+        // WSGI servers on Unix sockets take these two as the mount point and the path.
+        9 if memchr::memchr(b'_', name).is_some() && is("path-info") => FieldRule::Forwarded,
+        11 if memchr::memchr(b'_', name).is_some() && is("script-name") => FieldRule::Forwarded,
         9 => any(&["x-real-ip", "forwarded"], FieldRule::Forwarded),
         10 => any(&["connection", "keep-alive"], FieldRule::HopByHop),
         11 => any(&["x-client-ip"], FieldRule::Forwarded),
@@ -54,6 +57,7 @@ pub(in crate::gateway) fn request_field(name: &[u8]) -> FieldRule {
         17 => any(&["x-forwarded-proto"], FieldRule::Forwarded),
         18 => any(&["x-forwarded-scheme", "x-forwarded-prefix", "x-forwarded-server"], FieldRule::Forwarded),
         19 => any(&["x-cluster-client-ip"], FieldRule::Forwarded),
+        20 => any(&["x-forwarded-protocol"], FieldRule::Forwarded),
         _ => FieldRule::Pass,
     }
 }
@@ -187,7 +191,9 @@ pub(in crate::gateway) fn check_http2<'a>(
     if target.len() > limits.request_line {
         return reject(414, "the request line is too long");
     }
-    if parts.headers.len() > limits.fields {
+    // A client may send each cookie as a field of its own (RFC 9113, section 8.2.3).
+    let cookies = parts.headers.get_all(http::header::COOKIE).iter().count();
+    if parts.headers.len() - cookies.saturating_sub(1) > limits.fields {
         return reject(431, "too many request header fields");
     }
     let size: usize = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();

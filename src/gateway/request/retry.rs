@@ -82,7 +82,8 @@ pub(in crate::gateway) fn decide(fault: WorkerFault, attempt: &Attempt) -> Decis
         WorkerFault::Unreachable => retry(true, false),
         WorkerFault::Unsent if is_whole => retry(!on_kept_connection, false),
         WorkerFault::Unread if is_whole && reads_at_once => retry(true, false),
-        WorkerFault::Died | WorkerFault::Unread if may_replay => retry(!is_bound, true),
+        // A kept connection that ended says nothing of the worker: it may be the only one.
+        WorkerFault::Died | WorkerFault::Unread if may_replay => retry(!is_bound && !on_kept_connection, true),
         WorkerFault::QueueFull
         | WorkerFault::Unsent
         | WorkerFault::Unread
@@ -136,6 +137,12 @@ mod tests {
             ("it was not seen", Unread, POST, ELSEWHERE),
             ("nobody knows whether it was seen", Unread, Attempt { reads_at_once: false, ..POST }, BROKEN),
             ("idempotent, once", Died, GET, REPLAY),
+            (
+                "idempotent, and maybe it was the connection",
+                Died,
+                Attempt { on_kept_connection: true, ..GET },
+                Decision::Retry { avoid: false, is_replay: true },
+            ),
             ("once is enough", Died, Attempt { was_replayed: true, ..GET }, BROKEN),
             ("not idempotent", Died, POST, BROKEN),
             ("streamed", Died, Attempt { is_whole: false, ..GET }, BROKEN),

@@ -85,16 +85,17 @@ pub(super) enum State {
 }
 
 impl Relay {
-    /// Begins after a worker's 101. `to_worker` has been read from the client already and goes first.
+    /// Begins after a worker's 101. `to_client` goes before it; `to_worker` has been read from the client already.
     pub(in crate::gateway) fn new(
         client: Stream,
         switched: Switched,
+        mut to_client: BytesMut,
         to_worker: BytesMut,
         idle: Duration,
         ends: Ends,
     ) -> Box<Relay> {
         let Switched { worker, head, received } = switched;
-        let mut to_client = BytesMut::with_capacity(received.len() + 64);
+        to_client.reserve(received.len() + 64);
         heads::response_to_http1(&head, &received, Version::Http11, Persistence::Close, &mut to_client);
         let frames = &received[head.len..];
         to_client.extend_from_slice(frames);

@@ -8,7 +8,6 @@ use crate::gateway::descriptors::{Descriptors, Taken};
 use crate::gateway::rules::Rules;
 use crate::pool::{self, Member};
 use std::any::Any;
-use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
@@ -20,17 +19,9 @@ use tokio::time::Instant;
 const MAX_PER_SHARD: usize = 256;
 const SHARDS: usize = 16;
 
-/// A connection that has answered.
-#[derive(Debug)]
-pub(in crate::gateway) struct Spare {
-    pub(in crate::gateway) stream: UnixStream,
-    /// Its last answer had no body where others have one: a worker may have sent one all the same.
-    pub(in crate::gateway) is_suspect: bool,
-}
-
 #[derive(Debug)]
 struct Idle {
-    spare: Spare,
+    stream: UnixStream,
     since: Instant,
     _taken: Taken,
 }
@@ -79,20 +70,20 @@ pub(in crate::gateway) fn take(member: &Member, limit: Duration) -> Option<UnixS
     let shards = shards(member)?;
     loop {
         let idle = shards.own()?.pop()?;
-        if idle.since.elapsed() < limit && is_quiet(&idle.spare) {
-            return Some(idle.spare.stream);
+        if idle.since.elapsed() < limit && is_quiet(&idle.stream) {
+            return Some(idle.stream);
         }
     }
 }
 
-pub(in crate::gateway) fn keep(member: &Member, spare: Spare, descriptors: &Arc<Descriptors>) {
+pub(in crate::gateway) fn keep(member: &Member, stream: UnixStream, descriptors: &Arc<Descriptors>) {
     let Some(taken) = descriptors.take_idle() else { return };
     member.kept.get_or_init(|| Box::new(Shards(Default::default())));
     let Some(shards) = shards(member) else { return };
     if let Some(mut shard) = shards.own()
         && shard.len() < MAX_PER_SHARD
     {
-        shard.push(Idle { spare, since: Instant::now(), _taken: taken });
+        shard.push(Idle { stream, since: Instant::now(), _taken: taken });
     }
     // The last of its requests may end long after it has left the pool.
     if !member.is_seated() {
@@ -105,7 +96,7 @@ pub(in crate::gateway) fn sweep(rules: &Rules) {
     for app in &rules.apps {
         for member in app.pool.members() {
             let Some(shards) = shards(&member) else { continue };
-            let is_over = |idle: &Idle| idle.since.elapsed() >= app.keep_alive || !is_quiet(&idle.spare);
+            let is_over = |idle: &Idle| idle.since.elapsed() >= app.keep_alive || !is_quiet(&idle.stream);
             let over: Vec<Vec<Idle>> =
                 shards.each().map(|mut shard| shard.extract_if(.., |idle| is_over(idle)).collect()).collect();
             drop(over);
@@ -132,17 +123,9 @@ pub(in crate::gateway) fn evict(rules: &Rules, count: usize) {
     }
 }
 
-/// Neither closed nor with bytes that nobody asked for. The runtime's readiness tells without a system call, but only
-/// what it has seen; where a worker may have sent too much, the kernel is asked.
-fn is_quiet(spare: &Spare) -> bool {
-    if spare.is_suspect {
-        return is_unreadable(&spare.stream);
-    }
-    matches!(spare.stream.try_read(&mut [0; 1]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
-}
-
-/// Whether nothing can be read, not even the end.
-pub(in crate::gateway) fn is_unreadable(stream: &UnixStream) -> bool {
+/// Neither closed nor with bytes that nobody asked for. The kernel is asked: what the runtime has seen may be older,
+/// and surplus bytes would be the answer to the next client's request.
+fn is_quiet(stream: &UnixStream) -> bool {
     use rustix::net::{RecvFlags, recv};
     let peeked = recv(stream.as_fd(), &mut [0u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
     matches!(peeked, Err(rustix::io::Errno::AGAIN))
@@ -163,11 +146,6 @@ mod tests {
         Arc::new(Member::new(id, None, "/run/app.sock".into()))
     }
 
-    fn spare(is_suspect: bool) -> (Spare, UnixStream) {
-        let (stream, worker) = UnixStream::pair().unwrap();
-        (Spare { stream, is_suspect }, worker)
-    }
-
     #[tokio::test]
     async fn what_leaves_the_pool_keeps_no_connection() {
         let (member, account) = (member(), Descriptors::new(100));
@@ -177,35 +155,35 @@ mod tests {
         for pool in &pools {
             pool.publish(seat(true)).await;
         }
-        let (ours, mut worker) = spare(false);
+        let (ours, mut worker) = UnixStream::pair().unwrap();
         keep(&member, ours, &account);
         // Cordoned, it still has its sessions.
         pools[0].publish(seat(false)).await;
         let stream = take(&member, YOUNG).unwrap();
-        keep(&member, Spare { stream, is_suspect: false }, &account);
+        keep(&member, stream, &account);
         for pool in &pools {
             pool.publish(Vec::new()).await;
         }
         assert_eq!(worker.read(&mut [0; 1]).await.unwrap(), 0);
         // A request that had begun ends now.
-        let (ours, mut worker) = spare(false);
+        let (ours, mut worker) = UnixStream::pair().unwrap();
         keep(&member, ours, &account);
         assert_eq!(worker.read(&mut [0; 1]).await.unwrap(), 0);
         assert!(take(&member, YOUNG).is_none());
         // It answers again.
         pools[0].publish(seat(true)).await;
-        let (ours, _worker) = spare(false);
+        let (ours, _worker) = UnixStream::pair().unwrap();
         keep(&member, ours, &account);
         assert!(take(&member, YOUNG).is_some());
         assert_eq!(account.used(), 0);
     }
 
     #[tokio::test]
-    async fn bytes_that_nobody_asked_for_end_a_suspect_connection() {
+    async fn bytes_that_nobody_asked_for_end_a_connection() {
         let (member, account) = (member(), Descriptors::new(100));
         let pool = Pool::new("app".into(), Affinity::None, Balance::LeastLoaded, QueuePolicy::default());
         pool.publish(vec![Seat { member: member.clone(), open: true }]).await;
-        let (ours, mut worker) = spare(true);
+        let (ours, mut worker) = UnixStream::pair().unwrap();
         keep(&member, ours, &account);
         worker.write_all(b"surplus").await.unwrap();
         assert!(take(&member, YOUNG).is_none());
@@ -216,8 +194,8 @@ mod tests {
         let (member, account) = (member(), Descriptors::new(1));
         let pool = Pool::new("app".into(), Affinity::None, Balance::LeastLoaded, QueuePolicy::default());
         pool.publish(vec![Seat { member: member.clone(), open: true }]).await;
-        let (first, _one) = spare(false);
-        let (second, mut two) = spare(false);
+        let (first, _one) = UnixStream::pair().unwrap();
+        let (second, mut two) = UnixStream::pair().unwrap();
         keep(&member, first, &account);
         keep(&member, second, &account);
         assert_eq!(two.read(&mut [0; 1]).await.unwrap(), 0);

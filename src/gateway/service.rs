@@ -3,7 +3,7 @@
 
 use super::carrier::http1::{self as http1_carrier, Next};
 use super::carrier::{http2, pingora};
-use super::descriptors::{Descriptors, PER_CONNECTION};
+use super::descriptors::Descriptors;
 use super::downstream::close::{close, respond_and_close};
 use super::downstream::connection::{Connection, Waited, client_of};
 use super::downstream::connections::{ConnectionGuard, ConnectionRegistry, Directive, Paused, Phase};
@@ -41,6 +41,10 @@ pub(crate) struct ProxyService {
     /// Clients may speak HTTP/2 without TLS, from their first byte.
     h2c: bool,
 }
+
+/// How many idle connections to workers are closed at once for a client, and how often that is tried.
+const EVICT_COUNT: usize = 16;
+const EVICT_ROUNDS: usize = 8;
 
 /// What a client says first that speaks HTTP/2 (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -125,9 +129,12 @@ impl ProxyService {
     fn register(&self, rules: &Rules) -> Option<ConnectionGuard> {
         let limit = rules.limits.connections;
         let mut guard = self.registry.register(limit);
-        if guard.is_none() && self.registry.descriptors().idle() > 0 {
-            // Idle connections to workers are worth less than a client.
-            idle_pool::evict(rules, PER_CONNECTION);
+        for _ in 0..EVICT_ROUNDS {
+            if guard.is_some() || self.registry.descriptors().idle() == 0 {
+                break;
+            }
+            // Idle connections to workers are worth less than a client. Another thread may take what this one frees.
+            idle_pool::evict(rules, EVICT_COUNT);
             guard = self.registry.register(limit);
         }
         if guard.is_none() {

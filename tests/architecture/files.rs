@@ -14,7 +14,12 @@ pub(crate) const CIRCLES_ALLOWED: &[(&[&str], &str)] = &[
     (&["fleet/external.rs", "fleet/worker.rs"], "the constant REDIAL"),
     (&["handoff/elders.rs", "handoff/take.rs"], "the trait Successor is beside its first user"),
     (
-        &["process/control/external.rs", "process/control/message.rs", "process/control/registry.rs"],
+        &[
+            "process/control/external.rs",
+            "process/control/links.rs",
+            "process/control/message.rs",
+            "process/control/registry.rs",
+        ],
         "the type Place is a message, too",
     ),
     (&["process/ending.rs", "process/exit.rs"], "the type Exit is beside Process"),

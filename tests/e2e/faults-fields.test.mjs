@@ -155,10 +155,17 @@ describe('fields that only the proxy may write', { ...needsProxy }, () => {
   };
   for (const target of ['*', '/a#b', '/fields#', '#/fields']) {
     for (const [path, send] of Object.entries({ 'HTTP/1.1': h1(target), 'an upgrade': up(target), 'HTTP/2': h2(target) })) {
+      // The h2 crate drops a fragment before it is seen; the next test says what the worker gets.
+      if (path === 'HTTP/2' && target.includes('#')) continue;
       test(`${path}: GET ${target} is refused`, { timeout: 30_000 }, async () => {
         const got = await send();
         assert.ok(got === 400 || got === 'RST_STREAM 1', `${got}`);
       });
     }
   }
+
+  test('HTTP/2: a fragment never reaches the worker', { timeout: 30_000 }, async () => {
+    const { raw: _, url } = JSON.parse((await ask(session, { ':path': '/fields#part' })).text);
+    assert.equal(url, '/fields');
+  });
 });

@@ -111,9 +111,9 @@ async function dripping(port, head, piece, body) {
   }
 }
 
-// Default limits: 240 bytes a second, over windows of 5 s. Far from the border, and all at once, as each waits for a window.
+// Default rate: 240 bytes a second; of an upload over 5 s, of a download over body_timeout. Far from the border, and all at once, as each waits for a window.
 test('bodies below the least rate are cut off, in either direction, on HTTP/1 and HTTP/2', options, t =>
-  withProxy(config({}, { instances: 2 }), async proxy => {
+  withProxy(config({ body_timeout: '5s' }, { instances: 2 }), async proxy => {
     const WINDOWS = 14_000;
     const post = (path, framing) => `POST ${path} HTTP/1.1\r\nHost: x\r\n${framing}\r\n\r\n`;
     const cases = {

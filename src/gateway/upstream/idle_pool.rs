@@ -1,13 +1,16 @@
 //! Idle connections to a worker, kept for its next requests while the pool has it.
 //!
-//! Each thread has a shard of its own, last in first out: a connection is used by the thread whose runtime watches it,
-//! and those that a burst has left over are not used again and get old. They are closed by [`sweep`], and given up when
-//! clients need their descriptors. The lock of a shard is never waited for by a request.
+//! Each thread has a shard of its own, first in first out: a connection is used by the thread whose runtime watches it,
+//! and one that has just answered rests the longest, so that bytes a worker should not have sent are seen before the
+//! next request goes out on it. What a burst has left over is told by how few were ever left in a window; [`sweep`]
+//! closes as many. They are given up when clients need their descriptors. The lock of a shard is never waited for by a
+//! request.
 
 use crate::gateway::descriptors::{Descriptors, Taken};
 use crate::gateway::rules::Rules;
 use crate::pool::{self, Member};
 use std::any::Any;
+use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
@@ -18,6 +21,8 @@ use tokio::time::Instant;
 /// Kept per worker and thread; more are closed.
 const MAX_PER_SHARD: usize = 256;
 const SHARDS: usize = 16;
+/// Over which the connections that nobody needed are counted.
+const SURPLUS_WINDOW: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 struct Idle {
@@ -26,17 +31,52 @@ struct Idle {
     _taken: Taken,
 }
 
+#[derive(Debug, Default)]
+struct Shard {
+    idle: VecDeque<Idle>,
+    /// The fewest that were left since the window began.
+    fewest: usize,
+    window: Option<Instant>,
+}
+
+impl Shard {
+    fn take(&mut self) -> Option<Idle> {
+        let idle = self.idle.pop_front();
+        self.fewest = self.fewest.min(self.idle.len());
+        idle
+    }
+
+    /// What is over: too old, ended, or not needed in a whole window.
+    fn sweep(&mut self, limit: Duration, now: Instant) -> Vec<Idle> {
+        let mut over = Vec::new();
+        for _ in 0..self.idle.len() {
+            let Some(idle) = self.idle.pop_front() else { break };
+            match now.duration_since(idle.since) >= limit || !is_quiet(&idle.stream) {
+                true => over.push(idle),
+                false => self.idle.push_back(idle),
+            }
+        }
+        if now.duration_since(*self.window.get_or_insert(now)) >= SURPLUS_WINDOW {
+            let surplus = self.fewest.min(self.idle.len());
+            over.extend(self.idle.drain(..surplus));
+            (self.fewest, self.window) = (self.idle.len(), Some(now));
+        }
+        self.fewest = self.fewest.min(self.idle.len());
+        over
+    }
+}
+
 #[derive(Debug)]
-struct Shards([Mutex<Vec<Idle>>; SHARDS]);
+struct Shards([Mutex<Shard>; SHARDS]);
 
 impl Shards {
-    fn each(&self) -> impl Iterator<Item = MutexGuard<'_, Vec<Idle>>> {
+    fn each(&self) -> impl Iterator<Item = MutexGuard<'_, Shard>> {
         // Nothing panics while one of these locks is held.
         self.0.iter().map(|shard| shard.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
     }
 
     /// The thread's own shard, unless a sweep has it just now.
-    fn own(&self) -> Option<MutexGuard<'_, Vec<Idle>>> {
+    fn own(&self) -> Option<MutexGuard<'_, Shard>> {
         match self.0[thread_index() % SHARDS].try_lock() {
             Ok(shard) => Some(shard),
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
@@ -48,7 +88,7 @@ impl Shards {
 impl pool::Kept for Shards {
     fn clear(&self) {
         // Closed after the lock is let go.
-        self.each().map(|mut shard| std::mem::take(&mut *shard)).for_each(drop);
+        self.each().map(|mut shard| std::mem::take(&mut shard.idle)).for_each(drop);
     }
 }
 
@@ -69,7 +109,7 @@ fn shards(member: &Member) -> Option<&Shards> {
 pub(in crate::gateway) fn take(member: &Member, limit: Duration) -> Option<UnixStream> {
     let shards = shards(member)?;
     loop {
-        let idle = shards.own()?.pop()?;
+        let idle = shards.own()?.take()?;
         if idle.since.elapsed() < limit && is_quiet(&idle.stream) {
             return Some(idle.stream);
         }
@@ -81,9 +121,9 @@ pub(in crate::gateway) fn keep(member: &Member, stream: UnixStream, descriptors:
     member.kept.get_or_init(|| Box::new(Shards(Default::default())));
     let Some(shards) = shards(member) else { return };
     if let Some(mut shard) = shards.own()
-        && shard.len() < MAX_PER_SHARD
+        && shard.idle.len() < MAX_PER_SHARD
     {
-        shard.push(Idle { stream, since: Instant::now(), _taken: taken });
+        shard.idle.push_back(Idle { stream, since: Instant::now(), _taken: taken });
     }
     // The last of its requests may end long after it has left the pool.
     if !member.is_seated() {
@@ -93,12 +133,12 @@ pub(in crate::gateway) fn keep(member: &Member, stream: UnixStream, descriptors:
 
 /// Closes what is older than its app's limit, and what workers have closed. Call it about every second.
 pub(in crate::gateway) fn sweep(rules: &Rules) {
+    let now = Instant::now();
     for app in &rules.apps {
         for member in app.pool.members() {
             let Some(shards) = shards(&member) else { continue };
-            let is_over = |idle: &Idle| idle.since.elapsed() >= app.keep_alive || !is_quiet(&idle.stream);
-            let over: Vec<Vec<Idle>> =
-                shards.each().map(|mut shard| shard.extract_if(.., |idle| is_over(idle)).collect()).collect();
+            // Closed after the locks are let go.
+            let over: Vec<Vec<Idle>> = shards.each().map(|mut shard| shard.sweep(app.keep_alive, now)).collect();
             drop(over);
         }
     }
@@ -111,8 +151,8 @@ pub(in crate::gateway) fn evict(rules: &Rules, count: usize) {
         for member in app.pool.members() {
             let Some(shards) = shards(&member) else { continue };
             for mut shard in shards.each() {
-                let given_up = left.min(shard.len());
-                let closed: Vec<Idle> = shard.drain(..given_up).collect();
+                let given_up = left.min(shard.idle.len());
+                let closed: Vec<Idle> = shard.idle.drain(..given_up).collect();
                 drop((shard, closed));
                 left -= given_up;
                 if left == 0 {

@@ -48,6 +48,8 @@ const chunked = Object.fromEntries([
 const heads = [
   ['GET *', 'GET * HTTP/1.1\r\n@\r\n\r\n', 'refused'],
   ['a fragment', 'GET /a#b HTTP/1.1\r\n@\r\n\r\n', 'refused'],
+  // h11 takes 20 digits.
+  ['Content-Length of 23 digits', 'POST / HTTP/1.1\r\n@\r\nContent-Length: 00000000000000000000003\r\n\r\nabc', 'refused'],
   ['Content_Length', 'POST / HTTP/1.1\r\n@\r\nContent_Length: 3\r\n\r\nabc', 'refused'],
   ['Transfer_Encoding', 'POST / HTTP/1.1\r\n@\r\nTransfer_Encoding: chunked\r\n\r\n0\r\n\r\n', 'refused'],
   ['a head of just 16 KiB', fill(16_384, 'GET / HTTP/1.1\r\n@\r\nX-Long: ~\r\n\r\n')],
@@ -90,11 +92,6 @@ const meant = {
   'an odd name': r => r.add("!#$%&'*+-.^`|~", '1'),
   'Content-Length with zeros': r => {
     withLength(r, Buffer.from('abc')).fields.at(-1).value = '0000003';
-    return r;
-  },
-  // h11 takes 20 digits.
-  'Content-Length of 23 digits': r => {
-    withLength(r, Buffer.from('abc')).fields.at(-1).value = '3'.padStart(23, '0');
     return r;
   },
   'chunks of one byte': r => withChunks(r, { parts: [...'abc'].map(c => ({ size: '1\r\n', data: Buffer.from(c) })).concat({ size: '0\r\n' }) }),

@@ -7,6 +7,8 @@ const FORWARDED = [
   'x-forwarded-ssl', 'x-forwarded-scheme', 'x-forwarded-prefix', 'x-forwarded-protocol', 'x-forwarded-server', 'front-end-https',
   'x-cluster-client-ip',
 ];
+/** WSGI servers on Unix sockets take these as the mount point and the path: the proxy drops them. */
+const MOUNT = ['script_name', 'path_info'];
 /** The proxy may answer or write these itself, or may leave them out. */
 const FREE = ['content-length', 'transfer-encoding', 'expect', 'trailer'];
 const TRAILERS = /^(content-length|transfer-encoding|host|connection|upgrade|expect|forwarded|x-forwarded-.*|x-real-ip|authorization|cookie)$/i;
@@ -57,7 +59,7 @@ function meantFields(request) {
   const named = request.fields.filter(field => lower(field.name) === 'connection').flatMap(field => field.value.split(',').map(one => lower(trim(one))));
   return request.fields
     .map(field => [lower(field.name), trim(String(field.value))])
-    .filter(([name]) => !HOP_BY_HOP.includes(name) && !named.includes(name) && !FORWARDED.includes(fold(name)) && !FREE.includes(fold(name)));
+    .filter(([name]) => !HOP_BY_HOP.includes(name) && !named.includes(name) && !FORWARDED.includes(fold(name)) && !FREE.includes(fold(name)) && !MOUNT.includes(name.toLowerCase()));
 }
 
 /** uvicorn adds trailers that come early to the fields. That is its own affair as long as they are harmless. */

@@ -227,7 +227,7 @@ impl ClientHalf for Http1Client<'_> {
         self.stays = self.keep_alive
             && self.is_delimited
             && !self.connection.guard.directive().ends()
-            && !(is_early && !self.may_drain(head.status));
+            && (!is_early || self.may_drain(head.status));
         let persistence = if self.stays { Persistence::Keep(self.keep_alive_hint) } else { Persistence::Close };
         self.pending.reserve(buf.len() + 64);
         heads::response_to_http1(head, buf, self.version, persistence, &mut self.pending);

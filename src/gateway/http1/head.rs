@@ -323,11 +323,10 @@ fn field(buf: &[u8], seen: &mut Fields, name: &[u8], span: (usize, usize)) -> Re
                 return Err(Reject::bad("a malformed Host"));
             }
         }
-        6 if is("expect") => {
-            if seen.expect.replace(Span::new(span.0, span.1)).is_some() {
-                return Err(Reject::bad("more than one Expect"));
-            }
-        }
+        6 if is("expect") => match seen.expect.replace(Span::new(span.0, span.1)) {
+            None => {}
+            Some(_) => return Err(Reject::bad("more than one Expect")),
+        },
         7 if is("upgrade") => seen.upgrade_websocket |= fields::list_contains(value, "websocket"),
         10 if is("connection") => seen.connection.add(value).map_err(Reject::bad)?,
         14 if is("content-length") => {

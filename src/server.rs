@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod accept;
 mod gate;
 mod guard;
 mod handover;
@@ -9,6 +10,7 @@ mod herald;
 mod listen;
 mod notify;
 mod reload;
+mod runtimes;
 mod settling;
 mod signals;
 mod sockets;
@@ -31,9 +33,11 @@ use arc_swap::ArcSwap;
 use handover::{Handover, House, Legacy, Standing};
 use herald::Herald;
 use listen::Doors;
+use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server};
 use pingora_core::services::background::background_service;
 use reload::{Fixed, Reloader};
+use runtimes::{Homes, Runtimes};
 use signals::{Listening, Signals};
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
@@ -54,6 +58,9 @@ const IDLE: Duration = Duration::from_secs(60);
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// The same for any other worker; uvicorn closes after 5 s, gunicorn after 2.
 const IDLE_UNKNOWN: Duration = Duration::from_millis(1500);
+
+/// For a thread that serves connections to end, once everything else has.
+const LAST_TURN: Duration = Duration::from_secs(1);
 
 /// The whole program.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -139,6 +146,7 @@ struct Ready {
     server: Server,
     signals: Signals,
     doors: Doors,
+    homes: Homes,
     failed: Arc<AtomicBool>,
     standing: Arc<watch::Sender<Standing>>,
     admin: Option<PathBuf>,
@@ -172,7 +180,8 @@ fn prepare(cli: Cli, mut config: Config, inheritance: Option<Inheritance>) -> Re
     // Whoever starts the same twice is told of the other proxy, not of the ports that it has.
     let bound = doors.bind(&mut config);
     bound.map_err(|why| taken.is_none().then(|| other_proxy(&config.runtime_dir)).flatten().unwrap_or(why))?;
-    let conf = std::mem::take(&mut config.server);
+    let mut conf = std::mem::take(&mut config.server);
+    let homes = homes(&mut conf);
     let pid_file = PathBuf::from(&conf.pid_file);
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
@@ -207,13 +216,14 @@ fn prepare(cli: Cli, mut config: Config, inheritance: Option<Inheritance>) -> Re
     let reloader = Arc::new(Reloader::new(cli, fixed, rules, shutdown.clone(), control.clone()));
     let stop = Stopper::new(front.clone(), doors.clone(), control.clone(), vitals.clone(), shutdown);
     // Each room that measures registers its families here.
-    let registry = steering::registry(&control, &front);
-    let (settle, sweeper) = (settling::settle(front.clone(), control.clone(), parcels), front.clone());
+    let registry = steering::registry(&control, &front, &homes);
+    let settle = settling::settle(front.clone(), control.clone(), homes.clone(), parcels);
+    let sweeper = front.clone();
     let mut settle = Some(async move {
         tokio::join!(settle, sweeper.sweep());
     });
-    for service in doors.traffic(&config, front) {
-        // Connections are served in the first one's runtime.
+    for service in doors.traffic(&config, front, &homes) {
+        // One of them is enough, and there is always a first.
         server.add_service(match settle.take() {
             Some(settle) => service.beside(settle),
             None => service,
@@ -245,12 +255,13 @@ fn prepare(cli: Cli, mut config: Config, inheritance: Option<Inheritance>) -> Re
         upgrader,
         standing: standing.clone(),
     };
-    Ok(Ready { server, signals, doors, failed, standing, admin: config.admin, pid_file })
+    Ok(Ready { server, signals, doors, homes, failed, standing, admin: config.admin, pid_file })
 }
 
 impl Ready {
     fn run(self) -> Result<(), String> {
         self.server.run(RunArgs { shutdown_signal: Box::new(self.signals) });
+        self.homes.end(LAST_TURN);
         self.doors.sockets.release();
         match &*self.standing.borrow() {
             Standing::Owner => {
@@ -300,6 +311,18 @@ fn other_proxy(runtime_dir: &Path) -> Option<String> {
 fn most_workers(config: &Config) -> usize {
     let of = |app: &config::App| app.policy.most_workers();
     config.apps.iter().map(of).sum()
+}
+
+/// Where clients are served. Pingora's own runtimes, for everything else, stay as they are.
+fn homes(conf: &mut ServerConf) -> Homes {
+    if std::mem::replace(&mut conf.work_stealing, true) {
+        return Homes::Here;
+    }
+    Homes::Own(Runtimes::new(runtimes::Settings {
+        threads: conf.threads,
+        max_blocking_threads: conf.max_blocking_threads,
+        blocking_thread_ttl: conf.blocking_threads_ttl_seconds.map(Duration::from_secs),
+    }))
 }
 
 fn tell_of_files(wanted: usize, descriptors: usize) {

@@ -20,6 +20,8 @@ pub(super) fn decode(d: &mut Decoder<'_>, top: &Fields<'_>, runtime_dir: &Path) 
         // For connections to workers, which have no TLS. Without it Pingora reads the certificates of the system's
         // authorities at the start, and panics when one of them is damaged.
         ca_file: Some("/dev/null".to_owned()),
+        // Clients are served by single-threaded runtimes unless it is asked for.
+        work_stealing: false,
         ..ServerConf::default()
     };
     let Some(field) = top.filled("server") else { return (conf, Carrier::default()) };

@@ -141,7 +141,7 @@ pub(super) const SERVER: Section = Section {
         key("version", Integer(1, 1, ""), Yaml("1")),
         key("threads", Integer(1, 1024, "auto"), Yaml("auto")),
         key("listener_tasks_per_fd", Integer(1, 64, ""), Yaml("1")),
-        key("work_stealing", Flag, Yaml("true")),
+        key("work_stealing", Flag, Yaml("false")),
         key("http", Other("own or pingora"), Yaml("own")),
         key("max_blocking_threads", Integer(1, 65_536, ""), Words("512")),
         key("blocking_threads_ttl_seconds", Integer(1, 86_400, ""), Words("10")),

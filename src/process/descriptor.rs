@@ -1,11 +1,20 @@
-//! The descriptor of a connection that Pingora holds.
+//! Descriptors where the libraries ask for a promise about them.
 
 use pingora_core::protocols::l4::stream::Stream;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// The descriptor of a stream; `None` for one that has none (a virtual one). Pingora gives it as a plain number only.
 pub(crate) fn descriptor(stream: &Stream) -> Option<BorrowedFd<'_>> {
     let raw = stream.as_raw_fd();
     // SAFETY: the stream owns this descriptor and closes it only when it is dropped, which the borrow rules out.
     (raw >= 0).then(|| unsafe { BorrowedFd::borrow_raw(raw) })
+}
+
+/// Waits for a descriptor, which must be nonblocking, to become readable. Within a runtime.
+pub(crate) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor belongs to what watches it, and stays the same until both are dropped.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
 }

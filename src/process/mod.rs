@@ -29,7 +29,7 @@ mod tests;
 pub(crate) mod usage;
 
 pub(crate) use apart::spawn_apart;
-pub(crate) use descriptor::descriptor;
+pub(crate) use descriptor::{descriptor, readable};
 pub(crate) use error::Error;
 pub(crate) use exit::{Exit, Process};
 pub(crate) use group::Group;

@@ -1,21 +1,22 @@
 //! Decides when services accept connections. Pingora's own listening service accepts from its start to the
-//! end of the process; behind a gate it accepts while the gate is open, as often as need be, and what has been
-//! accepted goes on when the gate closes.
+//! end of the process, and hands connections to whatever thread it meets; behind a gate a service accepts while the gate
+//! is open, as often as need be, and what has been accepted goes on when the gate closes.
 
+use super::accept::{self, Accepted};
+use super::runtimes::Homes;
 use super::sockets::Sockets;
 use async_trait::async_trait;
 use pingora_core::apps::ServerApp;
-use pingora_core::protocols::Stream;
 use pingora_core::server::{ListenFds, ShutdownWatch};
-use pingora_core::services::listening::Service;
-use pingora_core::services::{self, ServiceReadyNotifier, ServiceWithDependents};
+use pingora_core::services::{ServiceReadyNotifier, ServiceWithDependents};
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 /// Before a service that failed is started again.
@@ -74,23 +75,16 @@ impl Gate {
         let _ = self.accepting.subscribe().wait_for(|accepting| *accepting >= services).await;
     }
 
-    /// Puts a service behind this gate. `endpoints` adds its listeners, whose `addresses` stand in `sockets`.
-    pub(crate) fn service<A>(
-        &self,
-        name: &str,
-        app: A,
-        addresses: Vec<String>,
-        sockets: &Arc<Sockets>,
-        endpoints: impl Fn(&mut Listening<A>) + Send + Sync + 'static,
-    ) -> Gated<A> {
+    /// Puts a service behind this gate, which accepts on these addresses of `sockets`.
+    pub(crate) fn service<A>(&self, name: &str, app: A, addresses: Vec<String>, sockets: &Arc<Sockets>) -> Gated<A> {
         Gated {
             name: name.to_owned(),
             threads: None,
             app: Arc::new(app),
-            endpoints: Box::new(endpoints),
             addresses,
             sockets: sockets.clone(),
             gate: self.clone(),
+            homes: Homes::Here,
             aside: None,
         }
     }
@@ -112,58 +106,60 @@ impl Drop for Accepting {
     }
 }
 
-/// An application lent to a service: that the service ends does not end the application. Counts its connections.
-pub(crate) struct Lent<A>(Arc<A>, Arc<AtomicUsize>);
-
 /// One connection that is being served.
-struct Served<'a>(&'a AtomicUsize);
+struct Served(Arc<AtomicUsize>);
 
-impl Drop for Served<'_> {
+impl Served {
+    fn new(gate: &Gate) -> Served {
+        gate.open_connections.fetch_add(1, Ordering::Relaxed);
+        Served(gate.open_connections.clone())
+    }
+}
+
+impl Drop for Served {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Release);
     }
 }
-
-#[async_trait]
-impl<A: ServerApp + Send + Sync + 'static> ServerApp for Lent<A> {
-    async fn process_new(self: &Arc<Self>, session: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        self.1.fetch_add(1, Ordering::Relaxed);
-        let _served = Served(&self.1);
-        self.0.process_new(session, shutdown).await
-    }
-}
-
-/// What Pingora listens with for an application behind a gate.
-pub(super) type Listening<A> = Service<Lent<A>>;
-
-/// Adds a service's listeners to it.
-type Endpoints<A> = Box<dyn Fn(&mut Listening<A>) + Send + Sync>;
 
 /// A listening service behind a gate.
 pub(super) struct Gated<A> {
     name: String,
     threads: Option<usize>,
     app: Arc<A>,
-    endpoints: Endpoints<A>,
     addresses: Vec<String>,
     sockets: Arc<Sockets>,
     gate: Gate,
+    homes: Homes,
     aside: Option<Aside>,
 }
 
 /// What runs beside a service, in its runtime.
 type Aside = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 
-/// One run of the service of Pingora's inside. Dropping it ends its accepting.
+/// One time of accepting. Dropping it ends that.
 struct Run {
-    task: JoinHandle<()>,
+    /// Ends with the first that fails.
+    tasks: JoinSet<io::Result<()>>,
     stop: watch::Sender<bool>,
+    homes: Homes,
 }
 
 impl Run {
     async fn end(&mut self) {
         self.stop.send_replace(true);
-        let _ = (&mut self.task).await;
+        while self.tasks.join_next().await.is_some() {}
+        // What was accepted counts where it is served, and not before.
+        let _ = tokio::time::timeout(LAST_CALL, self.homes.begun()).await;
+    }
+
+    /// Waits for what should not happen, and says what.
+    async fn failure(&mut self) -> String {
+        match self.tasks.join_next().await {
+            Some(Ok(Err(error))) => error.to_string(),
+            Some(Err(error)) => error.to_string(),
+            Some(Ok(Ok(()))) | None => "it ended".to_owned(),
+        }
     }
 }
 
@@ -174,8 +170,18 @@ impl Drop for Run {
 }
 
 impl<A: ServerApp + Send + Sync + 'static> Gated<A> {
+    /// On so many threads of Pingora's, as with [`Homes::Here`] its connections are served there.
     pub(super) fn threads(mut self, threads: usize) -> Gated<A> {
         self.threads = Some(threads);
+        self
+    }
+
+    /// Its connections are served there; it only accepts them.
+    pub(super) fn served_at(mut self, homes: Homes) -> Gated<A> {
+        if let Homes::Own(_) = homes {
+            self.threads = Some(1);
+        }
+        self.homes = homes;
         self
     }
 
@@ -186,15 +192,37 @@ impl<A: ServerApp + Send + Sync + 'static> Gated<A> {
     }
 
     fn run(&self, listeners_per_fd: usize) -> Result<Run, String> {
-        let fds = self.sockets.lend(&self.addresses)?;
-        let mut service = Service::new(self.name.clone(), Lent(self.app.clone(), self.gate.open_connections.clone()));
-        (self.endpoints)(&mut service);
+        // One task is enough where it does nothing else.
+        let tasks_each = if let Homes::Here = self.homes { listeners_per_fd } else { 1 };
         // Connections keep their end of this for as long as they live.
         let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(async move {
-            services::Service::start_service(&mut service, Some(fds), stopped, listeners_per_fd).await;
-        });
-        Ok(Run { task, stop })
+        let mut tasks = JoinSet::new();
+        for address in self.addresses.iter().flat_map(|address| std::iter::repeat_n(address, tasks_each)) {
+            let socket = self.sockets.lend(address)?;
+            let accepting = accept::accept(address.clone(), socket, stopped.clone(), self.place(stopped.clone()));
+            tasks.spawn_on(accepting, &self.homes.acceptor());
+        }
+        Ok(Run { tasks, stop, homes: self.homes.clone() })
+    }
+
+    /// Begins connections.
+    fn place(&self, stop: ShutdownWatch) -> impl FnMut(Accepted) + Send + 'static {
+        let (app, gate, homes) = (self.app.clone(), self.gate.clone(), self.homes.clone());
+        move |accepted| {
+            let (app, stop, served) = (app.clone(), stop.clone(), Served::new(&gate));
+            let client = accepted.peer();
+            let job = async move {
+                let _served = served;
+                let mut next = match accepted.into_stream() {
+                    Ok(stream) => Some(stream),
+                    Err(error) => return log::warn!("a connection is lost: {error}"),
+                };
+                while let Some(stream) = next {
+                    next = app.process_new(stream, &stop).await;
+                }
+            };
+            homes.place(client, Box::pin(job));
+        }
     }
 
     /// Ends a run. Whoever has connected before is still let in.
@@ -238,12 +266,19 @@ impl<A: ServerApp + Send + Sync + 'static> Gated<A> {
             }
             tokio::select! {
                 () = until(&mut open, false) => self.end(run, listeners_per_fd).await,
-                outcome = &mut run.task => {
-                    let why = outcome.map_or_else(|error| error.to_string(), |()| "it ended".to_owned());
+                why = run.failure() => {
                     log::error!("{} stopped accepting connections and starts again: {why}", self.name);
                     sleep(PAUSE).await;
                 }
             }
+        }
+    }
+
+    /// Where connections are served must be there before anything is adopted.
+    async fn start_homes(&self) {
+        while let Err(why) = self.homes.start() {
+            log::error!("{} has nowhere to serve connections: {why}", self.name);
+            sleep(PAUSE).await;
         }
     }
 }
@@ -258,7 +293,7 @@ async fn until(watch: &mut watch::Receiver<bool>, wanted: bool) {
 
 #[async_trait]
 impl<A: ServerApp + Send + Sync + 'static> ServiceWithDependents for Gated<A> {
-    /// Pingora's table stays empty: ours is lent to the service inside.
+    /// Pingora's table stays empty: the sockets are ours.
     async fn start_service(
         &mut self,
         _fds: Option<ListenFds>,
@@ -266,9 +301,14 @@ impl<A: ServerApp + Send + Sync + 'static> ServiceWithDependents for Gated<A> {
         listeners_per_fd: usize,
         ready: ServiceReadyNotifier,
     ) {
-        self.aside.take().map(tokio::spawn);
+        let aside = self.aside.take();
+        let serve = async {
+            self.start_homes().await;
+            aside.map(tokio::spawn);
+            self.serve(listeners_per_fd, ready).await;
+        };
         tokio::select! {
-            () = self.serve(listeners_per_fd, ready) => {}
+            () = serve => {}
             () = until(&mut shutdown, true) => {}
         }
         self.app.cleanup().await;
@@ -287,6 +327,7 @@ impl<A: ServerApp + Send + Sync + 'static> ServiceWithDependents for Gated<A> {
 mod tests {
     use super::super::sockets::Purpose;
     use super::*;
+    use pingora_core::protocols::Stream;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
 
@@ -323,11 +364,7 @@ mod tests {
         let (sockets, gate, ended) = (Arc::new(Sockets::default()), Gate::new(false), Arc::default());
         let address = sockets.tcp(Purpose::Listeners, "127.0.0.1:0".parse().unwrap()).unwrap();
         let addresses = sockets.addresses(Purpose::Listeners);
-        let endpoints = addresses.clone();
-        let mut service =
-            gate.service("echo", Echo { ended: Arc::clone(&ended) }, addresses, &sockets, move |service| {
-                endpoints.iter().for_each(|address| service.add_tcp(address));
-            });
+        let mut service = gate.service("echo", Echo { ended: Arc::clone(&ended) }, addresses, &sockets);
         let (shutdown, shut) = watch::channel(false);
         let (ready_in, ready) = watch::channel(false);
         let notifier = ServiceReadyNotifier::new(ready_in);

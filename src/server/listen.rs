@@ -1,14 +1,13 @@
 //! Where clients, Prometheus and commands come in.
 
-use super::gate::{Gate, Gated, Listening};
+use super::gate::{Gate, Gated};
+use super::runtimes::Homes;
 use super::sockets::{Purpose, Sockets};
 use crate::config::Config;
 use crate::gateway::ProxyService;
 use async_trait::async_trait;
 use pingora_core::apps::ServerApp;
-use pingora_core::listeners::ListenerConfig;
 use pingora_core::protocols::Stream;
-use pingora_core::protocols::l4::stream::L4BufferSettings;
 use pingora_core::server::ShutdownWatch;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -61,7 +60,7 @@ impl Doors {
 
     /// The services of the clients' listeners. Those with HTTP/2 without TLS are apart: the listeners of one
     /// service share one application.
-    pub(super) fn traffic(&self, config: &Config, front: ProxyService) -> Vec<Gated<ProxyService>> {
+    pub(super) fn traffic(&self, config: &Config, front: ProxyService, homes: &Homes) -> Vec<Gated<ProxyService>> {
         let with_h2c = front.with_h2c();
         let mut services = Vec::new();
         for (name, h2c, app) in [("front", false, front), ("front-h2c", true, with_h2c)] {
@@ -71,15 +70,8 @@ impl Doors {
             if addresses.is_empty() {
                 continue;
             }
-            let endpoints = addresses.clone();
-            services.push(self.traffic.service(name, app, addresses, &self.sockets, move |service| {
-                for address in &endpoints {
-                    // The front buffers what it needs: Pingora's buffers would cost every idle connection 10 KiB
-                    // and more.
-                    let tcp = ListenerConfig::tcp(address.clone()).l4_buffer(L4BufferSettings::unbuffered());
-                    service.add_listener(tcp);
-                }
-            }));
+            // The front buffers what it needs: buffers of its stream would cost every idle connection 10 KiB and more.
+            services.push(self.traffic.service(name, app, addresses, &self.sockets).served_at(homes.clone()));
         }
         services
     }
@@ -89,10 +81,8 @@ impl Doors {
     where
         A: ServerApp + Send + Sync + 'static,
     {
-        let address = address.to_string();
-        let endpoint = address.clone();
-        let add = move |service: &mut Listening<Brief<A>>| service.add_tcp(&endpoint);
-        self.own.service(name, Brief::new(app, BRIEFLY, QUESTIONS), vec![address], &self.sockets, add).threads(1)
+        let app = Brief::new(app, BRIEFLY, QUESTIONS);
+        self.own.service(name, app, vec![address.to_string()], &self.sockets).threads(1)
     }
 }
 

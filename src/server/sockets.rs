@@ -1,9 +1,8 @@
 //! Every listening socket of the proxy. We bind them ourselves, before anything else is started, and lend
-//! duplicates to Pingora's services: so they can come from a predecessor or from systemd, go to a successor,
+//! duplicates to services: so they can come from a predecessor or from systemd, go to a successor,
 //! and be closed or kept as we see fit.
 
 use crate::process::answers;
-use pingora_core::server::{Fds, ListenFds};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, chmod, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
@@ -14,7 +13,7 @@ use rustix::net::{
 use std::fmt;
 use std::fs::symlink_metadata;
 use std::net::SocketAddr;
-use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -50,7 +49,7 @@ impl fmt::Display for Purpose {
     }
 }
 
-/// A listening socket and its address, as Pingora's services name it: `IP:PORT` or an absolute path.
+/// A listening socket and its address: `IP:PORT` or an absolute path.
 #[derive(Clone, Debug)]
 struct Bound {
     purpose: Purpose,
@@ -161,16 +160,10 @@ impl Sockets {
         });
     }
 
-    /// Duplicates of these sockets for a service of Pingora's, which binds what it does not find here.
-    pub(super) fn lend(&self, addresses: &[String]) -> Result<ListenFds, String> {
-        let mut fds = Fds::new();
-        for address in addresses {
-            let fd = self.find(address).ok_or_else(|| format!("{address} is closed"))?;
-            let copy = fcntl_dupfd_cloexec(&*fd, 3).map_err(|error| format!("{address}: {error}"))?;
-            // Pingora owns it from here.
-            fds.add(address.clone(), copy.into_raw_fd());
-        }
-        Ok(Arc::new(fds.into()))
+    /// A duplicate of a socket, to accept on.
+    pub(super) fn lend(&self, address: &str) -> Result<OwnedFd, String> {
+        let fd = self.find(address).ok_or_else(|| format!("{address} is closed"))?;
+        fcntl_dupfd_cloexec(&*fd, 3).map_err(|error| format!("{address}: {error}"))
     }
 
     fn find(&self, address: &str) -> Option<Arc<OwnedFd>> {

@@ -2,6 +2,7 @@
 
 use super::listen::Doors;
 use super::reload::Reloader;
+use super::runtimes::{self, Homes};
 use super::signals::STOPPING;
 use super::sockets::Purpose;
 use super::upgrade::Upgrader;
@@ -18,9 +19,7 @@ use crate::supervisor::{self, AppStatus, Control, SlotStatus, To, WorkerStatus};
 use async_trait::async_trait;
 use pingora_core::server::Server;
 use prometheus_client::registry::Registry;
-use std::fs::Permissions;
 use std::io::{stderr, stdout};
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -62,13 +61,14 @@ pub(super) fn command(asked: Asked) -> ExitCode {
 }
 
 /// Everyone's metrics. Each room registers its own families in what it is given.
-pub(super) fn registry(control: &Control, service: &gateway::ProxyService) -> Registry {
+pub(super) fn registry(control: &Control, service: &gateway::ProxyService, homes: &Homes) -> Registry {
     let mut registry = Registry::default();
     admin::register_process(&mut registry);
     let own = registry.sub_registry_with_prefix(PREFIX);
     admin::register_build(own);
     supervisor::register(own, control.clone());
     service.register_metrics(own);
+    runtimes::register(own, homes);
     registry
 }
 
@@ -88,11 +88,7 @@ pub(super) fn serve(
     if let Some(path) = &config.admin {
         let address = doors.sockets.unix(Purpose::Admin, path)?;
         let api = Api::new(steering);
-        let endpoint = address.clone();
-        let service = doors.own.service("admin", api, vec![address], &doors.sockets, move |service| {
-            service.add_uds(&endpoint, Some(Permissions::from_mode(0o600)));
-        });
-        server.add_service(service.threads(1));
+        server.add_service(doors.own.service("admin", api, vec![address], &doors.sockets).threads(1));
     }
     if let Some(address) = config.metrics {
         server.add_service(doors.tcp("metrics", Scrape::new(registry), address));

@@ -310,7 +310,7 @@ function parse(text) {
   return families;
 }
 
-const LABELS = ['app', 'slot', 'state', 'reason', 'code', 'class', 'le', 'version', 'kind'];
+const LABELS = ['app', 'slot', 'thread', 'state', 'reason', 'code', 'class', 'le', 'version', 'kind'];
 
 test('metrics: well formed, bounded labels, true numbers', options, async () => {
   const port = await freePort();
@@ -340,6 +340,7 @@ test('metrics: well formed, bounded labels, true numbers', options, async () => 
     for (const slot of ['0', '1']) assert.ok(value('worker_resident_memory_bytes', { app: 'web', slot }) > 1e7, `memory of ${slot}`);
     assert.ok(value('process_resident_memory_bytes') > 1e6);
     assert.ok(value('process_open_fds') > 5);
+    assert.ok(value('thread_tasks', { thread: '1' }) >= 0);
     assert.ok(Math.abs(value('process_start_time_seconds') - Date.now() / 1000) < 60);
 
     const [victim] = await proxy.pids(2);

@@ -36,7 +36,7 @@ impl Adopted {
 
 impl ProxyService {
     /// Gets a connection or a tunnel of another process ready to go on, also beyond the limit of connections. Call it
-    /// within the runtime that serves connections, once the pools hold the workers. `known` tells of those that no pool
+    /// within the runtime that is to serve it, once the pools hold the workers. `known` tells of those that no pool
     /// holds. A tunnel whose worker nobody knows goes on, too, but no drain will ask it to close.
     ///
     /// # Errors
@@ -47,10 +47,7 @@ impl ProxyService {
         fds: Vec<OwnedFd>,
         known: impl Fn(&WorkerId) -> Option<Arc<Member>>,
     ) -> Result<Adopted, String> {
-        Handle::try_current().map_err(|_| "a transfer can only be taken within a runtime")?;
-        // Of several threads with a runtime each, not always the same.
-        let home = pingora_runtime::current_handle();
-        let within = home.enter();
+        let home = Handle::try_current().map_err(|_| "a transfer can only be taken within a runtime")?;
         let (contents, behind) = Contents::unpack(bytes)?;
         let what = match contents {
             Contents::Connection(said) => {
@@ -69,7 +66,6 @@ impl ProxyService {
                 What::Tunnel(self.resume(&said, behind, ends, known)?)
             }
         };
-        drop(within);
         Ok(Adopted { what, home })
     }
 

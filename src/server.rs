@@ -186,12 +186,12 @@ fn prepare(cli: Cli, mut config: Config, inheritance: Option<Inheritance>) -> Re
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
     let new_pool = |name: &Arc<str>, s: Settings| Arc::new(Pool::new(name.clone(), s.affinity, s.balance, s.queue));
+    let descriptors = process::files::for_traffic(most_workers(&config));
     let AppWiring { specs, apps } = wire(&mut config, new_pool);
     let beyond = beyond(&config, &pid_file);
     let (supervisor, control, heir) = supervise(&config, specs, bequest, beyond)?;
     server.add_service(background_service("supervisor", supervisor));
     let rules = Arc::new(ArcSwap::from_pointee(rules(&config, apps)));
-    let descriptors = process::files::for_traffic(most_workers(&config));
     tell_of_files(config.limits.connections, descriptors);
     let front = ProxyService::new(rules.clone(), &server.configuration, descriptors);
 

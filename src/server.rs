@@ -328,9 +328,7 @@ fn homes(conf: &mut ServerConf) -> Homes {
 fn tell_of_files(wanted: usize, descriptors: usize) {
     let most = descriptors / 2;
     if most < wanted {
-        log::info!(
-            "at most {most} client connections, not {wanted}: the limit of open files (ulimit -Hn) allows no more"
-        );
+        log::info!("limits.connections is {most}, not {wanted}: the limit of open files (ulimit -Hn) allows no more");
     }
 }
 

@@ -156,12 +156,16 @@ impl Keeper {
             Report::Ready => Event::AppReady { incarnation },
             Report::Stats(stats) => {
                 entry.stats = Some(stats);
+                entry.sessions = stats.sessions;
                 entry.members.iter().for_each(|member| member.engine.set_sessions(stats.sessions));
                 Event::Heartbeat { incarnation }
             }
             Report::Engine { paths, sessions } => {
                 entry.engine = Some(paths);
-                entry.stats.get_or_insert_default().sessions = sessions;
+                if let Some(stats) = &mut entry.stats {
+                    stats.sessions = sessions;
+                }
+                entry.sessions = sessions;
                 return entry.tell_engine();
             }
             // Messages between workers: to come.

@@ -50,6 +50,8 @@ pub(super) struct Entry {
     pub(super) stats: Option<Stats>,
     /// Where its Engine.IO serves, once it has said so.
     pub(super) engine: Option<Vec<String>>,
+    /// Of Engine.IO, as it said last.
+    pub(super) sessions: u64,
     /// The process that serves, which may be a descendant of the one that was started.
     pub(super) serving_pid: Option<u32>,
     pub(super) usage: Option<Usage>,
@@ -88,6 +90,7 @@ impl Entry {
             members: Vec::new(),
             stats: None,
             engine: None,
+            sessions: 0,
             serving_pid: None,
             usage: None,
             cpu: None,
@@ -118,9 +121,7 @@ impl Entry {
             if let Some(paths) = &self.engine {
                 member.engine.set_paths(paths.clone());
             }
-            if let Some(stats) = &self.stats {
-                member.engine.set_sessions(stats.sessions);
-            }
+            member.engine.set_sessions(self.sessions);
         }
     }
 

@@ -21,7 +21,7 @@ const ways = {
 };
 
 for (const [name, hang] of Object.entries(ways)) {
-  test(`one of three workers hangs by ${name}: no request takes over 5 s, the worker is replaced`, options, t =>
+  test(`one of three workers hangs by ${name}: new requests do not meet it, those that it has wait for its end, it is replaced`, options, t =>
     withProxy({ apps: { web: { script: './roll.js', instances: 3, unhealthy_timeout: '5s', stop_timeout: '2s' } } }, async proxy => {
       const pids = pidsOf(await steady(proxy, 3));
       // Health counts from a worker's first beat.
@@ -31,6 +31,10 @@ for (const [name, hang] of Object.entries(ways)) {
       const victim = await hang(proxy, pids);
       await until(async () => (await workers(proxy)).some(worker => worker.pid === victim && worker.state !== 'ready'), { what: `${victim} out of the pool` });
       t.diagnostic(`out of the pool after ${Math.round(performance.now() - at)} ms: ${describe((await workers(proxy)).filter(w => w.pid === victim))}`);
+      const from = performance.now();
+      for (const _ of range(30)) assert.notEqual(Number((await request(proxy.port, { path: '/pid' })).text), victim);
+      const each = (performance.now() - from) / 30;
+      assert.ok(each < 500, `new requests take ${Math.round(each)} ms`);
       const now = await steady(proxy, 3, { timeout: 40_000, fits: list => !pidsOf(list).includes(victim) });
       t.diagnostic(`replaced after ${Math.round(performance.now() - at)} ms`);
       for (const pid of pids.filter(pid => pid !== victim)) assert.ok(pidsOf(now).includes(pid), 'the siblings live on');
@@ -39,7 +43,8 @@ for (const [name, hang] of Object.entries(ways)) {
       await load.stop();
       t.diagnostic(load.summary());
       assert.deepEqual(load.failed, [], 'no request fails: all of them are idempotent');
-      assert.ok(load.longest < 5000, `the longest request took ${Math.round(load.longest)} ms`);
+      // Nobody knows whether it works: what it has read is not done twice, and what it has not goes on once it is gone.
+      assert.ok(load.longest < 15_000, `the longest request took ${Math.round(load.longest)} ms`);
       assert.deepEqual(load.endsNotOf([victim]), [], "the siblings' sessions stay");
       // What was seen of it before it was killed.
       await proxy.line(new RegExp(`${victim}.*(hung|stands still|does not answer)|(hung|stands still|does not answer).*${victim}`));

@@ -187,7 +187,7 @@ sharing('connections', { apps: { web: { script: './http.js' } } }, check => {
 
   check('a client that leaves in the middle of an upload is noticed', async proxy => {
     const raw = await Raw.connect(proxy.port);
-    raw.write('POST /hang?id=up HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc');
+    raw.write('POST /hang?id=up HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nabc');
     const state = async () => (await request(proxy.port, { path: '/gone?id=up' })).text;
     await until(async () => (await state()) === 'open', { what: 'the request at the app' });
     raw.destroy();

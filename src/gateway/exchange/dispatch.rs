@@ -244,6 +244,7 @@ impl<'a> Dispatch<'a> {
         {
             return Ok((kept, true));
         }
+        let _connecting = idle_pool::connecting(lease.member());
         match connect::connect(lease.member()).await {
             Ok(stream) => Ok((stream, false)),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(WorkerFault::QueueFull),

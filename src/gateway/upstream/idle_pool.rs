@@ -1,10 +1,11 @@
 //! Idle connections to a worker, kept for its next requests while the pool has it.
 //!
-//! Each thread has a shard of its own, first in first out: a connection is used by the thread whose runtime watches it,
-//! and one that has just answered rests the longest, so that bytes a worker should not have sent are seen before the
-//! next request goes out on it. What a burst has left over is told by how few were ever left in a window; [`sweep`]
-//! closes as many. They are given up when clients need their descriptors. The lock of a shard is never waited for by a
-//! request.
+//! Each thread has a shard of its own, as a connection is used by the thread whose runtime watches it: last in, first
+//! out, so that two requests reach the worker in the order in which they came. One that has just answered rests a
+//! moment, so that bytes a worker should not have sent are seen before the next request goes out on it; Node.js also
+//! looks first at a connection that it has just served. What a burst has left over is told by how few were ever left in
+//! a window; [`sweep`] closes as many. They are given up when clients need their descriptors. The lock of a shard is
+//! never waited for by a request.
 
 use crate::gateway::descriptors::{Descriptors, Taken};
 use crate::gateway::rules::Rules;
@@ -21,6 +22,8 @@ use tokio::time::Instant;
 /// Kept per worker and thread; more are closed.
 const MAX_PER_SHARD: usize = 256;
 const SHARDS: usize = 16;
+/// How long a connection rests after an answer.
+const REST: Duration = Duration::from_micros(500);
 /// Over which the connections that nobody needed are counted.
 const SURPLUS_WINDOW: Duration = Duration::from_secs(10);
 
@@ -34,16 +37,32 @@ struct Idle {
 #[derive(Debug, Default)]
 struct Shard {
     idle: VecDeque<Idle>,
-    /// The fewest that were left since the window began.
+    /// The fewest rested ones that were left since the window began.
     fewest: usize,
     window: Option<Instant>,
+    /// Requests of this thread that wait for a new connection.
+    connecting: usize,
+    /// When none was to be had.
+    missed: Option<Instant>,
 }
 
 impl Shard {
-    fn take(&mut self) -> Option<Idle> {
-        let idle = self.idle.pop_front();
-        self.fewest = self.fewest.min(self.idle.len());
+    /// The one that was kept last of those that have rested.
+    fn take(&mut self, now: Instant) -> Option<Idle> {
+        // A request on a new connection, which the worker has to accept first, is not overtaken by the next one.
+        if self.connecting > 0 || self.missed.is_some_and(|at| now.duration_since(at) < REST) {
+            return None;
+        }
+        let idle = self.take_rested(now);
+        self.missed = if idle.is_none() { Some(now) } else { None };
         idle
+    }
+
+    fn take_rested(&mut self, now: Instant) -> Option<Idle> {
+        // They stand in the order in which they were kept.
+        let rested = self.idle.partition_point(|idle| now.duration_since(idle.since) >= REST);
+        self.fewest = self.fewest.min(rested.saturating_sub(1));
+        self.idle.remove(rested.checked_sub(1)?)
     }
 
     /// What is over: too old, ended, or not needed in a whole window.
@@ -108,11 +127,36 @@ fn shards(member: &Member) -> Option<&Shards> {
 /// A kept connection that is younger than `limit` and that the worker has neither closed nor written to.
 pub(in crate::gateway) fn take(member: &Member, limit: Duration) -> Option<UnixStream> {
     let shards = shards(member)?;
+    let now = Instant::now();
     loop {
-        let idle = shards.own()?.take()?;
-        if idle.since.elapsed() < limit && is_quiet(&idle.stream) {
+        let idle = shards.own()?.take(now)?;
+        if now.duration_since(idle.since) < limit && is_quiet(&idle.stream) {
             return Some(idle.stream);
         }
+    }
+}
+
+/// A request waits for a new connection, until this is dropped: in the poll in which it goes out.
+pub(in crate::gateway) struct Connecting<'a>(&'a Member);
+
+pub(in crate::gateway) fn connecting(member: &Member) -> Connecting<'_> {
+    count_connecting(member, |count| count + 1);
+    Connecting(member)
+}
+
+impl Drop for Connecting<'_> {
+    fn drop(&mut self) {
+        count_connecting(self.0, |count| count.saturating_sub(1));
+    }
+}
+
+/// A request stays on its thread. A sweep that holds the shard just now is short, and rarer than once in a second.
+fn count_connecting(member: &Member, change: impl Fn(usize) -> usize) {
+    member.kept.get_or_init(|| Box::new(Shards(Default::default())));
+    if let Some(shards) = shards(member) {
+        let shard = &shards.0[thread_index() % SHARDS];
+        let mut shard = shard.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        shard.connecting = change(shard.connecting);
     }
 }
 
@@ -186,6 +230,32 @@ mod tests {
         Arc::new(Member::new(id, None, "/run/app.sock".into()))
     }
 
+    async fn rested(member: &Member) -> Option<UnixStream> {
+        tokio::time::sleep(2 * REST).await;
+        take(member, YOUNG)
+    }
+
+    #[tokio::test]
+    async fn the_last_that_has_rested_is_taken() {
+        let (member, account) = (member(), Descriptors::new(100));
+        let pool = Pool::new("app".into(), Affinity::None, Balance::LeastLoaded, QueuePolicy::default());
+        pool.publish(vec![Seat { member: member.clone(), open: true }]).await;
+        let mut workers = Vec::new();
+        for _ in 0..2 {
+            let (ours, worker) = UnixStream::pair().unwrap();
+            keep(&member, ours, &account);
+            workers.push(worker);
+        }
+        let mut second = rested(&member).await.unwrap();
+        second.write_all(b"x").await.unwrap();
+        assert_eq!(workers[1].read_u8().await.unwrap(), b'x');
+        keep(&member, second, &account);
+        let mut first = take(&member, YOUNG).unwrap();
+        first.write_all(b"y").await.unwrap();
+        assert_eq!(workers[0].read_u8().await.unwrap(), b'y');
+        assert!(take(&member, YOUNG).is_none(), "the other rests");
+    }
+
     #[tokio::test]
     async fn what_leaves_the_pool_keeps_no_connection() {
         let (member, account) = (member(), Descriptors::new(100));
@@ -199,7 +269,7 @@ mod tests {
         keep(&member, ours, &account);
         // Cordoned, it still has its sessions.
         pools[0].publish(seat(false)).await;
-        let stream = take(&member, YOUNG).unwrap();
+        let stream = rested(&member).await.unwrap();
         keep(&member, stream, &account);
         for pool in &pools {
             pool.publish(Vec::new()).await;
@@ -209,12 +279,12 @@ mod tests {
         let (ours, mut worker) = UnixStream::pair().unwrap();
         keep(&member, ours, &account);
         assert_eq!(worker.read(&mut [0; 1]).await.unwrap(), 0);
-        assert!(take(&member, YOUNG).is_none());
+        assert!(rested(&member).await.is_none());
         // It answers again.
         pools[0].publish(seat(true)).await;
         let (ours, _worker) = UnixStream::pair().unwrap();
         keep(&member, ours, &account);
-        assert!(take(&member, YOUNG).is_some());
+        assert!(rested(&member).await.is_some());
         assert_eq!(account.used(), 0);
     }
 
@@ -226,7 +296,7 @@ mod tests {
         let (ours, mut worker) = UnixStream::pair().unwrap();
         keep(&member, ours, &account);
         worker.write_all(b"surplus").await.unwrap();
-        assert!(take(&member, YOUNG).is_none());
+        assert!(rested(&member).await.is_none());
     }
 
     #[tokio::test]

@@ -4,12 +4,13 @@ use crate::gateway::downstream::close::{close, reset_on_close, respond_and_close
 use crate::gateway::downstream::connection::{Connection, READ_AHEAD_LIMIT};
 use crate::gateway::downstream::deadline::Deadline;
 use crate::gateway::downstream::scratch::SCRATCH;
-use crate::gateway::exchange::client::{ClientFault, ClientHalf, ResponseFault};
+use crate::gateway::exchange::client::{ClientFault, ClientHalf, Presence, ResponseFault};
 use crate::gateway::exchange::dispatch::{Outcome, Request, dispatch};
 use crate::gateway::exchange::transfer::Switched;
 use crate::gateway::http1::body::BodyScanner;
 use crate::gateway::http1::head::Head;
 use crate::gateway::http1::{Method, Version, response};
+use crate::gateway::migration::format;
 use crate::gateway::request::body::Http1Body;
 use crate::gateway::request::heads::{self, Persistence};
 use crate::gateway::request::plan::{self, RawHeaders};
@@ -17,6 +18,7 @@ use crate::gateway::request::socketio;
 use crate::gateway::rules::{App, Rules};
 use crate::pool::Lease;
 use bytes::{Buf, BytesMut};
+use pingora_core::protocols::Stream;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -174,6 +176,21 @@ impl<'a> Http1Client<'a> {
     }
 }
 
+/// Whether the other end of a stream has ended or is gone, without reading.
+fn presence(stream: &Stream) -> Presence {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let Ok(fd) = format::descriptor(stream) else { return Presence::Here };
+    let mut polled = [PollFd::from_borrowed_fd(fd, PollFlags::RDHUP)];
+    if poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_err() {
+        return Presence::Here;
+    }
+    match polled[0].revents() {
+        seen if seen.intersects(PollFlags::HUP | PollFlags::ERR) => Presence::Gone,
+        seen if seen.contains(PollFlags::RDHUP) => Presence::Ended,
+        _ => Presence::Here,
+    }
+}
+
 impl ClientHalf for Http1Client<'_> {
     fn poll_body(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Result<(), ClientFault>> {
         if self.connection.read_ahead.is_empty() {
@@ -204,7 +221,10 @@ impl ClientHalf for Http1Client<'_> {
             match self.connection.poll_fill(cx) {
                 Poll::Ready(Ok(n)) if n > 0 => {}
                 Poll::Ready(Ok(_)) => {
-                    (self.stays, self.keep_alive) = (false, false);
+                    // What it has sent before is answered.
+                    if self.connection.read_ahead.is_empty() {
+                        (self.stays, self.keep_alive) = (false, false);
+                    }
                     return Err(ClientFault::Ended);
                 }
                 Poll::Ready(Err(_)) => return Err(ClientFault::Gone),
@@ -212,6 +232,19 @@ impl ClientHalf for Http1Client<'_> {
             }
         }
         Ok(())
+    }
+
+    fn poll_reset(&mut self, _cx: &mut Context<'_>) -> Result<(), ClientFault> {
+        // Seen by `presence`: to read would take the body.
+        Ok(())
+    }
+
+    fn is_unread(&self) -> bool {
+        self.connection.read_ahead.len() >= READ_AHEAD_LIMIT
+    }
+
+    fn presence(&self) -> Presence {
+        presence(&self.connection.stream)
     }
 
     fn inform(&mut self, head: &response::Head, buf: &[u8]) {

@@ -18,6 +18,15 @@ pub(in crate::gateway) enum ClientFault {
     Body(BodyFault),
 }
 
+/// Whether a client is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::gateway) enum Presence {
+    Here,
+    /// It sends no more; it may still read.
+    Ended,
+    Gone,
+}
+
 /// Why a worker's body cannot be passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::gateway) enum ResponseFault {
@@ -46,6 +55,19 @@ pub(in crate::gateway) trait ClientHalf {
     /// # Errors
     /// [`ClientFault::Gone`], or [`ClientFault::Ended`] for one that sends no more and may still read.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Result<(), ClientFault>;
+
+    /// The same while the body is not taken, because the worker takes none: whether the client has left, without reading
+    /// what it sends.
+    ///
+    /// # Errors
+    /// [`ClientFault::Gone`].
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Result<(), ClientFault>;
+
+    /// What the client sends is not read at the moment: only [`ClientHalf::presence`] tells that it leaves.
+    fn is_unread(&self) -> bool;
+
+    /// Asks the kernel whether the client is there, where nothing that is read would tell.
+    fn presence(&self) -> Presence;
 
     /// An informational response (1xx, but no 101).
     fn inform(&mut self, head: &response::Head, buf: &[u8]);

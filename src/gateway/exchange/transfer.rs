@@ -3,7 +3,7 @@
 //! Both directions run in one poll loop, so that an answer that begins while its request still uploads never waits for
 //! it, and the other way around. Nothing is buffered but what the receiver does not take at once.
 
-use super::client::{ClientFault, ClientHalf, ResponseFault};
+use super::client::{ClientFault, ClientHalf, Presence, ResponseFault};
 use crate::gateway::downstream::scratch::with_scratch;
 use crate::gateway::http1::body::BodyScanner;
 use crate::gateway::http1::{Body, Method, Progress, response};
@@ -22,6 +22,10 @@ use tokio::time::Instant;
 /// A client that ended its side looks the same as one that left. It gets its answer if that moves at least this
 /// often; then the app learns that the client has gone.
 const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between two looks whether a client whose bytes are not read is still there.
+const PRESENCE_INTERVAL: Duration = Duration::from_secs(5);
+/// Informational responses to one request; a client need not take them, so they must not pile up.
+const MAX_INFORMATIONAL: u8 = 16;
 /// Steps of one direction in one go, so that a flood leaves room for others.
 const BURST: usize = 16;
 
@@ -97,6 +101,10 @@ struct Waits {
     response: Option<Instant>,
     download: Option<Instant>,
     half_closed: Option<Instant>,
+    /// When to look next whether the client is there.
+    presence: Option<Instant>,
+    /// Since when nothing has moved for a client that sends no more.
+    ended: Option<Instant>,
     upload_rate: RateMeter,
     download_rate: RateMeter,
 }
@@ -132,6 +140,7 @@ pub(super) struct Transfer<'a, C> {
     worker_is_spent: bool,
     /// The client sends no more. It may still wait for its answer, or have left: only writing to it tells.
     client_has_ended: bool,
+    informational: u8,
     waits: Waits,
 }
 
@@ -176,6 +185,7 @@ impl<'a, C: ClientHalf> Transfer<'a, C> {
             answered_early: false,
             worker_is_spent: false,
             client_has_ended: false,
+            informational: 0,
             waits: Waits::default(),
         }
     }
@@ -227,11 +237,13 @@ impl<'a, C: ClientHalf> Transfer<'a, C> {
                 (self.waits.upload, self.waits.response) = (None, None);
             }
             if down {
-                (self.waits.download, self.waits.response, self.waits.half_closed) = (None, None, None);
+                // A head that trickles, or word that one is to come, is no response.
+                (self.waits.download, self.waits.half_closed) = (None, None);
             }
             if !up && !down {
                 break;
             }
+            self.waits.ended = None;
             if round == BURST {
                 cx.waker().wake_by_ref();
                 break;
@@ -245,6 +257,7 @@ impl<'a, C: ClientHalf> Transfer<'a, C> {
     fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
         let RequestLimits { body_bytes: _, body_timeout, body_rate: _, response_timeout } = self.limits;
         let now = Instant::now();
+        self.look_for_client(now)?;
         let mut next: Option<(Instant, Fault)> = None;
         let mut limit = |at: Instant, fault: Fault| {
             if next.is_none_or(|(earliest, _)| at < earliest) {
@@ -284,6 +297,13 @@ impl<'a, C: ClientHalf> Transfer<'a, C> {
                 limit(since + response_timeout, Fault::Worker(WorkerFault::NoResponse));
             }
         }
+        if let Some(at) = waits.presence
+            && next.is_none_or(|(earliest, _)| at < earliest)
+        {
+            ready!(self.client.deadline().poll_at(cx, at));
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let Some((at, fault)) = next else { return Poll::Pending };
         ready!(self.client.deadline().poll_at(cx, at));
         if now < at {
@@ -303,6 +323,37 @@ impl<'a, C: ClientHalf> Transfer<'a, C> {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Nothing that is read would tell that the client has left: the kernel is asked from time to time.
+    fn look_for_client(&mut self, now: Instant) -> Result<(), Fault> {
+        let is_blocked = match self.upload {
+            Upload::First { .. } => true,
+            Upload::Body => !self.to_worker.is_empty(),
+            Upload::Done | Upload::Abandoned => false,
+        };
+        if !is_blocked && !self.client.is_unread() {
+            self.waits.presence = None;
+            return Ok(());
+        }
+        let at = *self.waits.presence.get_or_insert(now + PRESENCE_INTERVAL);
+        if now < at {
+            return Ok(());
+        }
+        self.waits.presence = Some(now + PRESENCE_INTERVAL);
+        match self.client.presence() {
+            Presence::Here => Ok(()),
+            Presence::Gone => Err(ClientFault::Gone.into()),
+            // It may have sent all of a body that the worker has not taken yet.
+            Presence::Ended if is_blocked => {
+                let since = *self.waits.ended.get_or_insert(now);
+                if now >= since + self.limits.body_timeout { Err(ClientFault::Gone.into()) } else { Ok(()) }
+            }
+            Presence::Ended => {
+                self.client_has_ended = true;
+                Ok(())
+            }
+        }
     }
 
     /// Moves request bytes; says whether any moved.
@@ -337,7 +388,7 @@ impl<'a, C: ClientHalf> Transfer<'a, C> {
             }
             Poll::Ready(Err(_)) if sent == 0 && !self.has_answered() => Err(WorkerFault::Unsent.into()),
             Poll::Ready(Err(_)) => Ok(self.abandon_upload()),
-            Poll::Pending => Ok(false),
+            Poll::Pending => Ok(self.client.poll_reset(cx).map(|()| false)?),
         }
     }
 
@@ -352,7 +403,7 @@ impl<'a, C: ClientHalf> Transfer<'a, C> {
                     Ok(true)
                 }
                 Poll::Ready(Err(_)) => Ok(self.abandon_upload()),
-                Poll::Pending => Ok(false),
+                Poll::Pending => Ok(self.client.poll_reset(cx).map(|()| false)?),
             };
         }
         if self.client.body_is_done() {
@@ -448,6 +499,10 @@ impl<'a, C: ClientHalf> Transfer<'a, C> {
                     return Ok(true);
                 }
                 Ok(Progress::Complete(head)) if head.status < 200 => {
+                    self.informational += 1;
+                    if self.informational > MAX_INFORMATIONAL {
+                        return Err(Fault::Malformed("too many informational responses"));
+                    }
                     self.client.inform(&head, received);
                     received.advance(head.len);
                     *scanned = 0;

@@ -4,7 +4,11 @@ use crate::gateway::request::plan::Plan;
 use crate::pool::{Lease, Member, Pool};
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::{Instant, timeout};
+
+/// Between two looks of a request that waits, beside those for which it is woken.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Picks a worker for a plan; while none may take it, waits. `None`: that took too long, or too many
 /// wait already. Dropping the future leaves the queue.
@@ -46,7 +50,8 @@ async fn wait(pool: &Pool, pick: impl Fn() -> Option<Lease>) -> Option<Lease> {
         if pool.queue().is_closed() {
             return None;
         }
-        woken.await;
+        // A wake may have gone to a request that only another worker can serve.
+        let _ = timeout(LOOK_INTERVAL, woken).await;
     }
 }
 
@@ -58,7 +63,6 @@ mod tests {
     use crate::pool::{QueuePolicy, Seat};
     use crate::worker::{Incarnation, Slot, WorkerId};
     use http::HeaderMap;
-    use std::time::Duration;
 
     fn worker() -> Seat {
         let id = WorkerId { app: "app".into(), slot: Slot(0), incarnation: Incarnation(1) };

@@ -3,6 +3,7 @@
 //! Framing, flow control and header compression are the `h2` crate's; what is decided about a request, and the way to
 //! a worker, are those of every carrier. A stream beyond the connection's first counts as another connection does.
 
+use super::counted::Counted;
 use super::shared::{Shared, StreamEnd};
 use super::stream;
 use crate::gateway::downstream::connection::Connection;
@@ -15,10 +16,11 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use h2::server::{self, SendResponse};
 use h2::{Ping, PingPong, Reason, RecvStream};
 use http::Request;
-use pingora_core::protocols::Stream;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::timeout;
@@ -55,10 +57,11 @@ pub(in crate::gateway) async fn serve(rules: SharedRules, connection: Connection
     drop(read_ahead);
     guard.set_movable(false);
     let now = rules.load_full();
-    let handshake = timeout(now.limits.head_timeout, builder(&now).handshake::<Stream, Bytes>(stream));
+    let (stream, written) = Counted::new(stream);
+    let handshake = timeout(now.limits.head_timeout, builder(&now).handshake::<Counted, Bytes>(stream));
     let Ok(Ok(connection)) = handshake.await else { return };
     let shared = Shared { rules, registry: guard.registry().clone(), client };
-    let mut server = Server::new(connection, shared, guard, now.limits.head_timeout);
+    let mut server = Server::new(connection, written, shared, guard, now.limits.head_timeout);
     drop(now);
     std::future::poll_fn(|cx| server.poll(cx)).await;
 }
@@ -75,7 +78,7 @@ fn builder(rules: &Rules) -> server::Builder {
 }
 
 struct Server {
-    connection: server::Connection<Stream, Bytes>,
+    connection: server::Connection<Counted, Bytes>,
     streams: FuturesUnordered<StreamFuture>,
     shared: Shared,
     guard: ConnectionGuard,
@@ -85,6 +88,9 @@ struct Server {
     /// How long it may be without a request.
     idle_timeout: Duration,
     idle: Deadline,
+    /// Bytes that the client has taken, and how many they were at the last look.
+    written: Arc<AtomicU64>,
+    seen: u64,
     ping: Option<PingPong>,
     ping_deadline: Deadline,
     ping_sent: bool,
@@ -99,7 +105,8 @@ enum Phase {
 
 impl Server {
     fn new(
-        mut connection: server::Connection<Stream, Bytes>,
+        mut connection: server::Connection<Counted, Bytes>,
+        written: Arc<AtomicU64>,
         shared: Shared,
         guard: ConnectionGuard,
         idle_timeout: Duration,
@@ -115,6 +122,8 @@ impl Server {
             resets: 0,
             idle_timeout,
             idle: Deadline::default(),
+            written,
+            seen: 0,
             ping,
             ping_deadline: Deadline::default(),
             ping_sent: false,
@@ -219,6 +228,14 @@ impl Server {
         if !self.streams.is_empty() {
             return Poll::Pending;
         }
+        // Answers that are done here may still be on their way to a slow client.
+        let written = self.written.load(Ordering::Relaxed);
+        if self.connection.has_streams() {
+            if written != std::mem::replace(&mut self.seen, written) {
+                self.idle.clear();
+            }
+            return self.idle.poll(cx, self.shared.rules.load().limits.body_timeout);
+        }
         let limit = if self.phase == Phase::Serving { self.idle_timeout } else { CLOSE_TIMEOUT };
         match self.idle.poll(cx, limit) {
             Poll::Ready(()) if self.phase == Phase::Serving => {
@@ -244,7 +261,7 @@ impl Server {
                 Poll::Pending => {}
             }
         }
-        if self.streams.is_empty() && !self.ping_sent {
+        if self.streams.is_empty() && !self.connection.has_streams() && !self.ping_sent {
             self.ping_deadline.clear();
             return Poll::Pending;
         }

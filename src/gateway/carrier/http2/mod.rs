@@ -1,6 +1,7 @@
 //! HTTP/2 with the client, on the `h2` crate.
 
 mod connection;
+mod counted;
 mod shared;
 mod stream;
 

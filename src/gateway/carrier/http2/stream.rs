@@ -3,7 +3,7 @@
 use super::shared::{Shared, StreamEnd};
 use crate::gateway::downstream::deadline::Deadline;
 use crate::gateway::downstream::scratch::SCRATCH;
-use crate::gateway::exchange::client::{ClientFault, ClientHalf, ResponseFault};
+use crate::gateway::exchange::client::{ClientFault, ClientHalf, Presence, ResponseFault};
 use crate::gateway::exchange::dispatch::{Outcome, Request, dispatch};
 use crate::gateway::http1::body::{BodyScanner, Piece};
 use crate::gateway::http1::{Body, Method, response};
@@ -247,6 +247,19 @@ impl ClientHalf for Http2Client {
             }
             Poll::Pending => Ok(()),
         }
+    }
+
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Result<(), ClientFault> {
+        self.poll_gone(cx)
+    }
+
+    fn is_unread(&self) -> bool {
+        // A reset is told, whatever is not read.
+        false
+    }
+
+    fn presence(&self) -> Presence {
+        Presence::Here
     }
 
     fn inform(&mut self, head: &response::Head, buf: &[u8]) {

@@ -48,7 +48,11 @@ async function underLoad(t, proxy, body) {
   const cut = runs.filter(run => run.started < run.total).length;
   t.diagnostic(`${runs.length} runs, ${sum('started')} requests sent, ${sum('succeeded')} succeeded; ${cut} runs met a GOAWAY`);
   for (const run of runs) {
-    assert.deepEqual([run.done, run.succeeded, run.timeout], [run.started, run.started, 0], run.out);
+    // A request that h2load has queued behind its answer to the PING of a graceful GOAWAY comes too late for the last one: the
+    // frame says so, a client sends it again (RFC 9113, section 6.8; the careful client below does), h2load counts it as failed.
+    const late = run.started < run.total ? 1 : 0;
+    assert.deepEqual([run.done, run.timeout], [run.started, 0], run.out);
+    assert.ok(run.started - run.succeeded <= late, run.out);
     assert.equal(run.failed, run.total - run.started, run.out);
     assert.match(run.out, /^status codes: \d+ 2xx, 0 3xx, 0 4xx, 0 5xx$/m);
   }

@@ -1,6 +1,7 @@
 //! One thread that serves clients.
 
 use super::placement::Load;
+use crate::gateway;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
@@ -103,6 +104,7 @@ impl Lane {
     pub(super) fn start(at: usize, settings: &Settings) -> io::Result<Lane> {
         let mut builder = Builder::new_current_thread();
         builder.enable_all().global_queue_interval(FOREIGN).thread_name(format!("front-{at}-blocking"));
+        builder.on_thread_unpark(gateway::note_poll);
         settings.max_blocking_threads.map(|most| builder.max_blocking_threads(most));
         settings.blocking_thread_ttl.map(|ttl| builder.thread_keep_alive(ttl));
         let runtime = builder.build()?;

@@ -63,6 +63,9 @@ enum NoRequest {
     Http2,
 }
 
+/// A request's head, and the rules it goes by.
+type Planned = (Head, Arc<Rules>);
+
 impl ProxyService {
     /// `descriptors` is how many file descriptors traffic may have open.
     pub(crate) fn new(rules: SharedRules, conf: &Arc<ServerConf>, descriptors: usize) -> ProxyService {
@@ -144,34 +147,36 @@ impl ProxyService {
         guard
     }
 
-    /// Waits for a whole request head. The wait for its first byte is `idle`; from there the whole head has
-    /// `head_timeout`, however it trickles in.
-    async fn next_head(&self, connection: &mut Connection, idle: Duration, first: bool) -> Result<Head, NoRequest> {
+    /// Waits for a whole request head, which goes by the rules of the moment when it is whole. The wait for its first
+    /// byte is `idle`; from there the whole head has `head_timeout`, however it trickles in.
+    async fn next_head(&self, connection: &mut Connection, idle: Duration, first: bool) -> Result<Planned, NoRequest> {
         if connection.guard.directive() == Directive::Migrate {
             return Err(NoRequest::Migrate);
         }
-        let rules = self.rules.load_full();
-        let limits = &rules.limits;
         let mut scanned = 0;
-        // A move does not make a wait longer.
-        let most = if connection.read_ahead.is_empty() { idle } else { limits.head_timeout };
-        let left = connection.head_wait_left.take().map(|left| left.min(most));
-        let mut begun = left.is_some() && !connection.read_ahead.is_empty();
-        match left {
-            Some(left) => connection.deadline.resume(left),
+        let mut limit = idle;
+        let mut begun = false;
+        match connection.head_wait_left.take() {
+            // A move does not make a wait longer.
+            Some(left) if connection.read_ahead.is_empty() => connection.deadline.resume(left.min(idle)),
+            Some(left) => {
+                begun = true;
+                connection.deadline.resume(left.min(self.rules.load().limits.head_timeout));
+            }
             None => connection.deadline.clear(),
         }
         loop {
             if !connection.read_ahead.is_empty() {
-                if let Some(parsed) = parse(connection, &rules, &mut scanned)? {
-                    return Ok(parsed);
+                let rules = self.rules.load_full();
+                if let Some(head) = parse(connection, &rules, &mut scanned)? {
+                    return Ok((head, rules));
                 }
                 if !begun {
                     begun = true;
                     connection.deadline.clear();
                 }
+                limit = rules.limits.head_timeout;
             }
-            let limit = if begun { limits.head_timeout } else { idle };
             match std::future::poll_fn(|cx| connection.poll_request(cx, limit, begun, first)).await {
                 Waited::Read(Ok(n)) if n > 0 => {}
                 Waited::Read(_) => return Err(NoRequest::Gone),
@@ -189,7 +194,7 @@ impl ProxyService {
     pub(super) async fn serve(&self, mut connection: Connection, mut idle: Duration) {
         let mut first = true;
         loop {
-            let head = match self.next_head(&mut connection, idle, first).await {
+            let (head, rules) = match self.next_head(&mut connection, idle, first).await {
                 Ok(head) => head,
                 Err(NoRequest::Gone) => return,
                 // A request that is on its way now must not meet a reset.
@@ -201,7 +206,8 @@ impl ProxyService {
                     false => continue,
                 },
             };
-            match self.serve_request(connection, &head).await {
+            idle = rules.limits.keepalive_timeout;
+            match self.serve_request(connection, &head, rules).await {
                 Some(same) if head.keep_alive => connection = same,
                 _ => return,
             }
@@ -209,15 +215,13 @@ impl ProxyService {
                 // An idle connection holds no buffer.
                 connection.read_ahead = BytesMut::new();
             }
-            idle = self.rules.load().limits.keepalive_timeout;
             first = false;
         }
     }
 
     /// Serves one request; gives the connection back when another may follow. The rules may change between two
     /// requests, never during one.
-    async fn serve_request(&self, connection: Connection, head: &Head) -> Option<Connection> {
-        let rules = self.rules.load_full();
+    async fn serve_request(&self, connection: Connection, head: &Head, rules: Arc<Rules>) -> Option<Connection> {
         let host = host(head, &connection.read_ahead);
         let Some(app) = rules.routes.find(host, head.target.of(&connection.read_ahead)) else {
             respond_and_close(connection.stream, ErrorResponse::NO_ROUTE).await;
@@ -231,7 +235,7 @@ impl ProxyService {
         if app.protocol == Protocol::Http2 || (rules.carrier == Carrier::Pingora && !head.websocket) {
             return Box::pin(self.pingora.serve_http1(connection)).await;
         }
-        match http1_carrier::serve(&rules, app, connection, head).await {
+        match http1_carrier::serve(&rules, app, &self.registry, connection, head).await {
             Next::Request(connection) => Some(connection),
             Next::Tunnel(switched, lease, connection, unsent) => {
                 let ends = Ends { guard: connection.guard, lease, _tunnel: app.metrics.tunnel() };

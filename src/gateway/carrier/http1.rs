@@ -2,6 +2,7 @@
 
 use crate::gateway::downstream::close::{close, reset_on_close, respond_and_close, send_and_close};
 use crate::gateway::downstream::connection::{Connection, READ_AHEAD_LIMIT};
+use crate::gateway::downstream::connections::ConnectionRegistry;
 use crate::gateway::downstream::deadline::Deadline;
 use crate::gateway::downstream::scratch::SCRATCH;
 use crate::gateway::exchange::client::{ClientFault, ClientHalf, Presence, ResponseFault};
@@ -41,9 +42,18 @@ pub(in crate::gateway) enum Next {
 }
 
 /// Serves the request whose head begins `connection.read_ahead`.
-pub(in crate::gateway) async fn serve(rules: &Rules, app: &App, mut connection: Connection, head: &Head) -> Next {
+pub(in crate::gateway) async fn serve(
+    rules: &Rules,
+    app: &App,
+    registry: &ConnectionRegistry,
+    mut connection: Connection,
+    head: &Head,
+) -> Next {
     let limits = rules.request_limits(app);
-    let buf = connection.read_ahead.split_to(head.len);
+    let buf = match connection.read_ahead.len() == head.len {
+        true => std::mem::take(&mut connection.read_ahead),
+        false => connection.read_ahead.split_to(head.len),
+    };
     let target = head.target.of(&buf);
     let headers = RawHeaders { head, buf: &buf };
     let is_get = head.method == Method::Get;
@@ -59,9 +69,8 @@ pub(in crate::gateway) async fn serve(rules: &Rules, app: &App, mut connection: 
         may_keep: head.version == Version::Http11,
         plan,
     };
-    let registry = connection.guard.registry().clone();
     let mut client = Http1Client::new(rules, &mut connection, head, limits.body_bytes);
-    let outcome = dispatch(app, &registry, limits, request, &mut client).await;
+    let outcome = dispatch(app, registry, limits, request, &mut client).await;
     let Http1Client { stays, mut body, pending, is_delimited, .. } = client;
     match outcome {
         Outcome::Answered if stays && drain(&mut connection, &mut body).await => Next::Request(connection),

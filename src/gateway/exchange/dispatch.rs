@@ -13,7 +13,7 @@ use crate::gateway::request::plan::Plan;
 use crate::gateway::request::retry::{self, Attempt, Decision, WorkerFault};
 use crate::gateway::request::session::SessionLearner;
 use crate::gateway::rules::App;
-use crate::gateway::upstream::{acquire::acquire, connect, idle_pool};
+use crate::gateway::upstream::{acquire, connect, idle_pool};
 use crate::pool::{Lease, Member, Use};
 use bytes::BytesMut;
 use std::io;
@@ -224,13 +224,17 @@ impl<'a> Dispatch<'a> {
     /// A worker for the request; `None` where none is to be had in time.
     async fn acquire<C: ClientHalf>(&self, client: &mut C) -> Result<Option<Lease>, Ended> {
         let draining = || self.registry.is_draining();
+        let (pool, plan, tried) = (&self.app.pool, &self.request.plan, &self.tried);
+        if let Some(lease) = acquire::pick(pool, plan, tried, draining) {
+            return Ok(Some(lease));
+        }
         let gone = std::future::poll_fn(|cx| match client.poll_gone(cx) {
             Ok(()) => Poll::Pending,
             Err(fault) => Poll::Ready(fault),
         });
         tokio::select! {
             biased;
-            lease = acquire(&self.app.pool, &self.request.plan, &self.tried, draining) => Ok(lease),
+            lease = acquire::acquire(pool, plan, tried, draining) => Ok(lease),
             fault = gone => Err(Ended::by_client(fault)),
         }
     }

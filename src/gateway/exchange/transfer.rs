@@ -473,6 +473,13 @@ impl<'a, C: ClientHalf> Transfer<'a, C> {
                 Ok(true)
             }
             Download::Head { received, .. } => {
+                // Mostly, the whole head comes at once: it is read where it is.
+                if received.is_empty()
+                    && let Ok(Progress::Complete(head)) = response::check(fresh, 0, self.outgoing.method)
+                    && head.status >= 200
+                {
+                    return self.begin(cx, head, fresh);
+                }
                 received.extend_from_slice(fresh);
                 self.read_heads(cx)
             }

@@ -10,20 +10,28 @@ use tokio::time::{Instant, timeout};
 /// Between two looks of a request that waits, beside those for which it is woken.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Picks a worker for a plan; while none may take it, waits. `None`: that took too long, or too many
-/// wait already. Dropping the future leaves the queue.
+/// Picks a worker for a plan, if one may take it now.
 ///
 /// When `closing`, no worker is to come: those that are about to end take what is left.
+pub(in crate::gateway) fn pick(
+    pool: &Pool,
+    plan: &Plan<'_>,
+    tried: &[Arc<Member>],
+    closing: impl Fn() -> bool,
+) -> Option<Lease> {
+    let lease = pool.select(plan.wanted(), plan.usage, tried);
+    lease.or_else(|| if closing() { pool.select_last(plan.usage, tried) } else { None })
+}
+
+/// Waits in the app's queue until [`pick`] finds a worker. `None`: that took too long, or too many wait already. Dropping
+/// the future leaves the queue.
 pub(in crate::gateway) async fn acquire(
     pool: &Pool,
     plan: &Plan<'_>,
     tried: &[Arc<Member>],
     closing: impl Fn() -> bool,
 ) -> Option<Lease> {
-    let pick = || {
-        let lease = pool.select(plan.wanted(), plan.usage, tried);
-        lease.or_else(|| if closing() { pool.select_last(plan.usage, tried) } else { None })
-    };
+    let pick = || pick(pool, plan, tried, &closing);
     if let Some(lease) = pick() {
         return Some(lease);
     }

@@ -4,6 +4,7 @@ import { Raw } from './http.mjs';
 
 export const PREFACE = Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n');
 export const TYPE = { data: 0, headers: 1, reset: 3, settings: 4, ping: 6, goaway: 7, window: 8 };
+export const FLAG = { endStream: 1, ack: 1 };
 export const CODE = { noError: 0, cancel: 8, enhanceYourCalm: 11 };
 
 export function frame(type, flags, stream, payload = Buffer.alloc(0)) {

@@ -21,7 +21,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -38,7 +38,7 @@ const HEADER_LIST_SPARE: usize = 8 * 1024;
 const MAX_RESETS: u64 = 100;
 /// With requests open, a client that is silent is asked whether it is there, this often; it has as long to answer.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
-/// For a client to close after the last GOAWAY.
+/// For a client without requests to answer the PING of the first GOAWAY; and for it to take the last one.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 type StreamFuture = Pin<Box<dyn Future<Output = StreamEnd> + Send>>;
@@ -99,8 +99,11 @@ struct Server {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Serving,
-    /// The client knows that no new request is taken; those that have begun are answered.
+    /// The client was asked to open no more streams. Until it has answered the PING that follows the GOAWAY, requests may be
+    /// on their way, and are served. Then a last GOAWAY names the last stream, and the `h2` crate closes when none is open.
     GoingAway,
+    /// It has not answered the PING: the last GOAWAY is sent without.
+    Closing,
 }
 
 impl Server {
@@ -237,15 +240,20 @@ impl Server {
             return self.idle.poll(cx, self.shared.rules.load().limits.body_timeout);
         }
         let limit = if self.phase == Phase::Serving { self.idle_timeout } else { CLOSE_TIMEOUT };
-        match self.idle.poll(cx, limit) {
-            Poll::Ready(()) if self.phase == Phase::Serving => {
-                self.go_away();
-                // The frame must be written, and the client gets a moment to close.
-                cx.waker().wake_by_ref();
-                Poll::Pending
+        ready!(self.idle.poll(cx, limit));
+        match self.phase {
+            Phase::Serving => self.go_away(),
+            Phase::GoingAway => {
+                self.phase = Phase::Closing;
+                self.idle.clear();
+                // Without it the client could not know that a request on its way is not carried out, and may be sent again.
+                self.connection.abrupt_shutdown(Reason::NO_ERROR);
             }
-            other => other,
+            Phase::Closing => return Poll::Ready(()),
         }
+        // The frame must be written.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Ready when a client with open requests does not answer.

@@ -284,7 +284,7 @@ impl ClientHalf for Http1Client<'_> {
     }
 
     fn has_pending(&self) -> bool {
-        !self.pending.is_empty()
+        !self.pending.is_empty() || !self.is_flushed
     }
 
     fn body(&mut self, cx: &mut Context<'_>, framing: &mut BodyScanner, bytes: &[u8]) -> Result<usize, ResponseFault> {

@@ -3,6 +3,7 @@
 mod moves;
 mod phases;
 mod tunnels;
+mod unflushed;
 
 use super::ProxyService;
 use super::migration::format;

@@ -106,11 +106,16 @@ impl Rules {
     }
 
     pub(super) fn request_limits(&self, app: &App) -> RequestLimits {
+        RequestLimits { response_timeout: app.response_timeout, ..self.body_limits() }
+    }
+
+    /// Those of bodies, which are the same for all apps.
+    pub(super) fn body_limits(&self) -> RequestLimits {
         RequestLimits {
             body_bytes: self.limits.body_bytes,
             body_timeout: self.limits.body_timeout,
             body_rate: self.limits.body_rate,
-            response_timeout: app.response_timeout,
+            response_timeout: Duration::MAX,
         }
     }
 }

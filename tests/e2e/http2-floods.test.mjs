@@ -109,12 +109,13 @@ test('limits.connections beside hanging streams: no more clients than that, and 
     await until(async () => (await request(proxy.port, { path: '/pid' })).status === 200, { what: 'an answer to others when they have gone' });
   }));
 
-// Answers of 4 MiB each, and no one reads a byte of them. What windows let through may wait in a buffer of 64 KiB a stream.
+// Answers of 4 MiB each, and no one reads a byte of them. What windows let through may wait in a buffer of 64 KiB a stream, and
+// of 1 MiB a connection.
 const STREAMS = 50;
 const unread = {
   'that open no window': { initial: 0 },
   'that leave the first window as it is': {},
-  'that open every window and read nothing from the socket': { initial: 2 ** 31 - 1, connection: 2 ** 30, deaf: true, streams: 25 },
+  'that open every window and read nothing from the socket': { initial: 2 ** 31 - 1, connection: 2 ** 30, deaf: true, streams: 100 },
 };
 
 for (const [name, { deaf, streams = STREAMS, ...windows }] of Object.entries(unread)) {
@@ -144,6 +145,31 @@ for (const [name, { deaf, streams = STREAMS, ...windows }] of Object.entries(unr
       assert.equal((await request(proxy.port, { path: '/pid' })).status, 200);
     }));
 }
+
+test('a client that reads slowly, with 100 streams open: all its answers arrive', options, t =>
+  withProxy(config({ limits: { body_timeout: '2s' } }), {}, async proxy => {
+    const client = await Frames.connect(proxy.port, { initial: 2 ** 31 - 1, connection: 2 ** 30 });
+    try {
+      const { socket } = client.raw;
+      socket.on('data', () => socket.pause());
+      const from = performance.now();
+      client.write(...range(100).map(n => get(2 * n + 1, '/big?kib=256')));
+      // 25 MiB, of which at most 64 KiB are read at a time; the system's buffers hold a part.
+      const reading = setInterval(() => socket.resume(), 15);
+      const whole = 100 * 256 * 1024;
+      const content = async () => (await client.frames()).filter(({ type }) => type === TYPE.data).reduce((sum, { length }) => sum + length, 0);
+      try {
+        await until(async () => (await content()) === whole || (await resets([client])) > 0, { timeout: 60_000, every: 200, what: 'all answers' });
+      } finally {
+        clearInterval(reading);
+      }
+      t.diagnostic(`after ${((performance.now() - from) / 1000).toFixed(1)} s`);
+      assert.equal(await resets([client]), 0, 'streams that were cut');
+      assert.equal(await content(), whole);
+    } finally {
+      client.destroy();
+    }
+  }));
 
 /**
  * Opens and resets streams, on a new connection whenever the last one was ended; `late`: when they have been accepted, in packets of 20.

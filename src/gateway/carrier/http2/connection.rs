@@ -3,15 +3,16 @@
 //! Framing, flow control and header compression are the `h2` crate's; what is decided about a request, and the way to
 //! a worker, are those of every carrier. A stream beyond the connection's first counts as another connection does.
 
+use super::budget::Charged;
 use super::counted::Counted;
 use super::shared::{Shared, StreamEnd};
+use super::stall::Stall;
 use super::stream;
 use crate::gateway::downstream::connection::Connection;
 use crate::gateway::downstream::connections::{ConnectionGuard, Directive, StreamGuard};
 use crate::gateway::downstream::deadline::Deadline;
 use crate::gateway::rules::{Rules, SharedRules};
 use crate::gateway::upstream::idle_pool;
-use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use h2::server::{self, SendResponse};
 use h2::{Ping, PingPong, Reason, RecvStream};
@@ -20,7 +21,7 @@ use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::timeout;
@@ -58,10 +59,10 @@ pub(in crate::gateway) async fn serve(rules: SharedRules, connection: Connection
     guard.set_movable(false);
     let now = rules.load_full();
     let (stream, written) = Counted::new(stream);
-    let handshake = timeout(now.limits.head_timeout, builder(&now).handshake::<Counted, Bytes>(stream));
+    let handshake = timeout(now.limits.head_timeout, builder(&now).handshake::<Counted, Charged>(stream));
     let Ok(Ok(connection)) = handshake.await else { return };
-    let shared = Shared { rules, registry: guard.registry().clone(), client };
-    let mut server = Server::new(connection, written, shared, guard, now.limits.head_timeout);
+    let shared = Shared { rules, registry: guard.registry().clone(), client, budget: Arc::default(), written };
+    let mut server = Server::new(connection, shared, guard, now.limits.head_timeout);
     drop(now);
     std::future::poll_fn(|cx| server.poll(cx)).await;
 }
@@ -78,7 +79,7 @@ fn builder(rules: &Rules) -> server::Builder {
 }
 
 struct Server {
-    connection: server::Connection<Counted, Bytes>,
+    connection: server::Connection<Counted, Charged>,
     streams: FuturesUnordered<StreamFuture>,
     shared: Shared,
     guard: ConnectionGuard,
@@ -88,9 +89,9 @@ struct Server {
     /// How long it may be without a request.
     idle_timeout: Duration,
     idle: Deadline,
-    /// Bytes that the client has taken, and how many they were at the last look.
-    written: Arc<AtomicU64>,
+    /// How many bytes the client had taken at the last look.
     seen: u64,
+    stall: Stall,
     ping: Option<PingPong>,
     ping_deadline: Deadline,
     ping_sent: bool,
@@ -108,8 +109,7 @@ enum Phase {
 
 impl Server {
     fn new(
-        mut connection: server::Connection<Counted, Bytes>,
-        written: Arc<AtomicU64>,
+        mut connection: server::Connection<Counted, Charged>,
         shared: Shared,
         guard: ConnectionGuard,
         idle_timeout: Duration,
@@ -125,8 +125,8 @@ impl Server {
             resets: 0,
             idle_timeout,
             idle: Deadline::default(),
-            written,
             seen: 0,
+            stall: Stall::default(),
             ping,
             ping_deadline: Deadline::default(),
             ping_sent: false,
@@ -147,6 +147,10 @@ impl Server {
                 Poll::Pending if streams => continue,
                 Poll::Pending => break,
             }
+        }
+        if self.stall.poll(cx, &self.shared).is_ready() {
+            log::debug!("an HTTP/2 client does not take its answers");
+            return Poll::Ready(());
         }
         if self.poll_idle(cx).is_ready() || self.poll_ping(cx).is_ready() {
             return Poll::Ready(());
@@ -192,7 +196,7 @@ impl Server {
         }
     }
 
-    fn accept(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+    fn accept(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Charged>) {
         self.accepted += 1;
         let rules = self.shared.rules.load_full();
         let mut place = None;
@@ -232,7 +236,7 @@ impl Server {
             return Poll::Pending;
         }
         // Answers that are done here may still be on their way to a slow client.
-        let written = self.written.load(Ordering::Relaxed);
+        let written = self.shared.written.load(Ordering::Relaxed);
         if self.connection.has_streams() {
             if written != std::mem::replace(&mut self.seen, written) {
                 self.idle.clear();

@@ -1,5 +1,6 @@
 //! One HTTP/2 stream: a request and its response.
 
+use super::budget::{Budget, Charged, Turn};
 use super::shared::{Shared, StreamEnd};
 use crate::gateway::downstream::deadline::Deadline;
 use crate::gateway::downstream::scratch::SCRATCH;
@@ -19,26 +20,28 @@ use h2::{Reason, RecvStream, SendStream};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 /// Bytes of a response's trailer section.
 const TRAILER_BYTES: usize = 8 << 10;
+/// Bytes read at once of a response's head, and what came with it, while the connection has no room for bodies.
+const HEAD_READ: usize = 1 << 10;
 
 /// Serves one request.
 pub(super) async fn serve(
     rules: Arc<Rules>,
     shared: Shared,
     request: http::Request<RecvStream>,
-    respond: SendResponse<Bytes>,
+    respond: SendResponse<Charged>,
 ) -> StreamEnd {
     let (parts, body) = request.into_parts();
     let is_head = parts.method == http::Method::HEAD;
     let checked = match heads::check_http2(&parts, body.is_end_stream(), &rules.head_limits) {
         Ok(checked) => checked,
-        Err(reject) => return refuse(respond, reject.into(), is_head),
+        Err(reject) => return refuse(respond, &shared.budget, reject.into(), is_head),
     };
     let Some(app) = rules.routes.find(checked.host, checked.target) else {
-        return refuse(respond, ErrorResponse::NO_ROUTE, is_head);
+        return refuse(respond, &shared.budget, ErrorResponse::NO_ROUTE, is_head);
     };
     let app = &rules.apps[app];
     let limits = rules.request_limits(app);
@@ -56,7 +59,7 @@ pub(super) async fn serve(
         may_keep: true,
         plan,
     };
-    let mut client = Http2Client::new(body, respond, checked.body, limits.body_bytes);
+    let mut client = Http2Client::new(&shared, body, respond, checked.body, limits.body_bytes);
     let outcome = dispatch(app, &shared.registry, limits, request, &mut client).await;
     match outcome {
         Outcome::Answered => {}
@@ -77,15 +80,15 @@ pub(super) async fn serve(
                 fields.insert(CONTENT_TYPE, kind);
             }
             fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-            send(client.respond, response, body.into());
+            send(client.respond, &shared.budget, response, body.into());
         }
-        Outcome::Refused(response) => return refuse(client.respond, response, is_head),
+        Outcome::Refused(response) => return refuse(client.respond, &shared.budget, response, is_head),
     }
     StreamEnd { was_reset: client.was_reset }
 }
 
 /// Answers in the worker's place.
-fn refuse(respond: SendResponse<Bytes>, refusal: ErrorResponse, is_head: bool) -> StreamEnd {
+fn refuse(respond: SendResponse<Charged>, budget: &Arc<Budget>, refusal: ErrorResponse, is_head: bool) -> StreamEnd {
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let fields = response.headers_mut();
@@ -94,15 +97,15 @@ fn refuse(respond: SendResponse<Bytes>, refusal: ErrorResponse, is_head: bool) -
     if let Some(seconds) = refusal.retry_after() {
         fields.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
     }
-    send(respond, response, if is_head { Bytes::new() } else { refusal.body() });
+    send(respond, budget, response, if is_head { Bytes::new() } else { refusal.body() });
     StreamEnd { was_reset: false }
 }
 
 /// Sends a whole small answer. The client may have left.
-fn send(mut respond: SendResponse<Bytes>, response: Response<()>, body: Bytes) {
+fn send(mut respond: SendResponse<Charged>, budget: &Arc<Budget>, response: Response<()>, body: Bytes) {
     let sent = respond.send_response(response, body.is_empty()).and_then(|mut stream| match body.is_empty() {
         true => Ok(()),
-        false => stream.send_data(body, true),
+        false => stream.send_data(budget.charge(body), true),
     });
     if let Err(error) = sent {
         log::debug!("a client left before its answer: {error}");
@@ -113,7 +116,7 @@ fn send(mut respond: SendResponse<Bytes>, response: Response<()>, body: Bytes) {
 enum Sending {
     Waiting,
     /// Its head is out.
-    Body(SendStream<Bytes>),
+    Body(SendStream<Charged>),
     Ended,
 }
 
@@ -122,18 +125,26 @@ struct Http2Client {
     writer: BodyWriter,
     /// Content that the head announces, in bytes.
     length: Option<u64>,
-    respond: SendResponse<Bytes>,
+    respond: SendResponse<Charged>,
     sending: Sending,
     /// Of the response: content that the client did not take at once.
     pending: BytesMut,
     trailers: Vec<u8>,
+    /// To read more of the response.
+    turn: Turn,
     sent: u64,
     deadline: Deadline,
     was_reset: bool,
 }
 
 impl Http2Client {
-    fn new(body: RecvStream, respond: SendResponse<Bytes>, framing: Body, limit: Option<u64>) -> Http2Client {
+    fn new(
+        shared: &Shared,
+        body: RecvStream,
+        respond: SendResponse<Charged>,
+        framing: Body,
+        limit: Option<u64>,
+    ) -> Http2Client {
         let length = match framing {
             Body::Length(length) => Some(length),
             _ => None,
@@ -146,10 +157,19 @@ impl Http2Client {
             sending: Sending::Waiting,
             pending: BytesMut::new(),
             trailers: Vec::new(),
+            turn: Turn::new(shared.budget.clone()),
             sent: 0,
             deadline: Deadline::default(),
             was_reset: false,
         }
+    }
+
+    /// Ready with how much more of the response may be read. A head is never waited for: response_timeout is the worker's.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
+        if !matches!(self.sending, Sending::Body(_)) {
+            return Poll::Ready(if self.turn.budget().has_room() { SCRATCH } else { HEAD_READ });
+        }
+        self.turn.poll(cx).map(|()| SCRATCH)
     }
 
     fn reset(&mut self, reason: Reason) {
@@ -178,7 +198,7 @@ impl Http2Client {
             let part = self.pending.split_to(stream.capacity().min(self.pending.len()));
             self.sent += part.len() as u64;
             let is_last = ends && self.pending.is_empty();
-            if stream.send_data(part.freeze(), is_last).is_err() {
+            if stream.send_data(self.turn.budget().charge(part.freeze()), is_last).is_err() {
                 self.was_reset = true;
                 return Poll::Ready(Err(ResponseFault::ClientGone));
             }
@@ -284,11 +304,13 @@ impl ClientHalf for Http2Client {
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, ResponseFault>> {
-        // No room is asked for in advance: that would take it from the connection's other streams.
-        self.poll_pending(cx, false).map_ok(|()| SCRATCH)
+        // No window is asked for in advance: that would take it from the connection's other streams.
+        ready!(self.poll_pending(cx, false))?;
+        self.poll_turn(cx).map(Ok)
     }
 
     fn has_pending(&self) -> bool {
+        // Whether the client takes what other streams have waiting is for the connection to see.
         !self.pending.is_empty()
     }
 
@@ -324,7 +346,7 @@ impl ClientHalf for Http2Client {
         }
         if let Sending::Body(stream) = &mut self.sending {
             let ended = match trailers.is_empty() {
-                true => stream.send_data(Bytes::new(), true),
+                true => stream.send_data(self.turn.budget().charge(Bytes::new()), true),
                 false => stream.send_trailers(trailers),
             };
             self.sending = Sending::Ended;

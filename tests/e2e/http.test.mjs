@@ -133,6 +133,31 @@ sharing('connections', { apps: { web: { script: './http.js' } } }, check => {
     assert.match((await raw.response()).body.toString(), /^slow/);
   });
 
+  for (const [name, requests] of Object.entries({
+    'at once': [get('/pid'), get('/pid'), get('/pid')],
+    'slowly': [get('/slow?ms=300'), get('/slow?ms=300'), get('/slow?ms=300')],
+    'behind uploads': [post('/upload', 'one'), post('/upload', 'two'), get('/pid')],
+    'behind an answer before its upload was read': [post('/refuse', 'x'.repeat(3000)), get('/pid')],
+  })) {
+    for (const later of [false, true]) {
+      check(`requests in one packet, answered ${name}, then ${later ? 'a half-close' : 'the half-close with them'}: all get their answers, and the end`, needsProxy, async proxy => {
+        const raw = await Raw.connect(proxy.port, { allowHalfOpen: true });
+        if (later) {
+          raw.write(requests.join(''));
+          await sleep(100);
+          raw.end();
+        } else {
+          raw.end(requests.join(''));
+        }
+        const statuses = [];
+        for (const _ of requests) statuses.push((await raw.response()).status);
+        assert.deepEqual(statuses, requests.map(request_ => (request_.includes('/refuse') ? 413 : 200)));
+        await raw.closed();
+        raw.destroy();
+      });
+    }
+  }
+
   check('100-continue: asked, told, sent', async proxy => {
     const raw = await Raw.connect(proxy.port);
     raw.write('POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\nExpect: 100-continue\r\n\r\n');

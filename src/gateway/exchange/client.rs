@@ -6,6 +6,12 @@ use crate::gateway::http1::response;
 use crate::gateway::request::body::BodyFault;
 use bytes::BytesMut;
 use std::task::{Context, Poll};
+use std::time::Duration;
+
+/// A client that ended its side looks the same as one that left, until something is written to it. Each of its waits,
+/// be it in the queue, for the worker or between two parts of its answer, ends after this; then the client counts as
+/// gone.
+pub(super) const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why the client's half cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Serves one request: its first body bytes, a worker, and another one where the retry rule says so. Every carrier
 //! comes through here, so limits, retries and counters are the same for all.
 
-use super::client::{ClientFault, ClientHalf};
+use super::client::{ClientFault, ClientHalf, HALF_CLOSED_TIMEOUT};
 use super::transfer::{Fault, Finished, Outgoing, Switched, Transfer};
 use crate::gateway::downstream::connections::ConnectionRegistry;
 use crate::gateway::http1::Method;
@@ -228,8 +228,13 @@ impl<'a> Dispatch<'a> {
         if let Some(lease) = acquire::pick(pool, plan, tried, draining) {
             return Ok(Some(lease));
         }
+        let mut ended = None;
         let gone = std::future::poll_fn(|cx| match client.poll_gone(cx) {
             Ok(()) => Poll::Pending,
+            Err(ClientFault::Ended) => {
+                let since = *ended.get_or_insert_with(Instant::now);
+                client.deadline().poll_at(cx, since + HALF_CLOSED_TIMEOUT).map(|()| ClientFault::Gone)
+            }
             Err(fault) => Poll::Ready(fault),
         });
         tokio::select! {

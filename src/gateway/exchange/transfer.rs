@@ -3,7 +3,7 @@
 //! Both directions run in one poll loop, so that an answer that begins while its request still uploads never waits for
 //! it, and the other way around. Nothing is buffered but what the receiver does not take at once.
 
-use super::client::{ClientFault, ClientHalf, Presence, ResponseFault};
+use super::client::{ClientFault, ClientHalf, HALF_CLOSED_TIMEOUT, Presence, ResponseFault};
 use crate::gateway::downstream::scratch::with_scratch;
 use crate::gateway::http1::body::BodyScanner;
 use crate::gateway::http1::{Body, Method, Progress, response};
@@ -19,9 +19,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 
-/// A client that ended its side looks the same as one that left. It gets its answer if that moves at least this
-/// often; then the app learns that the client has gone.
-const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between two looks whether a client whose bytes are not read is still there.
 const PRESENCE_INTERVAL: Duration = Duration::from_secs(5);
 /// Informational responses to one request; a client need not take them, so they must not pile up.
@@ -522,27 +519,24 @@ impl<'a, C: ClientHalf> Transfer<'a, C> {
         }
     }
 
+    /// Begins the response. What came of its body with its head is looked at before the client gets any of it.
     fn begin(&mut self, cx: &mut Context<'_>, head: response::Head, received: &[u8]) -> Result<bool, Fault> {
+        let rest = &received[head.len..];
+        if head.body == Body::Chunked {
+            let checked = BodyScanner::new(head.body).advance(rest);
+            checked.map_err(|reject| Fault::Malformed(reject.reason))?;
+        }
         self.answered_early = !matches!(self.upload, Upload::Done);
         if let Some(learner) = &mut self.learner {
             learner.response_head(&head, received);
         }
         let is_early = !self.client.body_is_done();
-        let mut framing = BodyScanner::new(head.body);
-        self.client.begin(&head, received, is_early)?;
-        let rest = &received[head.len..];
-        let belongs = match self.client.body(cx, &mut framing, rest) {
-            Ok(belongs) => belongs,
-            Err(fault) => {
-                self.download = Download::Body { head, framing };
-                return Err(fault.into());
-            }
-        };
-        self.worker_is_spent |= belongs < rest.len();
-        if let Some(learner) = &mut self.learner {
-            learner.body(&rest[..belongs]);
-        }
+        self.client.begin(&head, received, is_early).map_err(|fault| match fault {
+            ResponseFault::ClientGone => fault.into(),
+            ResponseFault::Malformed => Fault::Malformed("its head cannot be passed on"),
+        })?;
+        let framing = BodyScanner::new(head.body);
         self.download = Download::Body { head, framing };
-        Ok(true)
+        self.take(cx, rest)
     }
 }

@@ -148,6 +148,7 @@ const routes = {
   '/garbage': it => it.raw('this is not HTTP\r\n\r\n'),
   '/cut': it => it.raw(`${head(it.res ? 200 : 403, { 'Content-Length': 1000 })}half of it`),
   '/cut-chunked': it => it.raw(`${head(it.res ? 200 : 403, { 'Transfer-Encoding': 'chunked' })}3e8\r\nhalf of it`),
+  '/broken-chunk': it => it.raw(`${head(it.res ? 200 : 403, { 'Transfer-Encoding': 'chunked' })}no size\r\nhalf of it`),
   '/switch': it => it.raw(`${head(101, { Upgrade: 'h2c', Connection: 'Upgrade' })}not HTTP any more`),
   '/framed': it => {
     const code = Number(it.query.get('code'));

@@ -70,6 +70,18 @@ export const answers = [
     expect: status(502),
   },
   {
+    name: 'a body that is broken in the packet of its head is a 502',
+    app: 'web',
+    act: at => at.ask({ path: '/broken-chunk' }),
+    expect: status(502),
+    instead: {
+      pingora: {
+        says: 'Pingora passes the head on before it looks at the body: the answer is cut',
+        expect: result => assert.ok(result.cut, shown(result)),
+      },
+    },
+  },
+  {
     name: 'a 101 to something else than was asked for is a 502',
     app: 'web',
     act: at => at.ask({ path: '/switch' }),

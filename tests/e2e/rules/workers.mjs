@@ -9,6 +9,11 @@ import { range, sleep, until } from '../lib/wait.mjs';
 
 const IS_GET = 'an upgrade is a GET';
 const NO_BODY = 'an upgrade request has no body';
+const STREAM_ENDS = 'a stream has said its end with its request';
+const PINGORA_LEAVES = {
+  says: 'Pingora takes the end of a client\'s side for its leaving',
+  expect: ({ result }) => assert.equal(result.status, null, shown(result)),
+};
 
 let hidden;
 
@@ -182,6 +187,44 @@ export const workers = [
     },
   },
   {
+    name: 'a client that sends no more and waits in the queue is answered in its turn',
+    app: 'narrow',
+    alone: true,
+    not: { http2: STREAM_ENDS },
+    act: at => ended(at, 700),
+    expect: ({ result }) => {
+      assert.equal(result.status, 200, shown(result));
+      assert.equal(text(result), 'held');
+    },
+    instead: { 'pingora-http1': PINGORA_LEAVES },
+  },
+  {
+    name: 'a client that sends no more waits for 2 s in the queue',
+    app: 'narrow',
+    alone: true,
+    not: { http2: STREAM_ENDS },
+    act: at => ended(at, 3500),
+    expect: ({ result, failures }) => {
+      assert.equal(result.status, null, shown(result));
+      assert.ok(result.ms >= 1900 && result.ms < 3300, `after ${result.ms} ms`);
+      assert.equal(failures, 1, 'counted as a client that left');
+    },
+    instead: { 'pingora-http1': PINGORA_LEAVES },
+  },
+  {
+    name: 'a client that sends no more waits for 2 s for the worker',
+    app: 'one',
+    alone: true,
+    not: { http2: STREAM_ENDS },
+    act: at => ended(at, 0, '/held?ms=3500'),
+    expect: ({ result, failures }) => {
+      assert.equal(result.status, null, shown(result));
+      assert.ok(result.ms >= 1900 && result.ms < 3300, `after ${result.ms} ms`);
+      assert.equal(failures, 1, 'counted as a client that left');
+    },
+    instead: { 'pingora-http1': PINGORA_LEAVES },
+  },
+  {
     name: 'a short body is waited for before a worker is taken',
     app: 'one',
     alone: true,
@@ -247,6 +290,25 @@ async function crowd(at, asked) {
 function served({ results, most }) {
   assert.deepEqual(results.map(result => result.status), range(6).map(() => 200));
   assert.equal(most, 2, 'at once at the worker');
+}
+
+/**
+ * Asks and sends no more, while the worker is full for `ms`. What came of it, and how many clients were counted that left
+ * (`failures`).
+ */
+async function ended(at, ms, path = '/held?ms=1') {
+  await at.quiet();
+  const left = async () => (await at.counters())['request_failures_total client_gone'];
+  const before = await left();
+  const client = await at.open();
+  const full = ms ? range(2).map(() => at.direct(`/held?ms=${ms}`)) : [];
+  if (ms) await until(async () => (await at.leases()) === 2, { what: 'a worker that is full' });
+  const asking = client.start({ path });
+  asking.raw.end();
+  const result = await asking.answer;
+  await Promise.all(full);
+  await at.quiet();
+  return { result, failures: (await left()) - before };
 }
 
 /** A body of ten bytes in halves; how many workers it has before, between, and what is answered. */

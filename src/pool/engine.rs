@@ -10,13 +10,22 @@ const PER_SESSION: u64 = 4;
 /// For sessions that began after the worker's last report.
 const SPARE: u64 = 64;
 
-#[derive(Debug, Default)]
+/// The worker has not said yet how many it has.
+const UNSAID: u64 = u64::MAX;
+
+#[derive(Debug)]
 pub(crate) struct Engine {
     /// `None` until the worker says, as one with an older preload script never does.
     paths: ArcSwapOption<Vec<String>>,
     sessions: AtomicU64,
     /// Sessions that may have begun since the worker's last report.
     fresh: AtomicU64,
+}
+
+impl Default for Engine {
+    fn default() -> Engine {
+        Engine { paths: ArcSwapOption::empty(), sessions: AtomicU64::new(UNSAID), fresh: AtomicU64::new(0) }
+    }
 }
 
 impl Engine {
@@ -46,19 +55,20 @@ impl Engine {
         self.paths.load().as_ref().is_none_or(|paths| !paths.is_empty())
     }
 
-    /// Whether the worker's Engine.IO serves this path. A worker that never said is believed.
+    /// Whether the worker's Engine.IO serves this path. A worker that never said is believed: its sessions would be lost.
     pub(super) fn serves(&self, path: &[u8]) -> bool {
         self.paths.load().as_ref().is_none_or(|paths| paths.iter().any(|one| path.starts_with(one.as_bytes())))
     }
 
-    /// The most requests of sessions that the worker gets at once.
+    /// The most requests of sessions that the worker gets at once. How many sessions it has, every preload script says
+    /// each second; one that does not say where they are is believed before it has said that.
     pub(super) fn most(&self) -> u64 {
-        match self.paths.load().is_some() {
-            true => {
-                let sessions = self.sessions.load(Ordering::Relaxed) + self.fresh.load(Ordering::Relaxed);
-                sessions.saturating_mul(PER_SESSION).saturating_add(SPARE)
-            }
-            false => u64::MAX,
-        }
+        let sessions = match self.sessions.load(Ordering::Relaxed) {
+            UNSAID if self.paths.load().is_none() => return u64::MAX,
+            UNSAID => 0,
+            sessions => sessions,
+        };
+        let sessions = sessions.saturating_add(self.fresh.load(Ordering::Relaxed));
+        sessions.saturating_mul(PER_SESSION).saturating_add(SPARE)
     }
 }

@@ -60,6 +60,28 @@ async fn nobody_learns_over_a_living_tag() {
     assert!(pool.learnt.is_empty());
 }
 
+/// How many requests with a made-up sid a worker that is full gets at once.
+async fn made_up(worker: &Arc<Member>) -> usize {
+    let settings = QueuePolicy { max_concurrency: Some(1), ..QueuePolicy::default() };
+    let pool = Pool::new("app".into(), Affinity::SocketIo, Balance::LeastLoaded, settings);
+    pool.publish(vec![seat(worker, true)]).await;
+    let _full = pool.select(Wanted::Any, Use::Request, &[]).unwrap();
+    let page = || pool.select(Wanted::Sid { sid: b"made-up-aaa", path: b"/page" }, Use::Parked, &[]);
+    let leases: Vec<_> = std::iter::from_fn(page).take(1000).collect();
+    leases.len()
+}
+
+#[tokio::test]
+async fn an_older_preload_script_is_believed_everywhere_for_as_many_sessions_as_it_says() {
+    let worker = member(0, 1, Some("aaa"));
+    assert_eq!(made_up(&worker).await, 1000, "it has said nothing yet");
+    worker.engine.set_sessions(10);
+    let most = made_up(&worker).await;
+    assert!((90..120).contains(&most), "{most}");
+    worker.engine.set_paths(vec!["/socket.io/".into()]);
+    assert_eq!(made_up(&worker).await, 0);
+}
+
 #[tokio::test]
 async fn a_made_up_sid_has_no_privileges() {
     let settings = QueuePolicy { max_concurrency: Some(2), ..QueuePolicy::default() };

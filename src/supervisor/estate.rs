@@ -81,6 +81,11 @@ struct SavedWorker {
     paths: Vec<String>,
     served: u64,
     stats: Option<Stats>,
+    /// Where its Engine.IO serves, and how many sessions it has: known until it dials in again.
+    #[serde(default)]
+    engine: Option<Vec<String>>,
+    #[serde(default)]
+    sessions: Option<u64>,
 }
 
 /// What a reader of a worker's output had in hand: the beginning of a line.
@@ -277,6 +282,8 @@ impl SavedWorker {
             paths: entry.members.iter().map(|member| member.socket.to_string()).collect(),
             served: entry.requests(),
             stats: entry.stats,
+            engine: entry.engine.clone(),
+            sessions: entry.sessions,
         }
     }
 
@@ -326,6 +333,8 @@ impl SavedWorker {
         entry.serving_pid = self.serving_pid;
         entry.served = self.served;
         entry.stats = self.stats;
+        (entry.engine, entry.sessions) = (self.engine, self.sessions.or(self.stats.map(|stats| stats.sessions)));
+        entry.tell_engine();
         Ok(entry)
     }
 }

@@ -156,7 +156,7 @@ impl Keeper {
             Report::Ready => Event::AppReady { incarnation },
             Report::Stats(stats) => {
                 entry.stats = Some(stats);
-                entry.sessions = stats.sessions;
+                entry.sessions = Some(stats.sessions);
                 entry.members.iter().for_each(|member| member.engine.set_sessions(stats.sessions));
                 Event::Heartbeat { incarnation }
             }
@@ -165,7 +165,7 @@ impl Keeper {
                 if let Some(stats) = &mut entry.stats {
                     stats.sessions = sessions;
                 }
-                entry.sessions = sessions;
+                entry.sessions = Some(sessions);
                 return entry.tell_engine();
             }
             // Messages between workers: to come.

@@ -51,7 +51,7 @@ pub(super) struct Entry {
     /// Where its Engine.IO serves, once it has said so.
     pub(super) engine: Option<Vec<String>>,
     /// Of Engine.IO, as it said last.
-    pub(super) sessions: u64,
+    pub(super) sessions: Option<u64>,
     /// The process that serves, which may be a descendant of the one that was started.
     pub(super) serving_pid: Option<u32>,
     pub(super) usage: Option<Usage>,
@@ -90,7 +90,7 @@ impl Entry {
             members: Vec::new(),
             stats: None,
             engine: None,
-            sessions: 0,
+            sessions: None,
             serving_pid: None,
             usage: None,
             cpu: None,
@@ -121,7 +121,9 @@ impl Entry {
             if let Some(paths) = &self.engine {
                 member.engine.set_paths(paths.clone());
             }
-            member.engine.set_sessions(self.sessions);
+            if let Some(sessions) = self.sessions {
+                member.engine.set_sessions(sessions);
+            }
         }
     }
 

@@ -68,11 +68,15 @@ async fn sessions_are_believed_where_the_worker_serves_them_and_as_many_as_it_ha
     let many = let_in(&old, b"/more/");
     assert!(many > few && many < 1000, "{few} and then {many}");
 
-    // The next proxy is told again, sessions and all.
-    written(&base, |text| text.contains("\"state\":\"Ready\"")).await;
+    // The next proxy knows it before it is told again, sessions and all.
+    written(&base, |text| text.contains("\"state\":\"Ready\"") && text.contains("/chat/")).await;
+    kill(pid, rustix::process::Signal::STOP);
     old.crash().await;
     let new = One::start(&base, app(&lib));
     assert_eq!(new.ready(1).await, [Some(pid)]);
+    assert_eq!(let_in(&new, b"/page"), 0);
+    assert!((1..1000).contains(&let_in(&new, b"/chat/")));
+    kill(pid, rustix::process::Signal::CONT);
     serves(&new, &["/chat/", "/more/"]).await;
     assert_eq!((let_in(&new, b"/more/"), let_in(&new, b"/page")), (many, 0));
     new.end(base).await;

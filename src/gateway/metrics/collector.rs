@@ -41,15 +41,19 @@ impl fmt::Debug for Traffic {
 impl Collector for Traffic {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let rules = self.rules.load();
-        let apps = || rules.apps.iter().map(|app| (&*app.pool.app, &*app.metrics, app));
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        self.process(&mut encoder)?;
+        requests(&mut encoder, &rules.apps)?;
+        durations(&mut encoder, &rules.apps)?;
+        counters(&mut encoder, &rules.apps)?;
+        gauges(&mut encoder, &rules.apps)
+    }
+}
 
-        let open = ConstGauge::new(self.connections.load(Ordering::Relaxed) as i64);
-        let metric =
-            encoder.encode_descriptor("connections_open", "Open client connections.", None, MetricType::Gauge)?;
-        open.encode(metric)?;
-
+impl Traffic {
+    /// What all apps share.
+    fn process(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let gauges = [
+            ("connections_open", "Open client connections.", self.connections.load(Ordering::Relaxed)),
             ("descriptors_used", "File descriptors that traffic has in use.", self.descriptors.used()),
             ("descriptors_limit", "File descriptors that traffic may have in use.", self.descriptors.limit()),
             ("worker_connections_idle", "Idle connections to workers.", self.descriptors.idle()),
@@ -60,58 +64,74 @@ impl Collector for Traffic {
         }
         let help = "Clients turned away because limits.connections or the descriptors were used up.";
         let refused = ConstCounter::new(self.descriptors.refused());
-        refused.encode(encoder.encode_descriptor("connections_refused", help, None, MetricType::Counter)?)?;
-
-        let help = "Answers to requests by class of status; an upgraded WebSocket counts as 1xx.";
-        let mut metric = encoder.encode_descriptor("requests", help, None, MetricType::Counter)?;
-        for (name, metrics, _) in apps() {
-            for (class, count) in CLASSES.iter().zip(&metrics.answers) {
-                let labels = [("app", name), ("code", *class)];
-                ConstCounter::new(get(count)).encode(metric.encode_family(&labels)?)?;
-            }
-        }
-        let help = "Requests without a worker's whole answer, by reason.";
-        let mut metric = encoder.encode_descriptor("request_failures", help, None, MetricType::Counter)?;
-        for (name, metrics, _) in apps() {
-            for (reason, count) in Failure::NAMES.iter().zip(&metrics.failures) {
-                let labels = [("app", name), ("reason", *reason)];
-                ConstCounter::new(get(count)).encode(metric.encode_family(&labels)?)?;
-            }
-        }
-        let help = "From a whole request head to its answer's last byte; without tunnels and waiting polls.";
-        let mut metric = encoder.encode_descriptor("request_duration_seconds", help, None, MetricType::Histogram)?;
-        for (name, metrics, _) in apps() {
-            let bounds = BOUNDS.iter().copied().chain([f64::INFINITY]);
-            let buckets: Vec<(f64, u64)> = bounds.zip(metrics.buckets.iter().map(get)).collect();
-            let count = buckets.iter().map(|(_, count)| count).sum();
-            let sum = get(&metrics.microseconds) as f64 / 1e6;
-            metric.encode_family(&[("app", name)])?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
-        }
-        let counters: [Family<u64>; 3] = [
-            ("request_retries", "Requests that went to a second worker.", |app| {
-                app.metrics.retries.load(Ordering::Relaxed)
-            }),
-            ("tunnels_opened", "WebSocket tunnels opened.", |app| app.metrics.tunnels.load(Ordering::Relaxed)),
-            ("queue_refused", "Requests that found the queue full or waited too long.", |app| {
-                app.pool.queue().refused()
-            }),
-        ];
-        for (family, help, value) in counters {
-            let mut metric = encoder.encode_descriptor(family, help, None, MetricType::Counter)?;
-            for (name, _, app) in apps() {
-                ConstCounter::new(value(app)).encode(metric.encode_family(&[("app", name)])?)?;
-            }
-        }
-        let gauges: [Family<i64>; 2] = [
-            ("tunnels_open", "Open WebSocket tunnels.", |app| app.metrics.tunnels_open.load(Ordering::Relaxed)),
-            ("queue_waiting", "Requests that wait for a worker.", |app| i64::from(app.pool.queue().waiting())),
-        ];
-        for (family, help, value) in gauges {
-            let mut metric = encoder.encode_descriptor(family, help, None, MetricType::Gauge)?;
-            for (name, _, app) in apps() {
-                ConstGauge::new(value(app)).encode(metric.encode_family(&[("app", name)])?)?;
-            }
-        }
-        Ok(())
+        refused.encode(encoder.encode_descriptor("connections_refused", help, None, MetricType::Counter)?)
     }
+}
+
+fn get(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+/// Answers and failures.
+fn requests(encoder: &mut DescriptorEncoder, apps: &[Arc<App>]) -> fmt::Result {
+    let help = "Answers to requests by class of status; an upgraded WebSocket counts as 1xx.";
+    let mut metric = encoder.encode_descriptor("requests", help, None, MetricType::Counter)?;
+    for app in apps {
+        for (class, count) in CLASSES.iter().zip(&app.metrics.answers) {
+            let labels = [("app", &*app.pool.app), ("code", *class)];
+            ConstCounter::new(get(count)).encode(metric.encode_family(&labels)?)?;
+        }
+    }
+    let help = "Requests without a worker's whole answer, by reason.";
+    let mut metric = encoder.encode_descriptor("request_failures", help, None, MetricType::Counter)?;
+    for app in apps {
+        for (reason, count) in Failure::NAMES.iter().zip(&app.metrics.failures) {
+            let labels = [("app", &*app.pool.app), ("reason", *reason)];
+            ConstCounter::new(get(count)).encode(metric.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
+fn durations(encoder: &mut DescriptorEncoder, apps: &[Arc<App>]) -> fmt::Result {
+    let help = "From a whole request head to its answer's last byte; without tunnels and waiting polls.";
+    let mut metric = encoder.encode_descriptor("request_duration_seconds", help, None, MetricType::Histogram)?;
+    for app in apps {
+        let bounds = BOUNDS.iter().copied().chain([f64::INFINITY]);
+        let buckets: Vec<(f64, u64)> = bounds.zip(app.metrics.buckets.iter().map(get)).collect();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let sum = get(&app.metrics.microseconds) as f64 / 1e6;
+        let labels = [("app", &*app.pool.app)];
+        metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+    }
+    Ok(())
+}
+
+fn counters(encoder: &mut DescriptorEncoder, apps: &[Arc<App>]) -> fmt::Result {
+    let families: [Family<u64>; 3] = [
+        ("request_retries", "Requests that went to a second worker.", |app| get(&app.metrics.retries)),
+        ("tunnels_opened", "WebSocket tunnels opened.", |app| get(&app.metrics.tunnels)),
+        ("queue_refused", "Requests that found the queue full or waited too long.", |app| app.pool.queue().refused()),
+    ];
+    for (name, help, value) in families {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for app in apps {
+            ConstCounter::new(value(app)).encode(metric.encode_family(&[("app", &*app.pool.app)])?)?;
+        }
+    }
+    Ok(())
+}
+
+fn gauges(encoder: &mut DescriptorEncoder, apps: &[Arc<App>]) -> fmt::Result {
+    let families: [Family<i64>; 2] = [
+        ("tunnels_open", "Open WebSocket tunnels.", |app| app.metrics.tunnels_open.load(Ordering::Relaxed)),
+        ("queue_waiting", "Requests that wait for a worker.", |app| i64::from(app.pool.queue().waiting())),
+    ];
+    for (name, help, value) in families {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for app in apps {
+            ConstGauge::new(value(app)).encode(metric.encode_family(&[("app", &*app.pool.app)])?)?;
+        }
+    }
+    Ok(())
 }

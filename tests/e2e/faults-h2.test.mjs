@@ -125,7 +125,8 @@ describe('HTTP/2 streams', { ...needsProxy }, () => {
 
   const cuts = {
     'a body shorter than its length': '/cut?head=Content-Length:%201000%0d%0a',
-    'a chunked body without its end': raw('Transfer-Encoding: chunked\r\nConnection: close\r\n', '5\r\nhello\r\nZZ\r\n'),
+    'a chunked body without its end': '/cut?head=Transfer-Encoding:%20chunked%0d%0a%0d%0a14',
+    'a chunked body that breaks behind its first chunk': `${raw('Transfer-Encoding: chunked\r\nConnection: close\r\n', '5\r\nhello\r\n')}&later=ZZ%0d%0a`,
   };
   for (const [name, target] of Object.entries(cuts)) {
     check(`${name}: RST_STREAM with INTERNAL_ERROR, and no word of a 502`, async session => {

@@ -2,7 +2,9 @@
 //! comes through here, so limits, retries and counters are the same for all.
 
 use super::client::{ClientFault, ClientHalf, HALF_CLOSED_TIMEOUT};
-use super::transfer::{Fault, Finished, Outgoing, Switched, Transfer};
+use super::fault::Fault;
+use super::transfer::{Finished, Switched, Transfer};
+use super::upload::Outgoing;
 use crate::gateway::downstream::connections::ConnectionRegistry;
 use crate::gateway::http1::Method;
 use crate::gateway::metrics::counters::Failure;

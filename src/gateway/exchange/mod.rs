@@ -1,9 +1,14 @@
 //! One request and its response, whoever carries the client's side.
 //!
 //! - [`client`]: what a carrier must be able to do for the client: its half of an exchange
-//! - [`transfer`]: both directions between that half and one worker's connection, in one poll loop
+//! - [`transfer`]: both directions between that half and one worker's connection, in one poll loop: [`upload`],
+//!   [`download`], and for how long each side is waited for ([`waits`])
 //! - [`dispatch`]: chooses workers, decides on retries, counts; a carrier calls this once per request
 
 pub(super) mod client;
 pub(super) mod dispatch;
+mod download;
+mod fault;
 pub(super) mod transfer;
+mod upload;
+mod waits;

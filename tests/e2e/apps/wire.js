@@ -62,8 +62,11 @@ const routes = {
   // Requests that came on a connection after the one whose answer had begun early.
   '/later': socket => say(socket, String(begun.filter(one => one.bytes().includes('GET /')).length)),
 
-  // As the query says it: bytes, escaped.
-  '/raw': (socket, query) => socket.write(Buffer.from(query.get('bytes'), 'latin1')),
+  // As the query says it: bytes, escaped; `later`: more of them, when the first must have been passed on.
+  '/raw': (socket, query) => {
+    socket.write(Buffer.from(query.get('bytes'), 'latin1'));
+    if (query.has('later')) setTimeout(() => socket.write(query.get('later')), SILENCE);
+  },
 
   // The start of an answer, then the end of the connection.
   '/cut': (socket, query) => {

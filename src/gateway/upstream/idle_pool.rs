@@ -38,14 +38,18 @@ struct Idle {
 
 impl Idle {
     /// Neither closed nor with bytes that nobody asked for, which would be the answer to the next client's request.
-    fn is_quiet(&self) -> bool {
-        match POLLED.get() {
-            // The runtime has looked since it rested: what it knows costs no system call.
-            Some(at) if at.duration_since(self.since) >= REST => {
+    /// The runtime knows, where it has looked since the connection had rested; else the kernel is asked.
+    fn is_quiet(&self, looked: Option<Instant>) -> bool {
+        match looked {
+            Some(at) if self.has_rested(at) => {
                 self.stream.try_read(&mut [0u8; 1]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
             }
             _ => is_quiet(&self.stream),
         }
+    }
+
+    fn has_rested(&self, at: Instant) -> bool {
+        at.duration_since(self.since) >= REST
     }
 }
 
@@ -63,19 +67,19 @@ struct Shard {
 
 impl Shard {
     /// The one that was kept last of those that have rested.
-    fn take(&mut self, now: Instant) -> Option<Idle> {
+    fn take(&mut self, now: Instant, looked: Option<Instant>) -> Option<Idle> {
         // A request on a new connection, which the worker has to accept first, is not overtaken by the next one.
         if self.connecting > 0 || self.missed.is_some_and(|at| now.duration_since(at) < REST) {
             return None;
         }
-        let idle = self.take_rested(now);
+        let idle = looked.and_then(|at| self.take_rested(at)).or_else(|| self.take_rested(now));
         self.missed = if idle.is_none() { Some(now) } else { None };
         idle
     }
 
-    fn take_rested(&mut self, now: Instant) -> Option<Idle> {
+    fn take_rested(&mut self, at: Instant) -> Option<Idle> {
         // They stand in the order in which they were kept.
-        let rested = self.idle.partition_point(|idle| now.duration_since(idle.since) >= REST);
+        let rested = self.idle.partition_point(|idle| idle.has_rested(at));
         self.fewest = self.fewest.min(rested.saturating_sub(1));
         self.idle.remove(rested.checked_sub(1)?)
     }
@@ -140,24 +144,42 @@ fn shards(member: &Member) -> Option<&Shards> {
 }
 
 /// A kept connection that is younger than `limit` and that the worker has neither closed nor written to.
-pub(in crate::gateway) fn take(member: &Member, limit: Duration, now: Instant) -> Option<UnixStream> {
+pub(in crate::gateway) fn take(
+    member: &Member,
+    limit: Duration,
+    descriptors: &Descriptors,
+    now: Instant,
+) -> Option<UnixStream> {
     let shards = shards(member)?;
+    let looked = LOOKED.get().filter(|at| now.duration_since(*at) < REST && descriptors.used() <= LOOK_COVERS);
     loop {
-        let idle = shards.own()?.take(now)?;
-        if now.duration_since(idle.since) < limit && idle.is_quiet() {
+        let idle = shards.own()?.take(now, looked)?;
+        if now.duration_since(idle.since) < limit && idle.is_quiet(looked) {
             return Some(idle.stream);
         }
     }
 }
 
+/// Events that a thread's runtime must take from the kernel at once, so that what it knows can be trusted here: enough
+/// for every descriptor of traffic up to a number.
+pub(crate) const EVENTS_AT_ONCE: usize = 4096;
+/// The number; the rest is for what a thread watches beside traffic.
+const LOOK_COVERS: usize = EVENTS_AT_ONCE - 256;
+
 thread_local! {
-    /// When the thread's runtime last took from the kernel what has happened on its sockets.
-    static POLLED: Cell<Option<Instant>> = const { Cell::new(None) };
+    static LOOKS: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// What had come by then, the thread's runtime knows.
+    static LOOKED: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// Call it on a thread with a runtime of its own, each time that runtime has waited for its sockets.
-pub(crate) fn note_poll() {
-    POLLED.set(Some(Instant::now()));
+/// The thread's runtime is about to take from the kernel what has happened on its sockets, up to [`EVENTS_AT_ONCE`].
+pub(crate) fn before_look() {
+    LOOKS.set(Some(Instant::now()));
+}
+
+/// It has.
+pub(crate) fn after_look() {
+    LOOKED.set(LOOKS.get());
 }
 
 /// A request waits for a new connection, until this is dropped: in the poll in which it goes out.
@@ -255,7 +277,7 @@ mod tests {
 
     async fn rested(member: &Member) -> Option<UnixStream> {
         tokio::time::sleep(2 * REST).await;
-        take(member, YOUNG, Instant::now())
+        take(member, YOUNG, &Descriptors::new(100), Instant::now())
     }
 
     #[tokio::test]
@@ -273,10 +295,10 @@ mod tests {
         second.write_all(b"x").await.unwrap();
         assert_eq!(workers[1].read_u8().await.unwrap(), b'x');
         keep(&member, second, &account);
-        let mut first = take(&member, YOUNG, Instant::now()).unwrap();
+        let mut first = take(&member, YOUNG, &account, Instant::now()).unwrap();
         first.write_all(b"y").await.unwrap();
         assert_eq!(workers[0].read_u8().await.unwrap(), b'y');
-        assert!(take(&member, YOUNG, Instant::now()).is_none(), "the other rests");
+        assert!(take(&member, YOUNG, &account, Instant::now()).is_none(), "the other rests");
     }
 
     #[tokio::test]
@@ -321,14 +343,14 @@ mod tests {
             keep(&member, ours, &account);
             worker.write_all(b"surplus").await.unwrap();
             tokio::time::sleep(2 * REST).await;
-            POLLED.set(runtime_tells.then(Instant::now));
-            assert!(take(&member, YOUNG, Instant::now()).is_none());
+            LOOKED.set(runtime_tells.then(Instant::now));
+            assert!(take(&member, YOUNG, &account, Instant::now()).is_none());
         }
         let (ours, _worker) = UnixStream::pair().unwrap();
         keep(&member, ours, &account);
         tokio::time::sleep(2 * REST).await;
-        note_poll();
-        assert!(take(&member, YOUNG, Instant::now()).is_some());
+        LOOKED.set(Some(Instant::now()));
+        assert!(take(&member, YOUNG, &account, Instant::now()).is_some());
     }
 
     #[tokio::test]

@@ -96,6 +96,15 @@ export const answers = [
       assert.equal(text(result), 'late');
       assert.deepEqual(result.hints.map(hint => [hint.status, hint.headers.link]), [[103, '</style.css>; rel=preload']]);
     },
+    instead: {
+      'pingora-http2': {
+        says: 'Pingora drops informational answers of HTTP/2',
+        expect: result => {
+          assert.equal(text(result), 'late', shown(result));
+          assert.deepEqual(result.hints, []);
+        },
+      },
+    },
   },
   {
     name: 'an answer that has begun may be silent for longer than any limit of a request',
@@ -105,6 +114,16 @@ export const answers = [
       assert.equal(result.status, 200, shown(result));
       assert.equal(text(result), 'the rest');
       assert.equal(result.cut, false);
+    },
+    instead: {
+      pingora: {
+        says: 'Pingora has one time-out for all that it reads of an answer: response_timeout cuts one that pauses for longer',
+        expect: result => {
+          assert.equal(result.status, 200, shown(result));
+          assert.equal(result.cut, true, shown(result));
+          assert.ok(result.ms >= LIMITS.response * 0.8, `after ${result.ms} ms`);
+        },
+      },
     },
   },
   {
@@ -126,6 +145,16 @@ export const answers = [
     expect: result => {
       assert.equal(text(result), 'body', shown(result));
       assert.deepEqual(result.trailers, { 'x-sum': '4' });
+    },
+    instead: {
+      pingora: {
+        says: 'Pingora does not read the trailers of a worker that speaks HTTP/1',
+        expect: result => {
+          assert.equal(text(result), 'body', shown(result));
+          assert.equal(result.cut, false, shown(result));
+          assert.deepEqual(result.trailers, {});
+        },
+      },
     },
   },
   {
@@ -196,6 +225,21 @@ export const answers = [
     },
   },
   {
+    name: 'such an answer is counted, and frees its worker',
+    app: 'counted',
+    alone: true,
+    not: { upgrade: NO_BODY },
+    act: async at => {
+      const key = 'requests_total 4xx';
+      const before = (await at.counters())[key];
+      const asking = (await at.open()).start({ method: 'POST', path: '/refuse', announce: 200_000, open: true });
+      const { status } = await asking.write(Buffer.alloc(50_000)).answer;
+      await at.quiet();
+      return { status, added: (await at.counters())[key] - before };
+    },
+    expect: result => assert.deepEqual(result, { status: 403, added: 1 }),
+  },
+  {
     name: 'Expect: 100-continue is answered before the body',
     app: 'web',
     not: { upgrade: NO_BODY },
@@ -207,6 +251,15 @@ export const answers = [
     expect: result => {
       assert.equal(json(result).bytes, 4, shown(result));
       assert.ok(result.hints.some(hint => hint.status === 100), shown(result));
+    },
+    instead: {
+      'pingora-http2': {
+        says: 'Pingora drops informational answers of HTTP/2: the client sends its body when it has waited for long enough',
+        expect: result => {
+          assert.equal(json(result).bytes, 4, shown(result));
+          assert.deepEqual(result.hints, []);
+        },
+      },
     },
   },
   {

@@ -1,9 +1,8 @@
-//! Pingora's `ProxyHttp` under the same rules: carries requests to workers that speak HTTP/2 and, by
-//! `server.http: pingora`, all plain requests, as a reference for the own path. What Pingora cannot hold stands in
-//! docs/architecture.md.
+//! What Pingora asks at each step of a request.
 
-use crate::gateway::downstream::connection::Connection;
-use crate::gateway::downstream::connections::{ConnectionRegistry, StreamGuard};
+use super::context::Ctx;
+use super::first_body;
+use crate::gateway::downstream::connections::ConnectionRegistry;
 use crate::gateway::http1::Method;
 use crate::gateway::metrics::counters::Failure;
 use crate::gateway::request::error_response::ErrorResponse;
@@ -11,124 +10,25 @@ use crate::gateway::request::forwarded::Forwarded;
 use crate::gateway::request::heads::{self, FieldRule};
 use crate::gateway::request::limits::RequestLimits;
 use crate::gateway::request::plan;
-use crate::gateway::request::retry::{self, Attempt, Decision, WorkerFault};
+use crate::gateway::request::retry::WorkerFault;
 use crate::gateway::request::session::SessionLearner;
-use crate::gateway::rules::{App, Protocol, SharedRules};
+use crate::gateway::rules::{Protocol, SharedRules};
 use crate::gateway::upstream::{acquire::acquire, connect};
-use crate::pool::{Lease, Member, Use};
+use crate::pool::Use;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, RETRY_AFTER, SET_COOKIE};
+use http::{HeaderMap, Method as HttpMethod, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora_core::apps::{HttpServerApp, HttpServerOptions, ServerApp};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::protocols::http::ServerSession;
-use pingora_core::protocols::http::v2::server::default_h2_options;
-use pingora_core::protocols::l4::stream::Stream as L4Stream;
-use pingora_core::server::configuration::ServerConf;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::{Error, ErrorSource, ErrorType, Result};
-use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, Session};
+use pingora_core::{Error, Result};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// Bytes of a stream's answer that wait for a client to take them.
-const SEND_BUFFER: usize = 64 * 1024;
-const MAX_STREAMS: u32 = 100;
-/// What a client may send of one body, and of all, before a worker has taken it, in bytes.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
-
-/// Serves connections by Pingora.
-#[derive(Clone)]
-pub(in crate::gateway) struct PingoraCarrier {
-    proxy: Arc<HttpProxy<Proxy>>,
-    rules: SharedRules,
-    registry: Arc<ConnectionRegistry>,
-}
-
-impl PingoraCarrier {
-    pub(in crate::gateway) fn new(
-        rules: SharedRules,
-        conf: &Arc<ServerConf>,
-        registry: Arc<ConnectionRegistry>,
-    ) -> PingoraCarrier {
-        let proxy = Proxy { rules: rules.clone(), connector: Arc::default(), registry: registry.clone() };
-        let mut proxy = pingora_proxy::http_proxy(conf, proxy);
-        let mut options = HttpServerOptions::default();
-        options.h2c = true;
-        options.h2_idle_timeout = Some(rules.load().limits.keepalive_timeout);
-        proxy.server_options = Some(options);
-        let mut h2_options = default_h2_options();
-        h2_options
-            .max_concurrent_streams(MAX_STREAMS)
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_send_buffer_size(SEND_BUFFER);
-        proxy.h2_options = Some(h2_options);
-        PingoraCarrier { proxy: Arc::new(proxy), rules, registry }
-    }
-
-    /// Serves the request whose head begins what was read; gives the connection back when another may follow.
-    pub(in crate::gateway) async fn serve_http1(&self, connection: Connection) -> Option<Connection> {
-        let Connection { client, stream, mut read_ahead, guard, .. } = connection;
-        let keep_alive = self.rules.load().limits.keepalive_timeout.as_secs().max(1);
-        let stays = !guard.directive().ends();
-        let mut session = ServerSession::new_http1(stream);
-        session.set_pipelined_prefix(read_ahead.split());
-        session.set_keepalive(stays.then_some(keep_alive));
-        let reused = self.proxy.process_new_http(session, &self.registry.closing()).await?;
-        // What Pingora has read beyond the request ends the connection, so nothing is lost here.
-        let (stream, _) = reused.consume();
-        Some(Connection::new(client, stream, guard))
-    }
-
-    /// Serves an HTTP/2 connection to its end.
-    pub(in crate::gateway) async fn serve_http2(&self, connection: Connection) {
-        let Connection { stream, read_ahead, guard, .. } = connection;
-        let stream = if read_ahead.is_empty() {
-            stream
-        } else {
-            // Only a plain stream is looked into for HTTP/2, so it is one of this type.
-            let Ok(mut plain) = stream.into_any().downcast::<L4Stream>() else { return };
-            plain.rewind(&read_ahead);
-            plain
-        };
-        drop(read_ahead);
-        ServerApp::process_new(&self.proxy, stream, &self.registry.closing()).await;
-        drop(guard);
-    }
-
-    pub(in crate::gateway) async fn cleanup(&self) {
-        self.proxy.http_cleanup().await;
-    }
-}
-
-/// What is known of one request on its way.
-#[derive(Default)]
-pub(in crate::gateway) struct Ctx {
-    app: Option<Arc<App>>,
-    limits: Option<RequestLimits>,
-    began: Option<Instant>,
-    /// Held until the response has ended.
-    lease: Option<Lease>,
-    /// One more request of an HTTP/2 connection.
-    stream: Option<StreamGuard>,
-    /// Workers that could not take the request.
-    tried: Vec<Arc<Member>>,
-    is_bound: bool,
-    was_replayed: bool,
-    /// The session's worker, which was asked once: nobody else is.
-    owner: Option<Arc<Member>>,
-    /// Content bytes of the request so far.
-    body: u64,
-    /// The answer may hold a sid to learn.
-    learner: Option<SessionLearner>,
-    response: Option<ErrorResponse>,
-    failure: Option<Failure>,
-}
 
 pub(in crate::gateway) struct Proxy {
     rules: SharedRules,
@@ -137,84 +37,8 @@ pub(in crate::gateway) struct Proxy {
 }
 
 impl Proxy {
-    fn refuse(ctx: &mut Ctx, response: ErrorResponse, failure: Failure) -> Box<Error> {
-        ctx.response = Some(response);
-        ctx.failure = Some(failure);
-        Error::explain(ErrorType::HTTPStatus(response.status), response.detail)
-    }
-
-    /// What an error says of the worker; `None` where it is the client's.
-    fn worker_fault(error: &Error, ctx: &Ctx) -> Option<WorkerFault> {
-        if *error.esource() != ErrorSource::Upstream {
-            return None;
-        }
-        Some(match error.etype() {
-            ErrorType::WriteError if ctx.body == 0 => WorkerFault::Unsent,
-            ErrorType::ReadTimedout | ErrorType::WriteTimedout => WorkerFault::NoResponse,
-            ErrorType::InvalidHTTPHeader => WorkerFault::Malformed,
-            ErrorType::ConnectError | ErrorType::ConnectTimedout | ErrorType::ConnectRefused => {
-                WorkerFault::Unreachable
-            }
-            _ => WorkerFault::Died,
-        })
-    }
-
-    /// Once more, or the end? By the rule that holds for every carrier.
-    fn judge(session: &Session, fault: WorkerFault, ctx: &mut Ctx, is_whole: bool, reused: bool) -> bool {
-        let attempt = Attempt {
-            is_whole,
-            is_replayable: retry::is_replayable(session.req_header().method.as_str().as_bytes(), false),
-            was_replayed: ctx.was_replayed,
-            is_bound: ctx.is_bound,
-            on_kept_connection: reused,
-            reads_at_once: false,
-            tried: ctx.tried.len(),
-        };
-        match retry::decide(fault, &attempt) {
-            Decision::Retry { avoid, is_replay } => {
-                ctx.was_replayed |= is_replay;
-                if is_replay && ctx.is_bound {
-                    ctx.owner = ctx.lease.as_ref().map(|lease| lease.member().clone());
-                }
-                if let Some(lease) = ctx.lease.take()
-                    && avoid
-                {
-                    ctx.tried.push(lease.member().clone());
-                }
-                if let (Some(app), false) = (&ctx.app, fault == WorkerFault::Unreachable) {
-                    app.metrics.retried();
-                }
-                true
-            }
-            Decision::GiveUp(response) => {
-                ctx.response = Some(response);
-                ctx.failure = Some(match fault {
-                    WorkerFault::Unreachable | WorkerFault::QueueFull => Failure::NoWorker,
-                    WorkerFault::NoResponse => Failure::NoAnswer,
-                    WorkerFault::Malformed => Failure::Malformed,
-                    WorkerFault::Unsent | WorkerFault::Unread | WorkerFault::Died => Failure::WorkerDied,
-                });
-                false
-            }
-        }
-    }
-
-    fn response_to(error: &Error, ctx: &Ctx) -> Option<ErrorResponse> {
-        if ctx.response.is_some() {
-            return ctx.response;
-        }
-        match error.esource() {
-            ErrorSource::Upstream => Some(ErrorResponse::BROKEN),
-            ErrorSource::Downstream => match error.etype() {
-                ErrorType::ReadTimedout => Some(ErrorResponse::REQUEST_TIMEOUT),
-                ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed => None,
-                ErrorType::WriteTimedout => None,
-                _ => Some(ErrorResponse { status: 400, detail: "The request could not be understood." }),
-            },
-            ErrorSource::Internal | ErrorSource::Unset => {
-                Some(ErrorResponse { status: 500, detail: "The proxy could not handle this request." })
-            }
-        }
+    pub(super) fn new(rules: SharedRules, registry: Arc<ConnectionRegistry>) -> Proxy {
+        Proxy { rules, connector: Arc::default(), registry }
     }
 }
 
@@ -223,7 +47,7 @@ impl ProxyHttp for Proxy {
     type CTX = Ctx;
 
     fn new_ctx(&self) -> Ctx {
-        Ctx::default()
+        Ctx::new()
     }
 
     /// Pingora's default puts a compression module in the way of every request.
@@ -236,41 +60,47 @@ impl ProxyHttp for Proxy {
         if is_http2 {
             let ends = session.as_downstream_mut().is_body_empty();
             let checked = heads::check_http2(session.req_header(), ends, &rules.head_limits).map(drop);
-            checked.map_err(|reject| Self::refuse(ctx, reject.into(), Failure::BadRequest))?;
+            checked.map_err(|reject| ctx.refuse(reject.into(), Failure::BadRequest))?;
             ctx.stream = self.registry.register_stream(rules.limits.connections);
             if ctx.stream.is_none() {
-                return Err(Self::refuse(ctx, ErrorResponse::NO_WORKER, Failure::NoWorker));
+                return Err(ctx.refuse(ErrorResponse::NO_WORKER, Failure::NoWorker));
             }
         }
+        take_origin_form(session.as_downstream_mut().req_header_mut())?;
         let request = session.req_header();
         let Some(index) = rules.routes.find(host(request), request.raw_path()) else {
-            return Err(Self::refuse(ctx, ErrorResponse::NO_ROUTE, Failure::BadRequest));
+            return Err(ctx.refuse(ErrorResponse::NO_ROUTE, Failure::BadRequest));
         };
         let app = rules.apps[index].clone();
         let limits = rules.request_limits(&app);
-        // The time-out of a response is the peer's; an upload has no least rate here.
-        let RequestLimits { body_bytes, body_timeout, body_rate, response_timeout: _ } = limits;
-        let length = request.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        // The time-out of a response is the peer's. Pingora knows no rate: `first_body` holds the first part of an
+        // upload to it, and each piece of a download must be taken within `body_timeout`.
+        let RequestLimits { body_bytes, body_timeout, body_rate: _, response_timeout: _ } = limits;
+        let length = content_length(&request.headers);
         ctx.began = Some(Instant::now());
         ctx.app = Some(app);
         ctx.limits = Some(limits);
         if let (Some(length), Some(limit)) = (length, body_bytes)
             && length > limit
         {
-            return Err(Self::refuse(ctx, ErrorResponse::TOO_LONG, Failure::BadRequest));
+            return Err(ctx.refuse(ErrorResponse::TOO_LONG, Failure::BadRequest));
         }
         let downstream = session.as_downstream_mut();
         downstream.set_read_timeout(Some(body_timeout));
         downstream.set_write_timeout(Some(body_timeout));
-        if body_rate > 0 {
-            downstream.set_min_send_rate(usize::try_from(body_rate).ok());
-        }
         Ok(())
+    }
+
+    /// A short body is waited for, so that slow clients hold no worker.
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+        let length = content_length(&session.req_header().headers);
+        first_body::take(session, length, ctx).await?;
+        Ok(false)
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
         let Some((app, limits)) = ctx.app.clone().zip(ctx.limits) else {
-            return Err(Self::refuse(ctx, ErrorResponse::NO_ROUTE, Failure::BadRequest));
+            return Err(ctx.refuse(ErrorResponse::NO_ROUTE, Failure::BadRequest));
         };
         let request = session.req_header();
         let is_get = Method::of(request.method.as_str().as_bytes()) == Method::Get;
@@ -281,10 +111,10 @@ impl ProxyHttp for Proxy {
         let Some(lease) = acquire(&app.pool, &plan, &ctx.tried, draining).await else {
             let last = if ctx.was_replayed { ErrorResponse::BROKEN } else { ErrorResponse::NO_WORKER };
             let failure = if ctx.was_replayed { Failure::WorkerDied } else { Failure::NoWorker };
-            return Err(Self::refuse(ctx, last, failure));
+            return Err(ctx.refuse(last, failure));
         };
         if ctx.owner.as_ref().is_some_and(|owner| !Arc::ptr_eq(owner, lease.member())) {
-            return Err(Self::refuse(ctx, ErrorResponse::BROKEN, Failure::WorkerDied));
+            return Err(ctx.refuse(ErrorResponse::BROKEN, Failure::WorkerDied));
         }
         if plan.usage == Use::Parked {
             ctx.began = None;
@@ -317,7 +147,7 @@ impl ProxyHttp for Proxy {
         // A worker whose queue is full lives: its sessions must not be tried elsewhere.
         let busy = error.root_cause().downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::TimedOut);
         let fault = if busy { WorkerFault::QueueFull } else { WorkerFault::Unreachable };
-        error.set_retry(Self::judge(session, fault, ctx, true, false));
+        error.set_retry(ctx.judge(session, fault, true, false));
         error
     }
 
@@ -329,14 +159,14 @@ impl ProxyHttp for Proxy {
         ctx: &mut Ctx,
         reused: bool,
     ) -> Box<Error> {
-        let answered = session.response_written().is_some_and(|head| !head.status.is_informational());
+        let answered = has_answered(session);
         let is_whole = !answered && !session.as_ref().retry_buffer_truncated();
-        let retry = match Self::worker_fault(&error, ctx) {
+        let retry = match ctx.worker_fault(&error) {
             Some(_) if answered => {
                 ctx.failure = Some(Failure::Truncated);
                 false
             }
-            Some(fault) => Self::judge(session, fault, ctx, is_whole, reused),
+            Some(fault) => ctx.judge(session, fault, is_whole, reused),
             None => {
                 ctx.failure = ctx.failure.or(Some(Failure::ClientGone));
                 false
@@ -359,7 +189,7 @@ impl ProxyHttp for Proxy {
         }
         ctx.body += body.as_ref().map_or(0, |body| body.len() as u64);
         if ctx.limits.and_then(|limits| limits.body_bytes).is_some_and(|limit| ctx.body > limit) {
-            return Err(Self::refuse(ctx, ErrorResponse::TOO_LONG, Failure::BadRequest));
+            return Err(ctx.refuse(ErrorResponse::TOO_LONG, Failure::BadRequest));
         }
         Ok(())
     }
@@ -398,12 +228,32 @@ impl ProxyHttp for Proxy {
         result
     }
 
-    async fn response_filter(
+    /// No request that Pingora carries asks for another protocol.
+    async fn upstream_response_filter(
         &self,
         _session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
+        match response.status {
+            StatusCode::SWITCHING_PROTOCOLS => Err(ctx.refuse(ErrorResponse::BROKEN, Failure::Malformed)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn response_filter(&self, session: &mut Session, response: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
+        for name in heads::dropped_from_response(response.status.as_u16(), &response.headers) {
+            response.remove_header(&name);
+        }
+        if response.status.is_informational() {
+            return Ok(());
+        }
+        ctx.status = Some(response.status.as_u16());
+        let is_empty = matches!(response.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+            || content_length(&response.headers) == Some(0);
+        if is_empty || session.req_header().method == HttpMethod::HEAD {
+            ctx.note_answered(session);
+        }
         if let Some(learner) = &mut ctx.learner {
             // Pingora gives bodies out without chunk framing.
             learner.begin(response.status == 200 && !response.headers.contains_key(CONTENT_ENCODING), false);
@@ -414,11 +264,14 @@ impl ProxyHttp for Proxy {
 
     fn response_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
-        _end: bool,
+        end: bool,
         ctx: &mut Ctx,
     ) -> Result<Option<Duration>> {
+        if end {
+            ctx.note_answered(session);
+        }
         if let (Some(learner), Some(body)) = (&mut ctx.learner, body) {
             learner.body(body);
         }
@@ -426,7 +279,7 @@ impl ProxyHttp for Proxy {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Ctx) -> FailToProxy {
-        let response = Self::response_to(error, ctx);
+        let response = ctx.response_to(error);
         let code = response.map_or(0, |response| response.status);
         let app = ctx.app.as_ref().map_or("-", |app| &*app.pool.app);
         // The query stays out of the log: it may hold tokens.
@@ -434,7 +287,9 @@ impl ProxyHttp for Proxy {
         let path = request.uri.path();
         let level = if code >= 500 && code != 503 { log::Level::Warn } else { log::Level::Debug };
         log::log!(level, "{app}: {} {path} was answered {code}: {}", request.method, error.etype().as_str());
-        if let Some(response) = response
+        if has_answered(session) {
+            cut(session).await;
+        } else if let Some(response) = response
             && let Err(error) = respond(session, response).await
         {
             log::debug!("the client left before its {code}: {error}");
@@ -459,22 +314,25 @@ impl ProxyHttp for Proxy {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Ctx) {
-        ctx.lease = None;
-        let Some(app) = &ctx.app else { return };
-        if error.is_some() {
-            app.metrics.failed(ctx.failure.unwrap_or(Failure::ClientGone));
-        }
-        if let Some(answer) = session.response_written() {
-            let began = ctx.began.filter(|_| error.is_none());
-            app.metrics.answered(answer.status.as_u16(), began.map(|began| began.elapsed()));
-        }
+        let written = session.response_written().map(|answer| answer.status.as_u16());
+        ctx.count(written, error.is_none());
+    }
+}
+
+fn has_answered(session: &Session) -> bool {
+    session.response_written().is_some_and(|head| !head.status.is_informational())
+}
+
+/// The client must see that its answer is not whole: HTTP/1 by the connection's end, HTTP/2 by this.
+async fn cut(session: &mut Session) {
+    if session.as_downstream().is_http2() {
+        // A reset discards what is still to be written: the connection's task writes first.
+        tokio::task::yield_now().await;
+        session.as_downstream_mut().shutdown().await;
     }
 }
 
 async fn respond(session: &mut Session, response: ErrorResponse) -> Result<()> {
-    if session.response_written().is_some_and(|head| !head.status.is_informational()) {
-        return Ok(());
-    }
     let body = response.body();
     let mut head = ResponseHeader::build(response.status, Some(5))?;
     head.insert_header(CONTENT_TYPE, "text/plain; charset=utf-8")?;
@@ -486,6 +344,19 @@ async fn respond(session: &mut Session, response: ErrorResponse) -> Result<()> {
     session.as_downstream_mut().set_keepalive(None);
     session.write_response_header(Box::new(head), false).await?;
     session.write_response_body(Some(body), true).await
+}
+
+/// Of an absolute-form target only what follows the authority, which is the `Host` field's.
+fn take_origin_form(request: &mut RequestHeader) -> Result<()> {
+    if matches!(request.raw_path(), [b'/', ..] | b"*") {
+        return Ok(());
+    }
+    let path = request.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    request.set_raw_path(path.as_bytes())
+}
+
+fn content_length(fields: &HeaderMap) -> Option<u64> {
+    fields.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok())
 }
 
 /// The host a request is for: `:authority` of HTTP/2, an absolute target's, or the `Host` header.

@@ -64,7 +64,7 @@ const routes = {
   '/upload': it => {
     let bytes = 0;
     it.req.on('data', chunk => (bytes += chunk.length));
-    it.req.on('end', () => it.json({ bytes, encoding: it.req.headers['transfer-encoding'] ?? null }));
+    it.req.on('end', () => it.json({ bytes, encoding: it.req.headers['transfer-encoding'] ?? null, trailers: it.req.trailers }));
   },
 
   '/status': it => it.answer(Number(it.query.get('code')), { 'x-pid': process.pid }, 'as asked'),

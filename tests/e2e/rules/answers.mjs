@@ -7,6 +7,7 @@ import { range, sleep } from '../lib/wait.mjs';
 
 const IS_GET = 'an upgrade is a GET';
 const NO_BODY = 'an upgrade request has no body';
+const ONE_ONLY = 'an upgrade takes its connection';
 const status = code => result => assert.equal(result.status, code, shown(result));
 
 /** Asks on one connection, then by others: everybody gets an answer of their own. */
@@ -168,6 +169,48 @@ export const answers = [
     expect: urls => assert.deepEqual(urls, range(10).map(n => `/head?n=${n}`)),
   },
   {
+    name: 'requests that are sent at once are all answered',
+    app: 'web',
+    not: { upgrade: ONE_ONLY },
+    act: async at => (await at.open()).together([{ path: '/head?n=1' }, { path: '/head?n=2' }, { path: '/head?n=3' }]),
+    expect: results => assert.deepEqual(results.map(result => json(result).url), range(3).map(n => `/head?n=${n + 1}`)),
+    instead: {
+      'pingora-http1': {
+        says: 'Pingora answers the first and ends the connection: a client sends the others again (RFC 9112, section 9.3.2)',
+        expect: ([first, ...others]) => {
+          assert.equal(json(first).url, '/head?n=1', shown(first));
+          for (const other of others) assert.deepEqual([other.status, other.ended], [null, true], shown(other));
+        },
+      },
+    },
+  },
+  {
+    name: 'a request that comes before the last one is answered does not disturb it',
+    app: 'web',
+    not: { upgrade: ONE_ONLY },
+    act: async at => (await at.open()).together([{ path: '/held?ms=500' }, { path: '/head?n=2' }], 150),
+    expect: ([first, next]) => {
+      assert.equal(text(first), 'held', shown(first));
+      assert.equal(json(next).url, '/head?n=2');
+    },
+    instead: {
+      'pingora-http1': {
+        says: 'Pingora takes it for a fault of the first one, which is a 400, and ends the connection',
+        expect: ([first, next]) => assert.deepEqual([first.status, next.status, next.ended], [400, null, true]),
+      },
+    },
+  },
+  {
+    name: 'an HTTP/1.0 client gets its answer without chunks',
+    app: 'web',
+    not: { upgrade: 'HTTP/1.0 has no upgrades', http2: 'is not HTTP/1.0' },
+    act: at => at.ask({ version: '1.0', path: '/pause?ms=10' }),
+    expect: result => {
+      assert.equal(text(result), 'the rest', shown(result));
+      assert.equal(result.headers['transfer-encoding'], undefined);
+    },
+  },
+  {
     name: 'several Set-Cookie stay several',
     app: 'web',
     act: at => at.ask({ path: '/cookies' }),
@@ -258,6 +301,25 @@ export const answers = [
         expect: result => {
           assert.equal(json(result).bytes, 4, shown(result));
           assert.deepEqual(result.hints, []);
+        },
+      },
+    },
+  },
+  {
+    name: 'harmless trailers of a request pass',
+    app: 'web',
+    not: { upgrade: NO_BODY },
+    act: at => at.ask({ method: 'POST', path: '/upload', chunks: ['abc', 'de'], trailers: { 'x-checksum': '7', 'content-length': '1' } }),
+    expect: result => {
+      assert.equal(json(result).bytes, 5, shown(result));
+      assert.deepEqual(json(result).trailers, { 'x-checksum': '7' });
+    },
+    instead: {
+      pingora: {
+        says: 'Pingora drops the trailers of requests',
+        expect: result => {
+          assert.equal(json(result).bytes, 5, shown(result));
+          assert.deepEqual(json(result).trailers, {});
         },
       },
     },

@@ -46,6 +46,8 @@ async function upload(at, announce, begin) {
 /** Holds as many connections as there may be, and asks on one more; then again when one has left. */
 async function beyond(at) {
   const held = [];
+  const others = at.proxy.adopted.length;
+  await until(async () => (await at.total('connections_open')) === others, { what: 'the connections before it to be gone' });
   for (const _ of range(6)) held.push(await at.open());
   // A connection counts from its first byte at the latest.
   for (const [n, client] of held.entries()) {
@@ -129,6 +131,25 @@ export const limits = [
     not: { upgrade: NO_BODY },
     act: async at => (await upload(at, 100, 10)).answer,
     expect: late,
+  },
+  {
+    name: 'body_timeout: a long body that stops coming is a 408',
+    app: 'web',
+    not: { upgrade: NO_BODY },
+    act: async at => (await upload(at, 100_000, 50_000)).answer,
+    expect: late,
+    instead: {
+      'pingora-http2': {
+        says: 'Pingora has no time-out for a body of HTTP/2: only response_timeout ends the wait',
+        act: async at => {
+          const asking = await upload(at, 100_000, 50_000);
+          const over = await Promise.race([asking.answer, sleep(LIMITS.ms + 1500)]);
+          asking.leave();
+          return over;
+        },
+        expect: over => assert.equal(over, undefined, 'the upload ended'),
+      },
+    },
   },
   {
     name: 'body_timeout: a long body that stops coming is a 408, whatever response_timeout says',

@@ -9,7 +9,7 @@ use super::shared::{Shared, StreamEnd};
 use super::stall::Stall;
 use super::stream;
 use crate::gateway::downstream::connection::Connection;
-use crate::gateway::downstream::connections::{ConnectionGuard, Directive, StreamGuard};
+use crate::gateway::downstream::connections::{ConnectionGuard, Directive};
 use crate::gateway::downstream::deadline::Deadline;
 use crate::gateway::downstream::http2_settings::{
     CONNECTION_WINDOW, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW, header_list_size,
@@ -195,7 +195,7 @@ impl Server {
         let rules = self.shared.rules.load_full();
         let mut place = None;
         if !self.streams.is_empty() {
-            place = self.place(&rules);
+            place = idle_pool::place_for_stream(&rules, &self.shared.registry);
             if place.is_none() {
                 // The client may send it again, here or elsewhere (RFC 9113, section 8.7).
                 self.shared.registry.descriptors().note_refusal();
@@ -210,18 +210,6 @@ impl Server {
             drop(place);
             end
         }));
-    }
-
-    fn place(&self, rules: &Rules) -> Option<StreamGuard> {
-        let registry = &self.shared.registry;
-        let limit = rules.limits.connections;
-        registry.register_stream(limit).or_else(|| {
-            if registry.descriptors().idle() == 0 {
-                return None;
-            }
-            idle_pool::evict(rules, 1);
-            registry.register_stream(limit)
-        })
     }
 
     /// Ready when a connection without requests has had its time.

@@ -3,9 +3,10 @@
 
 use super::context::ANSWERED_EARLY;
 use super::filters::Proxy;
-use crate::gateway::downstream::connections::ConnectionRegistry;
+use crate::gateway::downstream::connections::{ConnectionRegistry, StreamGuard};
 use crate::gateway::downstream::http2_settings;
 use crate::gateway::rules::{Limits, SharedRules};
+use crate::gateway::upstream::idle_pool;
 use async_trait::async_trait;
 use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
 use pingora_core::protocols::Stream;
@@ -24,13 +25,13 @@ use tokio::time::{sleep, timeout};
 pub(super) async fn serve(
     proxy: &Arc<HttpProxy<Proxy>>,
     rules: &SharedRules,
-    registry: &ConnectionRegistry,
+    registry: &Arc<ConnectionRegistry>,
     stream: Stream,
 ) {
     let limits = rules.load().limits.clone();
     let (end, shutdown) = watch::channel(false);
     let mut closing = registry.closing();
-    let streams = Arc::new(Streams::new(proxy.clone(), limits.clone()));
+    let streams = Arc::new(Streams::new(proxy.clone(), rules.clone(), registry.clone(), limits.clone()));
     let mut served = pin!(ServerApp::process_new(&streams, stream, &shutdown));
     tokio::select! {
         biased;
@@ -51,6 +52,8 @@ pub(super) async fn serve(
 /// The requests of one connection.
 struct Streams {
     proxy: Arc<HttpProxy<Proxy>>,
+    rules: SharedRules,
+    registry: Arc<ConnectionRegistry>,
     limits: Limits,
     open: AtomicUsize,
     has_begun: AtomicBool,
@@ -58,8 +61,14 @@ struct Streams {
 }
 
 impl Streams {
-    fn new(proxy: Arc<HttpProxy<Proxy>>, limits: Limits) -> Streams {
-        Streams { proxy, limits, open: AtomicUsize::new(0), has_begun: AtomicBool::new(false), changed: Notify::new() }
+    fn new(
+        proxy: Arc<HttpProxy<Proxy>>,
+        rules: SharedRules,
+        registry: Arc<ConnectionRegistry>,
+        limits: Limits,
+    ) -> Streams {
+        let (open, has_begun, changed) = Default::default();
+        Streams { proxy, rules, registry, limits, open, has_begun, changed }
     }
 
     /// Ends when there was no request for so long: `first` as long as none has come.
@@ -76,21 +85,30 @@ impl Streams {
         }
     }
 
-    fn begin(&self) -> Open<'_> {
+    /// `None`: the connection has a request already, and there is no place for another one.
+    fn begin(&self) -> Option<Open<'_>> {
         self.has_begun.store(true, Ordering::Release);
-        self.open.fetch_add(1, Ordering::AcqRel);
+        let before = self.open.fetch_add(1, Ordering::AcqRel);
         self.changed.notify_one();
-        Open(self)
+        let mut open = Open { streams: self, _place: None };
+        if before > 0 {
+            open._place = Some(idle_pool::place_for_stream(&self.rules.load(), &self.registry)?);
+        }
+        Some(open)
     }
 }
 
 /// A request that is open.
-struct Open<'a>(&'a Streams);
+struct Open<'a> {
+    streams: &'a Streams,
+    /// Of one beyond the connection's first.
+    _place: Option<StreamGuard>,
+}
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::AcqRel);
-        self.0.changed.notify_one();
+        self.streams.open.fetch_sub(1, Ordering::AcqRel);
+        self.streams.changed.notify_one();
     }
 }
 
@@ -98,10 +116,15 @@ impl Drop for Open<'_> {
 impl HttpServerApp for Streams {
     async fn process_new_http(
         self: &Arc<Self>,
-        session: ServerSession,
+        mut session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        let _open = self.begin();
+        let Some(_open) = self.begin() else {
+            self.registry.descriptors().note_refusal();
+            // The client may send it again, here or elsewhere (RFC 9113, section 8.7).
+            session.shutdown_with_reason(h2::Reason::REFUSED_STREAM);
+            return None;
+        };
         let answered_early = Arc::new(Notify::new());
         let request = self.proxy.process_new_http(session, shutdown);
         let request = ANSWERED_EARLY.scope(answered_early.clone(), request);

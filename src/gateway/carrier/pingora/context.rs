@@ -1,6 +1,5 @@
 //! What is known of one request on its way, what its errors mean, and what is counted of it.
 
-use crate::gateway::downstream::connections::StreamGuard;
 use crate::gateway::metrics::counters::Failure;
 use crate::gateway::request::error_response::ErrorResponse;
 use crate::gateway::request::limits::RequestLimits;
@@ -27,8 +26,6 @@ pub(in crate::gateway) struct Ctx {
     pub(super) began: Option<Instant>,
     /// Held until the response has ended.
     pub(super) lease: Option<Lease>,
-    /// One more request of an HTTP/2 connection.
-    pub(super) stream: Option<StreamGuard>,
     /// Workers that could not take the request.
     pub(super) tried: Vec<Arc<Member>>,
     pub(super) is_bound: bool,

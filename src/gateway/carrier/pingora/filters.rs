@@ -17,8 +17,9 @@ use crate::gateway::upstream::{acquire::acquire, connect};
 use crate::pool::Use;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, RETRY_AFTER, SET_COOKIE};
-use http::{HeaderMap, Method as HttpMethod, StatusCode};
+use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE};
+use http::header::{RETRY_AFTER, SET_COOKIE, TRANSFER_ENCODING};
+use http::{HeaderMap, Method as HttpMethod, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::protocols::http::ServerSession;
@@ -61,10 +62,6 @@ impl ProxyHttp for Proxy {
             let ends = session.as_downstream_mut().is_body_empty();
             let checked = heads::check_http2(session.req_header(), ends, &rules.head_limits).map(drop);
             checked.map_err(|reject| ctx.refuse(reject.into(), Failure::BadRequest))?;
-            ctx.stream = self.registry.register_stream(rules.limits.connections);
-            if ctx.stream.is_none() {
-                return Err(ctx.refuse(ErrorResponse::NO_WORKER, Failure::NoWorker));
-            }
         }
         take_origin_form(session.as_downstream_mut().req_header_mut())?;
         let request = session.req_header();
@@ -249,6 +246,10 @@ impl ProxyHttp for Proxy {
             return Ok(());
         }
         ctx.status = Some(response.status.as_u16());
+        if session.req_header().version == Version::HTTP_10 && response.remove_header(&TRANSFER_ENCODING).is_some() {
+            // Such a client knows no chunks: the connection's end is the body's.
+            session.as_downstream_mut().set_keepalive(None);
+        }
         let is_empty = matches!(response.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
             || content_length(&response.headers) == Some(0);
         if is_empty || session.req_header().method == HttpMethod::HEAD {

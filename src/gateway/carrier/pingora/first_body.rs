@@ -32,7 +32,7 @@ pub(super) async fn take(session: &mut Session, length: Option<u64>, ctx: &mut C
             return Err(ctx.refuse(ErrorResponse::REQUEST_TIMEOUT, Failure::BadRequest));
         };
         let Ok(piece) = timeout_at(look, downstream.read_request_body()).await else { continue };
-        let Some(piece) = piece? else { break };
+        let Some(piece) = piece.map_err(|error| error.into_down())? else { break };
         wait.moved();
         taken += piece.len() as u64;
         // One piece is what the buffer for a retry holds in any case.

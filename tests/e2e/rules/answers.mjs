@@ -2,18 +2,24 @@
 
 import assert from 'node:assert/strict';
 import { LIMITS } from './config.mjs';
+import { noted } from './asking.mjs';
 import { json, shown, text } from './outcome.mjs';
-import { range, sleep } from '../lib/wait.mjs';
+import { range, sleep, until } from '../lib/wait.mjs';
 
 const IS_GET = 'an upgrade is a GET';
 const NO_BODY = 'an upgrade request has no body';
 const ONE_ONLY = 'an upgrade takes its connection';
 const status = code => result => assert.equal(result.status, code, shown(result));
 
-/** Asks on one connection, then by others: everybody gets an answer of their own. */
-async function amongOthers(at, asked) {
+/**
+ * Asks for an answer with bytes behind it, then by others: everybody gets an answer of their own. Bytes that come only after the next
+ * request has gone out are its answer, whoever looks at them, so those of the worker are out first.
+ */
+async function afterSurplus(at, method) {
   const client = await at.open();
-  const first = await client.ask(asked);
+  const name = `surplus.${method}.${at.name}`;
+  const first = await client.ask({ method, path: `/surplus?name=${name}` });
+  await until(() => noted(at, name).length > 0, { what: 'the bytes behind the answer to be out', every: 5 });
   const others = [];
   for (const n of range(6)) others.push(await at.direct(`/head?n=${n}`).then(answer => answer.json.url, error => error.code));
   return { first, others };
@@ -220,7 +226,7 @@ export const answers = [
     name: 'what a worker says after its answer reaches nobody',
     app: 'one',
     alone: true,
-    act: at => amongOthers(at, { path: '/surplus' }),
+    act: at => afterSurplus(at, 'GET'),
     expect: result => {
       assert.equal(text(result.first), 'own', shown(result.first));
       untouched(result);
@@ -231,7 +237,7 @@ export const answers = [
     app: 'one',
     alone: true,
     not: { upgrade: IS_GET },
-    act: at => amongOthers(at, { method: 'HEAD', path: '/surplus' }),
+    act: at => afterSurplus(at, 'HEAD'),
     expect: result => {
       assert.equal(result.first.status, 200, shown(result.first));
       untouched(result);

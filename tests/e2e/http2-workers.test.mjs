@@ -130,12 +130,12 @@ share('one connection with HTTP/2, workers of both kinds by route', both, check 
         same(t, seen.trailers['x-checksum'], '7', [undefined]);
       }));
 
-    check(`an answer that a worker with ${kind} breaks off is an error of its stream alone`, needsProxy, (proxy, t) =>
+    check(`an answer that a worker with ${kind} breaks off is an error of its stream alone`, needsProxy, proxy =>
       withSession(proxy.port, async session => {
         const others = [toOne, toTwo].map(other => ask(session, ...other({ ':path': '/slow?ms=300' })));
         const answer = await ask(session, ...where({ ':path': '/cut' }));
         assert.deepEqual([answer.status, answer.text], [200, 'half of it']);
-        same(t, answer.code, 'INTERNAL_ERROR', ['CANCEL']);
+        assert.equal(answer.code, 'INTERNAL_ERROR');
         for (const other of await Promise.all(others)) assert.deepEqual([other.status, other.text], [200, 'slow']);
         assert.deepEqual(session.trouble, []);
       }));

@@ -1,8 +1,7 @@
 // The table: each rule on each path. What a rule expects stands once, in rules/*.mjs; the paths (rules/paths.mjs) only
 // translate. A cell that makes no sense is left out with its reason in the table, and said so in the output.
 //
-// PINGORA_COLUMNS=1 runs the two columns of `server: {http: pingora}` too, RULES=a,b the rules whose names hold one of
-// these, COLUMNS=http2,upgrade only these paths.
+// RULES=a,b runs the rules whose names hold one of these, COLUMNS=http2,upgrade only these paths.
 
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
@@ -15,27 +14,27 @@ const list = name => process.env[name]?.split(',').map(word => word.trim()).filt
 const wanted = list('RULES');
 const columns = list('COLUMNS') ?? Object.keys(paths);
 const rules = all.filter(rule => !wanted || wanted.some(word => rule.name.includes(word)));
-// As long as there are binaries without `server.http`.
-const PINGORA = process.env.PINGORA_COLUMNS === '1';
 
 const count = { cells: 0, passed: 0, failed: [], skipped: 0 };
 
-/** Why a cell is left out, or nothing. */
-function reason(rule, name) {
-  const path = paths[name];
-  if (path.http === 'pingora' && !PINGORA) return 'to be measured';
-  return rule.not?.[name] || (path.two && rule.not?.http2) || (path.http === 'pingora' && rule.not?.pingora);
+/** What a rule says of a path, by its name or by its kind. */
+function said(of, name) {
+  const { http, two } = paths[name];
+  return of?.[name] ?? (http === 'pingora' ? of?.pingora : undefined) ?? (two ? of?.http2 : undefined);
 }
 
-/** What a path that cannot hold the rule does instead: {says, expect}. */
-const instead = (rule, name) => rule.instead?.[name] ?? (paths[name].http === 'pingora' ? rule.instead?.pingora : undefined);
+/** Why a cell is left out, or nothing. */
+const reason = (rule, name) => said(rule.not, name);
+
+/** What a path that cannot hold the rule does instead: {says, act, expect}. */
+const instead = (rule, name) => said(rule.instead, name);
 
 async function cell(rule, name, proxy) {
   const own = rule.own && await prepared(rule.own, { http: paths[name].http, host: `${rule.app}.example`, connections: paths[name].adopted ? rule.connections ?? 1 : 0 });
   const at = new At(name, own || proxy, rule.app);
   try {
-    const result = await rule.act(at);
-    await (instead(rule, name)?.expect ?? rule.expect)(result, at);
+    const { act, expect } = { ...rule, ...instead(rule, name) };
+    await expect(await act(at), at);
     at.close();
     if (own) await own.stop();
   } catch (error) {
@@ -108,7 +107,7 @@ function table(http, only) {
 }
 
 table('own', columns);
-if (PINGORA) table('pingora', columns);
+table('pingora', columns);
 
 test('the table is complete', needsUpgrade, () => {
   for (const rule of rules) {

@@ -4,4 +4,5 @@ pub(super) mod close;
 pub(super) mod connection;
 pub(super) mod connections;
 pub(super) mod deadline;
+pub(super) mod http2_settings;
 pub(super) mod scratch;

@@ -10,7 +10,7 @@ use crate::gateway::http1::Method;
 use crate::gateway::metrics::counters::Failure;
 use crate::gateway::request::body::BodyFault;
 use crate::gateway::request::error_response::ErrorResponse;
-use crate::gateway::request::limits::{BodyOf, RateMeter, RequestLimits};
+use crate::gateway::request::limits::{BodyWait, FIRST_BODY, RequestLimits};
 use crate::gateway::request::plan::Plan;
 use crate::gateway::request::retry::{self, Attempt, Decision, WorkerFault};
 use crate::gateway::request::session::SessionLearner;
@@ -23,10 +23,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::net::UnixStream;
 use tokio::time::Instant;
-
-/// Body bytes that travel with the head and can be sent again. A body that is stated to be no longer is waited for
-/// before a worker is asked, so that slow clients hold no worker.
-const FIRST_BODY: usize = 16 * 1024;
 
 /// One request, checked and planned.
 pub(in crate::gateway) struct Request<'a> {
@@ -177,7 +173,7 @@ impl<'a> Dispatch<'a> {
         if client.body_is_done() || self.request.expect_continue {
             return Ok(());
         }
-        let mut gather = FirstBody { limits: self.limits, head: first.len(), since: None, rate: RateMeter::default() };
+        let mut gather = FirstBody { limits: self.limits, head: first.len(), wait: BodyWait::default() };
         std::future::poll_fn(|cx| gather.poll(cx, client, first)).await
     }
 
@@ -379,8 +375,7 @@ struct FirstBody {
     limits: RequestLimits,
     /// Bytes of the head before it.
     head: usize,
-    since: Option<Instant>,
-    rate: RateMeter,
+    wait: BodyWait,
 }
 
 impl FirstBody {
@@ -392,7 +387,7 @@ impl FirstBody {
     ) -> Poll<Result<(), Ended>> {
         while !client.body_is_done() && first.len() < self.head + FIRST_BODY {
             match client.poll_body(cx, first).map_err(Ended::by_client)? {
-                Poll::Ready(()) => self.since = None,
+                Poll::Ready(()) => self.wait.moved(),
                 Poll::Pending => {
                     let is_short = client.body_left().is_some_and(|left| left <= FIRST_BODY as u64);
                     if client.body_taken() > 0 && !is_short {
@@ -406,16 +401,10 @@ impl FirstBody {
     }
 
     fn poll_limits<C: ClientHalf>(&mut self, cx: &mut Context<'_>, client: &mut C) -> Poll<Result<(), Ended>> {
-        let now = Instant::now();
-        let late = || Err(Ended::refused(ErrorResponse::REQUEST_TIMEOUT, Failure::BadRequest));
-        let end = *self.since.get_or_insert(now) + self.limits.body_timeout;
-        let Ok(look) = self.rate.look(&self.limits, BodyOf::Request, client.body_taken(), now) else {
-            return Poll::Ready(late());
+        let Ok(look) = self.wait.look(&self.limits, client.body_taken(), Instant::now()) else {
+            return Poll::Ready(Err(Ended::refused(ErrorResponse::REQUEST_TIMEOUT, Failure::BadRequest)));
         };
-        ready!(client.deadline().poll_at(cx, look.map_or(end, |look| look.min(end))));
-        if Instant::now() >= end {
-            return Poll::Ready(late());
-        }
+        ready!(client.deadline().poll_at(cx, look));
         cx.waker().wake_by_ref();
         Poll::Pending
     }

@@ -298,16 +298,27 @@ pub(in crate::gateway) enum Persistence<'a> {
     Keep(&'a [u8]),
 }
 
-/// Whether an answer's field is passed on, by the status.
-fn response_passes(head: &response::Head, buf: &[u8], name: &[u8]) -> bool {
+/// Whether an answer's field is passed on, by the status; `Connection` may name it still.
+fn response_field_passes(status: u16, name: &[u8]) -> bool {
     let is = |wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
     // Where no body can be, framing would lead a reader astray (RFC 9110, section 8.6; RFC 9112, section 6.1).
-    let framed = match head.status {
+    let framed = match status {
         100..200 | 204 => is("content-length") || is("transfer-encoding"),
         304 => is("transfer-encoding"),
         _ => false,
     };
-    !framed && !is_response_hop_by_hop(name) && !is_nominated(head.nominates, head.headers(buf).all("connection"), name)
+    !framed && !is_response_hop_by_hop(name)
+}
+
+fn response_passes(head: &response::Head, buf: &[u8], name: &[u8]) -> bool {
+    response_field_passes(head.status, name) && !is_nominated(head.nominates, head.headers(buf).all("connection"), name)
+}
+
+/// The fields of a worker's head that are not passed on, where another reader has taken the head apart.
+pub(in crate::gateway) fn dropped_from_response(status: u16, fields: &HeaderMap) -> Vec<HeaderName> {
+    let connection = || fields.get_all(http::header::CONNECTION).iter().map(HeaderValue::as_bytes);
+    let passes = |name: &[u8]| response_field_passes(status, name) && !is_nominated(true, connection(), name);
+    fields.keys().filter(|name| !passes(name.as_str().as_bytes())).cloned().collect()
 }
 
 /// A worker's head as an HTTP/1 client gets it.
@@ -432,6 +443,29 @@ mod tests {
             response_to_http1(&head, wire.as_bytes(), Version::Http11, Persistence::Keep(b""), &mut out);
             let text = String::from_utf8(out.to_vec()).unwrap();
             assert!(!text.contains(gone) && (text.contains(kept) || status == 304), "{text}");
+        }
+    }
+
+    #[test]
+    fn heads_that_were_taken_apart_lose_the_same_fields() {
+        let mut fields = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "keep-alive, X-One"),
+            ("x-one", "1"),
+            ("keep-alive", "timeout=5"),
+            ("content-length", "5"),
+            ("transfer-encoding", "chunked"),
+            ("x-two", "2"),
+        ] {
+            fields.append(name, value.parse().unwrap());
+        }
+        for (status, more) in
+            [(200, &[][..]), (304, &["transfer-encoding"]), (204, &["content-length", "transfer-encoding"])]
+        {
+            let dropped = dropped_from_response(status, &fields);
+            let mut expected = vec!["connection", "x-one", "keep-alive"];
+            expected.extend(more);
+            assert_eq!(dropped, expected, "{status}");
         }
     }
 

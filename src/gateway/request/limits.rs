@@ -24,6 +24,10 @@ pub(in crate::gateway) enum BodyOf {
     Response,
 }
 
+/// Body bytes that travel with the head and can be sent again. A body that is stated to be no longer is waited for
+/// before a worker is asked, so that slow clients hold no worker.
+pub(in crate::gateway) const FIRST_BODY: usize = 16 * 1024;
+
 /// How long a request's body is watched before its rate is judged.
 const UPLOAD_WINDOW: Duration = Duration::from_secs(5);
 
@@ -82,6 +86,32 @@ impl RateMeter {
     }
 }
 
+/// Follows a request's body that nobody has taken a part of yet, so that only its client is waited for.
+#[derive(Debug, Default)]
+pub(in crate::gateway) struct BodyWait {
+    since: Option<Instant>,
+    rate: RateMeter,
+}
+
+impl BodyWait {
+    /// Nothing is there, after `total` bytes. Says when to look again, or that the client had its time.
+    pub(in crate::gateway) fn look(
+        &mut self,
+        limits: &RequestLimits,
+        total: u64,
+        now: Instant,
+    ) -> Result<Instant, TooSlow> {
+        let end = *self.since.get_or_insert(now) + limits.body_timeout;
+        let look = self.rate.look(limits, BodyOf::Request, total, now)?;
+        if now >= end { Err(TooSlow) } else { Ok(look.map_or(end, |look| look.min(end))) }
+    }
+
+    /// Something came.
+    pub(in crate::gateway) fn moved(&mut self) {
+        self.since = None;
+    }
+}
+
 /// A body that moves below the least rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::gateway) struct TooSlow;
@@ -115,6 +145,24 @@ mod tests {
         let mut meter = RateMeter::default();
         let until = meter.look(&limits, BodyOf::Response, 0, start);
         assert_eq!(until, Ok(Some(start + Duration::from_secs(60))));
+    }
+
+    #[test]
+    fn a_body_is_waited_for_between_its_pieces_and_by_its_rate() {
+        let (limits, start) = (limits(100), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut wait = BodyWait::default();
+        assert_eq!(wait.look(&limits, 0, at(0)), Ok(at(5)));
+        wait.moved();
+        assert_eq!(wait.look(&limits, 500, at(5)), Ok(at(10)));
+        wait.moved();
+        assert_eq!(wait.look(&limits, 501, at(10)), Err(TooSlow));
+        let limits = RequestLimits { body_rate: 0, ..limits };
+        let mut wait = BodyWait::default();
+        assert_eq!(wait.look(&limits, 0, at(0)), Ok(at(60)));
+        wait.moved();
+        assert_eq!(wait.look(&limits, 1, at(59)), Ok(at(119)));
+        assert_eq!(wait.look(&limits, 1, at(119)), Err(TooSlow));
     }
 
     #[test]

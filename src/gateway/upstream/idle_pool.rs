@@ -8,6 +8,7 @@
 //! never waited for by a request.
 
 use crate::gateway::descriptors::{Descriptors, Taken};
+use crate::gateway::downstream::connections::{ConnectionRegistry, StreamGuard};
 use crate::gateway::rules::Rules;
 use crate::pool::{self, Member};
 use std::any::Any;
@@ -251,6 +252,18 @@ pub(in crate::gateway) fn evict(rules: &Rules, count: usize) {
             }
         }
     }
+}
+
+/// A place for one more request of an HTTP/2 connection that has one already, if need be that of an idle connection.
+pub(in crate::gateway) fn place_for_stream(rules: &Rules, registry: &Arc<ConnectionRegistry>) -> Option<StreamGuard> {
+    let limit = rules.limits.connections;
+    registry.register_stream(limit).or_else(|| {
+        if registry.descriptors().idle() == 0 {
+            return None;
+        }
+        evict(rules, 1);
+        registry.register_stream(limit)
+    })
 }
 
 /// Neither closed nor with bytes that nobody asked for, as the kernel says.

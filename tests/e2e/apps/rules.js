@@ -64,7 +64,7 @@ const routes = {
   '/upload': it => {
     let bytes = 0;
     it.req.on('data', chunk => (bytes += chunk.length));
-    it.req.on('end', () => it.json({ bytes, encoding: it.req.headers['transfer-encoding'] ?? null }));
+    it.req.on('end', () => it.json({ bytes, encoding: it.req.headers['transfer-encoding'] ?? null, trailers: it.req.trailers }));
   },
 
   '/status': it => it.answer(Number(it.query.get('code')), { 'x-pid': process.pid }, 'as asked'),
@@ -159,12 +159,13 @@ const routes = {
     else it.hints = head(103, { Link: '</style.css>; rel=preload' });
     it.answer(200, {}, 'late');
   },
-  // A second answer that nobody asked for.
+  // A second answer that nobody asked for. It is noted when it is out.
   '/surplus': it => {
+    const out = () => it.note();
     const surplus = `${head(299, { 'Content-Length': 7 }).replace('undefined', 'Surplus')}surplus`;
-    if (!it.res) return it.raw(`${head(403, { 'Content-Length': 3 })}own${surplus}`);
+    if (!it.res) return it.socket.end(`${head(403, { 'Content-Length': 3 })}own${surplus}`, out);
     it.answer(200, { 'content-length': 3 }, 'own');
-    it.socket.write(it.req.method === 'HEAD' ? `own${surplus}` : surplus);
+    it.socket.write(it.req.method === 'HEAD' ? `own${surplus}` : surplus, out);
   },
 };
 

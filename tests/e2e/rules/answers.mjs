@@ -2,17 +2,24 @@
 
 import assert from 'node:assert/strict';
 import { LIMITS } from './config.mjs';
+import { noted } from './asking.mjs';
 import { json, shown, text } from './outcome.mjs';
-import { range, sleep } from '../lib/wait.mjs';
+import { range, sleep, until } from '../lib/wait.mjs';
 
 const IS_GET = 'an upgrade is a GET';
 const NO_BODY = 'an upgrade request has no body';
+const ONE_ONLY = 'an upgrade takes its connection';
 const status = code => result => assert.equal(result.status, code, shown(result));
 
-/** Asks on one connection, then by others: everybody gets an answer of their own. */
-async function amongOthers(at, asked) {
+/**
+ * Asks for an answer with bytes behind it, then by others: everybody gets an answer of their own. Bytes that come only after the next
+ * request has gone out are its answer, whoever looks at them, so those of the worker are out first.
+ */
+async function afterSurplus(at, method) {
   const client = await at.open();
-  const first = await client.ask(asked);
+  const name = `surplus.${method}.${at.name}`;
+  const first = await client.ask({ method, path: `/surplus?name=${name}` });
+  await until(() => noted(at, name).length > 0, { what: 'the bytes behind the answer to be out', every: 5 });
   const others = [];
   for (const n of range(6)) others.push(await at.direct(`/head?n=${n}`).then(answer => answer.json.url, error => error.code));
   return { first, others };
@@ -96,6 +103,15 @@ export const answers = [
       assert.equal(text(result), 'late');
       assert.deepEqual(result.hints.map(hint => [hint.status, hint.headers.link]), [[103, '</style.css>; rel=preload']]);
     },
+    instead: {
+      'pingora-http2': {
+        says: 'Pingora drops informational answers of HTTP/2',
+        expect: result => {
+          assert.equal(text(result), 'late', shown(result));
+          assert.deepEqual(result.hints, []);
+        },
+      },
+    },
   },
   {
     name: 'an answer that has begun may be silent for longer than any limit of a request',
@@ -105,6 +121,16 @@ export const answers = [
       assert.equal(result.status, 200, shown(result));
       assert.equal(text(result), 'the rest');
       assert.equal(result.cut, false);
+    },
+    instead: {
+      pingora: {
+        says: 'Pingora has one time-out for all that it reads of an answer: response_timeout cuts one that pauses for longer',
+        expect: result => {
+          assert.equal(result.status, 200, shown(result));
+          assert.equal(result.cut, true, shown(result));
+          assert.ok(result.ms >= LIMITS.response * 0.8, `after ${result.ms} ms`);
+        },
+      },
     },
   },
   {
@@ -127,6 +153,16 @@ export const answers = [
       assert.equal(text(result), 'body', shown(result));
       assert.deepEqual(result.trailers, { 'x-sum': '4' });
     },
+    instead: {
+      pingora: {
+        says: 'Pingora does not read the trailers of a worker that speaks HTTP/1',
+        expect: result => {
+          assert.equal(text(result), 'body', shown(result));
+          assert.equal(result.cut, false, shown(result));
+          assert.deepEqual(result.trailers, {});
+        },
+      },
+    },
   },
   {
     name: 'ten requests at once: to each its own answer',
@@ -139,6 +175,48 @@ export const answers = [
     expect: urls => assert.deepEqual(urls, range(10).map(n => `/head?n=${n}`)),
   },
   {
+    name: 'requests that are sent at once are all answered',
+    app: 'web',
+    not: { upgrade: ONE_ONLY },
+    act: async at => (await at.open()).together([{ path: '/head?n=1' }, { path: '/head?n=2' }, { path: '/head?n=3' }]),
+    expect: results => assert.deepEqual(results.map(result => json(result).url), range(3).map(n => `/head?n=${n + 1}`)),
+    instead: {
+      'pingora-http1': {
+        says: 'Pingora answers the first and ends the connection: a client sends the others again (RFC 9112, section 9.3.2)',
+        expect: ([first, ...others]) => {
+          assert.equal(json(first).url, '/head?n=1', shown(first));
+          for (const other of others) assert.deepEqual([other.status, other.ended], [null, true], shown(other));
+        },
+      },
+    },
+  },
+  {
+    name: 'a request that comes before the last one is answered does not disturb it',
+    app: 'web',
+    not: { upgrade: ONE_ONLY },
+    act: async at => (await at.open()).together([{ path: '/held?ms=500' }, { path: '/head?n=2' }], 150),
+    expect: ([first, next]) => {
+      assert.equal(text(first), 'held', shown(first));
+      assert.equal(json(next).url, '/head?n=2');
+    },
+    instead: {
+      'pingora-http1': {
+        says: 'Pingora takes it for a fault of the first one, which is a 400, and ends the connection',
+        expect: ([first, next]) => assert.deepEqual([first.status, next.status, next.ended], [400, null, true]),
+      },
+    },
+  },
+  {
+    name: 'an HTTP/1.0 client gets its answer without chunks',
+    app: 'web',
+    not: { upgrade: 'HTTP/1.0 has no upgrades', http2: 'is not HTTP/1.0' },
+    act: at => at.ask({ version: '1.0', path: '/pause?ms=10' }),
+    expect: result => {
+      assert.equal(text(result), 'the rest', shown(result));
+      assert.equal(result.headers['transfer-encoding'], undefined);
+    },
+  },
+  {
     name: 'several Set-Cookie stay several',
     app: 'web',
     act: at => at.ask({ path: '/cookies' }),
@@ -148,7 +226,7 @@ export const answers = [
     name: 'what a worker says after its answer reaches nobody',
     app: 'one',
     alone: true,
-    act: at => amongOthers(at, { path: '/surplus' }),
+    act: at => afterSurplus(at, 'GET'),
     expect: result => {
       assert.equal(text(result.first), 'own', shown(result.first));
       untouched(result);
@@ -159,7 +237,7 @@ export const answers = [
     app: 'one',
     alone: true,
     not: { upgrade: IS_GET },
-    act: at => amongOthers(at, { method: 'HEAD', path: '/surplus' }),
+    act: at => afterSurplus(at, 'HEAD'),
     expect: result => {
       assert.equal(result.first.status, 200, shown(result.first));
       untouched(result);
@@ -196,6 +274,21 @@ export const answers = [
     },
   },
   {
+    name: 'such an answer is counted, and frees its worker',
+    app: 'counted',
+    alone: true,
+    not: { upgrade: NO_BODY },
+    act: async at => {
+      const key = 'requests_total 4xx';
+      const before = (await at.counters())[key];
+      const asking = (await at.open()).start({ method: 'POST', path: '/refuse', announce: 200_000, open: true });
+      const { status } = await asking.write(Buffer.alloc(50_000)).answer;
+      await at.quiet();
+      return { status, added: (await at.counters())[key] - before };
+    },
+    expect: result => assert.deepEqual(result, { status: 403, added: 1 }),
+  },
+  {
     name: 'Expect: 100-continue is answered before the body',
     app: 'web',
     not: { upgrade: NO_BODY },
@@ -207,6 +300,34 @@ export const answers = [
     expect: result => {
       assert.equal(json(result).bytes, 4, shown(result));
       assert.ok(result.hints.some(hint => hint.status === 100), shown(result));
+    },
+    instead: {
+      'pingora-http2': {
+        says: 'Pingora drops informational answers of HTTP/2: the client sends its body when it has waited for long enough',
+        expect: result => {
+          assert.equal(json(result).bytes, 4, shown(result));
+          assert.deepEqual(result.hints, []);
+        },
+      },
+    },
+  },
+  {
+    name: 'harmless trailers of a request pass',
+    app: 'web',
+    not: { upgrade: NO_BODY },
+    act: at => at.ask({ method: 'POST', path: '/upload', chunks: ['abc', 'de'], trailers: { 'x-checksum': '7', 'content-length': '1' } }),
+    expect: result => {
+      assert.equal(json(result).bytes, 5, shown(result));
+      assert.deepEqual(json(result).trailers, { 'x-checksum': '7' });
+    },
+    instead: {
+      pingora: {
+        says: 'Pingora drops the trailers of requests',
+        expect: result => {
+          assert.equal(json(result).bytes, 5, shown(result));
+          assert.deepEqual(json(result).trailers, {});
+        },
+      },
     },
   },
   {

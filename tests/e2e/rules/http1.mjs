@@ -10,8 +10,8 @@ const PATIENCE = 8000;
 const chunk = data => Buffer.concat([Buffer.from(`${Buffer.byteLength(data).toString(16)}\r\n`), Buffer.from(data), Buffer.from('\r\n')]);
 
 /** The bytes of a request: its head and what it says of its body at once. */
-function spell({ method = 'GET', path, host, fields = [], body, chunks, announce }) {
-  const lines = [`${method} ${path} HTTP/1.1`, `Host: ${host}`, ...fields.map(([name, value]) => `${name}: ${value}`)];
+function spell({ method = 'GET', path, host, version = '1.1', fields = [], body, chunks, announce }) {
+  const lines = [`${method} ${path} HTTP/${version}`, `Host: ${host}`, ...fields.map(([name, value]) => `${name}: ${value}`)];
   if (announce !== undefined) lines.push(`Content-Length: ${announce}`);
   else if (body !== undefined) lines.push(`Content-Length: ${Buffer.byteLength(body)}`);
   else if (chunks) lines.push('Transfer-Encoding: chunked');
@@ -85,7 +85,7 @@ async function read(raw, { method = 'GET', patience = PATIENCE } = {}, from = pe
 /** A request under way. */
 class Asking {
   constructor(raw, request, answer) {
-    Object.assign(this, { raw, chunked: Boolean(request.chunks), answer });
+    Object.assign(this, { raw, chunked: Boolean(request.chunks), trailers: request.trailers ?? {}, answer });
   }
 
   write(data) {
@@ -94,7 +94,7 @@ class Asking {
   }
 
   end() {
-    if (this.chunked) this.raw.write('0\r\n\r\n');
+    if (this.chunked) this.raw.write(`0\r\n${Object.entries(this.trailers).map(([name, value]) => `${name}: ${value}\r\n`).join('')}\r\n`);
     return this;
   }
 
@@ -136,6 +136,23 @@ export class Http1 {
 
   ask(request) {
     return this.start(request).answer;
+  }
+
+  /** Requests one behind the other, none of which waits for an answer. */
+  async together(requests, pause) {
+    const from = performance.now();
+    const prepared = requests.map(request => this.prepare(request));
+    if (pause) {
+      for (const one of prepared) {
+        this.raw.write(spell(one));
+        await sleep(pause);
+      }
+    } else {
+      this.raw.write(Buffer.concat(prepared.map(spell)));
+    }
+    const results = [];
+    for (const one of prepared) results.push(await read(this.raw, one, from));
+    return results;
   }
 
   /** A head that comes a field at a time and never ends. */

@@ -77,7 +77,8 @@ export class Http2 {
     const from = performance.now();
     const { body, chunks = [], open, patience = PATIENCE } = request;
     const bare = body === undefined && !request.chunks && request.announce === undefined;
-    const stream = this.session.request(spell(request), { endStream: bare && !open });
+    const stream = this.session.request(spell(request), { endStream: bare && !open, waitForTrailers: Boolean(request.trailers) });
+    if (request.trailers) stream.on('wantTrailers', () => stream.sendTrailers(request.trailers));
     const answer = within(patience, () => `the end of the stream of ${request.path}`, this.watch(stream, request, from));
     answer.catch(() => {});
     if (body !== undefined) stream.write(body);
@@ -111,6 +112,15 @@ export class Http2 {
 
   ask(request) {
     return this.start(request).answer;
+  }
+
+  async together(requests, pause = 0) {
+    const answers = [];
+    for (const one of requests) {
+      answers.push(this.ask(one));
+      await sleep(pause);
+    }
+    return Promise.all(answers);
   }
 
   async frames(fn) {

@@ -10,21 +10,44 @@ const status = code => result => assert.equal(result.status, code, shown(result)
 /** Long fields and paths. */
 const long = (letter, bytes) => letter.repeat(bytes);
 
-/** Sends pieces of a body until an answer comes; returns that. */
-async function drip(asking, piece, pause, most) {
-  let answer;
-  asking.answer.then(result => (answer = result), () => (answer = {}));
+const within = (least, most) => result => {
+  assert.equal(result.status, 408, shown(result));
+  assert.ok(result.ms >= least && result.ms < most, `after ${result.ms} ms`);
+};
+/** A body that stops, one that is too slow. */
+const late = within(LIMITS.ms * 0.8, LIMITS.ms + 4000);
+const slow = within(4000, 12_000);
+
+/** Sends pieces of a body until an answer comes, or for so long; whether one has come. */
+async function dripped(asking, piece, pause, most) {
+  let over = false;
+  const ended = () => (over = true);
+  asking.answer.then(ended, ended);
   const end = performance.now() + most;
-  while (!answer && performance.now() < end) {
+  while (!over && performance.now() < end) {
     asking.write(piece);
     await sleep(pause);
   }
+  return over;
+}
+
+/** The same; returns the answer. */
+async function drip(asking, ...more) {
+  await dripped(asking, ...more);
   return asking.answer;
+}
+
+/** An upload that begins with so many bytes. */
+async function upload(at, announce, begin) {
+  const asking = (await at.open()).start({ method: 'POST', path: '/upload', announce, open: true, patience: 14_000 });
+  return asking.write(Buffer.alloc(begin, 'x'));
 }
 
 /** Holds as many connections as there may be, and asks on one more; then again when one has left. */
 async function beyond(at) {
   const held = [];
+  const others = at.proxy.adopted.length;
+  await until(async () => (await at.total('connections_open')) === others, { what: 'the connections before it to be gone' });
   for (const _ of range(6)) held.push(await at.open());
   // A connection counts from its first byte at the latest.
   for (const [n, client] of held.entries()) {
@@ -106,23 +129,69 @@ export const limits = [
     name: 'body_timeout: a body that stops coming is a 408',
     app: 'web',
     not: { upgrade: NO_BODY },
-    act: async at => (await at.open()).start({ method: 'POST', path: '/upload', announce: 100, open: true }).write('not all').answer,
-    expect: result => {
-      assert.equal(result.status, 408, shown(result));
-      assert.ok(result.ms >= LIMITS.ms * 0.8 && result.ms < LIMITS.ms + 4000, `after ${result.ms} ms`);
+    act: async at => (await upload(at, 100, 10)).answer,
+    expect: late,
+  },
+  {
+    name: 'body_timeout: a long body that stops coming is a 408',
+    app: 'web',
+    not: { upgrade: NO_BODY },
+    act: async at => (await upload(at, 100_000, 50_000)).answer,
+    expect: late,
+    instead: {
+      'pingora-http2': {
+        says: 'Pingora has no time-out for a body of HTTP/2: only response_timeout ends the wait',
+        act: async at => {
+          const asking = await upload(at, 100_000, 50_000);
+          const over = await Promise.race([asking.answer, sleep(LIMITS.ms + 1500)]);
+          asking.leave();
+          return over;
+        },
+        expect: over => assert.equal(over, undefined, 'the upload ended'),
+      },
+    },
+  },
+  {
+    name: 'body_timeout: a long body that stops coming is a 408, whatever response_timeout says',
+    app: 'strict',
+    connections: 1,
+    not: { upgrade: NO_BODY },
+    act: async at => (await upload(at, 100_000, 50_000)).answer,
+    expect: late,
+    instead: {
+      pingora: {
+        says: 'Pingora waits for the answer while the body comes: a body that pauses for response_timeout is a 504',
+        expect: result => {
+          assert.equal(result.status, 504, shown(result));
+          assert.ok(result.ms >= LIMITS.response * 0.8 && result.ms < LIMITS.response + 3000, `after ${result.ms} ms`);
+        },
+      },
     },
   },
   {
     name: 'body_rate: an upload of four bytes a second is a 408',
     app: 'web',
     not: { upgrade: NO_BODY },
-    act: async at => {
-      const asking = (await at.open()).start({ method: 'POST', path: '/upload', announce: 1000, open: true, patience: 14_000 });
-      return drip(asking.write('first'), 'x', 250, 13_000);
-    },
-    expect: result => {
-      assert.equal(result.status, 408, shown(result));
-      assert.ok(result.ms >= 4000 && result.ms < 12_000, `after ${result.ms} ms`);
+    act: async at => drip(await upload(at, 1000, 10), 'x', 250, 13_000),
+    expect: slow,
+  },
+  {
+    name: 'body_rate: a long upload that comes down to four bytes a second is a 408',
+    app: 'web',
+    not: { upgrade: NO_BODY },
+    act: async at => drip(await upload(at, 100_000, 50_000), 'x', 250, 13_000),
+    expect: slow,
+    instead: {
+      pingora: {
+        says: 'Pingora knows no least rate, and a worker has the upload: it goes on as long as no two pieces are response_timeout apart',
+        act: async at => {
+          const asking = await upload(at, 100_000, 50_000);
+          const over = await dripped(asking, 'x', 250, 8000);
+          asking.leave();
+          return over;
+        },
+        expect: over => assert.equal(over, false, 'the upload ended'),
+      },
     },
   },
   {

@@ -72,8 +72,9 @@ export class At {
       client = await this.client.open(this.proxy.port);
     }
     this.opened.push(client);
-    const fill = fn => (first, ...more) => fn.call(client, { path: '/ok', host: this.host, ...first }, ...more);
-    for (const way of ['start', 'ask', 'drip', 'broken', 'stall']) client[way] = fill(client.constructor.prototype[way]);
+    const whole = request => ({ path: '/ok', host: this.host, ...request });
+    const fill = fn => (first, ...more) => fn.call(client, Array.isArray(first) ? first.map(whole) : whole(first), ...more);
+    for (const way of ['start', 'ask', 'together', 'drip', 'broken', 'stall']) client[way] = fill(client.constructor.prototype[way]);
     return client;
   }
 

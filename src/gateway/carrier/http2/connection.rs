@@ -9,8 +9,11 @@ use super::shared::{Shared, StreamEnd};
 use super::stall::Stall;
 use super::stream;
 use crate::gateway::downstream::connection::Connection;
-use crate::gateway::downstream::connections::{ConnectionGuard, Directive, StreamGuard};
+use crate::gateway::downstream::connections::{ConnectionGuard, Directive};
 use crate::gateway::downstream::deadline::Deadline;
+use crate::gateway::downstream::http2_settings::{
+    CONNECTION_WINDOW, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW, header_list_size,
+};
 use crate::gateway::rules::{Rules, SharedRules};
 use crate::gateway::upstream::idle_pool;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -26,15 +29,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// Requests of one connection at a time.
-const MAX_STREAMS: u32 = 100;
-/// What a client may send of one body, and of all, before a worker has taken it, in bytes.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// Bytes of a stream's answer that wait for a client to take them.
-const SEND_BUFFER: usize = 64 * 1024;
-/// HPACK's bookkeeping counts 32 bytes a field (RFC 7541, section 4.1), which the limit of a head does not.
-const HEADER_LIST_SPARE: usize = 8 * 1024;
 /// Resets by the client, before their answer, that are no attack whatever their share.
 const MAX_RESETS: u64 = 100;
 /// With requests open, a client that is silent is asked whether it is there, this often; it has as long to answer.
@@ -74,7 +68,7 @@ fn builder(rules: &Rules) -> server::Builder {
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
-        .max_header_list_size(u32::try_from(rules.limits.head_bytes + HEADER_LIST_SPARE).unwrap_or(u32::MAX));
+        .max_header_list_size(header_list_size(rules.limits.head_bytes));
     builder
 }
 
@@ -201,7 +195,7 @@ impl Server {
         let rules = self.shared.rules.load_full();
         let mut place = None;
         if !self.streams.is_empty() {
-            place = self.place(&rules);
+            place = idle_pool::place_for_stream(&rules, &self.shared.registry);
             if place.is_none() {
                 // The client may send it again, here or elsewhere (RFC 9113, section 8.7).
                 self.shared.registry.descriptors().note_refusal();
@@ -216,18 +210,6 @@ impl Server {
             drop(place);
             end
         }));
-    }
-
-    fn place(&self, rules: &Rules) -> Option<StreamGuard> {
-        let registry = &self.shared.registry;
-        let limit = rules.limits.connections;
-        registry.register_stream(limit).or_else(|| {
-            if registry.descriptors().idle() == 0 {
-                return None;
-            }
-            idle_pool::evict(rules, 1);
-            registry.register_stream(limit)
-        })
     }
 
     /// Ready when a connection without requests has had its time.

@@ -1,0 +1,164 @@
+//! What is known of one request on its way, what its errors mean, and what is counted of it.
+
+use crate::gateway::metrics::counters::Failure;
+use crate::gateway::request::error_response::ErrorResponse;
+use crate::gateway::request::limits::RequestLimits;
+use crate::gateway::request::retry::{self, Attempt, Decision, WorkerFault};
+use crate::gateway::request::session::SessionLearner;
+use crate::gateway::rules::App;
+use crate::pool::{Lease, Member};
+use pingora_core::{Error, ErrorSource, ErrorType};
+use pingora_proxy::Session;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::Notify;
+
+tokio::task_local! {
+    /// Told when a stream of HTTP/2 has its whole answer before the end of its request's body.
+    pub(super) static ANSWERED_EARLY: Arc<Notify>;
+}
+
+/// What is known of one request on its way.
+#[derive(Default)]
+pub(in crate::gateway) struct Ctx {
+    pub(super) app: Option<Arc<App>>,
+    pub(super) limits: Option<RequestLimits>,
+    pub(super) began: Option<Instant>,
+    /// Held until the response has ended.
+    pub(super) lease: Option<Lease>,
+    /// Workers that could not take the request.
+    pub(super) tried: Vec<Arc<Member>>,
+    pub(super) is_bound: bool,
+    pub(super) was_replayed: bool,
+    /// The session's worker, which was asked once: nobody else is.
+    pub(super) owner: Option<Arc<Member>>,
+    /// Content bytes of the request so far.
+    pub(super) body: u64,
+    /// The answer may hold a sid to learn.
+    pub(super) learner: Option<SessionLearner>,
+    /// The status of the worker's final answer.
+    pub(super) status: Option<u16>,
+    pub(super) response: Option<ErrorResponse>,
+    pub(super) failure: Option<Failure>,
+    answered_early: Option<Arc<Notify>>,
+}
+
+impl Ctx {
+    pub(super) fn new() -> Ctx {
+        let mut ctx = Ctx::default();
+        ctx.answered_early = ANSWERED_EARLY.try_with(Arc::clone).ok();
+        ctx
+    }
+
+    /// The proxy answers itself.
+    pub(super) fn refuse(&mut self, response: ErrorResponse, failure: Failure) -> Box<Error> {
+        self.response = Some(response);
+        self.failure = Some(failure);
+        Error::explain(ErrorType::HTTPStatus(response.status), response.detail)
+    }
+
+    /// The answer is whole. Where the request is not, Pingora would wait for the rest without a limit.
+    pub(super) fn note_answered(&self, session: &mut Session) {
+        if let Some(answered_early) = &self.answered_early
+            && !session.as_downstream_mut().is_body_done()
+        {
+            answered_early.notify_one();
+        }
+    }
+
+    /// What an error says of the worker; `None` where it is the client's.
+    pub(super) fn worker_fault(&self, error: &Error) -> Option<WorkerFault> {
+        if *error.esource() != ErrorSource::Upstream {
+            return None;
+        }
+        Some(match error.etype() {
+            ErrorType::WriteError if self.body == 0 => WorkerFault::Unsent,
+            ErrorType::ReadTimedout | ErrorType::WriteTimedout => WorkerFault::NoResponse,
+            ErrorType::InvalidHTTPHeader => WorkerFault::Malformed,
+            ErrorType::ConnectError | ErrorType::ConnectTimedout | ErrorType::ConnectRefused => {
+                WorkerFault::Unreachable
+            }
+            _ => WorkerFault::Died,
+        })
+    }
+
+    /// Once more, or the end? By the rule that holds for every carrier.
+    pub(super) fn judge(&mut self, session: &Session, fault: WorkerFault, is_whole: bool, reused: bool) -> bool {
+        let attempt = Attempt {
+            is_whole,
+            is_replayable: retry::is_replayable(session.req_header().method.as_str().as_bytes(), false),
+            was_replayed: self.was_replayed,
+            is_bound: self.is_bound,
+            on_kept_connection: reused,
+            reads_at_once: false,
+            tried: self.tried.len(),
+        };
+        match retry::decide(fault, &attempt) {
+            Decision::Retry { avoid, is_replay } => {
+                self.was_replayed |= is_replay;
+                if is_replay && self.is_bound {
+                    self.owner = self.lease.as_ref().map(|lease| lease.member().clone());
+                }
+                if let Some(lease) = self.lease.take()
+                    && avoid
+                {
+                    self.tried.push(lease.member().clone());
+                }
+                if let (Some(app), false) = (&self.app, fault == WorkerFault::Unreachable) {
+                    app.metrics.retried();
+                }
+                true
+            }
+            Decision::GiveUp(response) => {
+                self.response = Some(response);
+                self.failure = Some(match fault {
+                    WorkerFault::Unreachable | WorkerFault::QueueFull => Failure::NoWorker,
+                    WorkerFault::NoResponse => Failure::NoAnswer,
+                    WorkerFault::Malformed => Failure::Malformed,
+                    WorkerFault::Unsent | WorkerFault::Unread | WorkerFault::Died => Failure::WorkerDied,
+                });
+                false
+            }
+        }
+    }
+
+    /// What the client is told; `None` when it has left.
+    pub(super) fn response_to(&self, error: &Error) -> Option<ErrorResponse> {
+        if self.response.is_some() {
+            return self.response;
+        }
+        match error.esource() {
+            ErrorSource::Upstream => Some(ErrorResponse::BROKEN),
+            ErrorSource::Downstream => match error.etype() {
+                ErrorType::ReadTimedout => Some(ErrorResponse::REQUEST_TIMEOUT),
+                ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed => None,
+                ErrorType::WriteTimedout => None,
+                _ => Some(ErrorResponse { status: 400, detail: "The request could not be understood." }),
+            },
+            ErrorSource::Internal | ErrorSource::Unset => {
+                Some(ErrorResponse { status: 500, detail: "The proxy could not handle this request." })
+            }
+        }
+    }
+
+    /// The request is over. `written` is the status that its client got.
+    pub(super) fn count(&mut self, written: Option<u16>, is_whole: bool) {
+        self.lease = None;
+        let Some(app) = self.app.take() else { return };
+        if !is_whole {
+            app.metrics.failed(self.failure.unwrap_or(Failure::ClientGone));
+        }
+        if let Some(status) = written {
+            let began = self.began.filter(|_| is_whole);
+            app.metrics.answered(status, began.map(|began| began.elapsed()));
+        }
+    }
+}
+
+impl Drop for Ctx {
+    /// A stream that was answered early and is given up does not come to its end.
+    fn drop(&mut self) {
+        self.began = None;
+        self.count(self.status, true);
+    }
+}

@@ -1,0 +1,378 @@
+//! What Pingora asks at each step of a request.
+
+use super::context::Ctx;
+use super::first_body;
+use crate::gateway::downstream::connections::ConnectionRegistry;
+use crate::gateway::http1::Method;
+use crate::gateway::metrics::counters::Failure;
+use crate::gateway::request::error_response::ErrorResponse;
+use crate::gateway::request::forwarded::Forwarded;
+use crate::gateway::request::heads::{self, FieldRule};
+use crate::gateway::request::limits::RequestLimits;
+use crate::gateway::request::plan;
+use crate::gateway::request::retry::WorkerFault;
+use crate::gateway::request::session::SessionLearner;
+use crate::gateway::rules::{Protocol, SharedRules};
+use crate::gateway::upstream::{acquire::acquire, connect};
+use crate::pool::Use;
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE};
+use http::header::{RETRY_AFTER, SET_COOKIE, TRANSFER_ENCODING};
+use http::{HeaderMap, Method as HttpMethod, StatusCode, Version};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora_core::modules::http::HttpModules;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::{Error, Result};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub(in crate::gateway) struct Proxy {
+    rules: SharedRules,
+    connector: Arc<connect::Connector>,
+    registry: Arc<ConnectionRegistry>,
+}
+
+impl Proxy {
+    pub(super) fn new(rules: SharedRules, registry: Arc<ConnectionRegistry>) -> Proxy {
+        Proxy { rules, connector: Arc::default(), registry }
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Proxy {
+    type CTX = Ctx;
+
+    fn new_ctx(&self) -> Ctx {
+        Ctx::new()
+    }
+
+    /// Pingora's default puts a compression module in the way of every request.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    /// HTTP/1 heads have been checked before; those of HTTP/2 are held to the same rules here.
+    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<()> {
+        let rules = self.rules.load_full();
+        let is_http2 = session.as_downstream().is_http2();
+        if is_http2 {
+            let ends = session.as_downstream_mut().is_body_empty();
+            let checked = heads::check_http2(session.req_header(), ends, &rules.head_limits).map(drop);
+            checked.map_err(|reject| ctx.refuse(reject.into(), Failure::BadRequest))?;
+        }
+        take_origin_form(session.as_downstream_mut().req_header_mut())?;
+        let request = session.req_header();
+        let Some(index) = rules.routes.find(host(request), request.raw_path()) else {
+            return Err(ctx.refuse(ErrorResponse::NO_ROUTE, Failure::BadRequest));
+        };
+        let app = rules.apps[index].clone();
+        let limits = rules.request_limits(&app);
+        // The time-out of a response is the peer's. Pingora knows no rate: `first_body` holds the first part of an
+        // upload to it, and each piece of a download must be taken within `body_timeout`.
+        let RequestLimits { body_bytes, body_timeout, body_rate: _, response_timeout: _ } = limits;
+        let length = content_length(&request.headers);
+        ctx.began = Some(Instant::now());
+        ctx.app = Some(app);
+        ctx.limits = Some(limits);
+        if let (Some(length), Some(limit)) = (length, body_bytes)
+            && length > limit
+        {
+            return Err(ctx.refuse(ErrorResponse::TOO_LONG, Failure::BadRequest));
+        }
+        let downstream = session.as_downstream_mut();
+        downstream.set_read_timeout(Some(body_timeout));
+        downstream.set_write_timeout(Some(body_timeout));
+        Ok(())
+    }
+
+    /// A short body is waited for, so that slow clients hold no worker.
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+        let length = content_length(&session.req_header().headers);
+        first_body::take(session, length, ctx).await?;
+        Ok(false)
+    }
+
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+        let Some((app, limits)) = ctx.app.clone().zip(ctx.limits) else {
+            return Err(ctx.refuse(ErrorResponse::NO_ROUTE, Failure::BadRequest));
+        };
+        let request = session.req_header();
+        let is_get = Method::of(request.method.as_str().as_bytes()) == Method::Get;
+        let settings = app.pool.settings();
+        let target = request.raw_path();
+        let plan = plan::plan(&settings.affinity, target, &request.headers, client_ip(session), is_get, false);
+        let draining = || self.registry.is_draining();
+        let Some(lease) = acquire(&app.pool, &plan, &ctx.tried, draining).await else {
+            let last = if ctx.was_replayed { ErrorResponse::BROKEN } else { ErrorResponse::NO_WORKER };
+            let failure = if ctx.was_replayed { Failure::WorkerDied } else { Failure::NoWorker };
+            return Err(ctx.refuse(last, failure));
+        };
+        if ctx.owner.as_ref().is_some_and(|owner| !Arc::ptr_eq(owner, lease.member())) {
+            return Err(ctx.refuse(ErrorResponse::BROKEN, Failure::WorkerDied));
+        }
+        if plan.usage == Use::Parked {
+            ctx.began = None;
+        }
+        ctx.is_bound = plan.is_bound();
+        ctx.learner = plan.handshake.then(|| SessionLearner::new(&app.pool, lease.member()));
+        ctx.body = 0;
+        let mut peer = Box::new(HttpPeer::new_uds(&lease.member().socket, false, String::new())?);
+        peer.options.idle_timeout = Some(app.keep_alive);
+        // Between two reads: within an answer, too.
+        peer.options.read_timeout = Some(limits.response_timeout);
+        if app.protocol == Protocol::Http2 {
+            peer.options.set_http_version(2, 2);
+        }
+        peer.options.custom_l4 = Some(match lease.member().user {
+            None => self.connector.clone(),
+            user => Arc::new(connect::Connector { user }),
+        });
+        ctx.lease = Some(lease);
+        Ok(peer)
+    }
+
+    fn fail_to_connect(
+        &self,
+        session: &mut Session,
+        _peer: &HttpPeer,
+        ctx: &mut Ctx,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        // A worker whose queue is full lives: its sessions must not be tried elsewhere.
+        let busy = error.root_cause().downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::TimedOut);
+        let fault = if busy { WorkerFault::QueueFull } else { WorkerFault::Unreachable };
+        error.set_retry(ctx.judge(session, fault, true, false));
+        error
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        ctx: &mut Ctx,
+        reused: bool,
+    ) -> Box<Error> {
+        let answered = has_answered(session);
+        let is_whole = !answered && !session.as_ref().retry_buffer_truncated();
+        let retry = match ctx.worker_fault(&error) {
+            Some(_) if answered => {
+                ctx.failure = Some(Failure::Truncated);
+                false
+            }
+            Some(fault) => ctx.judge(session, fault, is_whole, reused),
+            None => {
+                ctx.failure = ctx.failure.or(Some(Failure::ClientGone));
+                false
+            }
+        };
+        error.set_retry(retry);
+        error
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
+        if end && body.as_ref().is_some_and(Bytes::is_empty) {
+            // Pingora would write the last chunk for it, and once more for the end.
+            *body = None;
+        }
+        ctx.body += body.as_ref().map_or(0, |body| body.len() as u64);
+        if ctx.limits.and_then(|limits| limits.body_bytes).is_some_and(|limit| ctx.body > limit) {
+            return Err(ctx.refuse(ErrorResponse::TOO_LONG, Failure::BadRequest));
+        }
+        Ok(())
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        _ctx: &mut Ctx,
+    ) -> Result<()> {
+        let refused: Vec<_> = request
+            .headers
+            .keys()
+            .filter(|name| match heads::request_field(name.as_str().as_bytes()) {
+                FieldRule::Pass => false,
+                // Trailers are for workers that speak HTTP/2, and Pingora's own fields frame the message.
+                FieldRule::HopByHop => !matches!(name.as_str(), "te" | "connection"),
+                FieldRule::Forwarded | FieldRule::Framing => true,
+            })
+            .cloned()
+            .collect();
+        refused.iter().for_each(|name| drop(request.remove_header(name)));
+        if request.headers.get_all(COOKIE).iter().count() > 1
+            && let Some(cookies) = heads::joined_cookies(&request.headers)
+        {
+            request.insert_header(COOKIE, cookies)?;
+        }
+        let downstream = session.req_header();
+        let forwarded = Forwarded { client: client_ip(session), secure: is_secure(session), host: host(downstream) };
+        let mut result = Ok(());
+        forwarded.headers(|name, value| {
+            if let Err(error) = request.insert_header(name, value) {
+                result = Err(error);
+            }
+        });
+        result
+    }
+
+    /// No request that Pingora carries asks for another protocol.
+    async fn upstream_response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
+        match response.status {
+            StatusCode::SWITCHING_PROTOCOLS => Err(ctx.refuse(ErrorResponse::BROKEN, Failure::Malformed)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn response_filter(&self, session: &mut Session, response: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
+        for name in heads::dropped_from_response(response.status.as_u16(), &response.headers) {
+            response.remove_header(&name);
+        }
+        if response.status.is_informational() {
+            return Ok(());
+        }
+        ctx.status = Some(response.status.as_u16());
+        if session.req_header().version == Version::HTTP_10 && response.remove_header(&TRANSFER_ENCODING).is_some() {
+            // Such a client knows no chunks: the connection's end is the body's.
+            session.as_downstream_mut().set_keepalive(None);
+        }
+        let is_empty = matches!(response.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+            || content_length(&response.headers) == Some(0);
+        if is_empty || session.req_header().method == HttpMethod::HEAD {
+            ctx.note_answered(session);
+        }
+        if let Some(learner) = &mut ctx.learner {
+            // Pingora gives bodies out without chunk framing.
+            learner.begin(response.status == 200 && !response.headers.contains_key(CONTENT_ENCODING), false);
+            response.headers.get_all(SET_COOKIE).iter().for_each(|value| learner.set_cookie(value.as_bytes()));
+        }
+        Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        ctx: &mut Ctx,
+    ) -> Result<Option<Duration>> {
+        if end {
+            ctx.note_answered(session);
+        }
+        if let (Some(learner), Some(body)) = (&mut ctx.learner, body) {
+            learner.body(body);
+        }
+        Ok(None)
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Ctx) -> FailToProxy {
+        let response = ctx.response_to(error);
+        let code = response.map_or(0, |response| response.status);
+        let app = ctx.app.as_ref().map_or("-", |app| &*app.pool.app);
+        // The query stays out of the log: it may hold tokens.
+        let request = session.req_header();
+        let path = request.uri.path();
+        let level = if code >= 500 && code != 503 { log::Level::Warn } else { log::Level::Debug };
+        log::log!(level, "{app}: {} {path} was answered {code}: {}", request.method, error.etype().as_str());
+        if has_answered(session) {
+            cut(session).await;
+        } else if let Some(response) = response
+            && let Err(error) = respond(session, response).await
+        {
+            log::debug!("the client left before its {code}: {error}");
+        }
+        FailToProxy { error_code: code, can_reuse_downstream: false }
+    }
+
+    /// `fail_to_proxy` has said what is worth saying.
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Ctx, _error: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _session: &Session,
+        _ctx: &Ctx,
+        error: &Error,
+        _context: pingora_proxy::ProxyWarnLogContext,
+    ) -> bool {
+        log::debug!("a request goes to another worker: {error}");
+        true
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Ctx) {
+        let written = session.response_written().map(|answer| answer.status.as_u16());
+        ctx.count(written, error.is_none());
+    }
+}
+
+fn has_answered(session: &Session) -> bool {
+    session.response_written().is_some_and(|head| !head.status.is_informational())
+}
+
+/// The client must see that its answer is not whole: HTTP/1 by the connection's end, HTTP/2 by this.
+async fn cut(session: &mut Session) {
+    if session.as_downstream().is_http2() {
+        // A reset discards what is still to be written: the connection's task writes first.
+        tokio::task::yield_now().await;
+        session.as_downstream_mut().shutdown().await;
+    }
+}
+
+async fn respond(session: &mut Session, response: ErrorResponse) -> Result<()> {
+    let body = response.body();
+    let mut head = ResponseHeader::build(response.status, Some(5))?;
+    head.insert_header(CONTENT_TYPE, "text/plain; charset=utf-8")?;
+    head.insert_header(CONTENT_LENGTH, body.len())?;
+    head.insert_header(CACHE_CONTROL, "no-store")?;
+    if let Some(seconds) = response.retry_after() {
+        head.insert_header(RETRY_AFTER, seconds)?;
+    }
+    session.as_downstream_mut().set_keepalive(None);
+    session.write_response_header(Box::new(head), false).await?;
+    session.write_response_body(Some(body), true).await
+}
+
+/// Of an absolute-form target only what follows the authority, which is the `Host` field's.
+fn take_origin_form(request: &mut RequestHeader) -> Result<()> {
+    if matches!(request.raw_path(), [b'/', ..] | b"*") {
+        return Ok(());
+    }
+    let path = request.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    request.set_raw_path(path.as_bytes())
+}
+
+fn content_length(fields: &HeaderMap) -> Option<u64> {
+    fields.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok())
+}
+
+/// The host a request is for: `:authority` of HTTP/2, an absolute target's, or the `Host` header.
+fn host(request: &RequestHeader) -> &[u8] {
+    if let Some(authority) = request.uri.authority() {
+        return authority.as_str().as_bytes();
+    }
+    request.headers.get(http::header::HOST).map_or(b"", |host| host.as_bytes())
+}
+
+fn client_ip(session: &Session) -> Option<IpAddr> {
+    session.client_addr()?.as_inet().map(|addr| addr.ip())
+}
+
+fn is_secure(session: &Session) -> bool {
+    let downstream: &ServerSession = session.as_downstream();
+    downstream.digest().is_some_and(|digest| digest.ssl_digest.is_some())
+}

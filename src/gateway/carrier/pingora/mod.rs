@@ -1,0 +1,76 @@
+//! Pingora's `ProxyHttp` under the same rules: carries requests to workers that speak HTTP/2 and, by
+//! `server.http: pingora`, all plain requests, as a reference for the own path. What Pingora cannot hold stands in
+//! docs/configuration.md, and as `instead` in the table of tests/e2e/rules/.
+
+mod connection;
+mod context;
+mod filters;
+mod first_body;
+
+use crate::gateway::downstream::connection::Connection;
+use crate::gateway::downstream::connections::ConnectionRegistry;
+use crate::gateway::rules::SharedRules;
+use filters::Proxy;
+use pingora_core::apps::{HttpServerApp, HttpServerOptions};
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::l4::stream::Stream as L4Stream;
+use pingora_core::server::configuration::ServerConf;
+use pingora_proxy::HttpProxy;
+use std::sync::Arc;
+
+/// Serves connections by Pingora.
+#[derive(Clone)]
+pub(in crate::gateway) struct PingoraCarrier {
+    proxy: Arc<HttpProxy<Proxy>>,
+    rules: SharedRules,
+    registry: Arc<ConnectionRegistry>,
+}
+
+impl PingoraCarrier {
+    pub(in crate::gateway) fn new(
+        rules: SharedRules,
+        conf: &Arc<ServerConf>,
+        registry: Arc<ConnectionRegistry>,
+    ) -> PingoraCarrier {
+        let proxy = Proxy::new(rules.clone(), registry.clone());
+        let mut proxy = pingora_proxy::http_proxy(conf, proxy);
+        let mut options = HttpServerOptions::default();
+        options.h2c = true;
+        proxy.server_options = Some(options);
+        PingoraCarrier { proxy: Arc::new(proxy), rules, registry }
+    }
+
+    /// Serves the request whose head begins what was read; gives the connection back when another may follow.
+    pub(in crate::gateway) async fn serve_http1(&self, connection: Connection) -> Option<Connection> {
+        let Connection { client, stream, mut read_ahead, guard, .. } = connection;
+        let keep_alive = self.rules.load().limits.keepalive_timeout.as_secs().max(1);
+        let stays = !guard.directive().ends();
+        let mut session = ServerSession::new_http1(stream);
+        session.set_pipelined_prefix(read_ahead.split());
+        session.set_keepalive(stays.then_some(keep_alive));
+        let reused = self.proxy.process_new_http(session, &self.registry.closing()).await?;
+        // What Pingora has read beyond the request ends the connection, so nothing is lost here.
+        let (stream, _) = reused.consume();
+        Some(Connection::new(client, stream, guard))
+    }
+
+    /// Serves an HTTP/2 connection to its end.
+    pub(in crate::gateway) async fn serve_http2(&self, connection: Connection) {
+        let Connection { stream, read_ahead, guard, .. } = connection;
+        let stream = if read_ahead.is_empty() {
+            stream
+        } else {
+            // Only a plain stream is looked into for HTTP/2, so it is one of this type.
+            let Ok(mut plain) = stream.into_any().downcast::<L4Stream>() else { return };
+            plain.rewind(&read_ahead);
+            plain
+        };
+        drop(read_ahead);
+        connection::serve(&self.proxy, &self.rules, &self.registry, stream).await;
+        drop(guard);
+    }
+
+    pub(in crate::gateway) async fn cleanup(&self) {
+        self.proxy.http_cleanup().await;
+    }
+}

@@ -385,15 +385,5 @@ fn alarms(config: &config::Alarms) -> alarms::Policy {
 fn rules(config: &Config, apps: Vec<gateway::App>) -> Rules {
     let route =
         |route: &config::Route| gateway::Route { host: route.host.clone(), path: route.path.clone(), app: route.app };
-    let limits = gateway::Limits {
-        head_bytes: config.limits.head_bytes,
-        head_timeout: config.limits.head_timeout,
-        keepalive_timeout: config.limits.keepalive_timeout,
-        body_bytes: config.limits.body_bytes,
-        body_timeout: config.limits.body_timeout,
-        body_rate: config.limits.body_rate,
-        tunnel_idle_timeout: config.limits.tunnel_idle_timeout,
-        connections: config.limits.connections,
-    };
-    Rules::new(apps, config.routes.iter().map(route).collect(), limits, config.carrier)
+    Rules::new(apps, config.routes.iter().map(route).collect(), config.limits.clone(), config.carrier)
 }

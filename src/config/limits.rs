@@ -1,10 +1,11 @@
 //! `limits` and `runtime_dir`.
 
+use super::App;
 use super::error::shown;
 use super::fields::{Decoder, Fields, tidy};
 use super::machine::Seen;
 use super::schema::LIMITS;
-use super::{App, Limits};
+use crate::gateway::Limits;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 

@@ -36,7 +36,7 @@ pub use error::{Error, Place, Warning};
 pub(crate) use shutdown::MARGIN as SHUTDOWN_MARGIN;
 
 use crate::fleet::policy::Policy;
-use crate::gateway::{Carrier, Protocol};
+use crate::gateway::{Carrier, Limits, Protocol};
 use crate::pool::QueuePolicy;
 use crate::pool::affinity::{Affinity, Balance};
 use crate::process::output;
@@ -117,27 +117,6 @@ pub(crate) struct Route {
     pub(crate) app: usize,
 }
 
-/// What a client may ask for, and how long it may take.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Limits {
-    /// Request line and headers together, in bytes (431 beyond).
-    pub(crate) head_bytes: usize,
-    /// From a head's first byte to its last (408 then).
-    pub(crate) head_timeout: Duration,
-    /// Idle time of a client's kept-alive connection.
-    pub(crate) keepalive_timeout: Duration,
-    /// Request body in bytes (413 beyond); `None` leaves it to the app.
-    pub(crate) body_bytes: Option<u64>,
-    /// Between two reads of a request body (408 then).
-    pub(crate) body_timeout: Duration,
-    /// Least rate of a body while only the client is waited for, in bytes per second; 0 for none.
-    pub(crate) body_rate: u64,
-    /// A WebSocket silent both ways for this long is closed.
-    pub(crate) tunnel_idle_timeout: Duration,
-    /// Open client connections in all; beyond, new ones are closed at once.
-    pub(crate) connections: usize,
-}
-
 /// How the proxy ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Shutdown {
@@ -203,21 +182,6 @@ pub(crate) struct Webhook {
 impl Default for Webhook {
     fn default() -> Self {
         Webhook { url: http::Uri::default(), headers: Vec::new(), timeout: Duration::from_secs(5), retries: 5 }
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits {
-            head_bytes: 16 * 1024,
-            head_timeout: Duration::from_secs(10),
-            keepalive_timeout: Duration::from_secs(60),
-            body_bytes: None,
-            body_timeout: Duration::from_secs(60),
-            body_rate: 240,
-            tunnel_idle_timeout: Duration::from_secs(3600),
-            connections: 100_000,
-        }
     }
 }
 

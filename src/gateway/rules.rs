@@ -46,17 +46,39 @@ impl App {
 }
 
 /// What clients may ask for, and how long it may take.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
+    /// Request line and headers together, in bytes (431 beyond).
     pub(crate) head_bytes: usize,
+    /// From a head's first byte to its last (408 then).
     pub(crate) head_timeout: Duration,
+    /// Idle time of a client's kept-alive connection.
     pub(crate) keepalive_timeout: Duration,
+    /// Request body in bytes (413 beyond); `None` leaves it to the app.
     pub(crate) body_bytes: Option<u64>,
+    /// Between two pieces of a body while only the client is waited for: 408 for a request's, a cut for a response's.
     pub(crate) body_timeout: Duration,
-    /// Bytes per second; 0: none.
+    /// Least rate of a body while only the client is waited for, in bytes per second; 0 for none.
     pub(crate) body_rate: u64,
+    /// A WebSocket silent both ways for this long is closed.
     pub(crate) tunnel_idle_timeout: Duration,
+    /// Open client connections in all; beyond, new ones are closed at once.
     pub(crate) connections: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            head_bytes: 16 * 1024,
+            head_timeout: Duration::from_secs(10),
+            keepalive_timeout: Duration::from_secs(60),
+            body_bytes: None,
+            body_timeout: Duration::from_secs(60),
+            body_rate: 240,
+            tunnel_idle_timeout: Duration::from_secs(3600),
+            connections: 100_000,
+        }
+    }
 }
 
 /// The rules in force at one moment.

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import http2 from 'node:http2';
 import { after, before, describe, test } from 'node:test';
 import path from 'node:path';
+import { frame } from './lib/frames.mjs';
 import { Raw, dechunk } from './lib/http.mjs';
 import { needsProxy, startProxy, suiteDir } from './lib/proxy.mjs';
 import { ask, withSession } from './lib/streams.mjs';
@@ -156,14 +157,6 @@ async function withFrames(port, fields) {
   const client = await Raw.connect(port);
   const literal = ([name, value]) =>
     Buffer.concat([Buffer.from([0, name.length]), Buffer.from(name), Buffer.from([value.length]), Buffer.from(value, 'latin1')]);
-  const frame = (type, flags, stream, payload) => {
-    const head = Buffer.alloc(9);
-    head.writeUIntBE(payload.length, 0, 3);
-    head[3] = type;
-    head[4] = flags;
-    head.writeUInt32BE(stream, 5);
-    return Buffer.concat([head, payload]);
-  };
   const get = (stream, more) =>
     frame(
       1,

@@ -1,10 +1,10 @@
 // HTTP/2 frame by frame, for what Node.js would not send. It reads no more of answers than their status.
 
+import { frame, PREFACE } from '../lib/frames.mjs';
 import { Raw } from '../lib/http.mjs';
 import { sleep } from '../lib/wait.mjs';
 import { outcome } from './outcome.mjs';
 
-const PREFACE = 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n';
 const DATA = 0;
 const HEADERS = 1;
 const RST_STREAM = 3;
@@ -18,15 +18,6 @@ const PADDED = 8;
 const PRIORITY = 32;
 const PROTOCOL_ERROR = 1;
 const HEADER_TABLE_SIZE = 1;
-
-function frame(type, flags, stream, payload = Buffer.alloc(0)) {
-  const head = Buffer.alloc(9);
-  head.writeUIntBE(payload.length, 0, 3);
-  head[3] = type;
-  head[4] = flags;
-  head.writeUInt32BE(stream, 5);
-  return Buffer.concat([head, payload]);
-}
 
 /** RFC 7541, 5.1, with the bits of the prefix that are taken. */
 function integer(value, bits, first = 0) {

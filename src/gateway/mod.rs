@@ -2,14 +2,16 @@
 //!
 //! From the top, each part knows only those below it:
 //!
-//! - [`service`]: accepts connections, reads heads, finds the app, chooses the carrier
-//! - [`migration::adopt`]: takes connections of another process
+//! - [`migration::adopt`]: makes connections and tunnels of another process ready to go on here
+//! - [`service`]: owns each accepted connection, reads heads, finds the app, chooses the carrier
 //! - [`carrier`]: HTTP/1, HTTP/2, and Pingora's `ProxyHttp`; [`tunnel`]: WebSockets after their 101
-//! - [`exchange`]: one request and its response, for every carrier: workers, retries, limits, counters
-//! - [`upstream`]: the worker's side; [`downstream`]: the client's side; neither knows the other
+//! - [`exchange`]: one request and its response, for both own carriers: workers, retries, limits, counters
+//! - [`upstream`]: the worker's side. Of clients it knows only that they need file descriptors
+//! - [`migration::give`]: gives connections to another process
+//! - [`downstream`]: the client's side. Knows no worker
 //! - [`migration::format`], [`metrics`], [`rules`], [`descriptors`]: what they share
 //! - [`request`]: what is decided about a request, pure
-//! - [`http1`]: the codec
+//! - [`http1`]: the codec, pure
 
 #![forbid(unsafe_code)]
 

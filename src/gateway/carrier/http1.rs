@@ -29,7 +29,7 @@ use tokio::time::timeout;
 /// How much of a body may still come after its answer for the connection to stay, in bytes, and for how long.
 const DRAIN_BYTES: u64 = 256 * 1024;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
-/// A refusal says `Connection: close` unless no more of the body than this is to come.
+/// The same where the early answer is none of 2xx, in bytes: most of them refuse the body.
 const DRAIN_AFTER_REFUSAL: u64 = 64 * 1024;
 
 /// What comes after a request.
@@ -121,6 +121,7 @@ async fn drain(connection: &mut Connection, body: &mut Http1Body) -> bool {
     timeout(DRAIN_TIMEOUT, rest).await.unwrap_or(false)
 }
 
+/// The client's half of an exchange over HTTP/1.
 struct Http1Client<'a> {
     connection: &'a mut Connection,
     body: Http1Body,
@@ -174,7 +175,7 @@ impl<'a> Http1Client<'a> {
         Poll::Ready(Ok(()))
     }
 
-    /// An answer before the end of its request: whether the rest of the request is worth reading.
+    /// Whether the rest of a request that is answered before its end may be read, so that the connection stays.
     fn may_drain(&self, status: u16) -> bool {
         match status {
             _ if self.expects => false,

@@ -42,7 +42,7 @@ impl Deadline {
         self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// Fires so much later, whatever the limit: a wait that began elsewhere goes on.
+    /// Fires after `left`, whatever limit it is polled with: a wait that began in another process goes on.
     pub(in crate::gateway) fn resume(&mut self, left: Duration) {
         self.deadline = Some(Instant::now() + left);
     }

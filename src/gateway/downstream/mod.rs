@@ -1,4 +1,10 @@
-//! The client's side: its connection, when it must end, and how it is closed. Knows no worker.
+//! The client's side. Knows no worker.
+//!
+//! - [`connection`]: a client's connection between two requests
+//! - [`connections`]: the registry of all of them, by which each learns that it must end, stop or move
+//! - [`close`]: its end, so that what was sent last arrives
+//! - [`deadline`], [`scratch`]: the one timer of a connection, and the read buffer of a thread
+//! - [`http2_settings`]: what an HTTP/2 client is granted
 
 pub(super) mod close;
 pub(super) mod connection;

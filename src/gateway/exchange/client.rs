@@ -1,4 +1,4 @@
-//! The client's half of an exchange: what a carrier does for HTTP/1, what another does for HTTP/2.
+//! The client's half of an exchange: what `carrier::http1` does in its way and `carrier::http2` in another.
 
 use crate::gateway::downstream::deadline::Deadline;
 use crate::gateway::http1::body::BodyScanner;
@@ -56,14 +56,13 @@ pub(in crate::gateway) trait ClientHalf {
     /// Content bytes taken so far.
     fn body_taken(&self) -> u64;
 
-    /// The request has been taken whole, or no more of it is wanted: only that the client leaves is news.
+    /// Looks whether the client has left, where its request has been taken whole or no more of it is wanted.
     ///
     /// # Errors
     /// [`ClientFault::Gone`], or [`ClientFault::Ended`] for one that sends no more and may still read.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Result<(), ClientFault>;
 
-    /// The same while the body is not taken, because the worker takes none: whether the client has left, without reading
-    /// what it sends.
+    /// The same without reading what the client sends: while the worker takes nothing, the body stays where it is.
     ///
     /// # Errors
     /// [`ClientFault::Gone`].

@@ -1,5 +1,5 @@
-//! Serves one request: its first body bytes, a worker, and another one where the retry rule says so. Every carrier
-//! comes through here, so limits, retries and counters are the same for all.
+//! Serves one request: its first body bytes, a worker, and another one where the retry rule says so. Both own carriers
+//! come through here, so limits, retries and counters are the same for HTTP/1, HTTP/2 and upgrades.
 
 use super::client::{ClientFault, ClientHalf, HALF_CLOSED_TIMEOUT};
 use super::fault::Fault;
@@ -123,9 +123,10 @@ struct Dispatch<'a> {
     /// Workers that could not take it.
     tried: Vec<Arc<Member>>,
     was_replayed: bool,
-    /// A kept connection had ended: not another one.
+    /// A kept connection had ended: the next one is to be new.
     wants_fresh: bool,
-    /// The session's worker, which was asked once: nobody else can serve it, and what ended one must not go around.
+    /// The session's worker, once the request was replayed: it goes to no other, which could not serve it and might
+    /// die of it.
     owner: Option<Arc<Member>>,
     /// What the client is told when no worker is left to ask.
     last: ErrorResponse,
@@ -260,7 +261,7 @@ impl<'a> Dispatch<'a> {
         }
     }
 
-    /// An exchange did not come to its end: once more, or the end?
+    /// Decides after a transfer that failed: `Ok` for another try, else how the request ends.
     fn after(
         &mut self,
         fault: Fault,
@@ -288,6 +289,7 @@ impl<'a> Dispatch<'a> {
         }
     }
 
+    /// Decides by the retry rule, and notes what the next try must know.
     fn judge(
         &mut self,
         fault: WorkerFault,
@@ -331,7 +333,8 @@ impl<'a> Dispatch<'a> {
         }
     }
 
-    /// The proxy stops, and the poll's worker with it: its client is told that the session is over.
+    /// When the proxy stops and a poll's worker has ended with it, the client is told that its session is over; else
+    /// `ended`.
     fn end_poll_or(&self, ended: Ended) -> Ended {
         let is_poll = self.request.plan.is_waiting_poll() && !self.request.upgrade;
         match is_poll && self.registry.is_draining() {
@@ -340,7 +343,7 @@ impl<'a> Dispatch<'a> {
         }
     }
 
-    /// The query stays out of the log: it may hold tokens.
+    /// Logs why the proxy answers in a worker's place. The query stays out of the log: it may hold tokens.
     fn complain(&self, lease: &Lease, response: &ErrorResponse, fault: WorkerFault) {
         let path = self.request.target.split(|&b| b == b'?').next().unwrap_or_default();
         let (id, status) = (&lease.member().id, response.status);

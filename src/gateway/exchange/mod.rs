@@ -1,9 +1,10 @@
-//! One request and its response, whoever carries the client's side.
+//! One request and its response, over HTTP/1 and HTTP/2 alike. (Pingora's carrier has an exchange of its own.)
 //!
 //! - [`client`]: what a carrier must be able to do for the client: its half of an exchange
 //! - [`transfer`]: both directions between that half and one worker's connection, in one poll loop: [`upload`],
 //!   [`download`], and for how long each side is waited for ([`waits`])
-//! - [`dispatch`]: chooses workers, decides on retries, counts; a carrier calls this once per request
+//! - [`dispatch`]: chooses workers, decides on retries, counts; a carrier calls this once per request. [`fault`]: why
+//!   one try failed
 
 pub(super) mod client;
 pub(super) mod dispatch;

@@ -14,13 +14,17 @@ const PRESENCE_INTERVAL: Duration = Duration::from_secs(5);
 
 pub(super) struct Waits {
     limits: RequestLimits,
+    /// Since when the client has been waited for to send more of its body.
     upload: Option<Instant>,
+    /// Since when the worker has been waited for, to take more of the request or to begin its answer.
     response: Option<Instant>,
+    /// Since when the client has been waited for to take more of the answer.
     download: Option<Instant>,
+    /// Since when a client that sends no more has got nothing.
     half_closed: Option<Instant>,
     /// When to look next whether the client is there.
     presence: Option<Instant>,
-    /// Since when nothing has moved for a client that sends no more.
+    /// Since when the kernel has said that the client sends no more, while the worker took nothing.
     ended: Option<Instant>,
     upload_rate: RateMeter,
     download_rate: RateMeter,
@@ -59,7 +63,7 @@ impl Waits {
             (self.upload, self.response) = (None, None);
         }
         if down {
-            // A head that trickles, or word that one is to come, is no response.
+            // `response` goes on: a part of a head, or a 1xx, is no answer.
             (self.download, self.half_closed) = (None, None);
         }
         self.ended = None;
@@ -99,7 +103,7 @@ impl Waits {
         Poll::Pending
     }
 
-    /// The client that takes the response.
+    /// The wait for the client to take the response.
     fn of_download<C: ClientHalf>(&mut self, client: &C, now: Instant, next: &mut Next) -> Result<(), Fault> {
         let RequestLimits { body_bytes: _, body_timeout, body_rate: _, response_timeout: _ } = self.limits;
         if client.has_pending() {
@@ -116,7 +120,7 @@ impl Waits {
         Ok(())
     }
 
-    /// The client that sends the request, else the worker that is to answer it.
+    /// The wait for the client to send the request, else for the worker to answer it.
     fn of_upload<C: ClientHalf>(
         &mut self,
         client: &C,
@@ -145,7 +149,7 @@ impl Waits {
         Ok(())
     }
 
-    /// A rate's window may have passed without harm.
+    /// Whether a limit is reached, and not only the end of a rate's window, which the rate's next look judges.
     fn is_over(&self, fault: Fault, now: Instant) -> bool {
         let overdue = |since: Option<Instant>| since.is_some_and(|since| now >= since + self.limits.body_timeout);
         match fault {

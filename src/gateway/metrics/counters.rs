@@ -12,12 +12,19 @@ pub(super) const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 /// Why the proxy answered in a worker's place, or no answer came through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::gateway) enum Failure {
+    /// None could take the request in time.
     NoWorker,
+    /// It ended without an answer.
     WorkerDied,
+    /// `response_timeout` was over.
     NoAnswer,
+    /// What the worker said is no HTTP.
     Malformed,
+    /// The client left, or did not take its answer.
     ClientGone,
+    /// The request's body was too long, too slow or broken.
     BadRequest,
+    /// The answer broke off.
     Truncated,
 }
 
@@ -56,7 +63,7 @@ impl AppMetrics {
         self.failures[failure as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A request went to a second worker.
+    /// A request is sent again after a worker had been connected to.
     pub(in crate::gateway) fn retried(&self) {
         self.retries.fetch_add(1, Ordering::Relaxed);
     }

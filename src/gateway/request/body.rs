@@ -6,7 +6,7 @@ use crate::gateway::http1::body::{BodyScanner, Piece};
 use crate::gateway::http1::{Body, Reject};
 use bytes::{Buf, BytesMut};
 
-/// The most content that is put into one chunk before it is sent on, in bytes.
+/// Bytes of a trailer section that are kept to be passed on.
 const TRAILER_BYTES: usize = 8 << 10;
 
 /// Why a body cannot be passed on.

@@ -41,7 +41,7 @@ pub(in crate::gateway) fn request_field(name: &[u8]) -> FieldRule {
     match name.len() {
         2 => any(&["te"], FieldRule::HopByHop),
         7 => any(&["upgrade"], FieldRule::HopByHop),
-        // WSGI servers on Unix sockets take these two as the mount point and the path.
+        // WSGI servers on Unix sockets take these two (`PATH_INFO`, `SCRIPT_NAME`) as the path and the mount point.
         9 if memchr::memchr(b'_', name).is_some() && is("path-info") => FieldRule::Forwarded,
         11 if memchr::memchr(b'_', name).is_some() && is("script-name") => FieldRule::Forwarded,
         9 => any(&["x-real-ip", "forwarded"], FieldRule::Forwarded),

@@ -3,8 +3,8 @@
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// What one request may ask for and how long it may take. Every carrier takes it apart without `..`, so that a
-/// limit that is added does not compile until each carrier says what it does with it.
+/// What one request may ask for and how long it may take. `exchange::waits` and `carrier::pingora` take it apart
+/// without `..`, so that a limit that is added does not compile until both say what they do with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::gateway) struct RequestLimits {
     /// Bytes of the request's content; 413 beyond.
@@ -13,7 +13,7 @@ pub(in crate::gateway) struct RequestLimits {
     pub(in crate::gateway) body_timeout: Duration,
     /// Least rate of a body while only the client is waited for, in bytes per second; 0: none.
     pub(in crate::gateway) body_rate: u64,
-    /// From the request's last byte to the first of its final response; 504 then.
+    /// How long the worker is waited for, to take more of the request or to begin its final response; 504 then.
     pub(in crate::gateway) response_timeout: Duration,
 }
 

@@ -42,7 +42,7 @@ impl<'a> HeaderSource<'a> for RawHeaders<'a> {
     }
 }
 
-/// Where a request should go and what it will be there.
+/// Where a request should go, and whether it will be work there or only wait.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::gateway) struct Plan<'a> {
     key: RoutingKey<'a>,
@@ -62,7 +62,7 @@ enum RoutingKey<'a> {
 }
 
 impl Plan<'_> {
-    /// A session or key names the worker.
+    /// A session id names the worker.
     pub(in crate::gateway) fn is_bound(&self) -> bool {
         matches!(self.key, RoutingKey::Sid(..))
     }

@@ -1,8 +1,10 @@
 //! Whether a request goes to another worker: one rule for every carrier.
 //!
-//! A request goes out again only where no worker can have acted on it, or where acting twice does no harm; then once.
-//! A worker that had read the request and ended is not followed by a second one for anything but such a request, and
-//! by no third one for any: what crashes workers must not go around.
+//! - Where no worker can have acted on a request, it goes to another one, up to [`MAX_TRIES`] in all.
+//! - Where one may have acted on it, it is sent again only if acting twice does no harm ([`is_replayable`]), and only
+//!   once.
+//!
+//! So a request that crashes its workers ends one of them, or two if it is replayable, and never the whole pool.
 
 use super::error_response::ErrorResponse;
 
@@ -18,7 +20,7 @@ pub(in crate::gateway) enum WorkerFault {
     QueueFull,
     /// Not a byte of the request has left.
     Unsent,
-    /// It ended the connection, and what was sent last lay unread: a Unix socket tells so by a reset.
+    /// It ended the connection, and what was sent last lay unread: a Unix socket says so by a reset.
     Unread,
     /// It ended the connection before it answered.
     Died,
@@ -66,7 +68,7 @@ pub(in crate::gateway) fn is_replayable(method: &[u8], upgrade: bool) -> bool {
     !upgrade && matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE")
 }
 
-/// Once more, or the end?
+/// Decides whether the request is sent again, and where, or what the client gets.
 pub(in crate::gateway) fn decide(fault: WorkerFault, attempt: &Attempt) -> Decision {
     let Attempt { is_whole, is_replayable, was_replayed, is_bound, on_kept_connection, reads_at_once, tried } =
         *attempt;

@@ -59,10 +59,10 @@ pub(super) struct Direction {
     pub(super) last: Option<CloseFrame>,
 }
 
-/// The tunnel's end on our own account.
+/// The closing handshake that the proxy begins, when the worker drains or the proxy stops.
 pub(super) enum CloseHandshake {
     None,
-    /// Asked for; not before this has passed, which spreads the clients' return.
+    /// Asked for with this code, and begun once this has passed: so the clients do not all come back at once.
     After(Duration, u16, Deadline),
     /// The Close frames are on their way; the client gets this long to answer and leave.
     Said(Deadline),

@@ -3,9 +3,11 @@
 //! Each thread has a shard of its own, as a connection is used by the thread whose runtime watches it: last in, first
 //! out, so that two requests reach the worker in the order in which they came. One that has just answered rests a
 //! moment, so that bytes a worker should not have sent are seen before the next request goes out on it; Node.js also
-//! looks first at a connection that it has just served. What a burst has left over is told by how few were ever left in
-//! a window; [`sweep`] closes as many. They are given up when clients need their descriptors. The lock of a shard is
-//! never waited for by a request.
+//! looks first at a connection that it has just served.
+//!
+//! A burst of requests leaves more connections than are needed afterwards. A shard therefore counts how many were left
+//! unused at the busiest moment of a window, and [`sweep`] closes as many. [`evict`] closes some when clients need
+//! their descriptors. To take or keep a connection no request waits for the lock of a shard.
 
 use crate::gateway::descriptors::{Descriptors, Taken};
 use crate::gateway::downstream::connections::{ConnectionRegistry, StreamGuard};
@@ -39,7 +41,7 @@ struct Idle {
 
 impl Idle {
     /// Neither closed nor with bytes that nobody asked for, which would be the answer to the next client's request.
-    /// The runtime knows, where it has looked since the connection had rested; else the kernel is asked.
+    /// Where the runtime has looked (`looked`) after the connection had rested, it knows; else the kernel is asked.
     fn is_quiet(&self, looked: Option<Instant>) -> bool {
         match looked {
             Some(at) if self.has_rested(at) => {
@@ -62,7 +64,7 @@ struct Shard {
     window: Option<Instant>,
     /// Requests of this thread that wait for a new connection.
     connecting: usize,
-    /// When none was to be had.
+    /// When a request last found none that had rested.
     missed: Option<Instant>,
 }
 
@@ -168,8 +170,9 @@ pub(crate) const EVENTS_AT_ONCE: usize = 4096;
 const LOOK_COVERS: usize = EVENTS_AT_ONCE - 256;
 
 thread_local! {
+    /// When the look began that is under way.
     static LOOKS: Cell<Option<Instant>> = const { Cell::new(None) };
-    /// What had come by then, the thread's runtime knows.
+    /// When the last look began that has ended: the thread's runtime knows what had come by then.
     static LOOKED: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
@@ -178,14 +181,15 @@ pub(crate) fn before_look() {
     LOOKS.set(Some(Instant::now()));
 }
 
-/// It has.
+/// That look has ended.
 pub(crate) fn after_look() {
     LOOKED.set(LOOKS.get());
 }
 
-/// A request waits for a new connection, until this is dropped: in the poll in which it goes out.
+/// Says that a request waits for a new connection. Dropped when it has one, and goes out in the same poll.
 pub(in crate::gateway) struct Connecting<'a>(&'a Member);
 
+/// Tells the thread's other requests that one waits for a new connection.
 pub(in crate::gateway) fn connecting(member: &Member) -> Connecting<'_> {
     count_connecting(member, |count| count + 1);
     Connecting(member)
@@ -207,6 +211,7 @@ fn count_connecting(member: &Member, change: impl Fn(usize) -> usize) {
     }
 }
 
+/// Keeps a connection for the next request, where the thread has room for it and a descriptor is free; else closes it.
 pub(in crate::gateway) fn keep(member: &Member, stream: UnixStream, descriptors: &Arc<Descriptors>) {
     let Some(taken) = descriptors.take_idle() else { return };
     member.kept.get_or_init(|| Box::new(Shards(Default::default())));
@@ -222,7 +227,8 @@ pub(in crate::gateway) fn keep(member: &Member, stream: UnixStream, descriptors:
     }
 }
 
-/// Closes what is older than its app's limit, and what workers have closed. Call it about every second.
+/// Closes what is older than its app's limit, what workers have closed, and what nobody needed in a whole window. Call
+/// it about every second.
 pub(in crate::gateway) fn sweep(rules: &Rules) {
     let now = Instant::now();
     for app in &rules.apps {

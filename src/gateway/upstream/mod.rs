@@ -1,4 +1,10 @@
-//! The worker's side: which worker takes a request, and a connection to it. Knows no client.
+//! The worker's side of a request:
+//!
+//! - [`acquire`]: which worker takes it, and the wait in the app's queue
+//! - [`idle_pool`]: a connection to that worker that is kept from an earlier request
+//! - [`connect`]: else a new one
+//!
+//! Of clients it knows only that they need file descriptors ([`idle_pool::place_for_stream`]).
 
 pub(super) mod acquire;
 pub(super) mod connect;

@@ -1,7 +1,7 @@
 //! HTTP/2 with the client: one connection and its streams, all in one task.
 //!
 //! Framing, flow control and header compression are the `h2` crate's; what is decided about a request, and the way to
-//! a worker, are those of every carrier. A stream beyond the connection's first counts as another connection does.
+//! a worker, are those of HTTP/1. A stream beyond the connection's first counts as another connection does.
 
 use super::budget::Charged;
 use super::counted::Counted;
@@ -29,7 +29,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// Resets by the client, before their answer, that are no attack whatever their share.
+/// Requests that a client may reset before their answer whatever their share. Beyond, more than half of all is an
+/// attack.
 const MAX_RESETS: u64 = 100;
 /// With requests open, a client that is silent is asked whether it is there, this often; it has as long to answer.
 const PING_INTERVAL: Duration = Duration::from_secs(30);

@@ -1,5 +1,6 @@
-//! A client's stream that counts what it has taken: whether answers are still on their way. It closes so that they
-//! arrive: requests that come after the last GOAWAY and that nobody reads would turn the close into a reset.
+//! The stream of an HTTP/2 client, which counts the bytes that the client has taken: by them the connection sees
+//! whether answers are still on their way. When it is dropped it closes so that they arrive: requests that come after
+//! the last GOAWAY, and that nobody reads, would else turn the close into a reset.
 
 use crate::gateway::downstream::close::close;
 use pingora_core::protocols::Stream;
@@ -12,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::Handle;
 
 pub(super) struct Counted {
-    /// There until it is dropped.
+    /// `None` only while it is dropped.
     stream: Option<Stream>,
     written: Arc<AtomicU64>,
 }

@@ -12,7 +12,7 @@ pub(super) struct Shared {
     pub(super) rules: SharedRules,
     pub(super) registry: Arc<ConnectionRegistry>,
     pub(super) client: ClientInfo,
-    /// Of all answers together.
+    /// Bounds what waits for the client of all answers together.
     pub(super) budget: Arc<Budget>,
     /// Bytes that the client has taken.
     pub(super) written: Arc<AtomicU64>,

@@ -120,6 +120,7 @@ enum Sending {
     Ended,
 }
 
+/// The client's half of an exchange over HTTP/2.
 struct Http2Client {
     body: RecvStream,
     writer: BodyWriter,
@@ -130,7 +131,7 @@ struct Http2Client {
     /// Of the response: content that the client did not take at once.
     pending: BytesMut,
     trailers: Vec<u8>,
-    /// To read more of the response.
+    /// Whether the budget lets more of the response be read.
     turn: Turn,
     sent: u64,
     deadline: Deadline,
@@ -164,7 +165,8 @@ impl Http2Client {
         }
     }
 
-    /// Ready with how much more of the response may be read. A head is never waited for: response_timeout is the worker's.
+    /// Ready with how many bytes of the response may be read. A head may always be read, so that a full budget does
+    /// not use up `response_timeout`, which is the worker's time.
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
         if !matches!(self.sending, Sending::Body(_)) {
             return Poll::Ready(if self.turn.budget().has_room() { SCRATCH } else { HEAD_READ });

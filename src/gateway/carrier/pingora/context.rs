@@ -30,7 +30,7 @@ pub(in crate::gateway) struct Ctx {
     pub(super) tried: Vec<Arc<Member>>,
     pub(super) is_bound: bool,
     pub(super) was_replayed: bool,
-    /// The session's worker, which was asked once: nobody else is.
+    /// The session's worker, once the request was sent again: it goes to no other, which might die of it, too.
     pub(super) owner: Option<Arc<Member>>,
     /// Content bytes of the request so far.
     pub(super) body: u64,
@@ -82,7 +82,7 @@ impl Ctx {
         })
     }
 
-    /// Once more, or the end? By the rule that holds for every carrier.
+    /// Whether the request is sent again, by the rule that holds for every carrier.
     pub(super) fn judge(&mut self, session: &Session, fault: WorkerFault, is_whole: bool, reused: bool) -> bool {
         let attempt = Attempt {
             is_whole,

@@ -2,7 +2,7 @@
 //!
 //! Each stream is a FIFO that the worker holds open read-write, so its writes never fail and never
 //! see a closed reader. A task per stream ([`read`]) reads without ever stopping, cuts the bytes into lines
-//! ([`frame`]), makes text or JSON of them ([`format`]) and queues blocks of them ([`sink`]) for a thread that
+//! ([`frame`]), makes text or JSON of them ([`format`](mod@format)) and queues blocks of them ([`sink`]) for a thread that
 //! writes ([`writer`]): one for our stdout, one for all files ([`files`]). When that is slow or fails, lines are
 //! dropped and counted: neither the worker nor our memory pays for it.
 //!

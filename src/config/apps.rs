@@ -131,6 +131,15 @@ fn app(d: &mut Decoder<'_>, name: &str, field: &Field<'_>) -> Option<App> {
             format!("{}.wait_ready needs preload: only then process.send('ready') reaches the proxy", fields.path);
         d.found.error(at, message, "remove wait_ready, or write preload: true for a Node.js program");
     }
+    if protocol == Protocol::Http2 && command.preload {
+        let at = fields.get("protocol").and_then(|field| field.at());
+        let message = format!(
+            "{}.protocol: http2 does not go with preload: that makes Node.js servers speak HTTP/1 on their sockets",
+            fields.path
+        );
+        let hint = "write preload: false, and a command that listens at {socket}; or remove protocol";
+        d.found.error(at, message, hint);
+    }
     let preload = command.preload;
     let spec = Spec { command: command.words, cwd, env, preload, user, umask, rlimits, external: None };
     Some(App { name: name.to_owned(), spec, policy, affinity, balance, queue, response_timeout, protocol })

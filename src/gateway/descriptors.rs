@@ -13,8 +13,9 @@ pub(super) const PER_CONNECTION: usize = 2;
 #[derive(Debug)]
 pub(super) struct Descriptors {
     limit: usize,
-    used: AtomicUsize,
-    /// Those of `used` that only hold idle connections to workers.
+    /// Of clients, and of what they ask for.
+    clients: AtomicUsize,
+    /// Of idle connections to workers.
     idle: AtomicUsize,
     /// Clients that were turned away for want of descriptors, or by `limits.connections`.
     refused: AtomicU64,
@@ -22,8 +23,8 @@ pub(super) struct Descriptors {
 
 impl Descriptors {
     pub(super) fn new(limit: usize) -> Arc<Descriptors> {
-        let zero = AtomicUsize::new(0);
-        Arc::new(Descriptors { limit, used: zero, idle: AtomicUsize::new(0), refused: AtomicU64::new(0) })
+        let zero = || AtomicUsize::new(0);
+        Arc::new(Descriptors { limit, clients: zero(), idle: zero(), refused: AtomicU64::new(0) })
     }
 
     pub(super) fn limit(&self) -> usize {
@@ -31,7 +32,7 @@ impl Descriptors {
     }
 
     pub(super) fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
+        self.clients.load(Ordering::Relaxed) + self.idle()
     }
 
     pub(super) fn idle(&self) -> usize {
@@ -48,23 +49,26 @@ impl Descriptors {
 
     /// Takes `count` descriptors out of the account, all or none.
     pub(super) fn take(self: &Arc<Self>, count: usize) -> Option<Taken> {
-        let before = self.used.fetch_add(count, Ordering::AcqRel);
-        let taken = Taken { account: self.clone(), count, idle: 0 };
-        (before + count <= self.limit).then_some(taken)
+        let taken = self.take_anyway(count);
+        // In this order on both sides: of two that take the last place, at least one sees the other.
+        self.fits().then_some(taken)
     }
 
     /// The same beyond the limit: for what another process has had open.
     pub(super) fn take_anyway(self: &Arc<Self>, count: usize) -> Taken {
-        self.used.fetch_add(count, Ordering::AcqRel);
-        Taken { account: self.clone(), count, idle: 0 }
+        self.clients.fetch_add(count, Ordering::SeqCst);
+        Taken { account: self.clone(), count }
     }
 
     /// Takes one for an idle connection to a worker.
-    pub(super) fn take_idle(self: &Arc<Self>) -> Option<Taken> {
-        let mut taken = self.take(1)?;
-        self.idle.fetch_add(1, Ordering::Relaxed);
-        taken.idle = 1;
-        Some(taken)
+    pub(super) fn take_idle(self: &Arc<Self>) -> Option<IdleTaken> {
+        self.idle.fetch_add(1, Ordering::SeqCst);
+        let taken = IdleTaken(self.clone());
+        self.fits().then_some(taken)
+    }
+
+    fn fits(&self) -> bool {
+        self.clients.load(Ordering::SeqCst) + self.idle.load(Ordering::SeqCst) <= self.limit
     }
 }
 
@@ -73,13 +77,21 @@ impl Descriptors {
 pub(super) struct Taken {
     account: Arc<Descriptors>,
     count: usize,
-    idle: usize,
 }
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        self.account.used.fetch_sub(self.count, Ordering::AcqRel);
-        self.account.idle.fetch_sub(self.idle, Ordering::Relaxed);
+        self.account.clients.fetch_sub(self.count, Ordering::SeqCst);
+    }
+}
+
+/// One of an idle connection to a worker.
+#[derive(Debug)]
+pub(super) struct IdleTaken(Arc<Descriptors>);
+
+impl Drop for IdleTaken {
+    fn drop(&mut self) {
+        self.0.idle.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

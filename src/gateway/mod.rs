@@ -36,4 +36,3 @@ pub(crate) use migration::format::ConnectionTransfer;
 pub(crate) use request::route::Route;
 pub(crate) use rules::{App, Carrier, Limits, Protocol, Rules, SharedRules};
 pub(crate) use service::ProxyService;
-pub(crate) use upstream::idle_pool::{EVENTS_AT_ONCE, after_look, before_look};

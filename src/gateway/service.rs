@@ -23,6 +23,7 @@ use pingora_core::protocols::{ALPN, Stream};
 use pingora_core::server::ShutdownWatch;
 use pingora_core::server::configuration::ServerConf;
 use prometheus_client::registry::Registry;
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -126,6 +127,12 @@ impl ProxyService {
     /// Open client connections, and HTTP/2 requests beyond the first of their connection.
     pub(crate) fn connections(&self) -> Arc<AtomicUsize> {
         self.registry.open()
+    }
+
+    /// A place for a connection that was just accepted, until it is served. `None`: there is none for it.
+    pub(crate) fn admit(&self) -> Option<Box<dyn Any + Send>> {
+        let guard = self.register(&self.rules.load())?;
+        Some(Box::new(guard))
     }
 
     /// Counts a new connection in, if there is a place for it.

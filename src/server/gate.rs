@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use pingora_core::apps::ServerApp;
 use pingora_core::server::{ListenFds, ShutdownWatch};
 use pingora_core::services::{ServiceReadyNotifier, ServiceWithDependents};
+use std::any::Any;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -85,6 +86,7 @@ impl Gate {
             sockets: sockets.clone(),
             gate: self.clone(),
             homes: Homes::Here,
+            admission: None,
             aside: None,
         }
     }
@@ -131,8 +133,15 @@ pub(super) struct Gated<A> {
     sockets: Arc<Sockets>,
     gate: Gate,
     homes: Homes,
+    admission: Option<Admission>,
     aside: Option<Aside>,
 }
+
+/// Gives a place to a connection that was just accepted, or none.
+type Admission = Arc<dyn Fn() -> Option<Place> + Send + Sync>;
+
+/// The place of a connection until it is served. Dropping it gives it back.
+type Place = Box<dyn Any + Send>;
 
 /// What runs beside a service, in its runtime.
 type Aside = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
@@ -185,6 +194,13 @@ impl<A: ServerApp + Send + Sync + 'static> Gated<A> {
         self
     }
 
+    /// Asks for a place for each connection as soon as it is accepted: what waits for its thread counts, too. One that gets
+    /// none is closed at once. The place is given back as the service takes the connection, which takes its own.
+    pub(super) fn admitted_by(mut self, admission: impl Fn() -> Option<Place> + Send + Sync + 'static) -> Gated<A> {
+        self.admission = Some(Arc::new(admission));
+        self
+    }
+
     /// Runs beside the service from its start on, whether the gate is open or not.
     pub(super) fn beside(mut self, aside: impl Future<Output = ()> + Send + Sync + 'static) -> Gated<A> {
         self.aside = Some(Box::pin(aside));
@@ -208,7 +224,12 @@ impl<A: ServerApp + Send + Sync + 'static> Gated<A> {
     /// Begins connections.
     fn place(&self, stop: ShutdownWatch) -> impl FnMut(Accepted) + Send + 'static {
         let (app, gate, homes) = (self.app.clone(), self.gate.clone(), self.homes.clone());
+        let admission = self.admission.clone();
         move |accepted| {
+            let place = admission.as_ref().map(|admit| admit());
+            if let Some(None) = place {
+                return;
+            }
             let (app, stop, served) = (app.clone(), stop.clone(), Served::new(&gate));
             let client = accepted.peer();
             let job = async move {
@@ -217,6 +238,7 @@ impl<A: ServerApp + Send + Sync + 'static> Gated<A> {
                     Ok(stream) => Some(stream),
                     Err(error) => return log::warn!("a connection is lost: {error}"),
                 };
+                drop(place);
                 while let Some(stream) = next {
                     next = app.process_new(stream, &stop).await;
                 }

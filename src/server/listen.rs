@@ -71,7 +71,9 @@ impl Doors {
                 continue;
             }
             // The front buffers what it needs: buffers of its stream would cost every idle connection 10 KiB and more.
-            services.push(self.traffic.service(name, app, addresses, &self.sockets).served_at(homes.clone()));
+            let admission = app.clone();
+            let service = self.traffic.service(name, app, addresses, &self.sockets).served_at(homes.clone());
+            services.push(service.admitted_by(move || admission.admit()));
         }
         services
     }

@@ -248,8 +248,7 @@ impl<'a> Dispatch<'a> {
         // An upgrade takes its connection along; a kept one may just be ending.
         if !self.request.upgrade
             && !self.wants_fresh
-            && let Some(kept) =
-                idle_pool::take(lease.member(), self.app.keep_alive, self.registry.descriptors(), Instant::now())
+            && let Some(kept) = idle_pool::take(lease.member(), self.app.keep_alive, Instant::now())
         {
             return Ok((kept, true));
         }

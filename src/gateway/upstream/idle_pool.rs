@@ -9,14 +9,12 @@
 //! unused at the busiest moment of a window, and [`sweep`] closes as many. [`evict`] closes some when clients need
 //! their descriptors. To take or keep a connection no request waits for the lock of a shard.
 
-use crate::gateway::descriptors::{Descriptors, Taken};
+use crate::gateway::descriptors::{Descriptors, IdleTaken};
 use crate::gateway::downstream::connections::{ConnectionRegistry, StreamGuard};
 use crate::gateway::rules::Rules;
 use crate::pool::{self, Member};
 use std::any::Any;
-use std::cell::Cell;
 use std::collections::VecDeque;
-use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
@@ -26,7 +24,8 @@ use tokio::time::Instant;
 
 /// Kept per worker and thread; more are closed.
 const MAX_PER_SHARD: usize = 256;
-const SHARDS: usize = 16;
+/// Threads that keep connections. No two share a shard: a connection belongs to the runtime that watches it.
+const SHARDS: usize = 64;
 /// How long a connection rests after an answer.
 const REST: Duration = Duration::from_micros(500);
 /// Over which the connections that nobody needed are counted.
@@ -36,24 +35,7 @@ const SURPLUS_WINDOW: Duration = Duration::from_secs(10);
 struct Idle {
     stream: UnixStream,
     since: Instant,
-    _taken: Taken,
-}
-
-impl Idle {
-    /// Neither closed nor with bytes that nobody asked for, which would be the answer to the next client's request.
-    /// Where the runtime has looked (`looked`) after the connection had rested, it knows; else the kernel is asked.
-    fn is_quiet(&self, looked: Option<Instant>) -> bool {
-        match looked {
-            Some(at) if self.has_rested(at) => {
-                self.stream.try_read(&mut [0u8; 1]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
-            }
-            _ => is_quiet(&self.stream),
-        }
-    }
-
-    fn has_rested(&self, at: Instant) -> bool {
-        at.duration_since(self.since) >= REST
-    }
+    _taken: IdleTaken,
 }
 
 #[derive(Debug, Default)]
@@ -70,19 +52,19 @@ struct Shard {
 
 impl Shard {
     /// The one that was kept last of those that have rested.
-    fn take(&mut self, now: Instant, looked: Option<Instant>) -> Option<Idle> {
+    fn take(&mut self, now: Instant) -> Option<Idle> {
         // A request on a new connection, which the worker has to accept first, is not overtaken by the next one.
         if self.connecting > 0 || self.missed.is_some_and(|at| now.duration_since(at) < REST) {
             return None;
         }
-        let idle = looked.and_then(|at| self.take_rested(at)).or_else(|| self.take_rested(now));
+        let idle = self.take_rested(now);
         self.missed = if idle.is_none() { Some(now) } else { None };
         idle
     }
 
-    fn take_rested(&mut self, at: Instant) -> Option<Idle> {
+    fn take_rested(&mut self, now: Instant) -> Option<Idle> {
         // They stand in the order in which they were kept.
-        let rested = self.idle.partition_point(|idle| idle.has_rested(at));
+        let rested = self.idle.partition_point(|idle| now.duration_since(idle.since) >= REST);
         self.fewest = self.fewest.min(rested.saturating_sub(1));
         self.idle.remove(rested.checked_sub(1)?)
     }
@@ -111,6 +93,10 @@ impl Shard {
 struct Shards([Mutex<Shard>; SHARDS]);
 
 impl Shards {
+    fn new() -> Shards {
+        Shards(std::array::from_fn(|_| Mutex::default()))
+    }
+
     fn each(&self) -> impl Iterator<Item = MutexGuard<'_, Shard>> {
         // Nothing panics while one of these locks is held.
         self.0.iter().map(|shard| shard.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
@@ -118,7 +104,7 @@ impl Shards {
 
     /// The thread's own shard, unless a sweep has it just now.
     fn own(&self) -> Option<MutexGuard<'_, Shard>> {
-        match self.0[thread_index() % SHARDS].try_lock() {
+        match self.0.get(thread_index())?.try_lock() {
             Ok(shard) => Some(shard),
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
             Err(TryLockError::WouldBlock) => None,
@@ -147,43 +133,14 @@ fn shards(member: &Member) -> Option<&Shards> {
 }
 
 /// A kept connection that is younger than `limit` and that the worker has neither closed nor written to.
-pub(in crate::gateway) fn take(
-    member: &Member,
-    limit: Duration,
-    descriptors: &Descriptors,
-    now: Instant,
-) -> Option<UnixStream> {
+pub(in crate::gateway) fn take(member: &Member, limit: Duration, now: Instant) -> Option<UnixStream> {
     let shards = shards(member)?;
-    let looked = LOOKED.get().filter(|at| now.duration_since(*at) < REST && descriptors.used() <= LOOK_COVERS);
     loop {
-        let idle = shards.own()?.take(now, looked)?;
-        if now.duration_since(idle.since) < limit && idle.is_quiet(looked) {
+        let idle = shards.own()?.take(now)?;
+        if now.duration_since(idle.since) < limit && is_quiet(&idle.stream) {
             return Some(idle.stream);
         }
     }
-}
-
-/// Events that a thread's runtime must take from the kernel at once, so that what it knows can be trusted here: enough
-/// for every descriptor of traffic up to a number.
-pub(crate) const EVENTS_AT_ONCE: usize = 4096;
-/// The number; the rest is for what a thread watches beside traffic.
-const LOOK_COVERS: usize = EVENTS_AT_ONCE - 256;
-
-thread_local! {
-    /// When the look began that is under way.
-    static LOOKS: Cell<Option<Instant>> = const { Cell::new(None) };
-    /// When the last look began that has ended: the thread's runtime knows what had come by then.
-    static LOOKED: Cell<Option<Instant>> = const { Cell::new(None) };
-}
-
-/// The thread's runtime is about to take from the kernel what has happened on its sockets, up to [`EVENTS_AT_ONCE`].
-pub(crate) fn before_look() {
-    LOOKS.set(Some(Instant::now()));
-}
-
-/// That look has ended.
-pub(crate) fn after_look() {
-    LOOKED.set(LOOKS.get());
 }
 
 /// Says that a request waits for a new connection. Dropped when it has one, and goes out in the same poll.
@@ -203,9 +160,9 @@ impl Drop for Connecting<'_> {
 
 /// A request stays on its thread. A sweep that holds the shard just now is short, and rarer than once in a second.
 fn count_connecting(member: &Member, change: impl Fn(usize) -> usize) {
-    member.kept.get_or_init(|| Box::new(Shards(Default::default())));
+    member.kept.get_or_init(|| Box::new(Shards::new()));
     if let Some(shards) = shards(member) {
-        let shard = &shards.0[thread_index() % SHARDS];
+        let Some(shard) = shards.0.get(thread_index()) else { return };
         let mut shard = shard.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         shard.connecting = change(shard.connecting);
     }
@@ -214,7 +171,7 @@ fn count_connecting(member: &Member, change: impl Fn(usize) -> usize) {
 /// Keeps a connection for the next request, where the thread has room for it and a descriptor is free; else closes it.
 pub(in crate::gateway) fn keep(member: &Member, stream: UnixStream, descriptors: &Arc<Descriptors>) {
     let Some(taken) = descriptors.take_idle() else { return };
-    member.kept.get_or_init(|| Box::new(Shards(Default::default())));
+    member.kept.get_or_init(|| Box::new(Shards::new()));
     let Some(shards) = shards(member) else { return };
     if let Some(mut shard) = shards.own()
         && shard.idle.len() < MAX_PER_SHARD
@@ -272,7 +229,8 @@ pub(in crate::gateway) fn place_for_stream(rules: &Rules, registry: &Arc<Connect
     })
 }
 
-/// Neither closed nor with bytes that nobody asked for, as the kernel says.
+/// Neither closed nor with bytes that nobody asked for. The kernel is asked: what the runtime has seen may be older, and
+/// surplus bytes would be the answer to the next client's request.
 fn is_quiet(stream: &UnixStream) -> bool {
     use rustix::net::{RecvFlags, recv};
     let peeked = recv(stream.as_fd(), &mut [0u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
@@ -296,7 +254,7 @@ mod tests {
 
     async fn rested(member: &Member) -> Option<UnixStream> {
         tokio::time::sleep(2 * REST).await;
-        take(member, YOUNG, &Descriptors::new(100), Instant::now())
+        take(member, YOUNG, Instant::now())
     }
 
     #[tokio::test]
@@ -314,10 +272,10 @@ mod tests {
         second.write_all(b"x").await.unwrap();
         assert_eq!(workers[1].read_u8().await.unwrap(), b'x');
         keep(&member, second, &account);
-        let mut first = take(&member, YOUNG, &account, Instant::now()).unwrap();
+        let mut first = take(&member, YOUNG, Instant::now()).unwrap();
         first.write_all(b"y").await.unwrap();
         assert_eq!(workers[0].read_u8().await.unwrap(), b'y');
-        assert!(take(&member, YOUNG, &account, Instant::now()).is_none(), "the other rests");
+        assert!(take(&member, YOUNG, Instant::now()).is_none(), "the other rests");
     }
 
     #[tokio::test]
@@ -357,19 +315,10 @@ mod tests {
         let (member, account) = (member(), Descriptors::new(100));
         let pool = Pool::new("app".into(), Affinity::None, Balance::LeastLoaded, QueuePolicy::default());
         pool.publish(vec![Seat { member: member.clone(), open: true }]).await;
-        for runtime_tells in [false, true] {
-            let (ours, mut worker) = UnixStream::pair().unwrap();
-            keep(&member, ours, &account);
-            worker.write_all(b"surplus").await.unwrap();
-            tokio::time::sleep(2 * REST).await;
-            LOOKED.set(runtime_tells.then(Instant::now));
-            assert!(take(&member, YOUNG, &account, Instant::now()).is_none());
-        }
-        let (ours, _worker) = UnixStream::pair().unwrap();
+        let (ours, mut worker) = UnixStream::pair().unwrap();
         keep(&member, ours, &account);
-        tokio::time::sleep(2 * REST).await;
-        LOOKED.set(Some(Instant::now()));
-        assert!(take(&member, YOUNG, &account, Instant::now()).is_some());
+        worker.write_all(b"surplus").await.unwrap();
+        assert!(rested(&member).await.is_none());
     }
 
     #[tokio::test]

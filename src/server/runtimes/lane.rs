@@ -1,7 +1,6 @@
 //! One thread that serves clients.
 
 use super::placement::Load;
-use crate::gateway;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
@@ -104,8 +103,6 @@ impl Lane {
     pub(super) fn start(at: usize, settings: &Settings) -> io::Result<Lane> {
         let mut builder = Builder::new_current_thread();
         builder.enable_all().global_queue_interval(FOREIGN).thread_name(format!("front-{at}-blocking"));
-        builder.max_io_events_per_tick(gateway::EVENTS_AT_ONCE);
-        builder.on_thread_park(gateway::before_look).on_thread_unpark(gateway::after_look);
         settings.max_blocking_threads.map(|most| builder.max_blocking_threads(most));
         settings.blocking_thread_ttl.map(|ttl| builder.thread_keep_alive(ttl));
         let runtime = builder.build()?;

@@ -5,6 +5,10 @@ const TOGETHER: usize = 8;
 /// The same as a part of what the other has: one eighth.
 const TOGETHER_PART: usize = 8;
 
+/// How many more than a thread that is held up the others may get in its place; and the same as a part of what it has.
+const PASSED_OVER: usize = 64;
+const PASSED_OVER_PART: usize = 4;
+
 /// How much a thread has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Load {
@@ -16,7 +20,11 @@ pub(super) struct Load {
 /// The thread for a connection. `preferred` is its client's; without one, `turn` chooses among equals.
 pub(super) fn choose(loads: &[Load], preferred: Option<usize>, turn: usize) -> usize {
     let from = |n: usize| (turn + n) % loads.len().max(1);
-    let least = (0..loads.len()).map(from).min_by_key(|at| (loads[*at].is_late, loads[*at].open)).unwrap_or(0);
+    let fewest = (0..loads.len()).map(from).min_by_key(|at| loads[*at].open).unwrap_or(0);
+    let most = loads.get(fewest).map_or(0, |load| load.open + PASSED_OVER.max(load.open / PASSED_OVER_PART));
+    // A connection stays where it is: a thread that is held up for a moment must not end with much fewer than the others.
+    let least = (0..loads.len()).map(from).filter(|at| !loads[*at].is_late && loads[*at].open <= most);
+    let least = least.min_by_key(|at| loads[*at].open).unwrap_or(fewest);
     let fits = |at: &usize| {
         let (Some(this), Some(least)) = (loads.get(*at), loads.get(least)) else { return false };
         this.is_late == least.is_late && this.open < least.open + TOGETHER.max(least.open / TOGETHER_PART)
@@ -44,6 +52,9 @@ mod tests {
         let all = busy.map(|load| Load { is_late: true, ..load });
         assert_eq!(choose(&all, None, 0), 1, "when all are late, as ever");
         assert_eq!(choose(&[], Some(0), 3), 0);
+        busy[0].open = PASSED_OVER + 1;
+        busy[2].open = PASSED_OVER + 2;
+        assert_eq!(choose(&busy, None, 0), 1, "passed over for long enough");
     }
 
     #[test]

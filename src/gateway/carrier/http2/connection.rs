@@ -32,6 +32,9 @@ use tokio::time::timeout;
 /// Requests that a client may reset before their answer whatever their share. Beyond, more than half of all is an
 /// attack.
 const MAX_RESETS: u64 = 100;
+/// Streams of a connection that its client may get wrong, heads that are too long among them: to decode one that refers to
+/// the table of fields costs a thousand times what it costs to send it.
+const MAX_STREAM_ERRORS: usize = 256;
 /// With requests open, a client that is silent is asked whether it is there, this often; it has as long to answer.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// For a client without requests to answer the PING of the first GOAWAY; and for it to take the last one.
@@ -69,6 +72,7 @@ fn builder(rules: &Rules) -> server::Builder {
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
+        .max_local_error_reset_streams(Some(MAX_STREAM_ERRORS))
         .max_header_list_size(header_list_size(rules.limits.head_bytes));
     builder
 }

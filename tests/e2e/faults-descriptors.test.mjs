@@ -81,6 +81,36 @@ test('idle connections to workers make room: after bursts to each, new clients a
   }),
 );
 
+test('bursts of connections that wait for their threads take nothing from clients that are in', options, t =>
+  withProxy({ server: { threads: 2 }, ...app(4) }, { nofile: 256 }, async proxy => {
+    await steady(proxy, 4);
+    const clients = await Promise.all(range(20).map(() => Raw.connect(proxy.port)));
+    let over = false;
+    // Each request takes a new connection to a worker: those that are kept are given up for the burst.
+    const asking = clients.map(async client => {
+      const answers = [];
+      while (!over || answers.length < 3) {
+        client.write('GET /page?ms=50 HTTP/1.1\r\nHost: x\r\n\r\n');
+        answers.push(await client.response().then(({ status }) => status, error => error.message));
+      }
+      return answers;
+    });
+    try {
+      for (const _ of range(6)) {
+        const burst = await Promise.all(range(600).map(() => Raw.connect(proxy.port).catch(() => undefined)));
+        for (const raw of burst) raw?.destroy();
+      }
+    } finally {
+      over = true;
+    }
+    const answers = count((await Promise.all(asking)).flat());
+    t.diagnostic(JSON.stringify(answers));
+    for (const client of clients) client.destroy();
+    assert.deepEqual(Object.keys(answers), ['200']);
+    assert.doesNotMatch(proxy.output, /cannot accept a connection|cannot be connected to/);
+  }),
+);
+
 test('with 256 descriptors silent clients take what they may, and commands are answered', options, t =>
   withProxy(app(4), { nofile: 256 }, async proxy => {
     await steady(proxy, 4);

@@ -37,7 +37,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(crate) struct ProxyService {
     rules: SharedRules,
-    pingora: pingora::PingoraCarrier,
+    pingora: Arc<pingora::PingoraCarrier>,
     registry: Arc<ConnectionRegistry>,
     /// Clients may speak HTTP/2 without TLS, from their first byte.
     h2c: bool,
@@ -71,7 +71,7 @@ impl ProxyService {
     /// `descriptors` is how many file descriptors traffic may have open.
     pub(crate) fn new(rules: SharedRules, conf: &Arc<ServerConf>, descriptors: usize) -> ProxyService {
         let registry = ConnectionRegistry::new(Descriptors::new(descriptors));
-        let pingora = pingora::PingoraCarrier::new(rules.clone(), conf, registry.clone());
+        let pingora = Arc::new(pingora::PingoraCarrier::new(rules.clone(), conf, registry.clone()));
         ProxyService { rules, pingora, registry, h2c: false }
     }
 
@@ -258,11 +258,10 @@ impl ProxyService {
 
     /// Serves a connection that has begun to speak HTTP/2.
     async fn serve_http2(&self, connection: Connection) {
-        let rules = self.rules.load_full();
-        if rules.carrier == Carrier::Pingora || rules.apps.iter().any(|app| app.protocol == Protocol::Http2) {
+        if self.rules.load().carrier == Carrier::Pingora {
             return self.pingora.serve_http2(connection).await;
         }
-        http2::serve(self.rules.clone(), connection).await;
+        http2::serve(self.rules.clone(), connection, self.pingora.clone()).await;
     }
 }
 

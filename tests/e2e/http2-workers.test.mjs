@@ -17,12 +17,6 @@ const both = proxy => ({
   routes: [{ path: '/', app: 'one' }, { host: 'two.example', app: 'two' }],
 });
 
-/** As it should be, or as Pingora has it, which carries whole connections where one of the apps speaks HTTP/2: that is told. */
-function same(t, got, wanted, byPingora) {
-  if (byPingora.includes(got)) t.diagnostic(`differs: ${got} instead of ${wanted}, as Pingora has it`);
-  else assert.equal(got, wanted);
-}
-
 share('a client with HTTP/1, workers with HTTP/2', only, check => {
   check('a request as the worker sees it', needsProxy, async proxy => {
     const answer = await request(proxy.port, { path: '/head?a=b', headers: { 'x-forwarded-for': '9.9.9.9', 'keep-alive': 'timeout=5', cookie: 'a=1; b=2', host: 'app.example' } });
@@ -115,19 +109,20 @@ share('one connection with HTTP/2, workers of both kinds by route', both, check 
     }));
 
   for (const [kind, where] of [['HTTP/1', toOne], ['HTTP/2', toTwo]]) {
-    check(`trailers of an answer, by a worker with ${kind}`, needsProxy, (proxy, t) =>
+    check(`trailers of an answer, by a worker with ${kind}`, needsProxy, proxy =>
       withSession(proxy.port, async session => {
         const answer = await ask(session, ...where({ ':path': '/trailers', te: 'trailers' }));
         assert.deepEqual([answer.status, answer.text, answer.code], [200, 'body', 'NO_ERROR']);
-        same(t, answer.trailers?.['x-sum'], '42', kind === 'HTTP/1' ? [undefined] : []);
+        assert.equal(answer.trailers?.['x-sum'], '42');
       }));
 
-    check(`trailers of a request, to a worker with ${kind}`, needsProxy, (proxy, t) =>
+    check(`trailers of a request, to a worker with ${kind}`, needsProxy, proxy =>
       withSession(proxy.port, async session => {
         const answer = await ask(session, ...where({ ':path': '/upload', ':method': 'POST' }, { body: 'abc', trailers: { 'x-checksum': '7' } }));
         const seen = JSON.parse(answer.text);
         assert.equal(seen.bytes, 3);
-        same(t, seen.trailers['x-checksum'], '7', [undefined]);
+        // Pingora writes the request to a worker with HTTP/2, and drops its trailers.
+        assert.equal(seen.trailers['x-checksum'], kind === 'HTTP/1' ? '7' : undefined);
       }));
 
     check(`an answer that a worker with ${kind} breaks off is an error of its stream alone`, needsProxy, proxy =>

@@ -5,11 +5,13 @@
 //!   [`download`], and for how long each side is waited for ([`waits`])
 //! - [`dispatch`]: chooses workers, decides on retries, counts; a carrier calls this once per request. [`fault`]: why
 //!   one try failed
+//! - [`session_carrier`]: how a carrier gives single requests to another
 
 pub(super) mod client;
 pub(super) mod dispatch;
 mod download;
 mod fault;
+pub(super) mod session_carrier;
 pub(super) mod transfer;
 mod upload;
 mod waits;

@@ -8,6 +8,10 @@ const server = http2.createServer((req, res) => {
     '/pid': () => res.end(String(process.pid)),
     '/head': () => json(res, { method: req.method, url: req.url, authority: req.authority, version: req.httpVersion, headers: req.headers, pid: process.pid }),
     '/slow': () => setTimeout(() => res.end('slow'), Number(url.searchParams.get('ms'))),
+    '/pause': () => {
+      res.write('first, ');
+      setTimeout(() => res.end('then the rest'), Number(url.searchParams.get('ms')));
+    },
     '/echo': () => {
       res.stream.respond({ ':status': 200 });
       req.pipe(res.stream);

@@ -14,6 +14,7 @@ use crate::gateway::downstream::deadline::Deadline;
 use crate::gateway::downstream::http2_settings::{
     CONNECTION_WINDOW, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW, header_list_size,
 };
+use crate::gateway::exchange::session_carrier::SessionCarrier;
 use crate::gateway::rules::{Rules, SharedRules};
 use crate::gateway::upstream::idle_pool;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -21,6 +22,7 @@ use h2::server::{self, SendResponse};
 use h2::{Ping, PingPong, Reason, RecvStream};
 use http::Request;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
+use pingora_core::protocols::{Digest, Stream};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -43,7 +45,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 type StreamFuture = Pin<Box<dyn Future<Output = StreamEnd> + Send>>;
 
 /// Serves a connection whose client speaks HTTP/2, to its end.
-pub(in crate::gateway) async fn serve(rules: SharedRules, connection: Connection) {
+///
+/// `peers` serves streams whose workers speak HTTP/2, too.
+pub(in crate::gateway) async fn serve(rules: SharedRules, connection: Connection, peers: Arc<dyn SessionCarrier>) {
     let Connection { client, stream, read_ahead, mut guard, .. } = connection;
     let stream = if read_ahead.is_empty() {
         stream
@@ -56,13 +60,24 @@ pub(in crate::gateway) async fn serve(rules: SharedRules, connection: Connection
     drop(read_ahead);
     guard.set_movable(false);
     let now = rules.load_full();
+    let digest = Arc::new(digest_of(&stream));
     let (stream, written) = Counted::new(stream);
     let handshake = timeout(now.limits.head_timeout, builder(&now).handshake::<Counted, Charged>(stream));
     let Ok(Ok(connection)) = handshake.await else { return };
-    let shared = Shared { rules, registry: guard.registry().clone(), client, budget: Arc::default(), written };
+    let registry = guard.registry().clone();
+    let shared = Shared { rules, registry, client, peers, digest, budget: Arc::default(), written };
     let mut server = Server::new(connection, shared, guard, now.limits.head_timeout);
     drop(now);
     std::future::poll_fn(|cx| server.poll(cx)).await;
+}
+
+fn digest_of(stream: &Stream) -> Digest {
+    Digest {
+        ssl_digest: stream.get_ssl_digest(),
+        timing_digest: stream.get_timing_digest(),
+        proxy_digest: stream.get_proxy_digest(),
+        socket_digest: stream.get_socket_digest(),
+    }
 }
 
 fn builder(rules: &Rules) -> server::Builder {

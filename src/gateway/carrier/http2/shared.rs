@@ -2,8 +2,10 @@
 
 use super::budget::Budget;
 use crate::gateway::downstream::connections::ConnectionRegistry;
+use crate::gateway::exchange::session_carrier::SessionCarrier;
 use crate::gateway::request::heads::ClientInfo;
 use crate::gateway::rules::SharedRules;
+use pingora_core::protocols::Digest;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -12,6 +14,9 @@ pub(super) struct Shared {
     pub(super) rules: SharedRules,
     pub(super) registry: Arc<ConnectionRegistry>,
     pub(super) client: ClientInfo,
+    /// For streams whose workers speak HTTP/2.
+    pub(super) peers: Arc<dyn SessionCarrier>,
+    pub(super) digest: Arc<Digest>,
     /// Bounds what waits for the client of all answers together.
     pub(super) budget: Arc<Budget>,
     /// Bytes that the client has taken.

@@ -1,6 +1,9 @@
 //! One HTTP/2 stream: a request and its response.
 
-use super::budget::{Budget, Charged, Turn};
+use super::answer::Answer;
+use super::budget::Charged;
+use super::delegated;
+use super::refusal::refuse;
 use super::shared::{Shared, StreamEnd};
 use crate::gateway::downstream::deadline::Deadline;
 use crate::gateway::downstream::scratch::SCRATCH;
@@ -13,12 +16,12 @@ use crate::gateway::request::error_response::ErrorResponse;
 use crate::gateway::request::heads::{self, passes_as_trailer, push_field};
 use crate::gateway::request::plan;
 use crate::gateway::request::socketio;
-use crate::gateway::rules::Rules;
-use bytes::{Bytes, BytesMut};
+use crate::gateway::rules::{Protocol, Rules};
+use bytes::BytesMut;
 use h2::server::SendResponse;
-use h2::{Reason, RecvStream, SendStream};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use h2::{Reason, RecvStream};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -36,15 +39,23 @@ pub(super) async fn serve(
 ) -> StreamEnd {
     let (parts, body) = request.into_parts();
     let is_head = parts.method == http::Method::HEAD;
+    let mut answer = Answer::new(respond, shared.budget.clone());
     let checked = match heads::check_http2(&parts, body.is_end_stream(), &rules.head_limits) {
         Ok(checked) => checked,
-        Err(reject) => return refuse(respond, &shared.budget, reject.into(), is_head),
+        Err(reject) => {
+            refuse(&mut answer, reject.into(), is_head);
+            return StreamEnd { was_reset: false };
+        }
     };
     let Some(app) = rules.routes.find(checked.host, checked.target) else {
-        return refuse(respond, &shared.budget, ErrorResponse::NO_ROUTE, is_head);
+        refuse(&mut answer, ErrorResponse::NO_ROUTE, is_head);
+        return StreamEnd { was_reset: false };
     };
     let app = &rules.apps[app];
     let limits = rules.request_limits(app);
+    if app.protocol == Protocol::Http2 {
+        return delegated::serve(&shared, limits, parts, body, answer).await;
+    }
     let method = Method::of(checked.method.as_str().as_bytes());
     let affinity = app.pool.settings();
     let is_get = method == Method::Get;
@@ -59,65 +70,37 @@ pub(super) async fn serve(
         may_keep: true,
         plan,
     };
-    let mut client = Http2Client::new(&shared, body, respond, checked.body, limits.body_bytes);
+    let mut client = Http2Client::new(body, answer, checked.body, limits.body_bytes);
     let outcome = dispatch(app, &shared.registry, limits, request, &mut client).await;
+    finish(outcome, client.answer, checked.target, is_head).await
+}
+
+/// What becomes of the stream, now that nobody works for it any more.
+async fn finish(outcome: Outcome, mut answer: Answer, target: &[u8], is_head: bool) -> StreamEnd {
     match outcome {
         Outcome::Answered => {}
         // No request of HTTP/2 asks for one.
-        Outcome::Switched(..) => client.reset(Reason::INTERNAL_ERROR),
+        Outcome::Switched(..) => answer.reset(Reason::INTERNAL_ERROR),
         // The client must see that its answer is not whole.
-        Outcome::Cut if !client.was_reset => {
+        Outcome::Cut if !answer.was_reset() => {
             // A reset discards what is still to be written: the connection's task writes first.
             tokio::task::yield_now().await;
-            client.reset(Reason::INTERNAL_ERROR);
+            answer.reset(Reason::INTERNAL_ERROR);
         }
         Outcome::Cut => {}
         Outcome::EndPoll => {
-            let (kind, body) = socketio::close_poll_body(checked.target);
+            let (kind, body) = socketio::close_poll_body(target);
             let mut response = Response::new(());
             let fields = response.headers_mut();
             if let Ok(kind) = HeaderValue::from_str(&kind) {
                 fields.insert(CONTENT_TYPE, kind);
             }
             fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-            send(client.respond, &shared.budget, response, body.into());
+            answer.send_whole(response, body.into());
         }
-        Outcome::Refused(response) => return refuse(client.respond, &shared.budget, response, is_head),
+        Outcome::Refused(response) => refuse(&mut answer, response, is_head),
     }
-    StreamEnd { was_reset: client.was_reset }
-}
-
-/// Answers in the worker's place.
-fn refuse(respond: SendResponse<Charged>, budget: &Arc<Budget>, refusal: ErrorResponse, is_head: bool) -> StreamEnd {
-    let mut response = Response::new(());
-    *response.status_mut() = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let fields = response.headers_mut();
-    fields.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let Some(seconds) = refusal.retry_after() {
-        fields.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
-    }
-    send(respond, budget, response, if is_head { Bytes::new() } else { refusal.body() });
-    StreamEnd { was_reset: false }
-}
-
-/// Sends a whole small answer. The client may have left.
-fn send(mut respond: SendResponse<Charged>, budget: &Arc<Budget>, response: Response<()>, body: Bytes) {
-    let sent = respond.send_response(response, body.is_empty()).and_then(|mut stream| match body.is_empty() {
-        true => Ok(()),
-        false => stream.send_data(budget.charge(body), true),
-    });
-    if let Err(error) = sent {
-        log::debug!("a client left before its answer: {error}");
-    }
-}
-
-/// How far the response is.
-enum Sending {
-    Waiting,
-    /// Its head is out.
-    Body(SendStream<Charged>),
-    Ended,
+    StreamEnd { was_reset: answer.was_reset() }
 }
 
 /// The client's half of an exchange over HTTP/2.
@@ -126,26 +109,15 @@ struct Http2Client {
     writer: BodyWriter,
     /// Content that the head announces, in bytes.
     length: Option<u64>,
-    respond: SendResponse<Charged>,
-    sending: Sending,
+    answer: Answer,
     /// Of the response: content that the client did not take at once.
     pending: BytesMut,
     trailers: Vec<u8>,
-    /// Whether the budget lets more of the response be read.
-    turn: Turn,
-    sent: u64,
     deadline: Deadline,
-    was_reset: bool,
 }
 
 impl Http2Client {
-    fn new(
-        shared: &Shared,
-        body: RecvStream,
-        respond: SendResponse<Charged>,
-        framing: Body,
-        limit: Option<u64>,
-    ) -> Http2Client {
+    fn new(body: RecvStream, answer: Answer, framing: Body, limit: Option<u64>) -> Http2Client {
         let length = match framing {
             Body::Length(length) => Some(length),
             _ => None,
@@ -154,63 +126,25 @@ impl Http2Client {
             body,
             writer: BodyWriter::new(framing, limit),
             length,
-            respond,
-            sending: Sending::Waiting,
+            answer,
             pending: BytesMut::new(),
             trailers: Vec::new(),
-            turn: Turn::new(shared.budget.clone()),
-            sent: 0,
             deadline: Deadline::default(),
-            was_reset: false,
         }
     }
 
     /// Ready with how many bytes of the response may be read. A head may always be read, so that a full budget does
     /// not use up `response_timeout`, which is the worker's time.
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
-        if !matches!(self.sending, Sending::Body(_)) {
-            return Poll::Ready(if self.turn.budget().has_room() { SCRATCH } else { HEAD_READ });
+        if !self.answer.is_sending() {
+            return Poll::Ready(if self.answer.has_room() { SCRATCH } else { HEAD_READ });
         }
-        self.turn.poll(cx).map(|()| SCRATCH)
+        self.answer.poll_turn(cx).map(|()| SCRATCH)
     }
 
-    fn reset(&mut self, reason: Reason) {
-        match &mut self.sending {
-            Sending::Body(stream) => stream.send_reset(reason),
-            _ => self.respond.send_reset(reason),
-        }
-    }
-
-    /// Sends pending content as the client's window allows; with the last of it the end, if `ends`.
-    fn poll_pending(&mut self, cx: &mut Context<'_>, ends: bool) -> Poll<Result<(), ResponseFault>> {
-        let Sending::Body(stream) = &mut self.sending else { return Poll::Ready(Ok(())) };
-        while !self.pending.is_empty() {
-            stream.reserve_capacity(self.pending.len());
-            if stream.capacity() == 0 {
-                match stream.poll_capacity(cx) {
-                    Poll::Ready(Some(Ok(_))) if stream.capacity() > 0 => {}
-                    Poll::Ready(Some(Ok(_))) => continue,
-                    Poll::Ready(_) => {
-                        self.was_reset = true;
-                        return Poll::Ready(Err(ResponseFault::ClientGone));
-                    }
-                    Poll::Pending => return Poll::Pending,
-                }
-            }
-            let part = self.pending.split_to(stream.capacity().min(self.pending.len()));
-            self.sent += part.len() as u64;
-            let is_last = ends && self.pending.is_empty();
-            if stream.send_data(self.turn.budget().charge(part.freeze()), is_last).is_err() {
-                self.was_reset = true;
-                return Poll::Ready(Err(ResponseFault::ClientGone));
-            }
-            if is_last {
-                self.sending = Sending::Ended;
-                break;
-            }
-        }
-        self.pending = BytesMut::new();
-        Poll::Ready(Ok(()))
+    fn gone(&mut self) -> ClientFault {
+        self.answer.gone();
+        ClientFault::Gone
     }
 }
 
@@ -222,19 +156,13 @@ impl ClientHalf for Http2Client {
                 let _ = self.body.flow_control().release_capacity(content.len());
                 Poll::Ready(written)
             }
-            Poll::Ready(Some(Err(_))) => {
-                self.was_reset = true;
-                Poll::Ready(Err(ClientFault::Gone))
-            }
+            Poll::Ready(Some(Err(_))) => Poll::Ready(Err(self.gone())),
             Poll::Ready(None) => match self.body.poll_trailers(cx) {
                 Poll::Ready(Ok(trailers)) => {
                     self.writer.end(&trailer_lines(trailers.as_ref()), out);
                     Poll::Ready(Ok(()))
                 }
-                Poll::Ready(Err(_)) => {
-                    self.was_reset = true;
-                    Poll::Ready(Err(ClientFault::Gone))
-                }
+                Poll::Ready(Err(_)) => Poll::Ready(Err(self.gone())),
                 Poll::Pending => Poll::Pending,
             },
             Poll::Pending => Poll::Pending,
@@ -257,16 +185,8 @@ impl ClientHalf for Http2Client {
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Result<(), ClientFault> {
-        let reset = match &mut self.sending {
-            Sending::Waiting => self.respond.poll_reset(cx).map(drop),
-            Sending::Body(stream) => stream.poll_reset(cx).map(drop),
-            Sending::Ended => Poll::Pending,
-        };
-        match reset {
-            Poll::Ready(()) => {
-                self.was_reset = true;
-                Err(ClientFault::Gone)
-            }
+        match self.answer.poll_reset(cx) {
+            Poll::Ready(()) => Err(ClientFault::Gone),
             Poll::Pending => Ok(()),
         }
     }
@@ -286,28 +206,19 @@ impl ClientHalf for Http2Client {
 
     fn inform(&mut self, head: &response::Head, buf: &[u8]) {
         if let Some(response) = heads::response_to_http2(head, buf) {
-            // A client that has left is noticed elsewhere.
-            let _ = self.respond.send_informational(response);
+            self.answer.inform(response);
         }
     }
 
     fn begin(&mut self, head: &response::Head, buf: &[u8], _is_early: bool) -> Result<(), ResponseFault> {
         let response = heads::response_to_http2(head, buf).ok_or(ResponseFault::Malformed)?;
         let ends = matches!(head.body, Body::None | Body::Length(0));
-        match self.respond.send_response(response, ends) {
-            Ok(_) if ends => self.sending = Sending::Ended,
-            Ok(stream) => self.sending = Sending::Body(stream),
-            Err(_) => {
-                self.was_reset = true;
-                return Err(ResponseFault::ClientGone);
-            }
-        }
-        Ok(())
+        self.answer.begin(response, ends)
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, ResponseFault>> {
         // No window is asked for in advance: that would take it from the connection's other streams.
-        ready!(self.poll_pending(cx, false))?;
+        ready!(self.answer.poll_send(cx, &mut self.pending, false))?;
         self.poll_turn(cx).map(Ok)
     }
 
@@ -333,7 +244,7 @@ impl ClientHalf for Http2Client {
         }
         // The last content goes out with the end of the stream.
         if !framing.is_done()
-            && let Poll::Ready(sent) = self.poll_pending(cx, false)
+            && let Poll::Ready(sent) = self.answer.poll_send(cx, &mut self.pending, false)
         {
             sent?;
         }
@@ -342,22 +253,8 @@ impl ClientHalf for Http2Client {
 
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ResponseFault>> {
         let trailers = trailer_map(&self.trailers);
-        match self.poll_pending(cx, trailers.is_empty()) {
-            Poll::Ready(Ok(())) => {}
-            other => return other,
-        }
-        if let Sending::Body(stream) = &mut self.sending {
-            let ended = match trailers.is_empty() {
-                true => stream.send_data(self.turn.budget().charge(Bytes::new()), true),
-                false => stream.send_trailers(trailers),
-            };
-            self.sending = Sending::Ended;
-            if ended.is_err() {
-                self.was_reset = true;
-                return Poll::Ready(Err(ResponseFault::ClientGone));
-            }
-        }
-        Poll::Ready(Ok(()))
+        ready!(self.answer.poll_send(cx, &mut self.pending, trailers.is_empty()))?;
+        Poll::Ready(self.answer.end(trailers))
     }
 
     fn poll_flush(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), ResponseFault>> {
@@ -366,7 +263,7 @@ impl ClientHalf for Http2Client {
     }
 
     fn sent(&self) -> u64 {
-        self.sent
+        self.answer.sent()
     }
 
     fn deadline(&mut self) -> &mut Deadline {

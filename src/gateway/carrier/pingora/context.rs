@@ -1,5 +1,6 @@
 //! What is known of one request on its way, what its errors mean, and what is counted of it.
 
+use crate::gateway::exchange::session_carrier::NO_RESPONSE;
 use crate::gateway::metrics::counters::Failure;
 use crate::gateway::request::error_response::ErrorResponse;
 use crate::gateway::request::limits::RequestLimits;
@@ -68,6 +69,9 @@ impl Ctx {
 
     /// What an error says of the worker; `None` where it is the client's.
     pub(super) fn worker_fault(&self, error: &Error) -> Option<WorkerFault> {
+        if *error.etype() == ErrorType::Custom(NO_RESPONSE) {
+            return Some(WorkerFault::NoResponse);
+        }
         if *error.esource() != ErrorSource::Upstream {
             return None;
         }
@@ -156,9 +160,10 @@ impl Ctx {
 }
 
 impl Drop for Ctx {
-    /// A stream that was answered early and is given up does not come to its end.
+    /// A stream that was answered early and is given up does not come to its end, nor one whose client left while the
+    /// worker was waited for.
     fn drop(&mut self) {
         self.began = None;
-        self.count(self.status, true);
+        self.count(self.status, self.status.is_some());
     }
 }

@@ -18,18 +18,21 @@ use crate::pool::Use;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE};
-use http::header::{RETRY_AFTER, SET_COOKIE, TRANSFER_ENCODING};
+use http::header::{RETRY_AFTER, SET_COOKIE, TE, TRANSFER_ENCODING};
 use http::{HeaderMap, Method as HttpMethod, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::{Error, Result};
+use pingora_core::{Error, ErrorType, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// What is read ahead of one answer of a worker with HTTP/2, in bytes; Pingora's default is 8 MiB.
+const WORKER_WINDOW: u32 = 64 * 1024;
 
 pub(in crate::gateway) struct Proxy {
     rules: SharedRules,
@@ -54,7 +57,8 @@ impl ProxyHttp for Proxy {
     /// Pingora's default puts a compression module in the way of every request.
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
-    /// HTTP/1 heads have been checked before; those of HTTP/2 are held to the same rules here.
+    /// HTTP/1 heads have been checked before, and so have those of another carrier's sessions; those of Pingora's own
+    /// HTTP/2 are held to the same rules here.
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<()> {
         let rules = self.rules.load_full();
         let is_http2 = session.as_downstream().is_http2();
@@ -121,10 +125,15 @@ impl ProxyHttp for Proxy {
         ctx.body = 0;
         let mut peer = Box::new(HttpPeer::new_uds(&lease.member().socket, false, String::new())?);
         peer.options.idle_timeout = Some(app.keep_alive);
-        // Between two reads: within an answer, too.
-        peer.options.read_timeout = Some(limits.response_timeout);
+        if !session.as_downstream().is_custom() {
+            // Between two reads: within an answer, too. Another carrier's session has the exact limit.
+            peer.options.read_timeout = Some(limits.response_timeout);
+        }
         if app.protocol == Protocol::Http2 {
             peer.options.set_http_version(2, 2);
+            // A connection carries one request at a time. Its own window stays large: the h2 crate also judges by it
+            // how many small frames are too many.
+            peer.options.h2_stream_window_size = Some(WORKER_WINDOW);
         }
         peer.options.custom_l4 = Some(match lease.member().user {
             None => self.connector.clone(),
@@ -165,7 +174,8 @@ impl ProxyHttp for Proxy {
             }
             Some(fault) => ctx.judge(session, fault, is_whole, reused),
             None => {
-                ctx.failure = ctx.failure.or(Some(Failure::ClientGone));
+                let is_late = *error.etype() == ErrorType::ReadTimedout;
+                ctx.failure = ctx.failure.or(Some(if is_late { Failure::BadRequest } else { Failure::ClientGone }));
                 false
             }
         };
@@ -186,7 +196,8 @@ impl ProxyHttp for Proxy {
         }
         ctx.body += body.as_ref().map_or(0, |body| body.len() as u64);
         if ctx.limits.and_then(|limits| limits.body_bytes).is_some_and(|limit| ctx.body > limit) {
-            return Err(ctx.refuse(ErrorResponse::TOO_LONG, Failure::BadRequest));
+            // Pingora takes any other error here for the worker's, and goes on.
+            return Err(ctx.refuse(ErrorResponse::TOO_LONG, Failure::BadRequest).into_down());
         }
         Ok(())
     }
@@ -215,6 +226,10 @@ impl ProxyHttp for Proxy {
             request.insert_header(COOKIE, cookies)?;
         }
         let downstream = session.req_header();
+        if session.as_downstream().is_custom() && accepts_trailers(&downstream.headers) {
+            // Pingora takes it for a field of HTTP/1. Servers of gRPC ask for it.
+            request.insert_header(TE, "trailers")?;
+        }
         let forwarded = Forwarded { client: client_ip(session), secure: is_secure(session), host: host(downstream) };
         let mut result = Ok(());
         forwarded.headers(|name, value| {
@@ -326,7 +341,8 @@ fn has_answered(session: &Session) -> bool {
 
 /// The client must see that its answer is not whole: HTTP/1 by the connection's end, HTTP/2 by this.
 async fn cut(session: &mut Session) {
-    if session.as_downstream().is_http2() {
+    let downstream = session.as_downstream();
+    if downstream.is_http2() || downstream.is_custom() {
         // A reset discards what is still to be written: the connection's task writes first.
         tokio::task::yield_now().await;
         session.as_downstream_mut().shutdown().await;
@@ -354,6 +370,10 @@ fn take_origin_form(request: &mut RequestHeader) -> Result<()> {
     }
     let path = request.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
     request.set_raw_path(path.as_bytes())
+}
+
+fn accepts_trailers(fields: &HeaderMap) -> bool {
+    fields.get_all(TE).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"))
 }
 
 fn content_length(fields: &HeaderMap) -> Option<u64> {

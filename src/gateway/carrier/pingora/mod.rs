@@ -9,6 +9,7 @@ mod first_body;
 
 use crate::gateway::downstream::connection::Connection;
 use crate::gateway::downstream::connections::ConnectionRegistry;
+use crate::gateway::exchange::session_carrier::{Carried, SessionCarrier};
 use crate::gateway::rules::SharedRules;
 use filters::Proxy;
 use pingora_core::apps::{HttpServerApp, HttpServerOptions};
@@ -72,5 +73,14 @@ impl PingoraCarrier {
 
     pub(in crate::gateway) async fn cleanup(&self) {
         self.proxy.http_cleanup().await;
+    }
+}
+
+impl SessionCarrier for PingoraCarrier {
+    fn carry(&self, session: ServerSession) -> Carried<'_> {
+        Box::pin(async {
+            // Such a session leaves no connection behind.
+            let _ = self.proxy.process_new_http(session, &self.registry.closing()).await;
+        })
     }
 }

@@ -6,7 +6,8 @@ use super::carrier::{http2, pingora};
 use super::descriptors::Descriptors;
 use super::downstream::close::{close, respond_and_close};
 use super::downstream::connection::{Connection, Waited, client_of};
-use super::downstream::connections::{ConnectionGuard, ConnectionRegistry, Directive, Paused, Phase};
+use super::downstream::connections::{ConnectionRegistry, Directive, Paused, Phase};
+use super::exchange::admission;
 use super::http1::Progress;
 use super::http1::head::{self, Head};
 use super::metrics::collector;
@@ -42,10 +43,6 @@ pub(crate) struct ProxyService {
     /// Clients may speak HTTP/2 without TLS, from their first byte.
     h2c: bool,
 }
-
-/// How many idle connections to workers are closed at once for a client, and how often that is tried.
-const EVICT_COUNT: usize = 16;
-const EVICT_ROUNDS: usize = 8;
 
 /// What a client says first that speaks HTTP/2 (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -131,27 +128,8 @@ impl ProxyService {
 
     /// A place for a connection that was just accepted, until it is served. `None`: there is none for it.
     pub(crate) fn admit(&self) -> Option<Box<dyn Any + Send>> {
-        let guard = self.register(&self.rules.load())?;
+        let guard = admission::connection(&self.rules.load(), &self.registry)?;
         Some(Box::new(guard))
-    }
-
-    /// Counts a new connection in, if there is a place for it.
-    fn register(&self, rules: &Rules) -> Option<ConnectionGuard> {
-        let limit = rules.limits.connections;
-        let mut guard = self.registry.register(limit);
-        for _ in 0..EVICT_ROUNDS {
-            if guard.is_some() || self.registry.descriptors().idle() == 0 {
-                break;
-            }
-            // Idle connections to workers are worth less than a client. Another thread may take what this one frees.
-            idle_pool::evict(rules, EVICT_COUNT);
-            guard = self.registry.register(limit);
-        }
-        if guard.is_none() {
-            self.registry.descriptors().note_refusal();
-            log::debug!("no place for another client connection");
-        }
-        guard
     }
 
     /// Waits for a whole request head, which goes by the rules of the moment when it is whole. The wait for its first
@@ -292,7 +270,7 @@ impl ServerApp for ProxyService {
     /// When a connection is to end is told by [`ProxyService::set_phase`] alone.
     async fn process_new(self: &Arc<Self>, stream: Stream, _shutdown: &ShutdownWatch) -> Option<Stream> {
         let rules = self.rules.load();
-        let guard = self.register(&rules)?;
+        let guard = admission::connection(&rules, &self.registry)?;
         let head_timeout = rules.limits.head_timeout;
         drop(rules);
         let is_http2 = matches!(stream.selected_alpn_proto(), Some(ALPN::H2));

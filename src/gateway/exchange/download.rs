@@ -6,6 +6,7 @@ use super::upload::{Outgoing, Upload};
 use crate::gateway::downstream::scratch::with_scratch;
 use crate::gateway::http1::body::BodyScanner;
 use crate::gateway::http1::{Body, Progress, response};
+use crate::gateway::request::limits::MAX_INFORMATIONAL;
 use crate::gateway::request::retry::WorkerFault;
 use crate::gateway::request::session::SessionLearner;
 use bytes::{Buf, BytesMut};
@@ -14,9 +15,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::UnixStream;
-
-/// Informational responses to one request; a client need not take them, so they must not pile up.
-const MAX_INFORMATIONAL: u8 = 16;
 
 /// How far the response is.
 enum State {

@@ -5,8 +5,10 @@
 //!   [`download`], and for how long each side is waited for ([`waits`])
 //! - [`dispatch`]: chooses workers, decides on retries, counts; a carrier calls this once per request. [`fault`]: why
 //!   one try failed
+//! - [`admission`]: places for connections and streams, before any request
 //! - [`session_carrier`]: how a carrier gives single requests to another
 
+pub(super) mod admission;
 pub(super) mod client;
 pub(super) mod dispatch;
 mod download;

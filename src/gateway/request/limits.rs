@@ -17,6 +17,9 @@ pub(in crate::gateway) struct RequestLimits {
     pub(in crate::gateway) response_timeout: Duration,
 }
 
+/// Informational responses to one request; a client need not take them, so they must not pile up.
+pub(in crate::gateway) const MAX_INFORMATIONAL: u8 = 16;
+
 /// Which way a body goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::gateway) enum BodyOf {

@@ -10,7 +10,6 @@
 //! their descriptors. To take or keep a connection no request waits for the lock of a shard.
 
 use crate::gateway::descriptors::{Descriptors, IdleTaken};
-use crate::gateway::downstream::connections::{ConnectionRegistry, StreamGuard};
 use crate::gateway::rules::Rules;
 use crate::pool::{self, Member};
 use std::any::Any;
@@ -215,18 +214,6 @@ pub(in crate::gateway) fn evict(rules: &Rules, count: usize) {
             }
         }
     }
-}
-
-/// A place for one more request of an HTTP/2 connection that has one already, if need be that of an idle connection.
-pub(in crate::gateway) fn place_for_stream(rules: &Rules, registry: &Arc<ConnectionRegistry>) -> Option<StreamGuard> {
-    let limit = rules.limits.connections;
-    registry.register_stream(limit).or_else(|| {
-        if registry.descriptors().idle() == 0 {
-            return None;
-        }
-        evict(rules, 1);
-        registry.register_stream(limit)
-    })
 }
 
 /// Neither closed nor with bytes that nobody asked for. The kernel is asked: what the runtime has seen may be older, and

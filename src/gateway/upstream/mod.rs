@@ -4,7 +4,7 @@
 //! - [`idle_pool`]: a connection to that worker that is kept from an earlier request
 //! - [`connect`]: else a new one
 //!
-//! Of clients it knows only that they need file descriptors ([`idle_pool::place_for_stream`]).
+//! It knows no client.
 
 pub(super) mod acquire;
 pub(super) mod connect;

@@ -14,9 +14,9 @@ use crate::gateway::downstream::deadline::Deadline;
 use crate::gateway::downstream::http2_settings::{
     CONNECTION_WINDOW, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW, header_list_size,
 };
+use crate::gateway::exchange::admission;
 use crate::gateway::exchange::session_carrier::SessionCarrier;
 use crate::gateway::rules::{Rules, SharedRules};
-use crate::gateway::upstream::idle_pool;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use h2::server::{self, SendResponse};
 use h2::{Ping, PingPong, Reason, RecvStream};
@@ -215,7 +215,7 @@ impl Server {
         let rules = self.shared.rules.load_full();
         let mut place = None;
         if !self.streams.is_empty() {
-            place = idle_pool::place_for_stream(&rules, &self.shared.registry);
+            place = admission::stream(&rules, &self.shared.registry);
             if place.is_none() {
                 // The client may send it again, here or elsewhere (RFC 9113, section 8.7).
                 self.shared.registry.descriptors().note_refusal();

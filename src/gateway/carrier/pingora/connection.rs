@@ -5,8 +5,8 @@ use super::context::ANSWERED_EARLY;
 use super::filters::Proxy;
 use crate::gateway::downstream::connections::{ConnectionRegistry, StreamGuard};
 use crate::gateway::downstream::http2_settings;
+use crate::gateway::exchange::admission;
 use crate::gateway::rules::{Limits, SharedRules};
-use crate::gateway::upstream::idle_pool;
 use async_trait::async_trait;
 use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
 use pingora_core::protocols::Stream;
@@ -92,7 +92,7 @@ impl Streams {
         self.changed.notify_one();
         let mut open = Open { streams: self, _place: None };
         if before > 0 {
-            open._place = Some(idle_pool::place_for_stream(&self.rules.load(), &self.registry)?);
+            open._place = Some(admission::stream(&self.rules.load(), &self.registry)?);
         }
         Some(open)
     }

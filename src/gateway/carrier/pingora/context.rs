@@ -35,6 +35,8 @@ pub(in crate::gateway) struct Ctx {
     pub(super) owner: Option<Arc<Member>>,
     /// Content bytes of the request so far.
     pub(super) body: u64,
+    /// Informational responses of the worker.
+    pub(super) informational: u8,
     /// The answer may hold a sid to learn.
     pub(super) learner: Option<SessionLearner>,
     /// The status of the worker's final answer.

@@ -8,7 +8,7 @@ use crate::gateway::metrics::counters::Failure;
 use crate::gateway::request::error_response::ErrorResponse;
 use crate::gateway::request::forwarded::Forwarded;
 use crate::gateway::request::heads::{self, FieldRule};
-use crate::gateway::request::limits::RequestLimits;
+use crate::gateway::request::limits::{MAX_INFORMATIONAL, RequestLimits};
 use crate::gateway::request::plan;
 use crate::gateway::request::retry::WorkerFault;
 use crate::gateway::request::session::SessionLearner;
@@ -122,12 +122,14 @@ impl ProxyHttp for Proxy {
         }
         ctx.is_bound = plan.is_bound();
         ctx.learner = plan.handshake.then(|| SessionLearner::new(&app.pool, lease.member()));
-        ctx.body = 0;
+        (ctx.body, ctx.informational) = (0, 0);
         let mut peer = Box::new(HttpPeer::new_uds(&lease.member().socket, false, String::new())?);
         peer.options.idle_timeout = Some(app.keep_alive);
         if !session.as_downstream().is_custom() {
             // Between two reads: within an answer, too. Another carrier's session has the exact limit.
             peer.options.read_timeout = Some(limits.response_timeout);
+            // While it takes nothing of a body, Pingora looks at nothing else.
+            peer.options.write_timeout = Some(limits.response_timeout);
         }
         if app.protocol == Protocol::Http2 {
             peer.options.set_http_version(2, 2);
@@ -249,7 +251,13 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         match response.status {
             StatusCode::SWITCHING_PROTOCOLS => Err(ctx.refuse(ErrorResponse::BROKEN, Failure::Malformed)),
-            _ => Ok(()),
+            status if status.is_informational() && ctx.informational == MAX_INFORMATIONAL => {
+                Err(ctx.refuse(ErrorResponse::BROKEN, Failure::Malformed))
+            }
+            status => {
+                ctx.informational += u8::from(status.is_informational());
+                Ok(())
+            }
         }
     }
 

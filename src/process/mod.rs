@@ -27,6 +27,7 @@ pub(crate) mod state;
 #[cfg(test)]
 mod tests;
 pub(crate) mod usage;
+pub(crate) mod worker_socket;
 
 pub(crate) use apart::spawn_apart;
 pub(crate) use descriptor::{descriptor, readable};

@@ -1,6 +1,7 @@
 //! Directories, sockets and FIFOs: made, looked at, removed. No link is ever followed.
 
 use super::Error;
+use crate::process::worker_socket::hold;
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -103,7 +104,10 @@ pub(in crate::process) fn connects(path: &Path) -> rustix::io::Result<()> {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
-    connect(&socket.map_err(|_| rustix::io::Errno::AGAIN)?, &SocketAddrUnix::new(path)?)
+    let socket = socket.map_err(|_| rustix::io::Errno::AGAIN)?;
+    // Whoever may write there could lead us elsewhere in between.
+    let held = hold(path).map_err(|e| rustix::io::Errno::from_io_error(&e).unwrap_or(rustix::io::Errno::ACCESS))?;
+    connect(&socket, &SocketAddrUnix::new(held.path())?)
 }
 
 /// Whether a process listens on this socket or holds this FIFO open.

@@ -1,0 +1,83 @@
+// An app each of whose requests takes a new connection. In the hands of an attacker it can ask any Unix socket, run any
+// program, and say any number of lines on its control channel.
+const { spawn } = require('node:child_process');
+const http = require('node:http');
+const net = require('node:net');
+
+/** One request on a Unix socket, as a server-side request forgery makes it: the answer, or why there was none. */
+function ask({ socketPath, path, method = 'GET', body }) {
+  return new Promise(resolve => {
+    const asking = http.request({ socketPath, path, method, agent: false }, answer => {
+      let text = '';
+      answer.setEncoding('utf8').on('data', data => (text += data)).on('end', () => resolve({ status: answer.statusCode, text }));
+    });
+    asking.on('error', error => resolve({ error: error.code }));
+    asking.end(body);
+  });
+}
+
+/** Says lines on a Unix socket; all that came until it was closed, or for `ms`. */
+function say({ socketPath, lines, ms = 1000 }) {
+  return new Promise(resolve => {
+    let text = '';
+    const socket = net.connect(socketPath, () => lines && socket.write(lines));
+    const done = closed => resolve({ text, closed });
+    socket.setEncoding('utf8').on('data', data => (text += data)).on('error', error => resolve({ error: error.code }));
+    socket.on('close', () => done(true));
+    setTimeout(() => (done(false), socket.destroy()), ms);
+  });
+}
+
+/** Runs a program to its end, or leaves it alone. */
+function run({ command, env, detached = false, wait = true }) {
+  return new Promise(resolve => {
+    const [program, ...args] = command;
+    const child = spawn(program, args, { env: env ?? process.env, detached, stdio: ['ignore', wait ? 'pipe' : 'ignore', 'ignore'] });
+    child.on('error', error => resolve({ error: error.code }));
+    if (!wait) return child.on('spawn', () => (child.unref(), resolve({ pid: child.pid })));
+    let text = '';
+    child.stdout.setEncoding('utf8').on('data', data => (text += data));
+    child.on('close', code => resolve({ code, text }));
+  });
+}
+
+/** Statistics without a pause, on a control connection of its own, for `ms`. */
+function flood({ ms }) {
+  const { control, app, slot, incarnation, token } = JSON.parse(process.env.PINGORA_UNIX_PROXY_WORKER);
+  const hello = { type: 'hello', protocol: 1, app, slot, incarnation, token, pid: 1, node: process.version };
+  const lines = Buffer.from(`${JSON.stringify({ type: 'stats', elu: 0, lag_ms: 0, rss: 1, heap_used: 1, sockets: 0, sessions: 0 })}\n`.repeat(500));
+  return new Promise(resolve => {
+    const socket = net.connect(control);
+    const end = Date.now() + ms;
+    let sent = 0;
+    const done = () => resolve({ sent: Math.round(socket.bytesWritten / (lines.length / 500)) });
+    const more = () => {
+      while (Date.now() < end && !socket.destroyed) {
+        sent++;
+        if (!socket.write(lines)) return socket.once('drain', more);
+        if (sent % 20 === 0) return setImmediate(more);
+      }
+    };
+    socket.on('error', () => {});
+    socket.resume();
+    socket.write(`${JSON.stringify(hello)}\n`);
+    more();
+    setTimeout(() => (done(), socket.destroy()), ms);
+  });
+}
+
+const deeds = { ask, say, run, flood };
+
+const server = http.createServer((req, res) => {
+  res.setHeader('Connection', 'close');
+  const deed = deeds[req.url.slice(1)];
+  if (!deed) return res.end(req.url === '/pid' ? String(process.pid) : `worker ${process.env.NAME}`);
+  let body = '';
+  req.setEncoding('utf8').on('data', data => (body += data));
+  req.on('end', async () => res.end(JSON.stringify(await deed(JSON.parse(body)))));
+});
+server.on('upgrade', (req, socket) => {
+  socket.on('error', () => {});
+  socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\n');
+});
+server.listen(process.env.PORT ?? 3000);

@@ -1,0 +1,290 @@
+// Who a peer is, the kernel says: workers, their children and other users that pretend to be somebody else.
+
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { chmodSync, chownSync, copyFileSync, existsSync, linkSync, mkdirSync, readdirSync, renameSync, rmSync, symlinkSync } from 'node:fs';
+import http from 'node:http';
+import net from 'node:net';
+import path from 'node:path';
+import test from 'node:test';
+import { request } from './lib/http.mjs';
+import { ask, withSession } from './lib/http2.mjs';
+import { BIN, alive, apps, needsProxy, withProxy } from './lib/proxy.mjs';
+import { asked, steady, workers } from './lib/steer.mjs';
+import { upgraded } from './lib/handoff.mjs';
+import { rawUpgrade } from './lib/upgrade.mjs';
+import { range, sleep, until, within } from './lib/wait.mjs';
+
+const options = { timeout: 180_000, ...needsProxy };
+/** Workers of other users need root. */
+const asRoot = { ...options, skip: options.skip ?? (process.getuid() !== 0 && 'needs root') };
+const NOBODY = 65_534;
+
+/** The app where `nobody` can read it, and the proxy's directory so that he gets to his sockets. */
+function place(proxy, ...more) {
+  chmodSync(proxy.dir, 0o755);
+  const dir = path.join(proxy.dir, 'own', 'app');
+  mkdirSync(dir, { recursive: true });
+  for (const file of ['identity.js', 'http2-worker.js', 'package.json', ...more]) copyFileSync(path.join(apps, file), path.join(dir, file));
+  return dir;
+}
+
+/** A server that nobody may be led to: it tells whether it was sent a byte. */
+class Trap {
+  bytes = '';
+  connections = 0;
+
+  constructor(at) {
+    this.at = at;
+    this.server = net.createServer(socket => {
+      this.connections++;
+      socket.on('error', () => {});
+      socket.on('data', data => {
+        this.bytes += data.toString('latin1');
+        socket.end('HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nTRAP');
+      });
+    });
+  }
+
+  async open() {
+    await new Promise((resolve, reject) => this.server.once('error', reject).listen(this.at, resolve));
+    return this;
+  }
+
+  close() {
+    return new Promise(resolve => this.server.close(resolve));
+  }
+}
+
+/** A socket that only root may use, in a directory of its own. */
+async function rootOnly(proxy) {
+  const dir = path.join(proxy.dir, 'own', 'root-only');
+  mkdirSync(dir, { recursive: true, mode: 0o700 });
+  return new Trap(path.join(dir, 'docker.sock')).open();
+}
+
+const socketOf = async (proxy, app) => {
+  const [worker] = (await workers(proxy, app)).filter(one => one.state === 'ready');
+  const dir = path.join(proxy.runtime, 'workers');
+  const name = `${app}.${worker.slot}.${worker.incarnation}.sock`;
+  return [path.join(dir, app, name), path.join(dir, name)].find(existsSync);
+};
+
+/** Puts a link in the place of a socket, as the worker's own user can. */
+function link(socket, target) {
+  rmSync(socket);
+  symlinkSync(target, socket);
+  execFileSync('chown', ['-h', `${NOBODY}`, socket]);
+}
+
+/** Asks on every path at once; all that came back. An answer may take until the worker has been replaced. */
+async function everywhere(port, headers = {}) {
+  const host = headers.host ?? 'x';
+  const told = promise => promise.catch(error => `failed: ${error.message}`);
+  return Promise.all([
+    told(request(port, { path: '/v1/version', headers, timeout: 30_000 }).then(answer => answer.text)),
+    told(request(port, { path: '/v1/version', method: 'POST', body: 'x', headers, timeout: 30_000 }).then(answer => answer.text)),
+    told(withSession(port, session => ask(session, { ':path': '/v1/version', ':authority': host }, { timeout: 30_000 })).then(answer => answer.text)),
+    told(rawUpgrade(port, '/v1/version').then(raw => (raw.destroy(), `upgrade: ${raw.answer.status}`))),
+  ]);
+}
+
+const nimble = { instances: 1, unhealthy_timeout: '500ms', stop_timeout: '500ms', health_check: { interval: '300ms', timeout: '300ms', unhealthy_threshold: 2 } };
+const listeners = proxy => [{ address: `127.0.0.1:${proxy.port}`, h2c: true }];
+const owned = (proxy, dir, user, more = {}) => ({
+  script: './identity.js', cwd: dir, user, env: { NAME: 'web' }, ...nimble, ...more,
+});
+
+/** What may stand in the place of a worker's socket, and who would be reached there. */
+const ways = {
+  'a link to a socket of root': async proxy => {
+    const trap = await rootOnly(proxy);
+    return { trap, put: socket => link(socket, trap.at) };
+  },
+  'a link to admin.sock': async proxy => ({ put: socket => link(socket, path.relative(path.dirname(socket), path.join(proxy.runtime, 'admin.sock'))) }),
+  "a link to another app's socket": async proxy => {
+    const other = await socketOf(proxy, 'other');
+    return { put: socket => link(socket, other) };
+  },
+};
+/** Where the app runs as another user than the proxy. */
+const foreign = {
+  ...ways,
+  'a socket that another user has bound': async () => {
+    const trap = new Trap();
+    return {
+      trap,
+      put: async socket => {
+        rmSync(socket);
+        trap.at = socket;
+        await trap.open();
+      },
+    };
+  },
+};
+/** Where it runs as the proxy's own user, who may move the proxy's sockets about. */
+const familiar = {
+  ...ways,
+  'admin.sock itself, under a second name': async proxy => ({
+    put: socket => {
+      rmSync(socket);
+      linkSync(path.join(proxy.runtime, 'admin.sock'), socket);
+    },
+  }),
+  'admin.sock itself, moved': async proxy => ({
+    put: socket => renameSync(path.join(proxy.runtime, 'admin.sock'), socket),
+    after: socket => existsSync(socket) && renameSync(socket, path.join(proxy.runtime, 'admin.sock')),
+  }),
+};
+
+for (const [user, all] of [['nobody', foreign], [undefined, familiar]]) {
+  for (const [name, way] of Object.entries(all)) {
+    for (const carrier of ['own', 'pingora']) {
+      const title = `no request is led away from a worker of ${user ?? "the proxy's user"} by ${name} (${carrier === 'own' ? 'HTTP/1, HTTP/2, upgrade' : 'as Pingora carries them'})`;
+      test(title, asRoot, () =>
+        withProxy(
+          proxy => {
+            const dir = place(proxy);
+            const other = { script: './identity.js', cwd: dir, env: { NAME: 'other' }, instances: 1 };
+            return {
+              server: { http: carrier === 'pingora' ? 'pingora' : undefined },
+              listeners: listeners(proxy),
+              apps: { web: owned(proxy, dir, user), other },
+              routes: [{ path: '/', app: 'web' }, { host: 'other.example', app: 'other' }],
+            };
+          },
+          async proxy => {
+            await steady(proxy, 1, { app: 'other' });
+            const { put, trap, after } = await way(proxy);
+            const socket = await socketOf(proxy, 'web');
+            const [before] = await workers(proxy, 'web');
+            await put(socket);
+            try {
+              const answers = await everywhere(proxy.port);
+              for (const answer of answers) assert.doesNotMatch(answer, /TRAP|worker other|"version"|"error":"no route/, JSON.stringify(answers));
+              after?.(socket);
+              // It is not well, and is replaced; the next one serves.
+              await steady(proxy, 1, { app: 'web', fits: ([now]) => now.pid !== before.pid, timeout: 30_000 });
+              assert.equal((await request(proxy.port, { path: '/' })).text, 'worker web');
+              assert.equal(trap?.bytes ?? '', '', 'nothing of a client has come there');
+            } finally {
+              await trap?.close();
+            }
+          },
+        ));
+    }
+  }
+}
+
+test('no request is led away from a worker that speaks HTTP/2', asRoot, () =>
+  withProxy(
+    proxy => {
+      const dir = place(proxy);
+      return {
+        listeners: listeners(proxy),
+        apps: { web: { ...owned(proxy, dir, 'nobody'), script: undefined, command: [process.execPath, 'http2-worker.js', '{socket}'], preload: false, protocol: 'http2', health_check: { interval: '1h' } } },
+      };
+    },
+    { ready: false },
+    async proxy => {
+      await until(() => existsSync(path.join(proxy.runtime, 'admin.sock')), { what: 'the socket for commands' });
+      await steady(proxy, 1);
+      // Before there is a connection that could be used again.
+      const trap = await rootOnly(proxy);
+      link(await socketOf(proxy, 'web'), trap.at);
+      try {
+        const asking = everywhere(proxy.port);
+        await sleep(1000);
+        assert.equal(trap.bytes, '');
+        await asking;
+        assert.equal(trap.bytes, '');
+      } finally {
+        await trap.close();
+      }
+    },
+  ));
+
+test('no health check is led away, by whichever socket stands there', asRoot, async () => {
+  for (const check of ['link', 'bound']) {
+    await withProxy(
+      proxy => {
+        const dir = place(proxy);
+        return { apps: { web: owned(proxy, dir, 'nobody', { health_check: { path: '/pid', interval: '100ms', timeout: '300ms' } }) } };
+      },
+      async proxy => {
+        const [before] = await steady(proxy, 1);
+        const socket = await socketOf(proxy, 'web');
+        const trap = check === 'link' ? await rootOnly(proxy) : new Trap(socket);
+        if (check === 'link') link(socket, trap.at);
+        else {
+          rmSync(socket);
+          await trap.open();
+        }
+        try {
+          await until(async () => (await workers(proxy)).every(one => one.pid !== before.pid), { timeout: 30_000, what: 'another worker' });
+          assert.equal(trap.bytes, '');
+        } finally {
+          await trap.close();
+        }
+        await proxy.line(check === 'link' ? /symbolic link/ : /user 0/);
+      },
+    );
+  }
+});
+
+test('no request is led away after an upgrade of the proxy, nor after it was killed', asRoot, () =>
+  withProxy(
+    proxy => {
+      const dir = place(proxy);
+      return { listeners: listeners(proxy), apps: { web: owned(proxy, dir, 'nobody', { health_check: { interval: '1h' } }) } };
+    },
+    async proxy => {
+      const trap = await rootOnly(proxy);
+      try {
+        await upgraded(proxy);
+        const [first] = await steady(proxy, 1);
+        link(await socketOf(proxy, 'web'), trap.at);
+        const answers = everywhere(proxy.port);
+        await sleep(1000);
+        assert.equal(trap.bytes, '', 'after the upgrade');
+        proxy.kill(first.pid);
+        await answers;
+        assert.equal(trap.bytes, '', 'after the upgrade');
+        await steady(proxy, 1, { fits: ([now]) => now.pid !== first.pid });
+      } finally {
+        await trap.close();
+      }
+    },
+  ));
+
+test('no request is led away by a link that was put in the place while no proxy ran', asRoot, () =>
+  withProxy(
+    proxy => {
+      const dir = place(proxy);
+      return { listeners: listeners(proxy), orphan_timeout: '60s', apps: { web: owned(proxy, dir, 'nobody', { health_check: { interval: '1h' } }) } };
+    },
+    async proxy => {
+      const trap = await rootOnly(proxy);
+      try {
+        const [first] = await steady(proxy, 1);
+        const socket = await socketOf(proxy, 'web');
+        await until(() => readdirSync(proxy.runtime).includes('state.json'), { what: 'the state file' });
+        await sleep(200);
+        process.kill(proxy.child.pid, 'SIGKILL');
+        await until(() => proxy.child.ended, { what: 'its end' });
+        link(socket, trap.at);
+        proxy.ended = undefined;
+        proxy.run(BIN, ['-c', path.join(proxy.dir, 'conf.yaml')]);
+        await until(() => asked(proxy, '/v1/status'), { what: 'the next proxy' });
+        const answers = everywhere(proxy.port);
+        await sleep(1500);
+        assert.equal(trap.bytes, '');
+        if (alive(first.pid)) proxy.kill(first.pid);
+        await answers;
+        assert.equal(trap.bytes, '');
+        await proxy.ready();
+      } finally {
+        await trap.close();
+      }
+    },
+  ));

@@ -3,10 +3,10 @@
 use crate::fleet::policy::Health;
 use crate::pool::Member;
 use crate::process::worker_socket;
+use pingora::http::RequestHeader;
 use pingora_core::Error;
 use pingora_core::protocols::http::v1::client::HttpSession;
 use pingora_core::protocols::l4::stream::Stream;
-use pingora::http::RequestHeader;
 use std::path::Path;
 use std::time::Duration;
 use tokio::net::UnixStream;

@@ -288,3 +288,93 @@ test('no request is led away by a link that was put in the place while no proxy 
       }
     },
   ));
+
+/** What an app is made to do. */
+const make = async (proxy, deed, how) => {
+  const answer = await request(proxy.port, { path: `/${deed}`, method: 'POST', body: JSON.stringify(how), timeout: 60_000 });
+  assert.equal(answer.status, 200, answer.text);
+  return answer.json;
+};
+const single = proxy => ({ apps: { web: { script: './identity.js', cwd: place(proxy), env: { NAME: 'web' }, instances: 1 } } });
+const admin = proxy => path.join(proxy.runtime, 'admin.sock');
+const curl = proxy => ['curl', '-s', '-m', '10', '--unix-socket', admin(proxy), 'http://x/v1/version'];
+
+test('commands are for operators: a worker and whatever it starts get 403', options, () =>
+  withProxy(single, async proxy => {
+    const refused = (status, text) => {
+      assert.equal(status, 403, text);
+      assert.match(text, /workers and what they start may not use admin\.sock/);
+    };
+    for (const asks of ['/v1/status', '/v1/version', '/livez']) {
+      const { status, text } = await make(proxy, 'ask', { socketPath: admin(proxy), path: asks });
+      refused(status, text);
+    }
+    for (const [asks, body] of [['/v1/upgrade', '{"program": "/bin/false"}'], ['/v1/apps/web/restart', ''], ['/v1/reload', '']]) {
+      const { status, text } = await make(proxy, 'ask', { socketPath: admin(proxy), path: asks, method: 'POST', body });
+      refused(status, text);
+    }
+    // A child; one without the environment; one with a session of its own; one whose parents have left it.
+    for (const command of [
+      curl(proxy),
+      ['env', '-i', `PATH=${process.env.PATH}`, ...curl(proxy)],
+      ['setsid', '-w', ...curl(proxy)],
+      ['sh', '-c', `setsid sh -c '( sleep 0.3; ${curl(proxy).join(' ')} ) &' | cat`],
+    ]) {
+      const { text } = await make(proxy, 'run', { command });
+      assert.match(text, /may not use admin\.sock/, command.join(' '));
+    }
+    await proxy.line(/admin\.sock: process \d+ is refused: /);
+    // And an operator's go on.
+    assert.equal(execFileSync('curl', curl(proxy).slice(1), { encoding: 'utf8' }).includes('"api":1'), true);
+  }));
+
+test('a worker cannot stand in the way of an upgrade as a successor', options, () =>
+  withProxy(single, async proxy => {
+    const version = JSON.parse(await asked(proxy, '/v1/version')).version;
+    const answer = await make(proxy, 'succeed', { socketPath: path.join(proxy.runtime, 'handoff.sock'), version });
+    assert.match(answer.text, /refused.*workers and what they start may not use handoff\.sock/);
+    await upgraded(proxy);
+  }));
+
+/** A copy of the binary that is spoilt; what it is to be refused for. */
+const spoilt = {
+  'that another user owns': [(file, dir) => chownSync(file, NOBODY, NOBODY), /belongs to user 65534/],
+  'that others can write': [(file, dir) => chmodSync(file, 0o757), /can be written by others/],
+  "in another user's directory": [(file, dir) => chownSync(dir, NOBODY, NOBODY), /belongs to user 65534/],
+  'in a directory that others can write': [(file, dir) => chmodSync(dir, 0o757), /can be written by others/],
+};
+
+test('an upgrade runs no program that others could have put there', asRoot, () =>
+  withProxy(single, async proxy => {
+    const [before] = await workers(proxy);
+    for (const [name, [spoil, why]] of Object.entries(spoilt)) {
+      const dir = path.join(proxy.dir, 'own', name.replaceAll(' ', '-'));
+      mkdirSync(dir, { mode: 0o755 });
+      chmodSync(dir, 0o755);
+      const ran = path.join(proxy.dir, 'own', 'ran');
+      const file = proxy.file(`${name.replaceAll(' ', '-')}/program`, `#!/bin/sh\necho ran >>'${ran}'\nexit 1\n`);
+      chmodSync(file, 0o755);
+      spoil(file, dir);
+      const answer = await new Promise((resolve, reject) => {
+        const asking = http.request({ socketPath: admin(proxy), path: '/v1/upgrade', method: 'POST', agent: false }, res => {
+          let text = '';
+          res.on('data', data => (text += data)).on('end', () => resolve({ status: res.statusCode, text }));
+        });
+        asking.on('error', reject).end(JSON.stringify({ program: file }));
+      });
+      assert.equal(existsSync(ran), false, `it was run: a program ${name}`);
+      assert.equal(answer.status, 500, answer.text);
+      assert.match(JSON.parse(answer.text).error, why);
+    }
+    // By a link that anybody may turn it is what it leads to now.
+    const good = path.join(proxy.dir, 'own', 'good');
+    mkdirSync(good);
+    copyFileSync(BIN, path.join(good, 'pingora-unix-proxy'));
+    const stranger = path.join(proxy.dir, 'own', 'links');
+    mkdirSync(stranger);
+    symlinkSync(path.join(good, 'pingora-unix-proxy'), path.join(stranger, 'program'));
+    chownSync(stranger, NOBODY, NOBODY);
+    await upgraded(proxy, { binary: path.join(stranger, 'program') });
+    proxy.binaries.add(path.join(good, 'pingora-unix-proxy'));
+    assert.equal((await workers(proxy))[0].pid, before.pid);
+  }));

@@ -16,15 +16,16 @@ function ask({ socketPath, path, method = 'GET', body }) {
   });
 }
 
-/** Says lines on a Unix socket; all that came until it was closed, or for `ms`. */
-function say({ socketPath, lines, ms = 1000 }) {
+/** Presents itself as the proxy's successor, and stays for what comes; the first answer. */
+function succeed({ socketPath, version }) {
   return new Promise(resolve => {
-    let text = '';
-    const socket = net.connect(socketPath, () => lines && socket.write(lines));
-    const done = closed => resolve({ text, closed });
-    socket.setEncoding('utf8').on('data', data => (text += data)).on('error', error => resolve({ error: error.code }));
-    socket.on('close', () => done(true));
-    setTimeout(() => (done(false), socket.destroy()), ms);
+    const body = Buffer.from(JSON.stringify({ type: 'hello', protocol: 1, version, pid: process.pid }));
+    const header = Buffer.alloc(8);
+    header.writeUInt16LE(1, 0);
+    header.writeUInt32LE(body.length, 4);
+    const socket = net.connect(socketPath, () => socket.write(Buffer.concat([header, body])));
+    socket.on('data', data => resolve({ text: data.toString('latin1', 8) })).on('error', error => resolve({ error: error.code }));
+    socket.on('close', () => resolve({ text: '' }));
   });
 }
 
@@ -66,7 +67,7 @@ function flood({ ms }) {
   });
 }
 
-const deeds = { ask, say, run, flood };
+const deeds = { ask, succeed, run, flood };
 
 const server = http.createServer((req, res) => {
   res.setHeader('Connection', 'close');

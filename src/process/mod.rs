@@ -26,6 +26,7 @@ mod shared_dir;
 mod spawn;
 pub(crate) mod spec;
 pub(crate) mod state;
+pub(crate) mod strays;
 #[cfg(test)]
 mod tests;
 pub(crate) mod usage;

@@ -8,7 +8,7 @@ use crate::pool::Member;
 use crate::process::control::Token;
 use crate::process::output::{self, Pipe, Stream};
 use crate::process::spec::Spec;
-use crate::process::{Error, Exit, Job, Preload, Process, RuntimeDir, spawn};
+use crate::process::{Error, Exit, Job, Preload, Process, RuntimeDir, spawn, strays};
 use crate::worker::WorkerId;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -160,7 +160,7 @@ pub(super) fn clean(room: usize, id: WorkerId, dir: Arc<RuntimeDir>, readers: Ve
         }
         let incarnation = id.incarnation;
         let removed =
-            tokio::task::spawn_blocking(move || dir.remove_worker(&id).map_err(|e| format!("{id}: {e}"))).await;
+            tokio::task::spawn_blocking(move || remove(&dir, &id).map_err(|e| format!("{id}: {e}"))).await;
         match removed {
             Ok(Err(e)) => log::error!("{e}"),
             Err(e) => log::error!("cleaning up after #{incarnation}: {e}"),
@@ -168,6 +168,12 @@ pub(super) fn clean(room: usize, id: WorkerId, dir: Arc<RuntimeDir>, readers: Ve
         }
         let _ = inputs.send(Input { room, incarnation, answer: Answer::Cleaned }).await;
     });
+}
+
+fn remove(dir: &RuntimeDir, id: &WorkerId) -> Result<(), Error> {
+    // One that has left the group may still listen.
+    strays::end_listeners(&dir.left_by(id)?);
+    dir.remove_worker(id)
 }
 
 /// A seed nobody can guess, from the kernel.

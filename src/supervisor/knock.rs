@@ -3,6 +3,7 @@
 use crate::fleet::policy::Health;
 use crate::pool::Member;
 use crate::process::worker_socket;
+use http::StatusCode;
 use pingora::http::RequestHeader;
 use pingora_core::Error;
 use pingora_core::protocols::http::v1::client::HttpSession;
@@ -56,8 +57,14 @@ impl HttpCheck {
     async fn ask_on(&self, session: &mut HttpSession) -> Result<(), String> {
         let told = |error: Box<Error>| why(&error);
         session.write_request_header(Box::new(self.request.clone())).await.map_err(told)?;
-        session.read_response().await.map_err(told)?;
-        let status = session.get_status().ok_or("an answer without a status")?;
+        let status = loop {
+            session.read_response().await.map_err(told)?;
+            let status = session.get_status().ok_or("an answer without a status")?;
+            // What comes before the answer. A 101 is one, and not a good one.
+            if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
+                break status;
+            }
+        };
         let (first, last) = self.expect;
         if !(first..=last).contains(&status.as_u16()) {
             return Err(format!("status {status}"));

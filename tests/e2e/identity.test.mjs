@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { chmodSync, chownSync, copyFileSync, existsSync, linkSync, mkdirSync, readdirSync, renameSync, rmSync, symlinkSync } from 'node:fs';
+import { chmodSync, chownSync, copyFileSync, existsSync, linkSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
 import net from 'node:net';
 import path from 'node:path';
@@ -378,3 +378,123 @@ test('an upgrade runs no program that others could have put there', asRoot, () =
     proxy.binaries.add(path.join(good, 'pingora-unix-proxy'));
     assert.equal((await workers(proxy))[0].pid, before.pid);
   }));
+
+test('a worker that says it is another process is measured as what it is', options, () =>
+  withProxy(
+    proxy => ({
+      apps: {
+        web: {
+          command: ['env', '-u', 'NODE_OPTIONS', process.execPath, './identity.js', 'liar', '{socket}'],
+          preload: true, cwd: place(proxy), env: { NAME: 'web' }, instances: 1, max_memory_restart: '60mib',
+        },
+      },
+    }),
+    async proxy => {
+      const [first] = await steady(proxy, 1);
+      assert.equal((await workers(proxy))[0].pid, first.pid);
+      // It has 150 MB, and calls itself by the number of a process that has one.
+      await until(async () => (await workers(proxy)).some(one => one.pid && one.pid !== first.pid), { timeout: 15_000, what: 'its replacement' });
+      await proxy.line(/memory/);
+    },
+  ));
+
+const ticks = pid => {
+  const fields = readFileSync(`/proc/${pid}/stat`, 'latin1').split(') ').pop().split(' ');
+  return Number(fields[11]) + Number(fields[12]);
+};
+
+test('a flood on the control channel costs a bounded share, and does not silence the worker', options, t =>
+  withProxy(single, async proxy => {
+    const [first] = await steady(proxy, 1);
+    const [before, at] = [ticks(proxy.pid), performance.now()];
+    const { sent } = await make(proxy, 'flood', { ms: 5000 });
+    const share = (ticks(proxy.pid) - before) / 100 / ((performance.now() - at) / 1000);
+    t.diagnostic(`${sent} lines were said, the proxy used ${(share * 100).toFixed(0)} % of a core`);
+    assert.ok(share < 0.25, `${(share * 100).toFixed(0)} % of a core`);
+    assert.equal((await request(proxy.port, { path: '/' })).text, 'worker web');
+    await sleep(4000);
+    const [now] = await workers(proxy);
+    assert.deepEqual([now.pid, now.state], [first.pid, 'ready']);
+  }));
+
+test('no process outlives a stop, whatever session it has made for itself', options, async () => {
+  for (const how of ['SIGTERM', 'kill -9']) {
+    const left = [];
+    await withProxy(
+      proxy => ({ ...single(proxy), ...(how === 'kill -9' ? { orphan_timeout: '1s' } : {}) }),
+      how === 'kill -9' ? { stop: { code: null, killed: 'SIGKILL', signal: 'SIGKILL' } } : {},
+      async proxy => {
+        left.push((await make(proxy, 'run', { command: ['setsid', 'sleep', '600'], wait: false })).pid);
+        left.push((await make(proxy, 'run', { command: [process.execPath, '-e', 'process.on("SIGTERM", () => {}); setInterval(() => {}, 1000)'], detached: true, wait: false })).pid);
+        // Without the environment, but with a socket of the worker's.
+        const at = (await socketOf(proxy, 'web')).replace(/\.sock$/, '-1.sock');
+        const listens = `require('node:net').createServer().listen(${JSON.stringify(at)}); setInterval(() => {}, 1000)`;
+        left.push((await make(proxy, 'run', { command: [process.execPath, '-e', listens], env: {}, detached: true, wait: false })).pid);
+        await until(() => existsSync(at), { what: 'the second socket' });
+        for (const pid of left) assert.ok(alive(pid));
+        if (how === 'kill -9') {
+          process.kill(proxy.pid, 'SIGKILL');
+          await until(() => !existsSync(proxy.runtime), { timeout: 20_000, what: 'the guard to clean up' });
+        }
+      },
+    );
+    for (const pid of left) assert.equal(alive(pid), false, `${pid} lives on after ${how}`);
+  }
+});
+
+test('a log is not written through a link of the app\'s user', asRoot, () =>
+  withProxy(
+    proxy => {
+      const dir = place(proxy);
+      const logs = path.join(proxy.dir, 'own', 'logs');
+      const secret = path.join(proxy.dir, 'own', 'secret');
+      mkdirSync(path.join(logs, 'web'), { recursive: true });
+      mkdirSync(secret, { mode: 0o700 });
+      chownSync(path.join(logs, 'web'), NOBODY, NOBODY);
+      symlinkSync(secret, path.join(logs, 'web', 'today'));
+      execFileSync('chown', ['-h', `${NOBODY}`, path.join(logs, 'web', 'today')]);
+      return {
+        logs: { output: 'file', path: path.join(logs, '{app}', 'today', 'out.log') },
+        apps: { web: owned(proxy, dir, 'nobody', { env: { NAME: 'web', SAYS: 'something' } }) },
+      };
+    },
+    async proxy => {
+      await proxy.line(/out\.log.*symbolic link of user 65534/);
+      assert.deepEqual(readdirSync(path.join(proxy.dir, 'own', 'secret')), []);
+      // A link that an administrator has made is followed.
+      const today = path.join(proxy.dir, 'own', 'logs', 'web', 'today');
+      rmSync(today);
+      symlinkSync(path.join(proxy.dir, 'own', 'secret'), today);
+      execFileSync('chown', ['-h', '0', today]);
+      chownSync(path.dirname(today), 0, 0);
+      await make(proxy, 'run', { command: ['true'] });
+      await until(async () => (await make(proxy, 'tell', { text: 'more' }), readdirSync(path.join(proxy.dir, 'own', 'secret')).length), { what: 'the log' });
+    },
+  ));
+
+test('a default runtime directory that another user has made is refused, and by its name', asRoot, async () => {
+  const mine = 4_000_000_001;
+  const at = `/tmp/pingora-unix-proxy-${mine}`;
+  const dir = mkdtempSync('/tmp/pup-');
+  chmodSync(dir, 0o755);
+  const conf = path.join(dir, 'conf.yaml');
+  writeFileSync(conf, 'listeners: [{address: "127.0.0.1:0"}]\napps: {web: {command: [sleep, "5", "{socket}"], preload: false}}\n');
+  const as = ['setpriv', `--reuid=${mine}`, `--regid=${mine}`, '--clear-groups', 'env', '-u', 'XDG_RUNTIME_DIR'];
+  const start = () => execFileSync(as[0], [...as.slice(1), BIN, '-c', conf], { encoding: 'utf8', stdio: 'pipe', timeout: 10_000, cwd: '/' });
+  for (const squat of ['a directory', 'a link']) {
+    if (squat === 'a directory') {
+      mkdirSync(at, { mode: 0o777 });
+      chownSync(at, NOBODY, NOBODY);
+    } else symlinkSync('/var/tmp', at);
+    try {
+      assert.throws(start, error => {
+        assert.match(error.stderr, new RegExp(at));
+        assert.match(error.stderr, squat === 'a directory' ? /belongs to user 65534, not to us.*set another runtime_dir/ : /is a symbolic link.*set another runtime_dir/);
+        return error.status === 1;
+      });
+    } finally {
+      rmSync(at, { recursive: true, force: true });
+    }
+  }
+  rmSync(dir, { recursive: true });
+});

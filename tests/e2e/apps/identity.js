@@ -67,7 +67,12 @@ function flood({ ms }) {
   });
 }
 
-const deeds = { ask, succeed, run, flood };
+function tell({ text }) {
+  console.log(text);
+  return {};
+}
+
+const deeds = { ask, succeed, run, flood, tell };
 
 const server = http.createServer((req, res) => {
   res.setHeader('Connection', 'close');
@@ -81,4 +86,21 @@ server.on('upgrade', (req, socket) => {
   socket.on('error', () => {});
   socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\n');
 });
-server.listen(process.env.PORT ?? 3000);
+if (process.env.SAYS) console.log(process.env.SAYS);
+if (process.argv[2] === 'liar') lie(process.argv[3]);
+else server.listen(process.env.PORT ?? 3000);
+
+/** Speaks for itself, by the number of another process, and is larger than it may be. */
+function lie(at) {
+  const { control, app, slot, incarnation, token } = JSON.parse(process.env.PINGORA_UNIX_PROXY_WORKER);
+  const small = spawn('sleep', ['600'], { stdio: 'ignore' });
+  globalThis.large = Buffer.alloc(150_000_000, 1);
+  server.listen(at, () => {
+    const socket = net.connect(control);
+    const say = what => socket.write(`${JSON.stringify(what)}\n`);
+    say({ type: 'hello', protocol: 1, app, slot, incarnation, token, pid: small.pid, node: process.version });
+    say({ type: 'path', path: at, port: null, main: true });
+    setInterval(() => say({ type: 'stats', elu: 0, lag_ms: 0, rss: 1_000_000, heap_used: 1, sockets: 0, sessions: 0 }), 500);
+    socket.resume();
+  });
+}

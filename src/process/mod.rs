@@ -3,6 +3,7 @@
 //! Nothing here decides; the supervisor calls it and turns what comes back into events of the fleet.
 //! Errors are [`Error`]s for people, never panics.
 
+mod access_list;
 pub(crate) mod activation;
 mod apart;
 pub(crate) mod control;

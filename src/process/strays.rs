@@ -125,10 +125,10 @@ mod tests {
         let (mine, other) = (of(&temp.0), of(Path::new("/run/other")));
         let variable = "PINGORA_UNIX_PROXY_SOCKET";
         let mut gentle = start("exec sleep 60", &[(variable, &mine)]);
-        let mut stubborn = start("trap '' TERM; touch \"$READY\"; while :; do sleep 1; done", &[
-            (variable, &mine),
-            ("READY", &temp.0.join("ready")),
-        ]);
+        let mut stubborn = start(
+            "trap '' TERM; touch \"$READY\"; while :; do sleep 1; done",
+            &[(variable, &mine), ("READY", &temp.0.join("ready"))],
+        );
         let mut stranger = start("exec sleep 60", &[(variable, &other)]);
         while !temp.0.join("ready").exists() {
             std::thread::sleep(POLL_INTERVAL);

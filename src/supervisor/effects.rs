@@ -159,8 +159,7 @@ pub(super) fn clean(room: usize, id: WorkerId, dir: Arc<RuntimeDir>, readers: Ve
             let _ = reader.task.await;
         }
         let incarnation = id.incarnation;
-        let removed =
-            tokio::task::spawn_blocking(move || remove(&dir, &id).map_err(|e| format!("{id}: {e}"))).await;
+        let removed = tokio::task::spawn_blocking(move || remove(&dir, &id).map_err(|e| format!("{id}: {e}"))).await;
         match removed {
             Ok(Err(e)) => log::error!("{e}"),
             Err(e) => log::error!("cleaning up after #{incarnation}: {e}"),

@@ -1,8 +1,8 @@
 // Who a peer is, the kernel says: workers, their children and other users that pretend to be somebody else.
 
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
-import { chmodSync, chownSync, copyFileSync, existsSync, linkSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { execFileSync, spawn } from 'node:child_process';
+import { chmodSync, chownSync, copyFileSync, existsSync, linkSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
 import net from 'node:net';
 import path from 'node:path';
@@ -497,4 +497,56 @@ test('a default runtime directory that another user has made is refused, and by 
     }
   }
   rmSync(dir, { recursive: true });
+});
+
+/** What a user can do, by a shell. */
+const can = (uid, script) => {
+  try {
+    execFileSync('setpriv', [`--reuid=${uid}`, `--regid=${uid}`, '--clear-groups', 'sh', '-c', script], { stdio: 'pipe' });
+    return true;
+  } catch {
+    return false;
+  }
+};
+
+test('a directory that the proxy makes for external workers is for their users alone, and never without the script', asRoot, async () => {
+  const sharedBy = proxy => path.join(proxy.dir, 'own', 'shared', 'chat');
+  const kept = [];
+  await withProxy(
+    proxy => {
+      place(proxy);
+      return { apps: { chat: { external: { directory: sharedBy(proxy), users: [NOBODY, 1002] }, cwd: undefined } } };
+    },
+    { ready: false },
+    async proxy => {
+      const dir = sharedBy(proxy);
+      const script = path.join(dir, 'preload.cjs');
+      await until(() => existsSync(path.join(dir, 'control.sock')), { what: 'the control socket' });
+      assert.equal(statSync(dir).mode & 0o007, 0, 'nothing for others');
+      const [name, value] = proxy.mark.split('=');
+      const child = spawn('setpriv', [`--reuid=${NOBODY}`, `--regid=${NOBODY}`, '--clear-groups', process.execPath, './identity.js'], {
+        cwd: path.join(proxy.dir, 'own', 'app'), stdio: 'ignore',
+        env: { PATH: process.env.PATH, [name]: value, NAME: 'chat', NODE_OPTIONS: `--require ${script}`, PINGORA_UNIX_PROXY_JOIN: dir },
+      });
+      kept.push(child);
+      await proxy.ready();
+      const before = readFileSync(script, 'utf8');
+      const attacks = uid => {
+        assert.equal(can(uid, `echo 'console.log(1)' > ${script}.mine && mv -f ${script}.mine ${script}`), false, `${uid} puts a script there`);
+        assert.equal(can(uid, `rm -f ${script} && ! test -e ${script}`), false, `${uid} removes it`);
+      };
+      for (const uid of [1001, 1002, NOBODY]) attacks(uid);
+      assert.equal(can(1001, `touch ${dir}/x`), false);
+      assert.equal(can(1002, `touch ${dir}/x && rm ${dir}/x`), true);
+      // While no proxy runs, too: a worker is there.
+      await proxy.interrupt();
+      assert.ok(existsSync(script));
+      for (const uid of [1001, 1002, NOBODY]) attacks(uid);
+      assert.equal(readFileSync(script, 'utf8'), before);
+      proxy.run(BIN, ['-c', path.join(proxy.dir, 'conf.yaml')]);
+      await proxy.ready();
+      child.kill('SIGKILL');
+      await within(5000, 'its end', new Promise(resolve => child.once('exit', resolve)));
+    },
+  ).finally(() => kept.forEach(child => child.kill('SIGKILL')));
 });

@@ -193,7 +193,7 @@ test('sidecar: the app joins from its own container, is scaled, and is replaced 
     // In the order of a pod's end.
     assert.deepEqual(await third.end(), CLEAN);
     assert.deepEqual(await proxy.end(), CLEAN);
-    assert.deepEqual(pod.shared(), []);
+    assert.deepEqual(pod.shared(), ['preload.cjs']);
     assert.deepEqual(readdirSync(path.join(pod.dir, 'proxy')), []);
   }));
 

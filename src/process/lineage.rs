@@ -81,7 +81,7 @@ mod tests {
         }
     }
 
-    fn sleeper(change: impl Fn(&mut Command)) -> Ended {
+    fn sleeper(change: impl Fn(&mut Command) -> &mut Command) -> Ended {
         let mut command = Command::new("sleep");
         command.arg("60").env_clear();
         change(&mut command);
@@ -92,11 +92,11 @@ mod tests {
     fn a_process_of_a_worker_is_known() {
         let dir = Path::new("/run/x");
         let told = |pid, leaders: &[u32]| worker_of(pid, leaders, dir).unwrap();
-        let leader = sleeper(|command| drop(command.process_group(0)));
+        let leader = sleeper(|command| command.process_group(0));
         let pid = leader.0.id();
         assert_eq!(told(pid, &[]), None);
         assert_eq!(told(pid, &[pid]).unwrap(), "it is a worker");
-        let member = sleeper(|command| drop(command.process_group(pid.cast_signed())));
+        let member = sleeper(|command| command.process_group(pid.cast_signed()));
         assert!(told(member.0.id(), &[pid]).unwrap().contains(&format!("group of worker {pid}")));
         assert_eq!(told(member.0.id(), &[]), None);
         // What descends from us ends at us, whoever our own parents are.
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn the_environment_tells_of_this_directory_only() {
-        let marked = |value: &str| sleeper(|command| drop(command.env("PINGORA_UNIX_PROXY_SOCKET", value)));
+        let marked = |value: &str| sleeper(|command| command.env("PINGORA_UNIX_PROXY_SOCKET", value));
         for (value, is) in [
             ("/run/x/workers/chat.0.1.sock", true),
             ("/run/x/workers/chat/chat.0.1.sock", true),

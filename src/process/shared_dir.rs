@@ -226,8 +226,11 @@ fn admit(path: &Path, users: &[u32]) -> Result<(), Error> {
     }
     let failed = || Error::io(format!("letting users {others:?} write in {}", path.display()));
     let dir = open_directory(path).map_err(failed())?;
-    // First: afterwards the group's bits belong to the list.
-    dir.set_permissions(Permissions::from_mode(0o1700)).map_err(failed())?;
+    let mode = dir.metadata().map_err(failed())?.mode();
+    if mode & 0o1007 != 0o1000 {
+        // First: afterwards the group's bits belong to the list.
+        dir.set_permissions(Permissions::from_mode(0o1700)).map_err(failed())?;
+    }
     match (access_list::grant(&dir, &others), &others[..]) {
         (Ok(()), _) => Ok(()),
         // A file system without lists.

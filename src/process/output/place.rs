@@ -75,7 +75,7 @@ fn is_trusted(user: u32) -> bool {
     user == 0 || user == rustix::process::geteuid().as_raw()
 }
 
-fn directory(path: &Path, make: bool) -> io::Result<OwnedFd> {
+fn directory(path: &Path, mut make: bool) -> io::Result<OwnedFd> {
     let path_only = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let root = || openat(CWD, "/", path_only, Mode::empty());
     let mut at = root()?;
@@ -103,6 +103,8 @@ fn directory(path: &Path, make: bool) -> io::Result<OwnedFd> {
             let why = format!("{} is a symbolic link of user {}, and is not followed", shown.display(), there.st_uid);
             return Err(io::Error::other(why));
         }
+        // As mkdir(2) has it: nothing is made where a link leads to nothing.
+        make = false;
         links += 1;
         if links > MOST_LINKS {
             return Err(Errno::LOOP.into());

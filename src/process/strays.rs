@@ -91,9 +91,11 @@ fn sockets(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Who listens on a worker's socket, if that is the user who has bound it.
+/// Who listens on a worker's socket, if that is a process of the user whose sockets have their place there: nobody else is ended
+/// for a socket that he has put there.
 fn listener(path: &Path) -> Option<u32> {
-    let owner = fs::symlink_metadata(path).ok().filter(|meta| meta.file_type().is_socket())?.uid();
+    fs::symlink_metadata(path).ok().filter(|meta| meta.file_type().is_socket())?;
+    let owner = fs::symlink_metadata(path.parent()?).ok()?.uid();
     // One that is too busy to be asked lets nobody wait.
     let peer = getsockopt(&dial(path).ok()?, PeerCredentials).ok()?;
     let pid = u32::try_from(peer.pid()).ok().filter(|pid| *pid > 1 && *pid != std::process::id())?;

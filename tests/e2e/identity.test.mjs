@@ -132,8 +132,12 @@ const familiar = {
     },
   }),
   'admin.sock itself, moved': async proxy => ({
-    put: socket => renameSync(path.join(proxy.runtime, 'admin.sock'), socket),
-    after: socket => existsSync(socket) && renameSync(socket, path.join(proxy.runtime, 'admin.sock')),
+    put: socket => {
+      // The worker's end takes along what stands in its place.
+      linkSync(path.join(proxy.runtime, 'admin.sock'), path.join(proxy.runtime, 'admin.kept'));
+      renameSync(path.join(proxy.runtime, 'admin.sock'), socket);
+    },
+    after: () => renameSync(path.join(proxy.runtime, 'admin.kept'), path.join(proxy.runtime, 'admin.sock')),
   }),
 };
 
@@ -162,7 +166,7 @@ for (const [user, all] of [['nobody', foreign], [undefined, familiar]]) {
             try {
               const answers = await everywhere(proxy.port);
               for (const answer of answers) assert.doesNotMatch(answer, /TRAP|worker other|"version"|"error":"no route/, JSON.stringify(answers));
-              after?.(socket);
+              after?.();
               // It is not well, and is replaced; the next one serves.
               await steady(proxy, 1, { app: 'web', fits: ([now]) => now.pid !== before.pid, timeout: 30_000 });
               assert.equal((await request(proxy.port, { path: '/' })).text, 'worker web');

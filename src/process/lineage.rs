@@ -4,6 +4,7 @@
 //! environment that it was started with, unless it threw that away, too: it was the user's own then, and not an app that
 //! somebody leads. So this tells workers from operators, and is no wall against a user's own programs.
 
+use super::guard::is_alive;
 use super::usage::stat_fields;
 use std::fs;
 use std::io;
@@ -27,6 +28,8 @@ pub(crate) fn worker_of(pid: u32, leaders: &[u32], dir: &Path) -> io::Result<Opt
             return Ok(Some(if at == pid { "it is a worker".into() } else { format!("worker {at} has started it") }));
         }
         let family = match family(at) {
+            // One of another user, whom we may not see (hidepid): we could not have started a worker as him.
+            Err(_) if at == pid && is_alive(pid) => return Ok(None),
             Err(e) if at == pid => return Err(e),
             // It has ended in between: whoever it left has another parent by now.
             Err(_) => return Ok(None),

@@ -9,6 +9,7 @@ mod handover;
 mod herald;
 mod listen;
 mod notify;
+mod peers;
 mod reload;
 mod runtimes;
 mod settling;
@@ -33,6 +34,7 @@ use arc_swap::ArcSwap;
 use handover::{Handover, House, Legacy, Standing};
 use herald::Herald;
 use listen::Doors;
+use peers::Peers;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server};
 use pingora_core::services::background::background_service;
@@ -198,7 +200,9 @@ fn prepare(cli: Cli, mut config: Config, inheritance: Option<Inheritance>) -> Re
     let shutdown = Arc::new(ArcSwap::from_pointee(config.shutdown));
     let is_heir = heir.is_some();
     let standing = Arc::new(watch::Sender::new(if is_heir { Standing::Heir } else { Standing::Owner }));
+    let peers = Peers::new(control.clone(), config.runtime_dir.clone());
     let house = House {
+        peers: peers.clone(),
         control: control.clone(),
         front: front.clone(),
         doors: doors.clone(),
@@ -234,6 +238,7 @@ fn prepare(cli: Cli, mut config: Config, inheritance: Option<Inheritance>) -> Re
         vitals: vitals.clone(),
         reloader: reloader.clone(),
         upgrader: upgrader.clone(),
+        peers,
     };
     steering::serve(&mut server, &doors, &config, steering, registry)?;
     let failed = Arc::new(AtomicBool::new(false));

@@ -5,10 +5,12 @@
 
 use super::http::{Answer, read_body};
 use super::{Hands, Outcome, Refusal, Target, health};
+use crate::process::peer_pid;
 use async_trait::async_trait;
 use http::{Method, Response, StatusCode};
 use pingora_core::apps::http_app::ServeHttp;
 use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::l4::stream::Stream;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
@@ -25,7 +27,7 @@ const SCALE_HINT: &str = r#"write {"to": 4}, {"to": "+1"}, {"to": "-1"} or {"to"
 const UPGRADE_HINT: &str =
     r#"write {"program": "/path/of/the/binary", "conf": "/path/of/conf.yaml"}, or leave them out"#;
 
-/// Serves the API; whoever can open its socket may do everything.
+/// Serves the API; whoever can open its socket may do everything, but for workers: [`Hands::objection`].
 pub(crate) struct Api {
     hands: Arc<dyn Hands>,
 }
@@ -92,6 +94,15 @@ impl Api {
 #[async_trait]
 impl ServeHttp for Api {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
+        let stream = session.stream().and_then(|stream| stream.as_any().downcast_ref::<Stream>());
+        let against = match stream {
+            Some(stream) => self.hands.objection(peer_pid(stream)),
+            None => Some("who asks is not known".to_owned()),
+        };
+        if let Some(why) = against {
+            session.set_keepalive(None);
+            return error(StatusCode::FORBIDDEN, why, "").into_response();
+        }
         let head = session.req_header();
         let (method, path) = (head.method.clone(), head.uri.path().to_owned());
         if health::Check::of(&path).is_some() {

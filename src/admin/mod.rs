@@ -41,6 +41,9 @@ pub(crate) trait Hands: Send + Sync {
 
     fn condition(&self) -> health::Condition;
 
+    /// Why this process may ask nothing, if that is so. `None` as its number: of another PID namespace.
+    fn objection(&self, pid: Option<u32>) -> Option<String>;
+
     /// Reads the configuration again and rolls out what changed.
     async fn reload(&self) -> Outcome;
 

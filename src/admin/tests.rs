@@ -38,6 +38,10 @@ impl Hands for Fake {
         health::Condition { apps: vec![app], ..health::Condition::default() }
     }
 
+    fn objection(&self, pid: Option<u32>) -> Option<String> {
+        (pid == Some(666)).then(|| "it is a worker".to_owned())
+    }
+
     async fn reload(&self) -> Outcome {
         Err(Refusal::Failed("the new code ends at once\n  Error: no database".to_owned()))
     }

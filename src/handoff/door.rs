@@ -10,12 +10,14 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 /// From connect to hello.
 const HELLO: Duration = Duration::from_secs(5);
+/// For the hello of one that is refused whatever it says.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// Connections that have not said hello yet.
 const STRANGERS: usize = 8;
 
@@ -89,7 +91,11 @@ impl Door {
             shown.send_if_modified(|pid| std::mem::replace(pid, candidate.as_ref().map(|c| c.pid)) != *pid);
             tokio::select! {
                 accepted = listener.accept(), if strangers.len() < STRANGERS => match accepted {
-                    Ok((stream, _)) => drop(strangers.spawn(greet(stream))),
+                    Ok((stream, _)) => {
+                        let channel = Channel::new(stream);
+                        let against = channel.peer().ok().and_then(|peer| owner.objection(number(peer.pid())));
+                        drop(strangers.spawn(greet(channel, against)));
+                    }
                     Err(e) => {
                         log::error!("handoff: cannot accept: {e}");
                         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -146,11 +152,16 @@ fn bind(dir: &Path) -> io::Result<UnixListener> {
 }
 
 /// Hears who is there; `None` for one that is not let in.
-async fn greet(stream: UnixStream) -> Option<Candidate> {
-    let mut channel = Channel::new(stream);
+async fn greet(mut channel: Channel, against: Option<String>) -> Option<Candidate> {
     let peer = channel.peer().ok()?;
     if peer.uid() != rustix::process::geteuid().as_raw() {
         log::warn!("handoff: process {:?} of user {} is refused", peer.pid(), peer.uid());
+        return None;
+    }
+    if let Some(reason) = against {
+        // At once: it must not keep a place from others. What it says is heard, or it would not hear us.
+        let _ = channel.say(&Message::Refused { reason }).await;
+        let _ = channel.hear_within(LAST_WORDS).await;
         return None;
     }
     match channel.hear_within(HELLO).await {
@@ -185,15 +196,20 @@ fn objection(protocol: u32, version: &str, pid: u32, seen: Option<i32>) -> Optio
         ));
     }
     // By its number it is watched, and killed if it does not leave after a failure.
-    match seen.and_then(|seen| u32::try_from(seen).ok()) {
+    match number(seen) {
         Some(seen) if seen == pid => None,
-        Some(0) | None => Some(format!(
+        None => Some(format!(
             "it calls itself process {pid} and is none that the running proxy can see: start it in the same PID namespace"
         )),
         Some(seen) => Some(format!(
             "it calls itself process {pid} and is process {seen} to the running proxy: start it in the same PID namespace"
         )),
     }
+}
+
+/// A process of another PID namespace has no number here.
+fn number(seen: Option<i32>) -> Option<u32> {
+    seen.and_then(|seen| u32::try_from(seen).ok()).filter(|seen| *seen > 0)
 }
 
 async fn welcome(mut new: Candidate, candidate: &mut Option<Candidate>) {

@@ -18,6 +18,9 @@ use tokio::time::timeout;
 pub(crate) trait Predecessor: Send + Sync + 'static {
     type Frozen: Frozen;
 
+    /// Why this process may not be a successor, whatever it says. `None` as its number: of another PID namespace.
+    fn objection(&self, pid: Option<u32>) -> Option<String>;
+
     /// From now on nothing is started or stopped, until [`thaw`](Predecessor::thaw) or
     /// [`cede`](Predecessor::cede). An error leaves everything as it was.
     async fn freeze(&self) -> Result<Given, String>;

@@ -79,6 +79,10 @@ struct Old {
 impl Predecessor for Old {
     type Frozen = Tunnel;
 
+    fn objection(&self, _: Option<u32>) -> Option<String> {
+        None
+    }
+
     async fn freeze(&self) -> Result<Given, String> {
         self.deeds.note("freeze");
         let sockets = vec![("127.0.0.1:1".to_owned(), file("first")), ("admin.sock".to_owned(), file("second"))];

@@ -16,7 +16,6 @@ mod tunnels;
 pub(crate) use engine::Engine;
 pub(crate) use lease::{Lease, Use};
 pub(crate) use queue::{Queue, QueuePolicy};
-pub(crate) use selector::backend;
 pub(crate) use tunnels::{Closing, Tunnels};
 
 use crate::worker::{Tag, WorkerId};
@@ -37,8 +36,8 @@ pub(crate) struct Member {
     pub(crate) tag: Option<Tag>,
     /// Absolute path of its Unix socket.
     pub(crate) socket: Arc<str>,
-    /// The user whose process must listen there, where others could put a socket in its place.
-    pub(crate) user: Option<u32>,
+    /// The user whose process must listen there: our own, unless [`Member::of_user`] says another.
+    pub(crate) user: u32,
     pub(crate) load: Load,
     pub(crate) tunnels: Tunnels,
     pub(crate) silence: Silence,
@@ -60,7 +59,7 @@ impl Member {
             id,
             tag,
             socket,
-            user: None,
+            user: rustix::process::geteuid().as_raw(),
             load: Load::default(),
             tunnels: Tunnels::default(),
             silence: Silence::default(),
@@ -81,7 +80,7 @@ impl Member {
         self.kept.get().into_iter().for_each(|kept| kept.clear());
     }
 
-    pub(crate) fn of_user(self, user: Option<u32>) -> Member {
+    pub(crate) fn of_user(self, user: u32) -> Member {
         Member { user, ..self }
     }
 }

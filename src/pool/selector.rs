@@ -95,7 +95,7 @@ impl ServiceDiscovery for PoolDiscovery {
 
 /// A member as a backend that carries it; `None` for a path no socket address can hold, which the
 /// configuration check has refused before.
-pub(crate) fn backend(member: &Arc<Member>) -> Option<Backend> {
+fn backend(member: &Arc<Member>) -> Option<Backend> {
     let addr = std::os::unix::net::SocketAddr::from_pathname(&*member.socket).ok()?;
     let mut ext = Extensions::new();
     ext.insert(member.clone());

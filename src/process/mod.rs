@@ -3,6 +3,7 @@
 //! Nothing here decides; the supervisor calls it and turns what comes back into events of the fleet.
 //! Errors are [`Error`]s for people, never panics.
 
+mod access_list;
 pub(crate) mod activation;
 mod apart;
 pub(crate) mod control;
@@ -16,20 +17,24 @@ pub(crate) mod files;
 mod group;
 pub(crate) mod guard;
 pub(crate) mod init;
+pub(crate) mod lineage;
 pub(crate) mod memory;
 mod other;
 pub(crate) mod output;
+pub(crate) mod program;
 mod runtime_dir;
 mod shared_dir;
 mod spawn;
 pub(crate) mod spec;
 pub(crate) mod state;
+pub(crate) mod strays;
 #[cfg(test)]
 mod tests;
 pub(crate) mod usage;
+pub(crate) mod worker_socket;
 
 pub(crate) use apart::spawn_apart;
-pub(crate) use descriptor::{descriptor, readable};
+pub(crate) use descriptor::{descriptor, peer_pid, readable};
 pub(crate) use error::Error;
 pub(crate) use exit::{Exit, Process};
 pub(crate) use group::Group;

@@ -18,7 +18,7 @@ mod names;
 mod tree;
 
 pub(crate) use tree::answers;
-pub(super) use tree::{connects, is_in_use};
+pub(super) use tree::{connects, dial, is_in_use};
 
 use super::Error;
 use super::output::Stream;
@@ -166,17 +166,23 @@ impl RuntimeDir {
 
     /// Removes every socket and FIFO of a worker that is gone.
     pub(crate) fn remove_worker(&self, id: &WorkerId) -> Result<(), Error> {
+        self.left_by(id)?
+            .iter()
+            .try_for_each(|path| remove(path).map_err(Error::io(format!("removing {}", path.display()))))
+    }
+
+    /// The sockets and FIFOs of a worker.
+    pub(crate) fn left_by(&self, id: &WorkerId) -> Result<Vec<PathBuf>, Error> {
         let stem = stem(id);
         // The app may have changed its user since.
         let workers = self.path.join("workers");
         let own = Some(workers.join(&*id.app)).filter(|dir| dir.is_dir());
+        let ours = |name: &str| name.strip_prefix(&stem).is_some_and(|rest| rest.starts_with(['.', '-']));
+        let mut left = Vec::new();
         for dir in [Some(workers), own, Some(self.path.join("logs"))].into_iter().flatten() {
-            let ours = |name: &str| name.strip_prefix(&stem).is_some_and(|rest| rest.starts_with(['.', '-']));
-            for path in entries(&dir)?.into_iter().filter(|p| file_name(p).is_some_and(ours)) {
-                remove(&path).map_err(Error::io(format!("removing {}", path.display())))?;
-            }
+            left.extend(entries(&dir)?.into_iter().filter(|path| file_name(path).is_some_and(ours)));
         }
-        Ok(())
+        Ok(left)
     }
 
     /// Ends as a killed process does: nothing is removed, but the lock is free.

@@ -6,11 +6,11 @@
 //! worker.ID.sock          bound by a worker; a second server of it: worker.ID-PORT.sock
 //! ```
 //!
-//! Unlike the runtime directory it may be written by others: by all that may write there, who are
-//! trusted not to replace one another's files, or are kept from it by the sticky bit.
+//! Unlike the runtime directory it may be written by others. One that the proxy makes has the sticky bit and a list of who may
+//! write there; of any other, its maker decides.
 
-use super::Error;
 use super::runtime_dir::{answers, connects, make_with_parents, remove_upwards};
+use super::{Error, access_list};
 use rustix::fs::{Mode, OFlags};
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -30,7 +30,7 @@ const YOUNG: Duration = Duration::from_secs(5);
 /// Most files that a sweep looks at.
 const LOOKED_AT: usize = 4096;
 
-/// Dropping it removes what it put there.
+/// Dropping it removes what it put there, but for the script in a directory that stays.
 #[derive(Debug)]
 pub(crate) struct SharedDir {
     path: PathBuf,
@@ -48,14 +48,9 @@ impl SharedDir {
     /// It is a link, no directory, or belongs to somebody who has no business there.
     pub(crate) fn open(path: &Path, users: &[u32]) -> Result<SharedDir, Error> {
         let own = rustix::process::geteuid().as_raw();
-        let private = users.iter().all(|user| *user == own);
         let made = make_with_parents(path)?;
-        if made > 0 && !private {
-            // Not through a link that somebody has put there since.
-            let flags = nix::libc::O_NOFOLLOW | nix::libc::O_DIRECTORY;
-            let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
-            let set = opened.and_then(|dir| dir.set_permissions(Permissions::from_mode(0o1777)));
-            set.map_err(Error::io(format!("setting the mode of {}", path.display())))?;
+        if made > 0 {
+            admit(path, users)?;
         }
         let meta = fs::symlink_metadata(path).map_err(Error::io(format!("looking at {}", path.display())))?;
         let unfit = |what: String| Err(Error::Unsafe { path: path.into(), what });
@@ -71,7 +66,31 @@ impl SharedDir {
                 "belongs to user {owner}, who could replace what is in it; add {owner} to external.users, or change its owner"
             ));
         }
-        Ok(SharedDir { path: path.into(), made, ours: Mutex::default() })
+        let dir = SharedDir { path: path.into(), made, ours: Mutex::default() };
+        if made == 0 {
+            dir.admit_users(users)?;
+        }
+        if meta.mode() & 0o002 != 0 {
+            let path = path.display();
+            log::warn!(
+                "anybody who reaches {path} may write there, and could run code as its workers; leave it to the proxy to make it"
+            );
+        }
+        Ok(dir)
+    }
+
+    /// Lets these users write there from now on, and no others; where the proxy has not made the directory that is up to
+    /// whoever has.
+    ///
+    /// # Errors
+    /// Its rights cannot be set.
+    pub(crate) fn admit_users(&self, users: &[u32]) -> Result<(), Error> {
+        let is_ours = open_directory(&self.path).is_ok_and(|dir| {
+            let meta = dir.metadata();
+            let own = rustix::process::geteuid().as_raw();
+            access_list::exists(&dir) && meta.is_ok_and(|meta| meta.uid() == own && meta.mode() & 0o1007 == 0o1000)
+        });
+        if is_ours { admit(&self.path, users) } else { Ok(()) }
     }
 
     /// Writes the script, then opens the socket: whoever finds the one finds the other. With
@@ -154,18 +173,82 @@ impl SharedDir {
     }
 }
 
-impl Drop for SharedDir {
-    fn drop(&mut self) {
+impl SharedDir {
+    /// What is ours and still there.
+    fn take_ours(&self) -> Vec<PathBuf> {
         let ours = std::mem::take(&mut *self.ours.lock().unwrap_or_else(|e| e.into_inner()));
-        for (path, held) in ours {
-            let is_ours = rustix::fs::fstat(&held).ok().zip(rustix::fs::lstat(&path).ok());
-            if is_ours.is_some_and(|(held, there)| (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino)) {
-                ignore(fs::remove_file(&path));
-            }
-        }
-        // Not while workers have their sockets in it.
-        remove_upwards(&self.path, self.made);
+        let is_there = |(path, held): &(PathBuf, OwnedFd)| {
+            let both = rustix::fs::fstat(held).ok().zip(rustix::fs::lstat(path).ok());
+            both.is_some_and(|(held, there)| (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino))
+        };
+        ours.into_iter().filter(is_there).map(|(path, _)| path).collect()
     }
+
+    /// Removes the directory that we have made, if there is nothing in it but our script. Under another name: nobody may
+    /// find it without the script, and put one there.
+    fn remove(&self) {
+        let aside = self.path.with_extension(format!("{}.old", std::process::id()));
+        let is_free = |dir: &Path| {
+            let mut names = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
+            names.all(|name| name == SCRIPT)
+        };
+        if !is_free(&self.path) || fs::rename(&self.path, &aside).is_err() {
+            return;
+        }
+        if is_free(&aside) {
+            ignore(fs::remove_file(aside.join(SCRIPT)));
+            ignore(fs::remove_dir(&aside));
+            self.path.parent().into_iter().for_each(|parent| remove_upwards(parent, self.made - 1));
+        } else {
+            ignore(fs::rename(&aside, &self.path));
+        }
+    }
+}
+
+impl Drop for SharedDir {
+    /// The script stays as long as the directory does: in its place another user could put his own for the workers that
+    /// are started next.
+    fn drop(&mut self) {
+        let ours = self.take_ours();
+        ours.iter().filter(|path| !path.ends_with(SCRIPT)).for_each(|path| ignore(fs::remove_file(path)));
+        if self.made > 0 && ours.iter().any(|path| path.ends_with(SCRIPT)) {
+            self.remove();
+        }
+    }
+}
+
+/// Lets users write in a directory of ours, each only what is his.
+fn admit(path: &Path, users: &[u32]) -> Result<(), Error> {
+    let own = rustix::process::geteuid().as_raw();
+    let others: Vec<u32> = users.iter().copied().filter(|user| *user != own).collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    let failed = || Error::io(format!("letting users {others:?} write in {}", path.display()));
+    let dir = open_directory(path).map_err(failed())?;
+    let mode = dir.metadata().map_err(failed())?.mode();
+    if mode & 0o1007 != 0o1000 {
+        // First: afterwards the group's bits belong to the list.
+        dir.set_permissions(Permissions::from_mode(0o1700)).map_err(failed())?;
+    }
+    match (access_list::grant(&dir, &others), &others[..]) {
+        (Ok(()), _) => Ok(()),
+        // A file system without lists.
+        (Err(rustix::io::Errno::NOTSUP), [user]) if own == 0 => {
+            std::os::unix::fs::fchown(&dir, Some(*user), None).map_err(failed())
+        }
+        (Err(rustix::io::Errno::NOTSUP), _) => Err(Error::Unsafe {
+            path: path.into(),
+            what: "cannot be made for other users, as its file system has no access lists; make it yourself".into(),
+        }),
+        (Err(e), _) => Err(failed()(e.into())),
+    }
+}
+
+/// Not through a link that somebody has put there since.
+fn open_directory(path: &Path) -> io::Result<fs::File> {
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_DIRECTORY;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
 /// Sets the mode of a socket of ours by what is held, not by a name under which another may have put something else.
@@ -217,7 +300,9 @@ mod tests {
         assert_eq!(fs::read_to_string(path.join(SCRIPT)).unwrap(), "newer");
         assert!(UnixStream::connect(path.join(CONTROL)).is_ok());
         drop((second, newer));
-        assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+        // Whoever finds the directory finds the script.
+        let left = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name());
+        assert_eq!(left.collect::<Vec<_>>(), [SCRIPT]);
         fs::remove_dir_all(base).unwrap();
     }
 
@@ -227,7 +312,17 @@ mod tests {
         let path = base.join("shared").join("chat");
         let dir = SharedDir::open(&path, &[own(), own() + 1]).unwrap();
         drop(dir.furnish("script", false).unwrap());
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o1777);
+        // Nobody but those users: the group's bits are what the list gives at most.
+        let mode = fs::metadata(&path).unwrap().mode() & 0o7777;
+        assert!(mode == 0o1770 || mode == 0o1700, "{mode:o}");
+        // While something of a worker is there, all of it stays.
+        fs::write(path.join("worker.0123456789ab.sock"), "").unwrap();
+        drop(dir);
+        assert!(path.join(SCRIPT).exists());
+        fs::remove_file(path.join("worker.0123456789ab.sock")).unwrap();
+        fs::remove_dir_all(base.join("shared")).unwrap();
+        let dir = SharedDir::open(&path, &[own(), own() + 1]).unwrap();
+        drop(dir.furnish("script", false).unwrap());
         drop(dir);
         assert_eq!(fs::read_dir(&base).unwrap().count(), 0);
         fs::remove_dir_all(base).unwrap();
@@ -247,7 +342,7 @@ mod tests {
         assert_eq!(fs::read_to_string(base.join(SCRIPT)).unwrap(), "third");
         assert!(UnixStream::connect(base.join(CONTROL)).is_ok());
         drop((third, listener));
-        assert_eq!(fs::read_dir(&base).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(&base).unwrap().count(), 1);
         fs::remove_dir_all(base).unwrap();
     }
 

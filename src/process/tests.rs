@@ -371,7 +371,7 @@ fn a_directory_that_others_could_change_is_refused() {
     }
     fs::remove_dir(&path).unwrap();
     std::os::unix::fs::symlink("/tmp", &path).unwrap();
-    refused("is not a directory");
+    refused("is a symbolic link");
     assert_eq!(temp.names(), ["run"]);
 }
 

@@ -55,6 +55,19 @@ pub(crate) fn start_time(pid: u32) -> io::Result<u64> {
     fields(&text).and_then(|fields| fields.get(22 - 3)?.parse().ok()).ok_or_else(odd)
 }
 
+/// Numbers of a process by those of their fields (proc_pid_stat(5)).
+pub(super) fn stat_fields<const N: usize>(pid: u32, numbers: [usize; N]) -> io::Result<[u32; N]> {
+    let path = format!("/proc/{pid}/stat");
+    let odd = || io::Error::new(io::ErrorKind::InvalidData, format!("{path} is not as expected"));
+    let text = fs::read(&path)?;
+    let fields = fields(&text).ok_or_else(odd)?;
+    let mut found = [0; N];
+    for (found, number) in found.iter_mut().zip(numbers) {
+        *found = fields.get(number.saturating_sub(3)).and_then(|field| field.parse().ok()).ok_or_else(odd)?;
+    }
+    Ok(found)
+}
+
 /// The user that a process runs as.
 pub(super) fn real_user(pid: u32) -> io::Result<u32> {
     let path = format!("/proc/{pid}/status");

@@ -2,6 +2,7 @@
 
 use super::listen::Doors;
 use super::notify;
+use super::peers::Peers;
 use super::settling::{self, Settle, worker};
 use super::sockets;
 use crate::config::Shutdown;
@@ -65,6 +66,7 @@ pub(super) struct House {
     pub(super) pid_file: PathBuf,
     /// Where this process takes commands.
     pub(super) admin: Option<PathBuf>,
+    pub(super) peers: Peers,
     /// As the newest configuration says.
     pub(super) policy: Arc<ArcSwap<Shutdown>>,
 }
@@ -186,6 +188,10 @@ impl Frozen for Tunnel {
 #[async_trait]
 impl Predecessor for House {
     type Frozen = Tunnel;
+
+    fn objection(&self, pid: Option<u32>) -> Option<String> {
+        self.peers.objection(pid, "handoff.sock")
+    }
 
     async fn freeze(&self) -> Result<Given, String> {
         let estate = self.control.freeze().await?;

@@ -1,6 +1,7 @@
 //! Joins the room of commands with the supervisor, and the page of metrics with everyone who measures.
 
 use super::listen::Doors;
+use super::peers::Peers;
 use super::reload::Reloader;
 use super::runtimes::{self, Homes};
 use super::signals::STOPPING;
@@ -109,6 +110,7 @@ pub(super) struct Steering {
     pub(super) vitals: Vitals,
     pub(super) reloader: Arc<Reloader>,
     pub(super) upgrader: Upgrader,
+    pub(super) peers: Peers,
 }
 
 #[async_trait]
@@ -126,6 +128,10 @@ impl Hands for Steering {
 
     fn condition(&self) -> health::Condition {
         self.vitals.condition()
+    }
+
+    fn objection(&self, pid: Option<u32>) -> Option<String> {
+        self.peers.objection(pid, "admin.sock")
     }
 
     async fn reload(&self) -> Outcome {

@@ -2,8 +2,10 @@
 
 use crate::config::cli::{Cli, Source};
 use crate::handoff::{self, Knocker};
+use crate::process::program::trusted;
 use crate::process::{self, Other, spawn_apart};
 use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -44,14 +46,15 @@ impl Upgrader {
     pub(super) async fn upgrade(&self, program: Option<PathBuf>, conf: Option<PathBuf>) -> Result<String, String> {
         let Ok(_busy) = self.busy.try_lock() else { return Err("an upgrade is under way".into()) };
         self.vacant()?;
-        let program = program.unwrap_or_else(|| self.program.clone());
+        let called = program.unwrap_or_else(|| self.program.clone());
+        let program = Program { real: trusted(&called)?, called };
         let source = conf.map_or_else(|| self.source.clone(), Source::File);
         check(&program, &source).await?;
         let pid = start(&program, &source).await?;
         let watched = Other::open(pid).map_err(|e| format!("the successor, process {pid}, cannot be watched: {e}"));
         // It may have ended already.
         let successor = watched?.ok_or_else(|| ended(pid))?;
-        log::info!("started process {pid} ({}) to take over", program.display());
+        log::info!("started process {pid} ({}) to take over", program.real.display());
         let limit = handoff::step_limit();
         let waits = tokio::select! {
             () = self.knocker.waits(pid) => Ok(()),
@@ -87,6 +90,14 @@ impl Upgrader {
     }
 }
 
+/// What a successor is started from.
+struct Program {
+    /// As it is called, for the next upgrade.
+    called: PathBuf,
+    /// Where that led when it was looked at.
+    real: PathBuf,
+}
+
 fn cannot_start(program: &Path, error: &std::io::Error) -> String {
     format!("cannot start {}: {error}", program.display())
 }
@@ -97,19 +108,19 @@ fn ended(pid: u32) -> String {
 
 /// Starts the successor, which is not our child: systemd waits for the end of its own children only, and kills at once what it
 /// cannot wait for. We may live on for long when it has taken over.
-async fn start(program: &Path, source: &Source) -> Result<u32, String> {
+async fn start(program: &Program, source: &Source) -> Result<u32, String> {
     let mut command = command(program, source, "-u").into_std();
     let started = tokio::task::spawn_blocking(move || spawn_apart(&mut command)).await.map_err(|e| e.to_string())?;
-    started.map_err(|e| cannot_start(program, &e))
+    started.map_err(|e| cannot_start(&program.called, &e))
 }
 
 /// A configuration with mistakes is told before anything is begun.
-async fn check(program: &Path, source: &Source) -> Result<(), String> {
+async fn check(program: &Program, source: &Source) -> Result<(), String> {
     let mut command = command(program, source, "-t");
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let output = match timeout(CHECK, command.output()).await {
-        Ok(output) => output.map_err(|e| cannot_start(program, &e))?,
-        Err(_) => return Err(format!("{} -t does not end within {CHECK:?}", program.display())),
+        Ok(output) => output.map_err(|e| cannot_start(&program.called, &e))?,
+        Err(_) => return Err(format!("{} -t does not end within {CHECK:?}", program.called.display())),
     };
     if output.status.success() {
         return Ok(());
@@ -118,8 +129,9 @@ async fn check(program: &Path, source: &Source) -> Result<(), String> {
     Err(format!("nothing was begun:\n{}", String::from_utf8_lossy(&said).trim_end()))
 }
 
-fn command(program: &Path, source: &Source, mode: &str) -> Command {
-    let mut command = Command::new(program);
+fn command(program: &Program, source: &Source, mode: &str) -> Command {
+    let mut command = Command::new(&program.real);
+    command.as_std_mut().arg0(&program.called);
     command.arg(mode).stdin(Stdio::null());
     match source {
         Source::File(file) => command.arg("-c").arg(file),

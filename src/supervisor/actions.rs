@@ -1,10 +1,8 @@
 //! Carries out what the fleets ask.
 
 use super::alarm_event::{Kind, Raised};
-use super::definition::Definition;
 use super::effects::{self, Introduction, Start};
 use super::keeper::Keeper;
-use super::knock::Knock;
 use super::room::Entry;
 use super::saver::Saver;
 use crate::fleet::{Action, Event};
@@ -12,7 +10,6 @@ use crate::pool::Closing;
 use crate::process::control::{self, Expected, ProxySays, Token};
 use crate::process::{Error, Process, evidence};
 use crate::worker::{Incarnation, Slot, WorkerId};
-use std::sync::Arc;
 
 impl Keeper {
     pub(super) async fn carry_out(&mut self) {
@@ -74,10 +71,7 @@ impl Keeper {
             }
             Action::Probe { incarnation, attempt } => {
                 if let Some(entry) = entry(&incarnation) {
-                    let foreign = room.definition_of(incarnation).is_some_and(Definition::is_foreign);
-                    let user = foreign.then_some(entry.uid);
-                    let member = entry.member().cloned();
-                    effects::probe(at, attempt, member, user, self.inputs.clone());
+                    effects::probe(at, attempt, entry.member().cloned(), self.inputs.clone());
                 }
             }
             Action::Cleanup { incarnation } => {
@@ -149,10 +143,7 @@ impl Keeper {
         let Some(member) = room.workers.get(&incarnation).and_then(Entry::member).cloned() else { return };
         let Some(definition) = room.definition_of(incarnation) else { return };
         let limit = definition.policy.health.timeout;
-        match definition.http_check() {
-            Some(check) => effects::check(at, attempt, member, check, limit, self.inputs.clone()),
-            None => effects::check(at, attempt, member, Arc::new(Knock), limit, self.inputs.clone()),
-        }
+        effects::check(at, attempt, member, definition.http_check(), limit, self.inputs.clone());
     }
 
     /// What can be seen of a worker that hangs, before it is killed.

@@ -1,13 +1,9 @@
 //! What a generation of an app is started from.
 
-use super::knock::without_tls;
-use crate::fleet::policy::{Health, Policy};
+use super::knock::HttpCheck;
+use crate::fleet::policy::Policy;
 use crate::process::Tenant;
 use crate::process::spec::Spec;
-use http::StatusCode;
-use pingora_core::connectors::http::Connector;
-use pingora_core::{Error, ErrorType};
-use pingora_load_balancing::health_check::HttpHealthCheck;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
@@ -20,7 +16,7 @@ pub(super) struct Definition {
     pub(super) policy: Policy,
     /// With the real path.
     pub(super) pinned: Arc<Spec>,
-    check: Arc<OnceLock<Option<Arc<HttpHealthCheck>>>>,
+    check: Arc<OnceLock<Option<Arc<HttpCheck>>>>,
 }
 
 impl Definition {
@@ -53,36 +49,12 @@ impl Definition {
             && self.policy.wait_ready == other.policy.wait_ready
     }
 
-    /// Whether its processes belong to another user, or may.
-    pub(super) fn is_foreign(&self) -> bool {
-        self.spec.user.is_some() || self.spec.external.is_some()
-    }
-
     pub(super) fn tenant(&self, app: &str) -> Tenant {
         Tenant { app: app.to_owned(), user: self.spec.user.clone() }
     }
 
-    /// The app's own health check, if it has one. Needs a Tokio runtime.
-    pub(super) fn http_check(&self) -> Option<Arc<HttpHealthCheck>> {
-        self.check.get_or_init(|| http_check(&self.policy.health).map(Arc::new)).clone()
+    /// The app's own health check, if it has one.
+    pub(super) fn http_check(&self) -> Option<Arc<HttpCheck>> {
+        self.check.get_or_init(|| HttpCheck::new(&self.policy.health).map(Arc::new)).clone()
     }
-}
-
-fn http_check(health: &Health) -> Option<HttpHealthCheck> {
-    let path = health.path.as_ref()?;
-    let mut check = HttpHealthCheck::new_custom("localhost", false, Connector::new(Some(without_tls())));
-    // What is no path was refused by the configuration.
-    check.req.set_uri(path.parse().ok()?);
-    let _ = check.req.insert_header("User-Agent", "pingora-unix-proxy (health check)");
-    check.peer_template.options.connection_timeout = Some(health.timeout);
-    check.peer_template.options.read_timeout = Some(health.timeout);
-    let (first, last) = health.expect;
-    check.validator = Some(Box::new(move |head| {
-        let status: StatusCode = head.status;
-        if (first..=last).contains(&status.as_u16()) {
-            return Ok(());
-        }
-        Error::e_explain(ErrorType::HTTPStatus(status.as_u16()), format!("status {status}"))
-    }));
-    Some(check)
 }

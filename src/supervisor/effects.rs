@@ -1,16 +1,15 @@
 //! What takes time: each effect is a task that answers with an input.
 
 use super::keeper::{Answer, Input};
-use super::knock::{Knock, listens_as, why};
+use super::knock::{self, HttpCheck};
 use super::room::Reading;
 use super::saver::Ahead;
-use crate::pool::{Member, backend};
+use crate::pool::Member;
 use crate::process::control::Token;
 use crate::process::output::{self, Pipe, Stream};
 use crate::process::spec::Spec;
-use crate::process::{Error, Exit, Job, Preload, Process, RuntimeDir, spawn};
+use crate::process::{Error, Exit, Job, Preload, Process, RuntimeDir, spawn, strays};
 use crate::worker::WorkerId;
-use pingora_load_balancing::health_check::HealthCheck;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,41 +119,33 @@ pub(super) fn discard(process: Process) {
     });
 }
 
-/// Asks whether the socket takes connections. `user`: who must listen there.
-pub(super) fn probe(room: usize, attempt: u32, member: Option<Arc<Member>>, user: Option<u32>, inputs: Inputs) {
+/// Asks whether the socket takes connections.
+pub(super) fn probe(room: usize, attempt: u32, member: Option<Arc<Member>>, inputs: Inputs) {
     let Some(member) = member else { return };
     tokio::spawn(async move {
-        // A link could lead our connections anywhere.
-        let is_link = std::fs::symlink_metadata(&*member.socket).is_ok_and(|meta| meta.is_symlink());
-        let answer = match backend(&member) {
-            _ if is_link => Err("its path is a symbolic link".to_owned()),
-            Some(_) if let Err(why) = listens_as(&member.socket, user).await => Err(why),
-            Some(backend) => Knock.check(&backend).await.map_err(|e| why(&e)),
-            None => Err("its path is no socket address".to_owned()),
-        };
-        let answer = Answer::Probed { attempt, answer };
+        let answer = Answer::Probed { attempt, answer: knock::connect(&member).await.map(drop) };
         let _ = inputs.send(Input { room, incarnation: member.id.incarnation, answer }).await;
     });
 }
 
-/// Sees whether a ready worker is well.
+/// Sees whether a ready worker is well: by the app's own check, else whether its socket takes connections.
 pub(super) fn check(
     room: usize,
     attempt: u32,
     member: Arc<Member>,
-    check: Arc<impl HealthCheck + Send + Sync + 'static + ?Sized>,
+    check: Option<Arc<HttpCheck>>,
     limit: Duration,
     inputs: Inputs,
 ) {
     tokio::spawn(async move {
-        let answer = match backend(&member) {
-            _ if let Err(why) = listens_as(&member.socket, member.user).await => Err(why),
-            Some(backend) => match tokio::time::timeout(limit, check.check(&backend)).await {
-                Ok(answer) => answer.map_err(|e| why(&e)),
-                Err(_) => Err(format!("no answer within {limit:?}")),
-            },
-            None => Err("its path is no socket address".to_owned()),
+        let asked = async {
+            match check {
+                Some(check) => check.ask(&member).await,
+                None => knock::connect(&member).await.map(drop),
+            }
         };
+        let answer = tokio::time::timeout(limit, asked).await;
+        let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {limit:?}")));
         let answer = Answer::Checked { attempt, answer };
         let _ = inputs.send(Input { room, incarnation: member.id.incarnation, answer }).await;
     });
@@ -168,8 +159,7 @@ pub(super) fn clean(room: usize, id: WorkerId, dir: Arc<RuntimeDir>, readers: Ve
             let _ = reader.task.await;
         }
         let incarnation = id.incarnation;
-        let removed =
-            tokio::task::spawn_blocking(move || dir.remove_worker(&id).map_err(|e| format!("{id}: {e}"))).await;
+        let removed = tokio::task::spawn_blocking(move || remove(&dir, &id).map_err(|e| format!("{id}: {e}"))).await;
         match removed {
             Ok(Err(e)) => log::error!("{e}"),
             Err(e) => log::error!("cleaning up after #{incarnation}: {e}"),
@@ -177,6 +167,12 @@ pub(super) fn clean(room: usize, id: WorkerId, dir: Arc<RuntimeDir>, readers: Ve
         }
         let _ = inputs.send(Input { room, incarnation, answer: Answer::Cleaned }).await;
     });
+}
+
+fn remove(dir: &RuntimeDir, id: &WorkerId) -> Result<(), Error> {
+    // One that has left the group may still listen.
+    strays::end_listeners(&dir.left_by(id)?);
+    dir.remove_worker(id)
 }
 
 /// A seed nobody can guess, from the kernel.

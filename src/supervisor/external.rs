@@ -85,6 +85,9 @@ impl Room {
     /// Other users may come in from now on.
     pub(super) fn admit_users(&self, definition: &Definition) {
         if let (Some(entrance), Some(external)) = (&self.entrance, &definition.spec.external) {
+            if let Err(e) = entrance.dir.admit_users(&external.users) {
+                log::error!("{}: {e}", self.name);
+            }
             entrance.door.admit_users(external.users.clone());
         }
     }

@@ -137,14 +137,10 @@ impl Keeper {
         let theirs = |room: &Room| room.name == id.app && room.workers.contains_key(&incarnation);
         let Some(at) = self.rooms.iter().find(|(_, room)| theirs(room)).map(|(at, _)| *at) else { return };
         let Some(room) = self.rooms.get_mut(&at) else { return };
-        let external = room.fleet.is_external();
         let Some(entry) = room.workers.get_mut(&incarnation) else { return };
         let event = match report {
             Report::Hello { pid, .. } => {
-                // What another PID namespace calls it says nothing here.
-                if !external {
-                    entry.serving_pid = Some(pid);
-                }
+                entry.serving_pid = pid.or(entry.serving_pid);
                 Event::Hello { incarnation }
             }
             Report::HungUp => Event::HungUp { incarnation },

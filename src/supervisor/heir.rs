@@ -9,7 +9,7 @@ use crate::fleet::{Event, State};
 use crate::pool::{Member, Seat};
 use crate::process::control::{Report, Reported};
 use crate::process::output::{Rest, Stream, open_reader};
-use crate::process::{Error, Exit, Process};
+use crate::process::{Error, Exit, Process, worker_socket};
 use crate::worker::{Incarnation, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
@@ -282,7 +282,7 @@ fn hold(held: &mut Vec<Reported>, report: Reported) {
 async fn look_at_sockets(workers: Vec<(Process, Arc<Member>)>) -> Result<(), String> {
     for (process, member) in workers {
         let mut looks = 0;
-        while let Err(e) = accepts(&member.socket).await {
+        while let Err(e) = accepts(&member).await {
             looks += 1;
             if !process.is_alive() {
                 break;
@@ -297,9 +297,10 @@ async fn look_at_sockets(workers: Vec<(Process, Arc<Member>)>) -> Result<(), Str
 }
 
 /// An error says that nobody listens; one that is only busy does.
-async fn accepts(socket: &str) -> std::io::Result<()> {
+async fn accepts(member: &Member) -> std::io::Result<()> {
     use std::io::ErrorKind;
-    match timeout(LOOK, tokio::net::UnixStream::connect(socket)).await {
+    // What else stands there is the health check's to find: no worker keeps us from taking over.
+    match timeout(LOOK, worker_socket::connect(Path::new(&*member.socket), member.user)).await {
         Ok(Err(e)) if matches!(e.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) => Err(e),
         _ => Ok(()),
     }

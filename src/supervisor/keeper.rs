@@ -15,7 +15,7 @@ use super::{Outcome, Setup, Status, Wish};
 use crate::fleet::{Event, State, Time};
 use crate::process::control::{Join, Registry, Reported};
 use crate::process::output::Logs;
-use crate::process::{Error, Exit, RuntimeDir};
+use crate::process::{Error, Exit, RuntimeDir, strays};
 use crate::worker::Incarnation;
 use pingora_core::server::ShutdownWatch;
 use std::collections::{BTreeMap, HashSet};
@@ -374,6 +374,11 @@ impl Keeper {
         let closed = tokio::task::spawn_blocking(move || logs.close(LAST_OUTPUT)).await;
         if let Err(e) = closed {
             log::error!("closing the workers' output: {e}");
+        }
+        if !self.ceded {
+            let path = self.dir.path().to_owned();
+            // Their sockets must not be left in use.
+            let _ = tokio::task::spawn_blocking(move || strays::end(&path)).await;
         }
         // Tasks that still hold the directory are bounded in time, but the end must not wait for them.
         match Arc::try_unwrap(self.dir) {

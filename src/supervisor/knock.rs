@@ -1,92 +1,135 @@
-//! Whether a worker's socket takes connections, and whose process listens there.
-//!
-//! Pingora's own connectors read the certificates of the system's authorities and panic when one is damaged. Workers
-//! have no TLS: their connections must not depend on it.
+//! Whether a worker takes connections, and answers as it should.
 
-use async_trait::async_trait;
-use pingora_core::connectors::ConnectorOptions;
-use pingora_core::protocols::l4::socket::SocketAddr;
-use pingora_core::{Error, ErrorType, OrErr, Result};
-use pingora_load_balancing::Backend;
-use pingora_load_balancing::health_check::HealthCheck;
+use crate::fleet::policy::Health;
+use crate::pool::Member;
+use crate::process::worker_socket;
+use http::StatusCode;
+use pingora::http::RequestHeader;
+use pingora_core::Error;
+use pingora_core::protocols::http::v1::client::HttpSession;
+use pingora_core::protocols::l4::stream::Stream;
 use std::path::Path;
 use std::time::Duration;
 use tokio::net::UnixStream;
 
 /// For a worker's socket to take a connection.
-const LIMIT: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Connections that Pingora keeps open between two health checks: it makes a new one for each.
-const KEPT: usize = 1;
-
-/// The health check of a worker that is asked nothing: its socket takes a connection.
-pub(super) struct Knock;
-
-#[async_trait]
-impl HealthCheck for Knock {
-    async fn check(&self, target: &Backend) -> Result<()> {
-        let SocketAddr::Unix(unix) = &target.addr else {
-            return Error::e_explain(ErrorType::ConnectError, "a worker has a Unix socket");
-        };
-        let path = unix.as_pathname().ok_or_else(|| Error::explain(ErrorType::ConnectError, "its socket has no path"));
-        connect(path?).await.map(drop).explain_err(ErrorType::ConnectError, |why| why)
-    }
-
-    /// The fleet counts.
-    fn health_threshold(&self, _: bool) -> usize {
-        1
-    }
-}
-
-async fn connect(path: &Path) -> Result<UnixStream, String> {
-    let connected = tokio::time::timeout(LIMIT, UnixStream::connect(path)).await;
+/// Connects to a worker, and to nobody else: [`worker_socket::connect`].
+pub(super) async fn connect(member: &Member) -> Result<UnixStream, String> {
+    let connecting = worker_socket::connect(Path::new(&*member.socket), member.user);
+    let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
     connected.map_err(|_| "it does not accept".to_owned())?.map_err(|e| e.to_string())
 }
 
-/// Sees that a process of this user listens, and nobody else who could write in the same directory.
-pub(super) async fn listens_as(socket: &str, user: Option<u32>) -> Result<(), String> {
-    let Some(user) = user else { return Ok(()) };
-    match connect(Path::new(socket)).await?.peer_cred() {
-        Ok(peer) if peer.uid() == user => Ok(()),
-        Ok(peer) => Err(format!("user {} listens there, and not user {user}", peer.uid())),
-        Err(e) => Err(format!("who listens there is not known: {e}")),
+/// An app's own health check: one request, each time on a new connection.
+///
+/// Not Pingora's: that one connects by the path, and its connectors read the certificates of the system's authorities
+/// and panic when one is damaged.
+pub(super) struct HttpCheck {
+    request: RequestHeader,
+    /// The first and the last status that is good.
+    expect: (u16, u16),
+}
+
+impl HttpCheck {
+    /// `None` where the app has none.
+    pub(super) fn new(health: &Health) -> Option<HttpCheck> {
+        let path = health.path.as_ref()?;
+        let mut request = RequestHeader::build("GET", b"/", None).ok()?;
+        // What is no path was refused by the configuration.
+        request.set_uri(path.parse().ok()?);
+        request.append_header("Host", "localhost").ok()?;
+        request.append_header("User-Agent", "pingora-unix-proxy (health check)").ok()?;
+        Some(HttpCheck { request, expect: health.expect })
+    }
+
+    /// Asks a worker, and reads the whole answer. Whoever calls limits the time.
+    ///
+    /// # Errors
+    /// What is wrong with the worker, for people.
+    pub(super) async fn ask(&self, member: &Member) -> Result<(), String> {
+        let stream = Stream::from(connect(member).await?);
+        let mut session = HttpSession::new(Box::new(stream));
+        self.ask_on(&mut session).await
+    }
+
+    async fn ask_on(&self, session: &mut HttpSession) -> Result<(), String> {
+        let told = |error: Box<Error>| why(&error);
+        session.write_request_header(Box::new(self.request.clone())).await.map_err(told)?;
+        let status = loop {
+            session.read_response().await.map_err(told)?;
+            let status = session.get_status().ok_or("an answer without a status")?;
+            // What comes before the answer. A 101 is one, and not a good one.
+            if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
+                break status;
+            }
+        };
+        let (first, last) = self.expect;
+        if !(first..=last).contains(&status.as_u16()) {
+            return Err(format!("status {status}"));
+        }
+        while session.read_body_ref().await.map_err(told)?.is_some() {}
+        Ok(())
     }
 }
 
-/// For Pingora's connectors to workers: without certificates.
-pub(super) fn without_tls() -> ConnectorOptions {
-    ConnectorOptions { ca_file: Some("/dev/null".to_owned()), ..ConnectorOptions::new(KEPT) }
-}
-
 /// What a health check found, for people.
-pub(super) fn why(error: &Error) -> String {
+fn why(error: &Error) -> String {
     error.context.as_ref().map_or_else(|| error.etype().as_str().to_owned(), |context| context.as_str().to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::{Member, backend};
     use crate::worker::{Incarnation, Slot, WorkerId};
     use std::sync::Arc;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
 
-    #[tokio::test]
-    async fn a_socket_is_well_while_somebody_listens() {
-        let path = std::env::temp_dir().join(format!("knock-{}.sock", std::process::id()));
+    fn member(name: &str) -> Member {
+        let path = std::env::temp_dir().join(format!("knock-{name}-{}.sock", std::process::id()));
         let _ = std::fs::remove_file(&path);
         let id = WorkerId { app: "app".into(), slot: Slot(0), incarnation: Incarnation(1) };
         let socket: Arc<str> = path.to_str().unwrap().into();
-        let backend = backend(&Arc::new(Member::new(id, None, socket.clone()))).unwrap();
-        let gone = Knock.check(&backend).await.unwrap_err();
-        assert!(why(&gone).contains("No such file"), "{gone}");
-        let listener = tokio::net::UnixListener::bind(&path).unwrap();
-        Knock.check(&backend).await.unwrap();
-        let own = rustix::process::geteuid().as_raw();
-        assert_eq!(listens_as(&socket, Some(own)).await, Ok(()));
-        assert!(listens_as(&socket, Some(own + 1)).await.unwrap_err().contains("and not user"));
+        Member::new(id, None, socket)
+    }
+
+    #[tokio::test]
+    async fn a_socket_is_well_while_somebody_listens() {
+        let member = member("socket");
+        assert!(connect(&member).await.unwrap_err().contains("No such file"));
+        let listener = UnixListener::bind(&*member.socket).unwrap();
+        connect(&member).await.unwrap();
         drop(listener);
-        let refused = Knock.check(&backend).await.unwrap_err();
-        assert!(why(&refused).contains("refused"), "{refused}");
-        std::fs::remove_file(&path).unwrap();
+        assert!(connect(&member).await.unwrap_err().contains("refused"));
+        std::fs::remove_file(&*member.socket).unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_judged_by_its_status_and_read_to_its_end() {
+        let member = member("http");
+        let listener = UnixListener::bind(&*member.socket).unwrap();
+        let health = Health { path: Some("/healthz?a=b".to_owned()), expect: (200, 299), ..Health::default() };
+        let check = HttpCheck::new(&health).unwrap();
+        let long = format!("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n{}", "x".repeat(100_000));
+        for (answer, wanted) in [
+            ("HTTP/1.1 204 No Content\r\n\r\n", Ok(())),
+            (long.as_str(), Ok(())),
+            ("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", Ok(())),
+            ("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", Err("status 503 Service Unavailable")),
+        ] {
+            let serve = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = [0; 500];
+                let read = stream.read(&mut head).await.unwrap();
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                String::from_utf8_lossy(&head[..read]).into_owned()
+            };
+            let (asked, head) = tokio::join!(check.ask(&member), serve);
+            assert_eq!(asked, wanted.map_err(str::to_owned));
+            assert!(head.starts_with("GET /healthz?a=b HTTP/1.1\r\nHost: localhost\r\n"), "{head}");
+        }
+        std::fs::remove_file(&*member.socket).unwrap();
     }
 }

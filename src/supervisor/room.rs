@@ -128,9 +128,7 @@ impl Entry {
     }
 
     pub(super) fn member_at(&self, socket: Arc<str>) -> Arc<Member> {
-        // Others may write where a guest's socket stands.
-        let user = self.guest.then_some(self.uid);
-        Arc::new(Member::new(self.id.clone(), self.tag, socket).of_user(user))
+        Arc::new(Member::new(self.id.clone(), self.tag, socket).of_user(self.uid))
     }
 
     pub(super) fn member(&self) -> Option<&Arc<Member>> {

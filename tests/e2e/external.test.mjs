@@ -228,7 +228,7 @@ test('the proxy may go and come back: workers and their sessions live', options,
     assert.equal(new Set(sessions.map(session => session.owner)).size, 2);
     await proxy.interrupt();
     assert.deepEqual(workers.map(worker => worker.ended), [undefined, undefined]);
-    assert.deepEqual(readdirSync(shared(proxy)).filter(name => !name.startsWith('worker.')), []);
+    assert.deepEqual(readdirSync(shared(proxy)).filter(name => !name.startsWith('worker.')), ['preload.cjs'], 'nobody else can put one there');
     proxy.run(BIN, ['-c', configure(proxy, app(proxy))]);
     assert.deepEqual(await answering(proxy, 2), pids(workers));
     // Their tags are what they were, so each session finds its worker again.
@@ -419,7 +419,7 @@ test('a socket that somebody puts in the place of a worker\'s gets no request', 
       const upgrades = await pooled(range(20), 5, () => rawUpgrade(proxy.port, '/socket.io/?EIO=4&transport=websocket'));
       upgrades.forEach(raw => raw.destroy());
       assert.deepEqual(asked.filter(({ status, text }) => status !== 200 || !pids([robbed, other]).includes(Number(text))), []);
-      await proxy.line(/user 1001 listens (at|there)/);
+      await proxy.line(/belongs to user 1001/);
       await until(async () => (await statusOf(proxy)).ready === 1, { what: 'the worker to leave the pool' });
       assert.doesNotMatch(taken.output, /got a request/);
     },
@@ -460,8 +460,8 @@ test('no worker leads traffic to a socket that is not its own', asRoot, () =>
       lie('worker.00000000000a.sock', 2);
       lie('worker.00000000000b.sock', 3);
       const reasons = async () => (await statusOf(proxy)).workers.map(worker => worker.reason).join('\n');
-      await until(async () => /its path is a symbolic link/.test(await reasons()), { what: 'the link to be seen' });
-      await until(async () => /user 65534 listens there, and not user 1001/.test(await reasons()), { what: 'the user to be seen' });
+      await until(async () => /is a symbolic link/.test(await reasons()), { what: 'the link to be seen' });
+      await until(async () => /belongs to user 65534, not to the worker's user 1001/.test(await reasons()), { what: 'the user to be seen' });
       const taken = lie(target, 4);
       await until(() => /refused.*another worker's socket/.test(taken.output), { what: 'a socket of another to be refused' });
       assert.deepEqual(await answering(proxy, 1), [honest.pid]);

@@ -1,6 +1,7 @@
 //! Connecting to a worker's socket, the same for every path a request may take.
 
 use crate::pool::Member;
+use crate::process::worker_socket;
 use async_trait::async_trait;
 use pingora_core::connectors::L4Connect;
 use pingora_core::protocols::l4::socket::SocketAddr;
@@ -19,24 +20,17 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Between two words about a socket that is not its worker's.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
-/// Connects to a worker. Where others could have put a socket of theirs in the place of the worker's, the
-/// kernel is asked who listens (SO_PEERCRED, unix(7)) before anything of a client goes there.
+/// Connects to a worker, and to nobody else: [`worker_socket::connect`].
 pub(in crate::gateway) async fn connect(member: &Member) -> io::Result<UnixStream> {
     open(Path::new(&*member.socket), member.user).await
 }
 
-async fn open(path: &Path, user: Option<u32>) -> io::Result<UnixStream> {
-    let stream = queue(path).await?;
-    let Some(user) = user else { return Ok(stream) };
-    let listens = stream.peer_cred()?.uid();
-    if listens == user {
-        return Ok(stream);
-    }
-    let why = format!("user {listens} listens at {}, and not the worker's user {user}", path.display());
-    if may_warn() {
-        log::warn!("{why}; no request goes there");
-    }
-    Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+async fn open(path: &Path, user: u32) -> io::Result<UnixStream> {
+    queue(path, user).await.inspect_err(|error| {
+        if error.kind() == io::ErrorKind::PermissionDenied && may_warn() {
+            log::warn!("no request goes to a socket that is not its worker's: {error}");
+        }
+    })
 }
 
 fn may_warn() -> bool {
@@ -51,11 +45,11 @@ fn may_warn() -> bool {
 
 /// A full accept queue answers `EAGAIN` at once on a Unix socket, where TCP
 /// would wait: the worker lives and is only busy, so we wait too.
-async fn queue(path: &Path) -> io::Result<UnixStream> {
+async fn queue(path: &Path, user: u32) -> io::Result<UnixStream> {
     let deadline = Instant::now() + CONNECT_LIMIT;
     let mut pause = Duration::from_millis(1);
     loop {
-        match UnixStream::connect(path).await {
+        match worker_socket::connect(path, user).await {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 if Instant::now() + pause > deadline {
                     return Err(io::Error::new(io::ErrorKind::TimedOut, "the worker's accept queue stays full"));
@@ -69,10 +63,10 @@ async fn queue(path: &Path) -> io::Result<UnixStream> {
 }
 
 /// The same for Pingora's own connections.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in crate::gateway) struct Connector {
     /// See [`Member::user`].
-    pub(in crate::gateway) user: Option<u32>,
+    pub(in crate::gateway) user: u32,
 }
 
 #[async_trait]
@@ -95,7 +89,6 @@ mod tests {
     use super::*;
     use crate::worker::{Incarnation, Slot, WorkerId};
     use std::sync::Arc;
-    use tokio::io::AsyncReadExt;
 
     #[tokio::test]
     async fn a_socket_of_another_user_gets_nothing() {
@@ -108,17 +101,14 @@ mod tests {
             let id = WorkerId { app: "app".into(), slot: Slot(0), incarnation: Incarnation(1) };
             Member::new(id, None, socket.clone()).of_user(user)
         };
-        for user in [None, Some(own)] {
-            connect(&member(user)).await.unwrap();
-            listener.accept().await.unwrap();
-        }
-        let refused = connect(&member(Some(own + 1))).await.unwrap_err();
+        connect(&member(own)).await.unwrap();
+        listener.accept().await.unwrap();
+        let refused = connect(&member(own + 1)).await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
-        assert!(refused.to_string().contains(&format!("user {own} listens")), "{refused}");
-        assert_eq!(listener.accept().await.unwrap().0.read(&mut [0; 9]).await.unwrap(), 0);
+        assert!(refused.to_string().contains(&format!("belongs to user {own}")), "{refused}");
         let address = SocketAddr::Unix(std::os::unix::net::SocketAddr::from_pathname(&path).unwrap());
-        assert!(Connector { user: Some(own) }.connect(&address).await.is_ok());
-        assert!(Connector { user: Some(own + 1) }.connect(&address).await.is_err());
+        assert!(Connector { user: own }.connect(&address).await.is_ok());
+        assert!(Connector { user: own + 1 }.connect(&address).await.is_err());
         std::fs::remove_file(&path).unwrap();
     }
 }

@@ -126,7 +126,7 @@ impl Door {
             pid: asks.pid,
             node: asks.node,
         };
-        let (id, inbox) = registry.open(link, &hello, uid).await?;
+        let (id, inbox) = registry.open(link, &hello, (uid, pid)).await?;
         Ok((id, inbox, place))
     }
 }

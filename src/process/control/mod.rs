@@ -11,6 +11,7 @@ mod complaints;
 mod external;
 mod links;
 mod message;
+mod pace;
 mod registry;
 mod server;
 #[cfg(test)]
@@ -30,8 +31,8 @@ use std::sync::Arc;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Report {
     /// It opened its (first) connection; `pid` is of the process that serves, which may be a
-    /// descendant of the one that was started.
-    Hello { pid: u32, node: Option<String> },
+    /// descendant of the one that was started, as the kernel tells it: `None` in another PID namespace.
+    Hello { pid: Option<u32>, node: Option<String> },
     /// Its last connection is gone.
     HungUp,
     /// Its main server listens here, or moved here.

@@ -2,6 +2,7 @@
 
 use super::links::{LinkId, Links};
 use super::message::{Hello, PROTOCOL, ProxySays, Stats};
+use super::pace::Pace;
 use super::{Report, Reported};
 use crate::worker::{Incarnation, WorkerId};
 use serde::{Deserialize, Serialize};
@@ -84,6 +85,7 @@ struct Entry {
     expected: Expected,
     links: Links,
     senders: HashMap<LinkId, Sender>,
+    pace: Pace,
 }
 
 #[derive(Debug)]
@@ -101,6 +103,8 @@ pub(super) struct Inbox {
     pub(super) lines: Lines,
     /// Changes or closes when the connection must end: it was superseded, or the worker is gone.
     pub(super) end: watch::Receiver<bool>,
+    /// At which it is listened to.
+    pub(super) pace: Pace,
 }
 
 pub(super) struct Lines {
@@ -149,7 +153,7 @@ impl Registry {
     /// A worker that dialled in to an earlier proxy; it serves at `main`, which is no news when it says so again.
     pub(crate) fn expect_again(&self, expected: Expected, main: Option<Arc<str>>) {
         let key = (expected.id.app.clone(), expected.id.incarnation);
-        let entry = Entry { expected, links: Links::serving_at(main), senders: HashMap::new() };
+        let entry = Entry { expected, links: Links::serving_at(main), senders: HashMap::new(), pace: Pace::default() };
         self.lock().insert(key, entry);
     }
 
@@ -208,14 +212,21 @@ impl Registry {
     }
 
     /// Lets a connection in, or says why not.
-    pub(super) async fn open(&self, link: LinkId, hello: &Hello, uid: u32) -> Result<(WorkerId, Inbox), String> {
+    ///
+    /// `peer` is who has connected, as the kernel tells it: its user, and its number if it has one here.
+    pub(super) async fn open(
+        &self,
+        link: LinkId,
+        hello: &Hello,
+        (uid, pid): (u32, Option<u32>),
+    ) -> Result<(WorkerId, Inbox), String> {
         if hello.protocol != PROTOCOL {
             return Err(format!("protocol {} is not spoken here, {PROTOCOL} is", hello.protocol));
         }
         let (lines, lines_in) = mpsc::channel(QUEUE);
         let waiting = Arc::new(AtomicUsize::new(0));
         let (end, end_in) = watch::channel(false);
-        let (id, report) = {
+        let (id, report, pace) = {
             let mut inner = self.lock();
             let key = (Arc::from(hello.app.as_str()), Incarnation(hello.incarnation));
             let unknown =
@@ -232,11 +243,11 @@ impl Registry {
                 entry.senders.remove(&old);
             }
             entry.senders.insert(link, Sender { lines, waiting: waiting.clone(), end });
-            let report = first.then(|| Report::Hello { pid: hello.pid, node: hello.node.clone() });
-            (entry.expected.id.clone(), report)
+            let report = first.then(|| Report::Hello { pid, node: hello.node.clone() });
+            (entry.expected.id.clone(), report, entry.pace.clone())
         };
         self.report(&id, report).await;
-        Ok((id, Inbox { lines: Lines { queue: lines_in, waiting }, end: end_in }))
+        Ok((id, Inbox { lines: Lines { queue: lines_in, waiting }, end: end_in, pace }))
     }
 
     pub(super) async fn path(&self, id: &WorkerId, link: LinkId, path: &str, main: bool) -> Result<(), String> {

@@ -133,7 +133,7 @@ async fn connection(stream: UnixStream, link: LinkId, registry: &Registry, door:
     let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0);
     let admitted = match (serde_json::from_slice(&first), door) {
         (Ok(WorkerSays::Hello(hello)), None) => {
-            registry.open(link, &hello, peer.uid()).await.map(|(id, inbox)| (id, inbox, None))
+            registry.open(link, &hello, (peer.uid(), pid)).await.map(|(id, inbox)| (id, inbox, None))
         }
         (Ok(WorkerSays::Join(asks)), Some(door)) => match door.admit(registry, link, asks, (peer.uid(), pid)).await {
             Ok((id, inbox, place)) => Ok((id, inbox, Some(place))),
@@ -182,13 +182,14 @@ impl Talk<'_> {
         inbox: Inbox,
         worker: Option<Place>,
     ) -> Result<(), String> {
+        let Inbox { mut lines, mut end, pace } = inbox;
         let listen = async {
             while let Some(line) = line(&mut reader, LONGEST_LINE).await.map_err(|e| e.to_string())? {
+                pace.keep(line.len()).await;
                 self.heard(&line).await?;
             }
             Ok(())
         };
-        let Inbox { mut lines, mut end } = inbox;
         let speak = async {
             say(&mut writer, &ProxySays::Welcome { worker }.to_line().unwrap_or_default()).await?;
             while let Some(line) = lines.next().await {

@@ -1,11 +1,10 @@
 //! Log files: opened when there is something to write, rotated by size and age, opened anew when asked.
 
+use super::place::Place;
 use super::writer::{Failed, Output, write_all};
 use std::collections::HashMap;
-use std::ffi::OsString;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -143,23 +142,10 @@ impl Output for Files {
 }
 
 fn open(path: &Path, now: SystemTime) -> io::Result<Open> {
-    use nix::libc::{ELOOP, O_NOCTTY, O_NOFOLLOW, O_NONBLOCK};
-    let attempt = || {
-        // A link could lead to any file that we may write; a pipe without a reader must not hold us up.
-        let flags = O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
-        OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(flags).open(path)
+    let file = match Place::of(path, false).and_then(|place| place.open()) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Place::of(path, true)?.open()?,
+        opened => opened?,
     };
-    let opened = attempt().or_else(|e| match (e.kind(), path.parent()) {
-        (io::ErrorKind::NotFound, Some(dir)) => {
-            DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
-            attempt()
-        }
-        _ => Err(e),
-    });
-    let file = opened.map_err(|e| match e.raw_os_error() {
-        Some(ELOOP) => io::Error::other("it is a symbolic link, and those are not followed"),
-        _ => e,
-    })?;
     let meta = file.metadata()?;
     // Not every file system knows when a file was made.
     let born = if meta.len() > 0 { meta.created().unwrap_or(now) } else { now };
@@ -168,24 +154,27 @@ fn open(path: &Path, now: SystemTime) -> io::Result<Open> {
 
 /// `FILE` becomes `FILE.1`, that one `FILE.2`, and so on; the last one is overwritten.
 fn put_aside(path: &Path, keep: u32) -> io::Result<()> {
-    match path.symlink_metadata() {
-        // Somebody has moved it away already.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        _ if keep == 0 => return std::fs::remove_file(path),
-        _ => {}
+    let place = Place::of(path, false)?;
+    let name = place.name();
+    // Somebody may have moved it away already.
+    if !place.exists(name) {
+        return Ok(());
+    }
+    if keep == 0 {
+        return place.remove();
     }
     let old = |n: u32| {
-        let mut name: OsString = path.as_os_str().to_owned();
-        name.push(format!(".{n}"));
-        PathBuf::from(name)
+        let mut old = name.to_owned();
+        old.push(format!(".{n}"));
+        old
     };
     // Up to the first number that is free: what lies beyond need not move.
     let mut last = 1;
-    while last < keep && old(last).symlink_metadata().is_ok() {
+    while last < keep && place.exists(&old(last)) {
         last += 1;
     }
     for n in (1..last).rev() {
-        std::fs::rename(old(n), old(n + 1))?;
+        place.rename(&old(n), &old(n + 1))?;
     }
-    std::fs::rename(path, old(1))
+    place.rename(name, &old(1))
 }

@@ -17,6 +17,7 @@ mod format;
 mod frame;
 mod logs;
 mod pipe;
+mod place;
 mod sink;
 mod tail;
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! Directories, sockets and FIFOs: made, looked at, removed. No link is ever followed.
 
 use super::Error;
+use crate::process::worker_socket::hold;
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -26,7 +28,9 @@ pub(in crate::process) fn make_with_parents(path: &Path) -> Result<usize, Error>
 pub(super) fn check_own(path: &Path) -> Result<(), Error> {
     let meta = fs::symlink_metadata(path).map_err(Error::io(format!("looking at {}", path.display())))?;
     let own = rustix::process::geteuid().as_raw();
-    let what = if !meta.is_dir() {
+    let what = if meta.is_symlink() {
+        "is a symbolic link; remove it or set another runtime_dir".to_owned()
+    } else if !meta.is_dir() {
         "is not a directory; remove it or set another runtime_dir".to_owned()
     } else if meta.uid() != own {
         format!("belongs to user {}, not to us ({own}); remove it or set another runtime_dir", meta.uid())
@@ -100,10 +104,19 @@ pub(crate) fn answers(path: &Path) -> bool {
 /// Connects without waiting for a place in the queue of one that is busy: then it is `AGAIN`, as when we have no
 /// descriptor left to try with.
 pub(in crate::process) fn connects(path: &Path) -> rustix::io::Result<()> {
+    dial(path).map(drop)
+}
+
+/// The same, with the connection.
+pub(in crate::process) fn dial(path: &Path) -> rustix::io::Result<OwnedFd> {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
-    connect(&socket.map_err(|_| rustix::io::Errno::AGAIN)?, &SocketAddrUnix::new(path)?)
+    let socket = socket.map_err(|_| rustix::io::Errno::AGAIN)?;
+    // Whoever may write there could lead us elsewhere in between.
+    let held = hold(path).map_err(|e| rustix::io::Errno::from_io_error(&e).unwrap_or(rustix::io::Errno::ACCESS))?;
+    connect(&socket, &SocketAddrUnix::new(held.path())?)?;
+    Ok(socket)
 }
 
 /// Whether a process listens on this socket or holds this FIFO open.

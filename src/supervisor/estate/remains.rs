@@ -1,7 +1,7 @@
 //! What is left of a proxy that was killed and that nobody follows: its end.
 
 use super::{Estate, SavedRoom};
-use crate::process::{Group, RuntimeDir, state};
+use crate::process::{Group, RuntimeDir, state, strays};
 use crate::worker::WorkerId;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -34,6 +34,10 @@ pub(crate) fn clear_up(dir: RuntimeDir) -> String {
     let workers = match estate {
         Ok(estate) => end(estate.map(|estate| estate.remains(&path)).unwrap_or_default()),
         Err(why) => format!("its workers are not known, for {}: {why}", dir.state_file().display()),
+    };
+    let workers = match strays::end(&path) {
+        0 => workers,
+        n => format!("{workers}, and {n} processes that they had left behind"),
     };
     drop(dir);
     let left = if path.exists() { "cleared" } else { "removed" };

@@ -36,13 +36,12 @@ const WORKER_WINDOW: u32 = 64 * 1024;
 
 pub(in crate::gateway) struct Proxy {
     rules: SharedRules,
-    connector: Arc<connect::Connector>,
     registry: Arc<ConnectionRegistry>,
 }
 
 impl Proxy {
     pub(super) fn new(rules: SharedRules, registry: Arc<ConnectionRegistry>) -> Proxy {
-        Proxy { rules, connector: Arc::default(), registry }
+        Proxy { rules, registry }
     }
 }
 
@@ -137,10 +136,7 @@ impl ProxyHttp for Proxy {
             // how many small frames are too many.
             peer.options.h2_stream_window_size = Some(WORKER_WINDOW);
         }
-        peer.options.custom_l4 = Some(match lease.member().user {
-            None => self.connector.clone(),
-            user => Arc::new(connect::Connector { user }),
-        });
+        peer.options.custom_l4 = Some(Arc::new(connect::Connector { user: lease.member().user }));
         ctx.lease = Some(lease);
         Ok(peer)
     }

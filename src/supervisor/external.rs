@@ -6,7 +6,7 @@ use super::room::{Entry, Room};
 use crate::fleet::Event;
 use crate::process::control::{self, Door, Expected, Join, Place, Registry, Turned};
 use crate::process::spec::External;
-use crate::process::{Error, SharedDir};
+use crate::process::{Error, PRELOAD, SharedDir};
 use crate::worker::{Tag, WorkerId};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -38,7 +38,7 @@ impl Entrance {
         take_over: bool,
     ) -> Result<Entrance, Error> {
         let dir = SharedDir::open(&external.directory, &external.users)?;
-        let listener = dir.furnish(include_str!("../process/preload.cjs"), take_over)?;
+        let listener = dir.furnish(PRELOAD, take_over)?;
         let doing = || format!("listening in {}", external.directory.display());
         let listener =
             tokio::net::UnixListener::from_std(listener).map_err(|source| Error::Io { doing: doing(), source })?;

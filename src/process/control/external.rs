@@ -124,6 +124,7 @@ impl Door {
             incarnation: id.incarnation.0,
             token: asks.id,
             pid: asks.pid,
+            thread: asks.thread,
             node: asks.node,
         };
         let (id, inbox) = registry.open(link, &hello, uid).await?;

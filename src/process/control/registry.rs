@@ -1,7 +1,7 @@
 //! Who is expected, and who is connected.
 
-use super::links::{LinkId, Links};
-use super::message::{Hello, PROTOCOL, ProxySays, Stats};
+use super::links::{LinkId, Links, Who};
+use super::message::{Hello, PROTOCOL, PortState, ProxySays, Stats, Why};
 use super::{Report, Reported};
 use crate::worker::{Incarnation, WorkerId};
 use serde::{Deserialize, Serialize};
@@ -228,7 +228,7 @@ impl Registry {
                 return Err("wrong token".to_owned());
             }
             let first = entry.senders.is_empty();
-            for old in entry.links.open(link, hello.pid)? {
+            for old in entry.links.open(link, Who { pid: hello.pid, thread: hello.thread })? {
                 entry.senders.remove(&old);
             }
             entry.senders.insert(link, Sender { lines, waiting: waiting.clone(), end });
@@ -239,14 +239,21 @@ impl Registry {
         Ok((id, Inbox { lines: Lines { queue: lines_in, waiting }, end: end_in }))
     }
 
-    pub(super) async fn path(&self, id: &WorkerId, link: LinkId, path: &str, main: bool) -> Result<(), String> {
+    /// `main` says why, if the server is the main one.
+    pub(super) async fn path(
+        &self,
+        id: &WorkerId,
+        link: LinkId,
+        (path, port): (&str, Option<u16>),
+        main: Option<Why>,
+    ) -> Result<(), String> {
         let report = {
             let mut inner = self.lock();
             let Some(entry) = inner.get_mut(&(id.app.clone(), id.incarnation)) else { return Ok(()) };
             if !is_own_socket(&entry.expected.socket, path) {
                 return Err(format!("{path:?} is not one of its sockets"));
             }
-            entry.links.path(link, path, main)
+            entry.links.path(link, path, port, main)
         };
         self.report(id, report).await;
         Ok(())
@@ -265,6 +272,10 @@ impl Registry {
         };
         self.report(id, engine).await;
         self.report(id, report).await;
+    }
+
+    pub(super) async fn port(&self, id: &WorkerId, link: LinkId, port: u16, state: PortState) {
+        self.report(id, self.change(id, |links| links.port(link, port, state))).await;
     }
 
     pub(super) async fn stats(&self, id: &WorkerId, link: LinkId, stats: Stats) {

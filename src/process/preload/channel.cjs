@@ -37,6 +37,7 @@ function createChannel(shared) {
     start,
     announce,
     withdraw,
+    tellPort,
     tellPaths,
     sendReady,
     sendMessage,
@@ -126,6 +127,7 @@ function createChannel(shared) {
       node: process.versions.node,
       tag: settings.tag,
       messages: channel.onMessage !== null,
+      thread: require('worker_threads').threadId,
     };
   }
 
@@ -139,17 +141,20 @@ function createChannel(shared) {
       node: process.versions.node,
       tag: settings.tag,
       messages: channel.onMessage !== null,
+      thread: require('worker_threads').threadId,
     };
   }
 
   /** What the proxy makes of a worker that joined. */
   function takePlace(place) {
-    for (const key of ['app', 'slot', 'incarnation', 'port']) settings[key] = place[key];
+    for (const key of ['app', 'slot', 'incarnation', 'port', 'main_port', 'settled_port', 'ports'])
+      settings[key] = place[key];
     if (/^[A-Za-z0-9_-]{3}$/.test(place.tag)) settings.tag = place.tag;
     if (Number.isInteger(place.keep_alive_ms)) settings.keep_alive_ms = place.keep_alive_ms;
     for (const seat of shared.seats.open) {
       if (seat.port === 0 && seat.address !== null) seat.address.port = place.port;
     }
+    if (settings.main_port || settings.settled_port) shared.seats.decideAgain();
     entitle(shared);
   }
 
@@ -264,13 +269,25 @@ function createChannel(shared) {
     trouble = 'it hung up';
     told = null;
     tellPaths();
-    for (const seat of shared.seats.open) if (seat.up) announce(seat);
+    for (const seat of shared.seats.open) {
+      if (seat.up) announce(seat);
+      if (seat.said !== null) tellPort(seat);
+    }
     if (ready) write({ type: 'ready' });
     flush();
   }
 
   function announce(seat) {
-    if (welcome) write({ type: 'path', path: seat.path, port: seat.port || null, main: seat.main });
+    if (!welcome) return;
+    const line = { type: 'path', path: seat.path, port: seat.port || null, main: seat.main };
+    write(seat.main ? Object.assign(line, { why: seat.why }) : line);
+  }
+
+  /** What became of a port that is not the main server's. */
+  function tellPort(seat) {
+    if (!welcome) return;
+    const at = seat.tcp === null ? null : seat.tcp.at;
+    write({ type: 'port', port: seat.port, at, state: seat.said });
   }
 
   function withdraw(seat) {

@@ -9,7 +9,7 @@
  * Node 10, which must be able to skip it.
  */
 
-const { readSettings } = require('./settings.cjs');
+const { PARENT, readSettings } = require('./settings.cjs');
 
 const LOADED = Symbol.for('pingora-unix-proxy.preload');
 
@@ -17,6 +17,12 @@ const settings = global[LOADED] ? null : readSettings();
 if (settings !== null) {
   Object.defineProperty(global, LOADED, { value: true });
   install(settings);
+}
+
+/** Whether a process of the app, and none that only starts apps, has started this one. */
+function isChild() {
+  const parent = process.env[PARENT];
+  return parent !== undefined && parent !== String(process.pid);
 }
 
 /**
@@ -27,20 +33,25 @@ function install(settings) {
   const { createChannel } = require('./channel.cjs');
   const { createEngines, watchLoads } = require('./engineio.cjs');
   const { patchServers } = require('./listen.cjs');
+  const { createPorts } = require('./ports.cjs');
+  const { patchConnect } = require('./connect.cjs');
   const { createSeats } = require('./sockets.cjs');
-  const { isRunner, takeProcessSend } = require('./send.cjs');
+  const { isLauncher, isRunner, takeProcessSend } = require('./send.cjs');
   // The app's tests may replace the clock; ours goes on.
   const timers = { setTimeout, clearTimeout, setInterval };
   const nextTick = process.nextTick;
   const isMainThread = require('worker_threads').isMainThread;
   /** @type {any} */
-  const parts = { settings, timers, nextTick, isMainThread, finishing: false };
+  const parts = { settings, timers, nextTick, isMainThread, isChild: isChild(), finishing: false };
   /** @type {import('./types').Shared} */
   const shared = parts;
   shared.seats = createSeats(shared);
   shared.engines = createEngines(shared);
   shared.channel = createChannel(shared);
+  shared.ports = createPorts(shared);
   patchServers(shared);
+  patchConnect(shared);
   watchLoads(shared);
+  if (!isLauncher()) process.env[PARENT] = String(process.pid);
   if (isMainThread && typeof process.send !== 'function' && !isRunner()) takeProcessSend(shared);
 }

@@ -27,6 +27,7 @@ function patchServers(shared) {
     let seat = null;
     try {
       wish = this._handle ? null : readWish(args, shared.settings);
+      if (wish !== null && wish.port === 0 && isHelper(shared)) wish = null;
       if (wish === null) {
         vacateForCluster(this, args, shared);
       } else {
@@ -75,6 +76,16 @@ function patchServers(shared) {
 }
 
 /**
+ * Whether a server on any port is for the app itself: an app that is asked for from outside says where. So it is when
+ * there is a server already, and in a process that another one of the app has started, which learns the port from it.
+ * @param {import('./types').Shared} shared
+ */
+function isHelper(shared) {
+  if (shared.seats.isClusterWorker()) return false;
+  return shared.isChild || shared.seats.isSlotInUse();
+}
+
+/**
  * The primary of a cluster binds the socket that its workers asked for: clear what a dead one left there.
  * @param {any} server
  * @param {any} args
@@ -117,6 +128,10 @@ function createSeat(server, shared) {
     host: '',
     address: null,
     main: false,
+    why: 'first',
+    pending: false,
+    tcp: null,
+    said: null,
     /** listen() was called and close() not since. */
     taken: false,
     up: false,
@@ -246,7 +261,7 @@ function watch(seat, shared) {
         dressRequest(first, shared);
         break;
       case 'connection':
-        if (seat.up) dressSocket(first, seat);
+        if (seat.up) dressSocket(first, seat, shared);
         break;
       case 'listening':
         if (seat.taken) shared.seats.cameUp(seat);

@@ -70,4 +70,16 @@ function isRunner() {
   );
 }
 
-module.exports = { takeProcessSend, isRunner };
+/** Whether this process only starts the app: what it starts is the app, and no helper of it. */
+function isLauncher() {
+  const script = String(process.argv[1]).replace(/\\/g, '/');
+  return (
+    isRunner() ||
+    process.execArgv.some((option) => option.startsWith('--watch')) ||
+    /\/(node_modules|\.bin|bin)\/(.*\/)?(nodemon|pm2|pm2-runtime|ts-node-dev|tsnd|forever|concurrently)(\.[cm]?js)?$/.test(
+      script,
+    )
+  );
+}
+
+module.exports = { takeProcessSend, isLauncher, isRunner };

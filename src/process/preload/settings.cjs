@@ -3,6 +3,8 @@
 
 const VARIABLE = 'PINGORA_UNIX_PROXY_WORKER';
 /** The directory that a worker shares with a proxy that did not start it. */
+/** The process of the app that has started this one. */
+const PARENT = 'PINGORA_UNIX_PROXY_PARENT';
 const JOIN = 'PINGORA_UNIX_PROXY_JOIN';
 /** Who such a worker is, for its threads and the workers of its cluster: 'TOKEN.NAME', with '.up' once it listens. */
 const JOIN_ID = 'PINGORA_UNIX_PROXY_JOIN_ID';
@@ -42,6 +44,7 @@ function readSettings() {
   if (!s.socket.endsWith('.sock')) return wrong('has a "socket" that does not end in .sock');
   if (s.tag !== undefined && !/^[A-Za-z0-9_-]{3}$/.test(s.tag)) return wrong('has a "tag" that is not 3 characters');
   if (!isCount(s.port) || s.port > 65535) s.port = null;
+  for (const key of ['main_port', 'settled_port']) if (!isCount(s[key]) || s[key] > 65535) s[key] = 0;
   if (!isCount(s.keep_alive_ms)) s.keep_alive_ms = 75000;
   if (!isCount(s.orphan_ms)) s.orphan_ms = 30000;
   return s;
@@ -92,4 +95,4 @@ function complain(text) {
   }
 }
 
-module.exports = { JOIN_ID, readSettings, entitle, complain };
+module.exports = { JOIN_ID, PARENT, readSettings, entitle, complain };

@@ -66,8 +66,9 @@ function createSeats(shared) {
   /** The socket path for a server that asks for `port`, as docs/protocol.md names them. */
   function choosePath(port) {
     const inCluster = isClusterWorker();
-    // The workers of a cluster must agree on a path without talking: theirs always follow the port.
-    if (!inCluster && !isHeldHere(settings.socket) && vacate(settings.socket)) return settings.socket;
+    // The workers of a cluster must agree on a path without talking: theirs always follow the port. And a helper
+    // that asks for any port must not take the path from the app that comes after it.
+    if (!inCluster && port !== 0 && !isHeldHere(settings.socket) && vacate(settings.socket)) return settings.socket;
     for (let n = 1; ; n++) {
       const path = pathOf(port, n);
       if (isHeldHere(path)) continue;
@@ -100,21 +101,32 @@ function createSeats(shared) {
     return plain(a) === plain(b);
   }
 
-  function portOfEnvironment() {
-    return Number(process.env.PORT) || 0;
+  /** Whether some process of the slot listens for the proxy. */
+  function isSlotInUse() {
+    const at = stem.lastIndexOf('/') + 1;
+    return open.size > 0 || liveNames(stem.slice(0, at)).length > 0;
+  }
+
+  /** The slot's sockets on which somebody listens, as paths. */
+  function liveNames(directory) {
+    const own = stem.slice(directory.length);
+    return fs
+      .readdirSync(directory || '.')
+      .filter((name) => name.endsWith('.sock') && (name === own + '.sock' || name.startsWith(own + '-')))
+      .map((name) => directory + name)
+      .filter(isLive);
+  }
+
+  /** The port of the main server, as far as anybody has said: the configuration, PORT, or the app's first worker. */
+  function wantedPort() {
+    return settings.main_port || Number(process.env.PORT) || settings.settled_port || 0;
   }
 
   /** Whether this is the oldest socket of the slot; the rule of a cluster's workers, who share their sockets. */
   function isOldest(seat) {
-    const at = seat.path.lastIndexOf('/') + 1;
     const own = born(seat.path);
-    const prefix = stem.slice(at) + '-';
-    return fs.readdirSync(seat.path.slice(0, at) || '.').every(function (name) {
-      const path = seat.path.slice(0, at) + name;
-      if (path === seat.path || !name.endsWith('.sock')) return true;
-      if (path !== settings.socket && !name.startsWith(prefix)) return true;
-      return born(path) > own || !isLive(path);
-    });
+    const directory = seat.path.slice(0, seat.path.lastIndexOf('/') + 1);
+    return liveNames(directory).every((path) => path === seat.path || born(path) > own);
   }
 
   function born(path) {
@@ -125,19 +137,31 @@ function createSeats(shared) {
     }
   }
 
-  /** Says whether a server that just came up is the main one; one on another port than PORT may become it later. */
+  /**
+   * Says whether a server that just came up is the main one. One on another port than the wanted one, or on any port,
+   * may become it later; until then nobody knows what it is.
+   */
   function decideMain(seat) {
-    const wanted = portOfEnvironment();
+    const wanted = wantedPort();
     seat.main = false;
+    seat.pending = false;
     if (seat.port === null) {
       seat.main = true;
+      seat.why = 'port';
     } else if (wanted !== 0 && seat.port === wanted) {
       seat.main = !Array.from(open).some(function (s) {
         return s !== seat && s.main && s.port === wanted;
       });
-    } else if (isClusterWorker() ? isOldest(seat) : seat.path === settings.socket) {
-      if (wanted === 0) seat.main = true;
-      else shared.timers.setTimeout(promote, MAIN_AFTER_MS, seat, wanted).unref();
+      seat.why = 'port';
+    } else if (settings.main_port) {
+      // What else there is was said not to be it.
+    } else if (seat.port === 0 || (isClusterWorker() ? isOldest(seat) : seat.path === settings.socket)) {
+      seat.why = seat.port === 0 ? 'only' : 'first';
+      if (wanted === 0 && (seat.port !== 0 || isClusterWorker())) seat.main = true;
+      else {
+        seat.pending = true;
+        shared.timers.setTimeout(promote, MAIN_AFTER_MS, seat, wanted).unref();
+      }
     }
     if (seat.main) {
       for (const s of open) if (s !== seat) s.main = false;
@@ -145,28 +169,36 @@ function createSeats(shared) {
   }
 
   function promote(seat, wanted) {
-    const other = Array.from(open).some(function (s) {
-      return s.main;
-    });
-    const elsewhere = pathOf(wanted, 1);
-    if (!seat.up || other || (fs.existsSync(elsewhere) && isLive(elsewhere))) return;
-    seat.main = true;
-    shared.channel.announce(seat);
+    seat.pending = false;
+    if (!seat.up) return;
+    const others = [settings.socket]
+      .concat(wanted === 0 ? [] : [pathOf(wanted, 1)])
+      .filter((path) => path !== seat.path);
+    const isOther = Array.from(open).some((s) => s.main) || others.some((path) => fs.existsSync(path) && isLive(path));
+    if (!isOther) {
+      seat.main = true;
+      shared.channel.announce(seat);
+    }
+    shared.ports.settle(seat);
   }
 
   function cameUp(seat) {
     if (seat.up) return;
     seat.up = true;
-    try {
-      fs.chmodSync(seat.path, settings.external ? SHARED_SOCKET_MODE : SOCKET_MODE);
-      decideMain(seat);
-    } catch (_) {
-      // The file is gone again, or the directory can't be read: the proxy's probe will tell.
-    }
+    const attempt = function (step) {
+      try {
+        step();
+      } catch (_) {
+        // The file is gone again, or Node's permissions forbid it: the proxy's probe will tell.
+      }
+    };
+    attempt(() => fs.chmodSync(seat.path, settings.external ? SHARED_SOCKET_MODE : SOCKET_MODE));
+    attempt(() => decideMain(seat));
     entitle(shared);
     if (shared.finishing) return;
     shared.channel.start();
     shared.channel.announce(seat);
+    shared.ports.settle(seat);
   }
 
   function wentDown(seat) {
@@ -174,6 +206,16 @@ function createSeats(shared) {
     if (seat.up) shared.channel.withdraw(seat);
     seat.up = false;
     seat.main = false;
+    shared.ports.leave(seat);
+  }
+
+  /** More is known of which port is the main server's. */
+  function decideAgain() {
+    for (const seat of open) {
+      if (!seat.up) continue;
+      decideMain(seat);
+      shared.ports.settle(seat);
+    }
   }
 
   let sweeps = false;
@@ -192,7 +234,20 @@ function createSeats(shared) {
     });
   }
 
-  return { of: seats, open, stem, isClusterWorker, choosePath, isTaken, vacate, cameUp, wentDown, sweepAtExit };
+  return {
+    of: seats,
+    open,
+    stem,
+    isClusterWorker,
+    isSlotInUse,
+    choosePath,
+    isTaken,
+    vacate,
+    cameUp,
+    decideAgain,
+    wentDown,
+    sweepAtExit,
+  };
 }
 
 module.exports = { createSeats };

@@ -13,6 +13,12 @@ export interface Settings {
   token: string;
   tag: string | undefined;
   port: number | null;
+  /** The app's public port, by the configuration: nothing else is. */
+  main_port?: number;
+  /** The one that the app's first worker had. */
+  settled_port?: number;
+  /** What is said of further ports. */
+  ports?: Record<string, 'one' | 'each' | 'off'>;
   keep_alive_ms: number;
   orphan_ms: number;
 }
@@ -38,6 +44,14 @@ export interface Seat {
   host: string;
   address: { address: string; family: string; port: number } | null;
   main: boolean;
+  /** Its claim, if it is the main one: its port was named, it was the first, or there is no other. */
+  why: 'port' | 'first' | 'only';
+  /** It may become the main one in a moment. */
+  pending: boolean;
+  /** Its place on TCP, if it is a further one. */
+  tcp: { server: Server | null; retry: NodeJS.Timeout | null; at: number } | null;
+  /** What the proxy was told of that. */
+  said: string | null;
   /** listen() was called and close() not since. */
   taken: boolean;
   up: boolean;
@@ -55,12 +69,19 @@ export interface Seats {
   open: Set<Seat>;
   stem: string;
   isClusterWorker(): boolean;
+  isSlotInUse(): boolean;
+  decideAgain(): void;
   choosePath(port: number): string;
   isTaken(port: number, host: string): boolean;
   vacate(path: string): boolean;
   cameUp(seat: Seat): void;
   wentDown(seat: Seat): void;
   sweepAtExit(): void;
+}
+
+export interface Ports {
+  settle(seat: Seat): void;
+  leave(seat: Seat): void;
 }
 
 export interface Engines {
@@ -77,6 +98,7 @@ export interface Channel {
   start(): void;
   announce(seat: Seat): void;
   withdraw(seat: Seat): void;
+  tellPort(seat: Seat): void;
   tellPaths(): void;
   sendReady(): void;
   sendMessage(data: unknown, done: (error: Error | null) => void): void;
@@ -99,9 +121,12 @@ export interface Shared {
   timers: Pick<typeof globalThis, 'setTimeout' | 'clearTimeout' | 'setInterval'>;
   nextTick: typeof process.nextTick;
   isMainThread: boolean;
+  /** Another process of the app has started this one. */
+  isChild: boolean;
   /** The proxy has sent its last request. */
   finishing: boolean;
   seats: Seats;
+  ports: Ports;
   engines: Engines;
   channel: Channel;
   original: Original;

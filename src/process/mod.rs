@@ -16,6 +16,7 @@ pub(crate) mod files;
 mod group;
 pub(crate) mod guard;
 pub(crate) mod init;
+pub(crate) mod listening;
 pub(crate) mod memory;
 mod other;
 pub(crate) mod output;

@@ -7,10 +7,11 @@ use super::saver::Ahead;
 use crate::pool::{Member, backend};
 use crate::process::control::Token;
 use crate::process::output::{self, Pipe, Stream};
-use crate::process::spec::Spec;
+use crate::process::spec::{PortUse, Spec};
 use crate::process::{Error, Exit, Job, Preload, Process, RuntimeDir, spawn};
 use crate::worker::WorkerId;
 use pingora_load_balancing::health_check::HealthCheck;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +54,9 @@ pub(super) struct Introduction<'a> {
     pub(super) wait_ready: bool,
     pub(super) keep_alive_ms: u64,
     pub(super) orphan_ms: u64,
+    pub(super) main_port: Option<u16>,
+    pub(super) settled_port: Option<u16>,
+    pub(super) ports: &'a BTreeMap<u16, PortUse>,
 }
 
 impl Start {

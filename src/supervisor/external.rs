@@ -133,7 +133,7 @@ impl Keeper {
                 return Err("its id belongs to a worker with another socket".into());
             }
             let entry = room.workers.get(&known.id.incarnation).ok_or(Turned::Later("it has just been given up"))?;
-            let place = describe(room, &known.id, entry.tag, self.port, self.keep_alive);
+            let place = describe(room, &known.id, entry.tag, self.port, self.keep_alive, &self.registry);
             return Ok((known.id, place));
         }
         let alive = |entry: &Entry| room.fleet.workers().any(|w| w.incarnation == entry.id.incarnation && w.is_alive());
@@ -156,12 +156,21 @@ impl Keeper {
         let (token, uid, socket) = (join.token.clone(), join.uid, join.socket.clone());
         self.registry.expect(Expected { id: id.clone(), token, uid, socket });
         room.fleet.handle(Event::Joined { slot, incarnation, pid: join.pid }, now);
-        let place = describe(room, &id, Some(tag), self.port, self.keep_alive);
+        let place = describe(room, &id, Some(tag), self.port, self.keep_alive, &self.registry);
         Ok((id, place))
     }
 }
 
-fn describe(room: &Room, id: &WorkerId, tag: Option<Tag>, port: u16, keep_alive: std::time::Duration) -> Place {
+fn describe(
+    room: &Room,
+    id: &WorkerId,
+    tag: Option<Tag>,
+    port: u16,
+    keep_alive: std::time::Duration,
+    registry: &Registry,
+) -> Place {
+    let (present, _) = room.fleet.generations();
+    let ports = room.definitions.get(&present).map(|definition| definition.spec.ports.clone()).unwrap_or_default();
     Place {
         app: id.app.to_string(),
         slot: id.slot.0,
@@ -170,5 +179,8 @@ fn describe(room: &Room, id: &WorkerId, tag: Option<Tag>, port: u16, keep_alive:
         port,
         wait_ready: room.fleet.policy().wait_ready,
         keep_alive_ms: keep_alive.as_millis() as u64,
+        main_port: ports.main,
+        settled_port: registry.settled(&id.app),
+        ports: ports.further,
     }
 }

@@ -38,6 +38,7 @@ impl Keeper {
         }
         self.measured = now;
         self.look_at_guard();
+        self.look_for_unreached();
         let scales = self.rooms.values().any(|room| {
             let policy = room.fleet.policy();
             policy.most() > policy.instances

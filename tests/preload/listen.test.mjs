@@ -84,6 +84,7 @@ describe('listen', { concurrency: 3 }, () => {
         tag: 'T4g',
         messages: true,
         thread: 0,
+        settled: 0,
       },
     );
     assert.equal((await proxy.get()).body, 'app: slot 0');

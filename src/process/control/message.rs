@@ -98,6 +98,9 @@ pub(super) struct Hello {
     pub(super) thread: u32,
     #[serde(default)]
     pub(super) node: Option<String>,
+    /// The main server's port that it was told, 0 if none; `None` if it knows nothing of that.
+    #[serde(default)]
+    pub(super) settled: Option<u16>,
 }
 
 /// The hello of a worker that we did not start.
@@ -114,6 +117,8 @@ pub(super) struct Joining {
     pub(super) thread: u32,
     #[serde(default)]
     pub(super) node: Option<String>,
+    #[serde(default)]
+    pub(super) settled: Option<u16>,
 }
 
 /// What a worker measures of itself, every second.
@@ -144,6 +149,10 @@ pub(crate) enum ProxySays {
     #[cfg_attr(not(test), allow(dead_code))] // part of the protocol
     Message {
         data: serde_json::Value,
+    },
+    /// On which port other workers of the app have their main server: this one, too, if it has a server there.
+    Settled {
+        port: u16,
     },
     /// Requests still come, but no session may stay: those that poll are to end.
     Drain {

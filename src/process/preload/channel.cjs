@@ -128,6 +128,7 @@ function createChannel(shared) {
       tag: settings.tag,
       messages: channel.onMessage !== null,
       thread: require('worker_threads').threadId,
+      settled: settings.settled_port || 0,
     };
   }
 
@@ -142,6 +143,7 @@ function createChannel(shared) {
       tag: settings.tag,
       messages: channel.onMessage !== null,
       thread: require('worker_threads').threadId,
+      settled: settings.settled_port || 0,
     };
   }
 
@@ -248,6 +250,10 @@ function createChannel(shared) {
         break;
       case 'message':
         if (welcome && channel.onMessage !== null) channel.onMessage(said.data);
+        break;
+      case 'settled':
+        settings.settled_port = said.port;
+        if (welcome) shared.seats.decideAgain();
         break;
       case 'drain':
         if (welcome) shared.engines.drain(said.window_ms);

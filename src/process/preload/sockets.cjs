@@ -213,7 +213,9 @@ function createSeats(shared) {
   function decideAgain() {
     for (const seat of open) {
       if (!seat.up) continue;
+      const before = seat.main;
       decideMain(seat);
+      if (before || seat.main) shared.channel.announce(seat);
       shared.ports.settle(seat);
     }
   }

@@ -133,7 +133,7 @@ pub(super) fn ports(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Ports {
             );
         }
         let used = d.choice(&field, &["one", "each", "off"], &[]);
-        if let Some((_, used)) = USES.iter().find(|(name, _)| Some(*name) == used.as_deref()) {
+        if let Some((_, used)) = USES.iter().find(|(name, _)| Some(*name) == used) {
             ports.further.insert(port, *used);
         }
     }

@@ -186,7 +186,7 @@ describe('the main server', { concurrency: 3 }, () => {
     const option = major >= 24 ? '--permission' : '--experimental-permission';
     const worker = proxy.spawn([
       process.execPath,
-      ...[option, '--allow-fs-read=*', '--allow-fs-write=/nowhere', '-e'],
+      ...[option, '--allow-fs-read=*', '--allow-fs-write=/nowhere', ...(major >= 25 ? ['--allow-net'] : []), '-e'],
       `require('http').createServer((q, s) => s.end('ok')).listen(3000)`,
     ]);
     const main = await proxy.main();

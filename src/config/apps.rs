@@ -116,6 +116,7 @@ fn app(d: &mut Decoder<'_>, name: &str, field: &Field<'_>) -> Option<App> {
     let umask = umask(d, &fields);
     let policy = policy(d, &fields);
     let rlimits = care::rlimits(d, &fields);
+    let ports = care::ports(d, &fields);
     let affinity = affinity::affinity(d, &fields).unwrap_or_default();
     let balance = affinity::balance(d, &fields);
     let response_timeout = d.duration(&fields, "response_timeout").unwrap_or(RESPONSE_TIMEOUT);
@@ -141,8 +142,21 @@ fn app(d: &mut Decoder<'_>, name: &str, field: &Field<'_>) -> Option<App> {
         d.found.error(at, message, hint);
     }
     let preload = command.preload;
-    let spec = Spec { command: command.words, cwd, env, preload, user, umask, rlimits, external: None };
+    if !preload {
+        no_ports_without_preload(d, &fields);
+    }
+    let spec = Spec { command: command.words, cwd, env, preload, user, umask, rlimits, ports, external: None };
     Some(App { name: name.to_owned(), spec, policy, affinity, balance, queue, response_timeout, protocol })
+}
+
+fn no_ports_without_preload(d: &mut Decoder<'_>, fields: &Fields<'_>) {
+    for name in ["port", "ports"] {
+        if let Some(field) = fields.get(name) {
+            let message =
+                format!("{} needs preload: only then the proxy has a hand in what the app listens on", field.path);
+            d.found.error(field.key_at, message, "remove it, or write preload: true for a Node.js program");
+        }
+    }
 }
 
 /// What the workers speak on their sockets.

@@ -1,9 +1,10 @@
 //! How an app's workers are looked after: health, crash loops, scaling, limits.
 
+use super::error::shown;
 use super::fields::{Decoder, Fields};
 use super::schema::{CRASH_LOOP, HEALTH_CHECK, RLIMITS, SCALING};
 use crate::fleet::policy::{Crashes, Health, Limits, Scaling};
-use crate::process::spec::Rlimits;
+use crate::process::spec::{PortUse, Ports, Rlimits};
 
 pub(super) fn narrow<N: TryFrom<u64>>(number: Option<u64>) -> Option<N> {
     number.and_then(|number| N::try_from(number).ok())
@@ -106,4 +107,35 @@ pub(super) fn rlimits(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Rlimits {
     let Some(rule) = d.fields(&field, &RLIMITS) else { return Rlimits::default() };
     // `unlimited` is the largest number there is, as for the kernel.
     Rlimits { nofile: d.integer(&rule, "nofile"), core: d.size(&rule, "core").map(|size| size.unwrap_or(u64::MAX)) }
+}
+
+/// The main server's port, and what becomes of the others.
+pub(super) fn ports(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Ports {
+    const USES: &[(&str, PortUse)] = &[("one", PortUse::One), ("each", PortUse::Each), ("off", PortUse::Off)];
+    let narrow = |port: u64| u16::try_from(port).ok();
+    let mut ports = Ports { main: d.integer(fields, "port").and_then(narrow), ..Ports::default() };
+    let Some(field) = fields.filled("ports") else { return ports };
+    let Some(entries) = d.named(&field) else {
+        d.wrong(&field, "a map of ports", "write ports: {9090: each}");
+        return ports;
+    };
+    for (entry, field) in entries {
+        let Some(port) = entry.key.parse().ok().filter(|port| *port > 0) else {
+            let message = format!("{} is no port", shown(&entry.key));
+            d.found.error(field.key_at, message, "write the number that the app listens on, as in ports: {9090: each}");
+            continue;
+        };
+        if ports.main == Some(port) {
+            d.found.error(
+                field.key_at,
+                format!("{} is the app's public port", field.path),
+                "remove it, or the key port",
+            );
+        }
+        let used = d.choice(&field, &["one", "each", "off"], &[]);
+        if let Some((_, used)) = USES.iter().find(|(name, _)| Some(*name) == used) {
+            ports.further.insert(port, *used);
+        }
+    }
+    ports
 }

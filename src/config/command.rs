@@ -59,6 +59,10 @@ pub(super) fn decode(
     };
     let said = d.flag(fields, "preload");
     let words = words?;
+    let runtime = other_runtime(&words[0]);
+    if let (Some((name, hint)), Some(true), Some(field)) = (runtime, said, fields.get("preload")) {
+        d.found.error(field.at(), format!("{}: {name} does not load the script of Node.js", field.path), hint);
+    }
     let preload = said.unwrap_or_else(|| runs_node(&words[0]));
     let wrong = d.found.count() > before;
     let told = words.iter().chain(env.iter().map(|(_, value)| value)).any(|word| word.contains("{socket}"));
@@ -68,6 +72,7 @@ pub(super) fn decode(
         let name = shown(&words[0]);
         let message = format!("{}: nothing tells {name} its socket", fields.path);
         let hint = match said {
+            _ if runtime.is_some() => runtime.map_or("", |(_, hint)| hint),
             Some(_) => "write \"{socket}\" where the program takes the path of a Unix socket, in command or env",
             None => {
                 "write \"{socket}\" where the program takes the path of a Unix socket, in command or env; \
@@ -78,6 +83,23 @@ pub(super) fn decode(
     }
     unknown_placeholders(d, fields, &words, field.as_ref().and_then(Field::at));
     Some(Command { words, preload })
+}
+
+/// Runtimes of JavaScript that take no preload script, and how their apps are told their socket.
+fn other_runtime(program: &str) -> Option<(&'static str, &'static str)> {
+    match Path::new(program).file_name()?.to_str()? {
+        "bun" | "bunx" => Some((
+            "Bun",
+            "write env: {SOCKET: \"{socket}\"} and, in the app, Bun.serve({unix: process.env.SOCKET, ...}) or \
+             server.listen(process.env.SOCKET)",
+        )),
+        "deno" => Some((
+            "Deno",
+            "write env: {SOCKET: \"{socket}\"} and, in the app, Deno.serve({path: Deno.env.get(\"SOCKET\")}, ...) or \
+             server.listen(process.env.SOCKET)",
+        )),
+        _ => None,
+    }
 }
 
 /// Whether a program is Node.js or starts it. `node20` and `nodejs18` count.

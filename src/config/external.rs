@@ -67,6 +67,7 @@ pub(super) fn decode(d: &mut Decoder<'_>, app: &Fields<'_>, field: &Field<'_>) -
         user: None,
         umask: None,
         rlimits: Default::default(),
+        ports: super::care::ports(d, app),
         external: Some(External { directory, users }),
     };
     Some((spec, policy))

@@ -233,6 +233,12 @@ pub(super) const APP: Section = Section {
         key("group", Other("name or number"), Words("the user's group")),
         key("umask", Other("octal digits, 000 to 777"), Words("the proxy's umask")),
         key("preload", Flag, Words("true for Node.js programs")),
+        key(
+            "port",
+            Integer(1, 65535, ""),
+            Words("the one in PORT, else the first that the app's first worker listens on"),
+        ),
+        key("ports", Map, Yaml("{}")),
         key("instances", Integer(1, 1024, "auto, max, {min, max}"), Yaml("1")),
         key(
             "affinity",
@@ -303,12 +309,6 @@ pub(super) const APP: Section = Section {
         ("environment", Write("write env")),
         ("env_file", Write("write env; ${NAME} takes values from the proxy's environment")),
         ("filter_env", Write("write env")),
-        (
-            "port",
-            Write(
-                "leave it out: the port that the app listens on becomes a Unix socket; the public port stands under listeners",
-            ),
-        ),
         ("socket", Write("leave it out: the proxy names the sockets")),
         ("sticky", Write("write affinity: socket.io")),
         ("timeout", Write("write response_timeout: 60s")),

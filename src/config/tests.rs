@@ -310,6 +310,19 @@ fn words_from_elsewhere_are_told_apart() {
 }
 
 #[test]
+fn other_runtimes_of_javascript_are_told_how_they_get_their_socket() {
+    for (app, says) in [
+        ("command: [bun, app.ts]", "Bun.serve({unix: process.env.SOCKET"),
+        ("command: [bun, app.ts], preload: true", "Bun does not load the script of Node.js"),
+        ("script: app.js, interpreter: deno, node_args: run", "Deno.serve({path:"),
+        ("script: app.js, interpreter: deno, preload: true", "Deno does not load the script of Node.js"),
+    ] {
+        let text = errors(&format!("apps: {{a: {{{app}}}}}"));
+        assert!(text.contains(says) && !text.contains("write preload: true"), "{text}");
+    }
+}
+
+#[test]
 fn programs_of_node_get_the_preload() {
     let preload = |command: &str| good(&format!("apps: {{a: {{command: {command}}}}}")).apps.remove(0).spec.preload;
     for command in ["node app.js", "npm start", "/usr/bin/node22 app.js", "npx tsx app.ts", "yarn start", "nodejs a.js"]
@@ -356,7 +369,7 @@ fn the_care_for_workers_is_read() {
         app(", instances: {min: 2, max: 8}, surge: 2, min_ready: 3s, drain_window: 4s, heartbeat_timeout: 6s, \
          crash_loop: {max: 3, retry: 9s}, health_check: {path: /healthz, expect: 204}, max_memory_restart: 512mib, \
          scaling: {target: 50, max_sessions: 100, down_window: 1m}, max_requests: 1000, max_lifetime: 1day, \
-         rlimits: {nofile: 4096, core: unlimited}");
+         rlimits: {nofile: 4096, core: unlimited}, port: 3000, ports: {9090: each, 9091: off}");
     let (policy, spec) = (policy.policy, policy.spec);
     assert_eq!((policy.instances, policy.most(), policy.surge, policy.min_ready.as_secs()), (2, 8, 2, 3));
     assert_eq!((policy.crashes.max, policy.crashes.window.as_secs(), policy.crashes.retry.as_secs()), (3, 60, 9));
@@ -365,12 +378,19 @@ fn the_care_for_workers_is_read() {
     assert_eq!((policy.scaling.target, policy.scaling.max_sessions), (50, Some(100)));
     assert_eq!((policy.limits.memory, policy.limits.requests), (Some(512 << 20), Some(1000)));
     assert_eq!((spec.rlimits.nofile, spec.rlimits.core), (Some(4096), Some(u64::MAX)));
+    assert_eq!((spec.ports.main, spec.ports.further.len()), (Some(3000), 2));
     for (wrong, says) in [
         ("health_check: {path: healthz}", "must be a path"),
         ("health_check: {expect: 700}", "must be a status"),
         ("health_check: /healthz", "write health_check: {path: /healthz}"),
         ("scaling: {min: 2}", "write instances: {min: 2, max: 8}"),
         ("rlimits: {nofile: 5}", "from 64"),
+        ("port: 70000", "from 1 to 65535"),
+        ("ports: 9090", "write ports: {9090: each}"),
+        ("ports: {http: one}", "\"http\" is no port"),
+        ("ports: {9090: tcp}", "one, each or off"),
+        ("port: 3000, ports: {3000: one}", "is the app's public port"),
+        ("preload: false, args: \"{socket}\", port: 3000", "needs preload"),
     ] {
         let text = errors(&format!("apps: {{chat: {{script: app.js, {wrong}}}}}"));
         assert!(text.contains(says), "{text}");

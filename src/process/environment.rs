@@ -73,6 +73,7 @@ mod tests {
             user: None,
             umask: None,
             rlimits: Default::default(),
+            ports: Default::default(),
             external: None,
         }
     }

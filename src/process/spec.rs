@@ -1,6 +1,7 @@
 //! What to start: the policy type that `config` fills.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// How an app's worker process is started. No shell is ever involved.
@@ -21,9 +22,33 @@ pub(crate) struct Spec {
     /// File mode creation mask of the worker, e.g. `0o027`.
     pub(crate) umask: Option<u32>,
     pub(crate) rlimits: Rlimits,
+    /// Of its servers, where the preload script takes them over.
+    #[serde(default)]
+    pub(crate) ports: Ports,
     /// Nothing is started: workers dial in by themselves, and the rest of this says nothing.
     #[serde(default)]
     pub(crate) external: Option<External>,
+}
+
+/// Which of an app's servers is for everybody, and where the others are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ports {
+    /// The main server's; `None`: PORT names it, or the first worker shows it.
+    pub(crate) main: Option<u16>,
+    /// What is said of other ports; [`PortUse::One`] of those that are not here.
+    pub(crate) further: BTreeMap<u16, PortUse>,
+}
+
+/// What becomes of a port that every worker of an app listens on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum PortUse {
+    /// One worker has it.
+    One,
+    /// Each worker has one: the port plus its slot.
+    Each,
+    /// Nobody has it.
+    Off,
 }
 
 /// Workers that somebody else starts.

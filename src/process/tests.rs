@@ -64,6 +64,7 @@ fn spec(command: &[&str]) -> Spec {
         user: None,
         umask: None,
         rlimits: Default::default(),
+        ports: Default::default(),
         external: None,
     }
 }

@@ -124,6 +124,9 @@ impl Keeper {
                 wait_ready: definition.policy.wait_ready,
                 keep_alive_ms: self.keep_alive.as_millis() as u64,
                 orphan_ms: self.orphan_timeout.as_millis() as u64,
+                main_port: definition.spec.ports.main,
+                settled_port: self.registry.settled(&id.app),
+                ports: &definition.spec.ports.further,
             };
             let text = serde_json::to_string(&introduction).map_err(|e| e.to_string())?;
             preload = Some((tools.preload.clone(), text));

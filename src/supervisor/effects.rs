@@ -7,9 +7,10 @@ use super::saver::Ahead;
 use crate::pool::Member;
 use crate::process::control::Token;
 use crate::process::output::{self, Pipe, Stream};
-use crate::process::spec::Spec;
+use crate::process::spec::{PortUse, Spec};
 use crate::process::{Error, Exit, Job, Preload, Process, RuntimeDir, spawn, strays};
 use crate::worker::WorkerId;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +53,9 @@ pub(super) struct Introduction<'a> {
     pub(super) wait_ready: bool,
     pub(super) keep_alive_ms: u64,
     pub(super) orphan_ms: u64,
+    pub(super) main_port: Option<u16>,
+    pub(super) settled_port: Option<u16>,
+    pub(super) ports: &'a BTreeMap<u16, PortUse>,
 }
 
 impl Start {

@@ -6,7 +6,7 @@ use super::room::{Entry, Room};
 use crate::fleet::Event;
 use crate::process::control::{self, Door, Expected, Join, Place, Registry, Turned};
 use crate::process::spec::External;
-use crate::process::{Error, SharedDir};
+use crate::process::{Error, PRELOAD, SharedDir};
 use crate::worker::{Tag, WorkerId};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -38,7 +38,7 @@ impl Entrance {
         take_over: bool,
     ) -> Result<Entrance, Error> {
         let dir = SharedDir::open(&external.directory, &external.users)?;
-        let listener = dir.furnish(include_str!("../process/preload.cjs"), take_over)?;
+        let listener = dir.furnish(PRELOAD, take_over)?;
         let doing = || format!("listening in {}", external.directory.display());
         let listener =
             tokio::net::UnixListener::from_std(listener).map_err(|source| Error::Io { doing: doing(), source })?;
@@ -136,7 +136,7 @@ impl Keeper {
                 return Err("its id belongs to a worker with another socket".into());
             }
             let entry = room.workers.get(&known.id.incarnation).ok_or(Turned::Later("it has just been given up"))?;
-            let place = describe(room, &known.id, entry.tag, self.port, self.keep_alive);
+            let place = describe(room, &known.id, entry.tag, self.port, self.keep_alive, &self.registry);
             return Ok((known.id, place));
         }
         let alive = |entry: &Entry| room.fleet.workers().any(|w| w.incarnation == entry.id.incarnation && w.is_alive());
@@ -159,12 +159,21 @@ impl Keeper {
         let (token, uid, socket) = (join.token.clone(), join.uid, join.socket.clone());
         self.registry.expect(Expected { id: id.clone(), token, uid, socket });
         room.fleet.handle(Event::Joined { slot, incarnation, pid: join.pid }, now);
-        let place = describe(room, &id, Some(tag), self.port, self.keep_alive);
+        let place = describe(room, &id, Some(tag), self.port, self.keep_alive, &self.registry);
         Ok((id, place))
     }
 }
 
-fn describe(room: &Room, id: &WorkerId, tag: Option<Tag>, port: u16, keep_alive: std::time::Duration) -> Place {
+fn describe(
+    room: &Room,
+    id: &WorkerId,
+    tag: Option<Tag>,
+    port: u16,
+    keep_alive: std::time::Duration,
+    registry: &Registry,
+) -> Place {
+    let (present, _) = room.fleet.generations();
+    let ports = room.definitions.get(&present).map(|definition| definition.spec.ports.clone()).unwrap_or_default();
     Place {
         app: id.app.to_string(),
         slot: id.slot.0,
@@ -173,5 +182,8 @@ fn describe(room: &Room, id: &WorkerId, tag: Option<Tag>, port: u16, keep_alive:
         port,
         wait_ready: room.fleet.policy().wait_ready,
         keep_alive_ms: keep_alive.as_millis() as u64,
+        main_port: ports.main,
+        settled_port: registry.settled(&id.app),
+        ports: ports.further,
     }
 }

@@ -4,7 +4,7 @@ use super::effects::{self, Started};
 use super::keeper::{Answer, DRAIN_POLL, Input, Keeper, MEASURE};
 use super::room::Room;
 use crate::fleet::{Event, State, Surroundings};
-use crate::process::control::Report;
+use crate::process::control::{PortState, Report};
 use crate::process::output::{Rest, Stream};
 use crate::process::{Process, memory};
 use crate::worker::{Incarnation, WorkerId};
@@ -38,6 +38,7 @@ impl Keeper {
         }
         self.measured = now;
         self.look_at_guard();
+        self.look_for_unreached();
         let scales = self.rooms.values().any(|room| {
             let policy = room.fleet.policy();
             policy.most() > policy.instances
@@ -144,7 +145,7 @@ impl Keeper {
                 Event::Hello { incarnation }
             }
             Report::HungUp => Event::HungUp { incarnation },
-            Report::Path(socket) => {
+            Report::Path(socket, _port) => {
                 entry.moved(socket);
                 Event::Path { incarnation }
             }
@@ -164,9 +165,24 @@ impl Keeper {
                 entry.sessions = Some(sessions);
                 return entry.tell_engine();
             }
+            Report::Port { port, state } => return tell_port(id, port, &state),
             // Messages between workers: to come.
             Report::Message(_) => return,
         };
         self.tell(at, event);
     }
+}
+
+/// A line for people who look for a port of their app.
+fn tell_port(id: &WorkerId, port: u16, state: &PortState) {
+    let what = match state {
+        PortState::Tcp { at } if *at == port => "this worker listens on it".to_owned(),
+        PortState::Tcp { at } => format!("this worker listens on {at} instead (ports: {{{port}: each}})"),
+        PortState::Taken => {
+            format!("another process has it, and this worker tries on (ports: {{{port}: each}} gives each worker one)")
+        }
+        PortState::Off => "nobody listens on it".to_owned(),
+        PortState::Refused(code) => format!("the system refuses it: {code}"),
+    };
+    log::info!("{id}: port {port} is not the app's public one (key port): {what}");
 }

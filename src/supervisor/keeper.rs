@@ -15,7 +15,7 @@ use super::{Outcome, Setup, Status, Wish};
 use crate::fleet::{Event, State, Time};
 use crate::process::control::{Join, Registry, Reported};
 use crate::process::output::Logs;
-use crate::process::{Error, Exit, RuntimeDir, strays};
+use crate::process::{Error, Exit, PRELOAD, RuntimeDir, strays};
 use crate::worker::Incarnation;
 use pingora_core::server::ShutdownWatch;
 use std::collections::{BTreeMap, HashSet};
@@ -251,7 +251,7 @@ impl Keeper {
     pub(super) fn equip(&mut self) -> Result<Tools, Error> {
         // The process may have become a daemon since, or is another one.
         self.dir.write_pid()?;
-        let preload = self.dir.write_preload(include_str!("../process/preload.cjs"))?;
+        let preload = self.dir.write_preload(PRELOAD)?;
         let started = self.logs.start(self.output.take());
         started.map_err(|source| Error::Io { doing: "starting the threads for output".into(), source })?;
         let alerts = self.alerts.start();

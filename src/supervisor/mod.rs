@@ -60,6 +60,7 @@ mod tags;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod unreached;
 
 pub(crate) use estate::{Estate, Partial, clear_up};
 pub(crate) use heir::Heir;

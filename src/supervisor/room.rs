@@ -72,6 +72,8 @@ pub(super) struct Entry {
     pub(super) guest: bool,
     /// What lives of its process group although its process ended while no proxy watched.
     pub(super) remains: Option<Group>,
+    /// Whether it was looked where it listens, as it did not say.
+    pub(super) looked_at: bool,
 }
 
 /// The reader of one of its streams.
@@ -102,6 +104,7 @@ impl Entry {
             uid: rustix::process::geteuid().as_raw(),
             guest: false,
             remains: None,
+            looked_at: false,
         }
     }
 

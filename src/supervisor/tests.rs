@@ -68,6 +68,7 @@ fn spec(command: &[&str], preload: bool) -> Spec {
         user: None,
         umask: None,
         rlimits: Default::default(),
+        ports: Default::default(),
         external: None,
     }
 }

@@ -2,7 +2,9 @@
 
 import assert from 'node:assert/strict';
 import { execFile, spawn } from 'node:child_process';
-import { chmodSync, copyFileSync, existsSync, linkSync, mkdirSync, readFileSync, readdirSync, statSync, symlinkSync } from 'node:fs';
+import {
+  chmodSync, existsSync, linkSync, mkdirSync, readFileSync, readdirSync, statSync, symlinkSync, writeFileSync,
+} from 'node:fs';
 import path from 'node:path';
 import test from 'node:test';
 import { Polling } from './lib/engineio.mjs';
@@ -366,8 +368,8 @@ test('a worker that is there before the proxy waits, says so, then serves', opti
       assert.match(early.output, /no proxy takes this worker in at .*control\.sock/);
     },
     (proxy, start) => {
-      const source = path.resolve(apps, '../../../src/process/preload.cjs');
-      copyFileSync(source, path.join(shared(proxy), 'preload.cjs'));
+      const source = path.resolve(apps, '../../../src/process/preload/index.cjs');
+      writeFileSync(path.join(shared(proxy), 'preload.cjs'), `require(${JSON.stringify(source)});\n`);
       early = start('./sio.js');
       const end = performance.now() + 12_000;
       while (performance.now() < end) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 500);

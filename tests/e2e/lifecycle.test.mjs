@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { readFileSync, statSync } from 'node:fs';
 import test from 'node:test';
 import { Raw, request } from './lib/http.mjs';
-import { needsProxy, withProxy } from './lib/proxy.mjs';
+import { freePort, needsProxy, withProxy } from './lib/proxy.mjs';
 import { range, sleep, until, within } from './lib/wait.mjs';
 
 // Without a ready worker: 503 at once.
@@ -164,15 +164,19 @@ test('stop_signal', options, async () => {
 });
 
 for (const order of ['second', 'second-first']) {
-  test(`an app with two servers, ${order === 'second' ? 'the main one first' : 'the main one, named by PORT, last'}`, options, () =>
-    withProxy({ apps: { a: life(order, { env: { PORT: '3000', SECOND: '4000' } }) } }, async proxy => {
+  test(`an app with two servers, ${order === 'second' ? 'the main one first' : 'the main one, named by PORT, last'}`, options, async () => {
+    const [main, second] = [await freePort(), await freePort()];
+    await withProxy({ apps: { a: life(order, { env: { PORT: String(main), SECOND: String(second) } }) } }, async proxy => {
       await proxy.line(/second listening/);
       for (const _ of range(5)) assert.match((await request(proxy.port, { path: '/x' })).text, /^\{/);
       const told = (await request(proxy.port, { path: '/x' })).json;
-      assert.equal(told.main.port, 3000, 'server.address() is what the app asked for');
-      assert.equal(told.second.port, 4000);
-      await assert.rejects(request(4000, { path: '/' }), /ECONNREFUSED/, 'nothing listens on TCP');
-    }));
+      assert.equal(told.main.port, main, 'server.address() is what the app asked for');
+      assert.equal(told.second.port, second);
+      await assert.rejects(request(main, { path: '/' }), /ECONNREFUSED/, 'the main one does not listen on TCP');
+      await proxy.line(new RegExp(`port ${second} is not the app's public one .*: this worker listens on it`));
+      assert.equal((await request(second, { path: '/' })).text, 'second', 'the other one does');
+    });
+  });
 }
 
 test('NODE_APP_INSTANCE, titles, environment and directory of workers', options, () =>

@@ -55,6 +55,38 @@ describe('the control channel', { concurrency: 4 }, () => {
     assert.equal(worker.err, '');
   });
 
+  it('leaves an app alive until its stop signal has come', async (t) => {
+    const proxy = await Proxy.start(t);
+    const apps = {
+      handles: `process.on('SIGTERM', () => { console.log('saved state'); process.exitCode = 7; });`,
+      'handles once': `process.once('SIGTERM', () => { console.log('saved state'); process.exitCode = 7; });`,
+      // What it asks for is that the signal ends it at once.
+      'handled until it was told to end': `const handler = () => {}; process.on('SIGTERM', handler);
+        process.on('message', () => setTimeout(() => process.removeListener('SIGTERM', handler), 20));`,
+      // Nothing to wait for.
+      'does not handle': '',
+    };
+    const ends = {};
+    for (const [name, code] of Object.entries(apps)) {
+      const worker = proxy.run(`${LISTEN} ${code}`);
+      const peer = await until('the worker', () =>
+        proxy.peers.find((p) => p.hello?.pid === worker.pid && p.all('path')[0]),
+      );
+      peer.say({ type: 'shutdown' });
+      await until('its servers to close', () => peer.all('closed').length > 0 || worker.exit);
+      // As the proxy does it.
+      await new Promise((resolve) => setTimeout(resolve, 100));
+      if (worker.exit === null) process.kill(worker.pid, 'SIGTERM');
+      ends[name] = { ...(await worker.ended), out: worker.out };
+    }
+    assert.deepEqual(ends, {
+      handles: { code: 7, signal: null, out: 'saved state\n' },
+      'handles once': { code: 7, signal: null, out: 'saved state\n' },
+      'handled until it was told to end': { code: null, signal: 'SIGTERM', out: '' },
+      'does not handle': { code: 0, signal: null, out: '' },
+    });
+  });
+
   it('says nothing but hello before the welcome', async (t) => {
     const proxy = await Proxy.start(t);
     proxy.answer = null;

@@ -8,8 +8,18 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 export const here = path.dirname(fileURLToPath(import.meta.url));
-export const preload = path.resolve(here, '../../src/process/preload.cjs');
+const sources = path.resolve(here, '../../src/process/preload');
+/** The modules themselves, or the file that PRELOAD names: the proxy's one file, which `cargo test --lib preload` writes. */
+export const preload = path.resolve(process.env.PRELOAD || path.join(sources, 'index.cjs'));
 const LIMIT_MS = 20_000;
+
+if (process.env.PRELOAD) {
+  const script = fs.readFileSync(preload, 'utf8');
+  for (const name of fs.readdirSync(sources).filter((file) => file.endsWith('.cjs'))) {
+    const source = fs.readFileSync(path.join(sources, name), 'utf8');
+    if (!script.includes(source)) throw new Error(`${preload} is older than ${name}: run cargo test --lib preload`);
+  }
+}
 
 /** Waits until `probe` gives something truthy; a failure names what was waited for. */
 export async function until(what, probe) {

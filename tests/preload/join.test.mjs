@@ -44,9 +44,13 @@ describe('a worker that joins', { concurrency: 4 }, () => {
 
   it('works for ES modules, and carries ready and messages', async (t) => {
     const proxy = await Proxy.start(t);
-    join(proxy, `import http from 'node:http'; process.send({ early: 1 }); http.createServer().listen(0, () => process.send('ready'));`, {
-      esm: true,
-    });
+    join(
+      proxy,
+      `import http from 'node:http'; process.send({ early: 1 }); http.createServer().listen(0, () => process.send('ready'));`,
+      {
+        esm: true,
+      },
+    );
     await joined(proxy);
     await proxy.said('ready');
     assert.deepEqual((await proxy.said('message')).data, { early: 1 });

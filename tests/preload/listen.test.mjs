@@ -29,11 +29,12 @@ const FORMS = [
 
 describe('listen', { concurrency: 3 }, () => {
   for (const esm of [false, true]) {
-    it(`takes over every form of ${esm ? 'ESM' : 'CommonJS'}, one after the other on the same path`, async (t) => {
+    it(`takes over every form of ${esm ? 'ESM' : 'CommonJS'}, one after the other on its path`, async (t) => {
       const proxy = await Proxy.start(t);
       const worker = proxy.run(
         `${esm ? "import http from 'node:http';" : "const http = require('http');"} ${GET}
         const forms = [${FORMS.map(([code]) => `(server, cb) => ${code}`)}];
+        const paths = ${JSON.stringify(FORMS.map(([, port]) => (port === null ? proxy.socketOf(0) : proxy.socket)))};
         (async () => {
           const results = [];
           for (const form of forms) {
@@ -43,7 +44,7 @@ describe('listen', { concurrency: 3 }, () => {
             const same = form(server, function () { called = this === server; }) === server;
             await up;
             const { address, family, port } = server.address();
-            results.push({ address, family, port, called, same, text: await get(${JSON.stringify(proxy.socket)}) });
+            results.push({ address, family, port, called, same, text: await get(paths[results.length]) });
             await new Promise((ok) => server.close(ok));
           }
           console.log('results', JSON.stringify(results));
@@ -67,7 +68,7 @@ describe('listen', { concurrency: 3 }, () => {
       const server = require('http').createServer((req, res) => res.end(process.title));
       server.listen(3000, '127.0.0.1');`);
     const line = await proxy.main();
-    assert.deepEqual(line, { type: 'path', path: proxy.socket, port: 3000, main: true });
+    assert.deepEqual(line, { type: 'path', path: proxy.socket, port: 3000, main: true, why: 'first' });
     const { hello } = proxy.peers[0];
     assert.deepEqual(
       { ...hello, node: '' },
@@ -82,6 +83,8 @@ describe('listen', { concurrency: 3 }, () => {
         node: '',
         tag: 'T4g',
         messages: true,
+        thread: 0,
+        settled: 0,
       },
     );
     assert.equal((await proxy.get()).body, 'app: slot 0');
@@ -136,7 +139,7 @@ describe('listen', { concurrency: 3 }, () => {
       serve('two').listen(4000);
       serve('three').listen(5000, '127.0.0.1');
       serve('four').listen(5000, '127.0.0.2');
-      const late = serve('late').listen(0);
+      const late = serve('late').listen(6000);
       http.createServer().on('error', (e) => {
         console.log('error', JSON.stringify([e.code, e.syscall, e.port, e.address, e.errno, e.message]));
       }).listen(3000, '127.0.0.1');
@@ -145,16 +148,16 @@ describe('listen', { concurrency: 3 }, () => {
     const text = 'listen EADDRINUSE: address already in use 127.0.0.1:3000';
     assert.deepEqual(error, ['EADDRINUSE', 'listen', 3000, '127.0.0.1', -98, text]);
     const four = proxy.socket.replace('.sock', '-5000-2.sock');
-    await proxy.said('path', (line) => line.path === proxy.socketOf(0));
+    await proxy.said('path', (line) => line.path === proxy.socketOf(6000));
     process.kill(worker.pid, 'SIGUSR2');
-    await proxy.said('closed', (line) => line.path === proxy.socketOf(0));
+    await proxy.said('closed', (line) => line.path === proxy.socketOf(6000));
     assert.deepEqual(
       proxy
         .lines('path')
         .map((l) => [l.path, l.port, l.main])
         .sort(),
       [
-        [proxy.socketOf(0), null, false],
+        [proxy.socketOf(6000), 6000, false],
         [proxy.socketOf(4000), 4000, false],
         [four, 5000, false],
         [proxy.socketOf(5000), 5000, false],
@@ -198,7 +201,7 @@ describe('listen', { concurrency: 3 }, () => {
     const worker = proxy.run(`
       const server = require('http').createServer((req, res) => res.end(req.socket.remoteAddress));
       server.listen(process.env.PINGORA_UNIX_PROXY_SOCKET, () => console.log('address', server.address()));`);
-    assert.deepEqual(await proxy.main(), { type: 'path', path: proxy.socket, port: null, main: true });
+    assert.deepEqual(await proxy.main(), { type: 'path', path: proxy.socket, port: null, main: true, why: 'port' });
     assert.equal(await worker.printed('address'), proxy.socket);
     assert.equal((await proxy.get({ headers: { 'x-real-ip': '203.0.113.9' } })).body, '203.0.113.9');
   });

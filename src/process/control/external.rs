@@ -7,7 +7,9 @@ use super::links::LinkId;
 use super::message::{Hello, Joining, PROTOCOL};
 use super::registry::{Inbox, Registry, Token};
 use crate::process::shared_dir::SharedDir;
+use crate::process::spec::PortUse;
 use crate::worker::{Tag, WorkerId};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -63,6 +65,9 @@ pub(crate) struct Place {
     pub(crate) port: u16,
     pub(crate) wait_ready: bool,
     pub(crate) keep_alive_ms: u64,
+    pub(crate) main_port: Option<u16>,
+    pub(crate) settled_port: Option<u16>,
+    pub(crate) ports: BTreeMap<u16, PortUse>,
 }
 
 /// Where the workers of one app come in.
@@ -124,7 +129,9 @@ impl Door {
             incarnation: id.incarnation.0,
             token: asks.id,
             pid: asks.pid,
+            thread: asks.thread,
             node: asks.node,
+            settled: asks.settled,
         };
         let (id, inbox) = registry.open(link, &hello, (uid, pid)).await?;
         Ok((id, inbox, place))

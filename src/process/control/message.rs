@@ -17,10 +17,18 @@ pub(super) enum WorkerSays {
     Path {
         path: String,
         #[serde(default)]
-        #[allow(dead_code)] // part of the protocol
         port: Option<u16>,
         #[serde(default)]
         main: bool,
+        #[serde(default)]
+        why: Why,
+    },
+    /// What becomes of a port that is not the main server's.
+    Port {
+        port: u16,
+        #[serde(default)]
+        at: Option<u16>,
+        state: String,
     },
     Closed {
         path: String,
@@ -40,6 +48,43 @@ pub(super) enum WorkerSays {
     Unknown,
 }
 
+/// What makes a server the main one, the weakest first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Why {
+    /// It is on any port, and there is no other.
+    Only,
+    #[default]
+    First,
+    /// Its port, or its path, was named to it.
+    Port,
+}
+
+/// Where a server is that is not the main one.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum PortState {
+    /// On TCP, on this port.
+    Tcp { at: u16 },
+    /// Another process has the port; it is tried for again and again.
+    Taken,
+    /// On no TCP port, as the configuration says.
+    Off,
+    /// The system refuses the port; the code of the error.
+    Refused(String),
+}
+
+impl PortState {
+    pub(super) fn parse(state: &str, at: Option<u16>, port: u16) -> PortState {
+        const LONGEST: usize = 40;
+        match state {
+            "tcp" => PortState::Tcp { at: at.unwrap_or(port) },
+            "taken" => PortState::Taken,
+            "off" => PortState::Off,
+            other => PortState::Refused(other.chars().filter(char::is_ascii_graphic).take(LONGEST).collect()),
+        }
+    }
+}
+
 #[derive(Debug, Deserialize)]
 pub(super) struct Hello {
     pub(super) protocol: u32,
@@ -48,8 +93,14 @@ pub(super) struct Hello {
     pub(super) incarnation: u32,
     pub(super) token: String,
     pub(super) pid: u32,
+    /// Of a process's `worker_threads`; 0 is the main thread.
+    #[serde(default)]
+    pub(super) thread: u32,
     #[serde(default)]
     pub(super) node: Option<String>,
+    /// The main server's port that it was told, 0 if none; `None` if it knows nothing of that.
+    #[serde(default)]
+    pub(super) settled: Option<u16>,
 }
 
 /// The hello of a worker that we did not start.
@@ -61,8 +112,13 @@ pub(super) struct Joining {
     #[serde(default)]
     pub(super) tag: Option<String>,
     pub(super) pid: u32,
+    /// Of a process's `worker_threads`; 0 is the main thread.
+    #[serde(default)]
+    pub(super) thread: u32,
     #[serde(default)]
     pub(super) node: Option<String>,
+    #[serde(default)]
+    pub(super) settled: Option<u16>,
 }
 
 /// What a worker measures of itself, every second.
@@ -93,6 +149,10 @@ pub(crate) enum ProxySays {
     #[cfg_attr(not(test), allow(dead_code))] // part of the protocol
     Message {
         data: serde_json::Value,
+    },
+    /// On which port other workers of the app have their main server: this one, too, if it has a server there.
+    Settled {
+        port: u16,
     },
     /// Requests still come, but no session may stay: those that poll are to end.
     Drain {

@@ -18,7 +18,7 @@ mod server;
 mod tests;
 
 pub(crate) use external::{Door, Join, Place, Turned};
-pub(crate) use message::{PROTOCOL, ProxySays, Stats};
+pub(crate) use message::{PROTOCOL, PortState, ProxySays, Stats};
 pub(crate) use registry::{Expected, Registry, Token, is_own_socket};
 #[cfg(test)]
 pub(crate) use server::bind;
@@ -35,8 +35,10 @@ pub(crate) enum Report {
     Hello { pid: Option<u32>, node: Option<String> },
     /// Its last connection is gone.
     HungUp,
-    /// Its main server listens here, or moved here.
-    Path(Arc<str>),
+    /// Its main server listens here, or moved here; with the port that it asked for.
+    Path(Arc<str>, Option<u16>),
+    /// What became of a port of a server that is not the main one.
+    Port { port: u16, state: PortState },
     /// Its main server no longer listens.
     PathClosed,
     /// The app said `process.send('ready')`.

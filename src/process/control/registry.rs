@@ -1,7 +1,7 @@
 //! Who is expected, and who is connected.
 
-use super::links::{LinkId, Links};
-use super::message::{Hello, PROTOCOL, ProxySays, Stats};
+use super::links::{LinkId, Links, Who};
+use super::message::{Hello, PROTOCOL, PortState, ProxySays, Stats, Why};
 use super::pace::Pace;
 use super::{Report, Reported};
 use crate::worker::{Incarnation, WorkerId};
@@ -75,8 +75,12 @@ pub(crate) struct Expected {
 #[derive(Clone, Debug)]
 pub(crate) struct Registry {
     inner: Arc<Mutex<Entries>>,
+    settled: Arc<Mutex<Settled>>,
     reports: mpsc::Sender<Reported>,
 }
+
+/// The port of the main server of each app, as its workers have it.
+type Settled = HashMap<Arc<str>, u16>;
 
 type Entries = HashMap<(Arc<str>, Incarnation), Entry>;
 
@@ -93,6 +97,8 @@ struct Sender {
     lines: mpsc::Sender<Vec<u8>>,
     /// Bytes that wait.
     waiting: Arc<AtomicUsize>,
+    /// The port of the main server that it knows of, 0 if none; `None` if it would not understand.
+    settled: Option<u16>,
     /// Dropped or set: the connection ends.
     #[allow(dead_code)] // held: dropping it is what tells
     end: watch::Sender<bool>,
@@ -143,7 +149,7 @@ impl Lines {
 impl Registry {
     /// `reports` gets what workers say. When it is full, their connections wait.
     pub(crate) fn new(reports: mpsc::Sender<Reported>) -> Registry {
-        Registry { inner: Arc::default(), reports }
+        Registry { inner: Arc::default(), settled: Arc::default(), reports }
     }
 
     pub(crate) fn expect(&self, expected: Expected) {
@@ -239,10 +245,10 @@ impl Registry {
                 return Err("wrong token".to_owned());
             }
             let first = entry.senders.is_empty();
-            for old in entry.links.open(link, hello.pid)? {
+            for old in entry.links.open(link, Who { pid: hello.pid, thread: hello.thread })? {
                 entry.senders.remove(&old);
             }
-            entry.senders.insert(link, Sender { lines, waiting: waiting.clone(), end });
+            entry.senders.insert(link, Sender { lines, waiting: waiting.clone(), settled: hello.settled, end });
             let report = first.then(|| Report::Hello { pid, node: hello.node.clone() });
             (entry.expected.id.clone(), report, entry.pace.clone())
         };
@@ -250,17 +256,52 @@ impl Registry {
         Ok((id, Inbox { lines: Lines { queue: lines_in, waiting }, end: end_in, pace }))
     }
 
-    pub(super) async fn path(&self, id: &WorkerId, link: LinkId, path: &str, main: bool) -> Result<(), String> {
+    /// `main` says why, if the server is the main one.
+    pub(super) async fn path(
+        &self,
+        id: &WorkerId,
+        link: LinkId,
+        (path, port): (&str, Option<u16>),
+        main: Option<Why>,
+    ) -> Result<(), String> {
         let report = {
             let mut inner = self.lock();
             let Some(entry) = inner.get_mut(&(id.app.clone(), id.incarnation)) else { return Ok(()) };
             if !is_own_socket(&entry.expected.socket, path) {
                 return Err(format!("{path:?} is not one of its sockets"));
             }
-            entry.links.path(link, path, main)
+            let main = main.filter(|why| self.settles(entry, link, port, *why));
+            entry.links.path(link, path, port, main)
         };
         self.report(id, report).await;
         Ok(())
+    }
+
+    /// The port of the main server, as workers of the app have it now.
+    pub(crate) fn settled(&self, app: &str) -> Option<u16> {
+        self.settled.lock().unwrap_or_else(|e| e.into_inner()).get(app).copied()
+    }
+
+    /// Whether a server may be the main one. Workers that start together may find different servers first: one that
+    /// differs is told what the others have, and is believed if it insists.
+    fn settles(&self, entry: &mut Entry, link: LinkId, port: Option<u16>, why: Why) -> bool {
+        let (Some(port), id) = (port, &entry.expected.id) else { return true };
+        let mut all = self.settled.lock().unwrap_or_else(|e| e.into_inner());
+        let settled = *all.entry(id.app.clone()).or_insert(port);
+        if settled == port {
+            return true;
+        }
+        if let Some(sender) = entry.senders.get_mut(&link)
+            && why != Why::Port
+            && sender.settled.is_some_and(|known| known != settled)
+        {
+            sender.settled = Some(settled);
+            let says = ProxySays::Settled { port: settled };
+            return !says.to_line().is_some_and(|line| sender.offer(&line));
+        }
+        log::warn!("{id}: its main server is the one on port {port}; in other workers it was the one on {settled}");
+        all.insert(id.app.clone(), port);
+        true
     }
 
     pub(super) async fn closed(&self, id: &WorkerId, link: LinkId, path: &str) {
@@ -276,6 +317,10 @@ impl Registry {
         };
         self.report(id, engine).await;
         self.report(id, report).await;
+    }
+
+    pub(super) async fn port(&self, id: &WorkerId, link: LinkId, port: u16, state: PortState) {
+        self.report(id, self.change(id, |links| links.port(link, port, state))).await;
     }
 
     pub(super) async fn stats(&self, id: &WorkerId, link: LinkId, stats: Stats) {

@@ -4,7 +4,7 @@ use super::Report;
 use super::complaints::Complaints;
 use super::external::{Door, Place, Turned};
 use super::links::LinkId;
-use super::message::{LONGEST_HELLO, LONGEST_LINE, ProxySays, WorkerSays};
+use super::message::{LONGEST_HELLO, LONGEST_LINE, PortState, ProxySays, WorkerSays};
 use super::registry::{Inbox, Registry};
 use crate::process::Error;
 use crate::process::usage::open_files_limit;
@@ -209,8 +209,12 @@ impl Talk<'_> {
         let Talk { registry, id, link, .. } = *self;
         let said = serde_json::from_slice(line).map_err(|e| format!("a line is not understood: {e}"))?;
         let report = match said {
-            WorkerSays::Path { path, main, .. } => {
-                return registry.path(id, link, &self.here(path)?, main).await;
+            WorkerSays::Path { path, port, main, why } => {
+                return registry.path(id, link, (&self.here(path)?, port), main.then_some(why)).await;
+            }
+            WorkerSays::Port { port, at, state } => {
+                registry.port(id, link, port, PortState::parse(&state, at, port)).await;
+                return Ok(());
             }
             WorkerSays::Closed { path } => {
                 registry.closed(id, link, &self.here(path)?).await;

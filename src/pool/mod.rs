@@ -1,5 +1,5 @@
 //! The routable workers of an app and what each carries now. Written by the supervisor, read by
-//! traffic; no I/O, and no lock on the path of a request.
+//! traffic; no I/O, and no lock on the path of a request, but for a moment in [`Numbers`].
 
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
@@ -7,6 +7,7 @@
 pub(crate) mod affinity;
 mod engine;
 mod lease;
+mod numbers;
 mod queue;
 mod selector;
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod tunnels;
 
 pub(crate) use engine::Engine;
 pub(crate) use lease::{Lease, Use};
+pub(crate) use numbers::Numbers;
 pub(crate) use queue::{Queue, QueuePolicy};
 pub(crate) use tunnels::{Closing, Tunnels};
 
@@ -46,6 +48,8 @@ pub(crate) struct Member {
     seated: AtomicBool,
     /// What traffic keeps with the worker: its idle connections.
     pub(crate) kept: OnceLock<Box<dyn Kept>>,
+    /// Of the connections with HTTP/2 that Pingora keeps.
+    pub(crate) numbers: Numbers,
 }
 
 /// What traffic keeps for a worker's next requests. It goes when the worker leaves the pool, which it may outlive.
@@ -66,6 +70,7 @@ impl Member {
             engine: Engine::default(),
             seated: AtomicBool::new(false),
             kept: OnceLock::new(),
+            numbers: Numbers::default(),
         }
     }
 

@@ -1,11 +1,12 @@
 // Workers that speak HTTP/2 (`protocol: http2`) for clients of either kind, and beside workers that speak HTTP/1.
 
 import assert from 'node:assert/strict';
+import http2 from 'node:http2';
 import { Raw, exchange, request } from './lib/http.mjs';
 import { ask, withSession } from './lib/http2.mjs';
 import { PLAIN, needsProxy } from './lib/proxy.mjs';
 import { sharing } from './lib/shared.mjs';
-import { pooled, range } from './lib/wait.mjs';
+import { pooled, range, within } from './lib/wait.mjs';
 import { upgradeHead } from './lib/upgrade.mjs';
 
 const share = PLAIN ? title => console.log(`skipped: ${title}: needs the proxy`) : sharing;
@@ -16,6 +17,11 @@ const both = proxy => ({
   apps: { one: { script: './frames.js', instances: 2 }, two: two() },
   routes: [{ path: '/', app: 'one' }, { host: 'two.example', app: 'two' }],
 });
+
+/** Reads the beginning of an answer, and resets its stream. */
+const left = stream => within(20_000, 'the end of a stream that its client resets', new Promise(resolve => {
+  stream.on('error', () => {}).once('data', () => stream.close(http2.constants.NGHTTP2_CANCEL)).once('close', resolve).end();
+}));
 
 share('a client with HTTP/1, workers with HTTP/2', only, check => {
   check('a request as the worker sees it', needsProxy, async proxy => {
@@ -77,6 +83,12 @@ share('a client with HTTP/1, workers with HTTP/2', only, check => {
     assert.ok(answer.status >= 400 && answer.status < 600, `answered ${answer.status}`);
   });
 
+  check('the connections to a worker are kept for the requests that follow', needsProxy, async proxy => {
+    const seen = new Set();
+    for (const n of range(20)) seen.add((await request(proxy.port, { path: '/connection', ...(n % 2 ? { method: 'POST', body: 'abc' } : {}) })).text);
+    assert.ok(seen.size <= 2, `${seen.size} connections for 20 requests in turn to two workers`);
+  });
+
   check('many at a time go to both workers', needsProxy, async proxy => {
     const pids = await pooled(range(100), 20, async () => (await request(proxy.port, { path: '/pid' })).text);
     assert.equal(new Set(pids).size, 2);
@@ -106,6 +118,25 @@ share('one connection with HTTP/2, workers of both kinds by route', both, check 
         assert.equal(JSON.parse(up.text).bytes, 100_000 + n);
         assert.equal((await ask(session, ...where({ ':path': '/big?kib=500' }))).body.length, 500 * 1024);
       });
+    }));
+
+  check('a connection to a worker is not used again after a client left within an answer', needsProxy, proxy =>
+    withSession(proxy.port, async session => {
+      for (const n of range(4)) {
+        // More than Node.js has for all streams of a connection: it counts that as held, and refuses what follows there.
+        await left(session.request(toTwo({ ':path': `/big?kib=${24 * 1024}` })[0]));
+        // Nobody may send these again.
+        const answers = await pooled(range(4), 4, () => ask(session, ...toTwo({ ':path': '/upload', ':method': 'POST' }, { body: 'abc' })));
+        assert.deepEqual(answers.map(answer => answer.status), [200, 200, 200, 200], `round ${n}`);
+      }
+      assert.deepEqual(session.trouble, []);
+    }));
+
+  check('the connections to a worker are kept for the requests that follow', needsProxy, proxy =>
+    withSession(proxy.port, async session => {
+      const seen = new Set();
+      for (const _ of range(20)) seen.add((await ask(session, ...toTwo({ ':path': '/connection' }))).text);
+      assert.ok(seen.size <= 2, `${seen.size} connections for 20 requests in turn to two workers`);
     }));
 
   for (const [kind, where] of [['HTTP/1', toOne], ['HTTP/2', toTwo]]) {

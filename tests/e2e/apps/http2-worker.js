@@ -1,11 +1,14 @@
 // A worker that speaks HTTP/2 without TLS, and nothing else, on the socket that it is told.
 const http2 = require('node:http2');
 
+let connections = 0;
 const json = (res, value) => res.end(JSON.stringify(value));
 const server = http2.createServer((req, res) => {
   const url = new URL(req.url, 'http://x');
   const routes = {
     '/pid': () => res.end(String(process.pid)),
+    // Which of all connections to all workers.
+    '/connection': () => res.end(`${process.pid} ${(req.stream.session.number ??= ++connections)}`),
     '/head': () => json(res, { method: req.method, url: req.url, authority: req.authority, version: req.httpVersion, headers: req.headers, pid: process.pid }),
     '/slow': () => setTimeout(() => res.end('slow'), Number(url.searchParams.get('ms'))),
     '/pause': () => {

@@ -7,7 +7,7 @@ use crate::gateway::request::limits::RequestLimits;
 use crate::gateway::request::retry::{self, Attempt, Decision, WorkerFault};
 use crate::gateway::request::session::SessionLearner;
 use crate::gateway::rules::App;
-use crate::pool::{Lease, Member};
+use crate::pool::{Lease, Member, Numbers};
 use pingora_core::{Error, ErrorSource, ErrorType};
 use pingora_proxy::Session;
 use std::sync::Arc;
@@ -27,6 +27,8 @@ pub(in crate::gateway) struct Ctx {
     pub(super) began: Option<Instant>,
     /// Held until the response has ended.
     pub(super) lease: Option<Lease>,
+    /// The number of the worker's connection, where that is one with HTTP/2.
+    number: Option<u64>,
     /// Workers that could not take the request.
     pub(super) tried: Vec<Arc<Member>>,
     pub(super) is_bound: bool,
@@ -66,6 +68,21 @@ impl Ctx {
             && !session.as_downstream_mut().is_body_done()
         {
             answered_early.notify_one();
+        }
+    }
+
+    /// The number of the connection with HTTP/2 that carries the request: a kept one, or a new one if that has failed.
+    pub(super) fn number(&mut self, member: &Member) -> u64 {
+        let number = if self.number.is_some() { Numbers::fresh() } else { member.numbers.take() };
+        *self.number.insert(number)
+    }
+
+    /// Request and answer are whole: the worker's connection may carry another one. After anything else it may not.
+    /// Pingora keeps it even so, and a worker may refuse all that follows: Node.js counts what it had still to send on a
+    /// stream that was reset for ever, and at 10 MiB resets each new stream of the connection with ENHANCE_YOUR_CALM.
+    pub(super) fn keep_connection(&mut self) {
+        if let (Some(number), Some(lease)) = (self.number.take(), &self.lease) {
+            lease.member().numbers.put(number);
         }
     }
 

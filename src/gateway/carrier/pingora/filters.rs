@@ -135,6 +135,8 @@ impl ProxyHttp for Proxy {
             // A connection carries one request at a time. Its own window stays large: the h2 crate also judges by it
             // how many small frames are too many.
             peer.options.h2_stream_window_size = Some(WORKER_WINDOW);
+            // Pingora keeps connections by it, and even those that have failed.
+            peer.group_key = ctx.number(lease.member());
         }
         peer.options.custom_l4 = Some(Arc::new(connect::Connector { user: lease.member().user }));
         ctx.lease = Some(lease);
@@ -335,6 +337,9 @@ impl ProxyHttp for Proxy {
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Ctx) {
         let written = session.response_written().map(|answer| answer.status.as_u16());
+        if error.is_none() && session.as_downstream_mut().is_body_done() {
+            ctx.keep_connection();
+        }
         ctx.count(written, error.is_none());
     }
 }

@@ -30,7 +30,7 @@ const reason = (rule, name) => said(rule.not, name);
 const instead = (rule, name) => said(rule.instead, name);
 
 async function cell(rule, name, proxy) {
-  const own = rule.own && await prepared(rule.own, { http: paths[name].http, host: `${rule.app}.example`, connections: paths[name].adopted ? rule.connections ?? 1 : 0 });
+  const own = rule.own && await prepared(rule.own, { http: paths[name].http, protocol: paths[name].protocol, host: `${rule.app}.example`, connections: paths[name].adopted ? rule.connections ?? 1 : 0 });
   const at = new At(name, own || proxy, rule.app);
   try {
     const { act, expect } = { ...rule, ...instead(rule, name) };
@@ -75,17 +75,17 @@ async function row(t, rule, names, proxy) {
   }
 }
 
-function table(http, only) {
-  const chosen = only.filter(name => paths[name].http === http);
+function table(http, only, protocol) {
+  const chosen = only.filter(name => paths[name].http === http && paths[name].protocol === protocol);
   const runs = rules.map(rule => ({ rule, names: chosen.filter(name => !reason(rule, name)) })).filter(({ names }) => names.length > 0);
   const cells = ({ rule, names }) => names.filter(name => paths[name].adopted).length * (rule.own ? 0 : rule.connections ?? 1);
-  describe(`carried by ${http}`, { ...needsUpgrade, timeout: 600_000 }, () => {
+  describe(`carried by ${http}${protocol ? `, workers with ${protocol}` : ''}`, { ...needsUpgrade, timeout: 600_000 }, () => {
     let proxy;
     const shared = runs.some(({ rule }) => !rule.own);
     before(async () => {
       if (!shared) return;
       const connections = runs.reduce((sum, run) => sum + cells(run), 0);
-      proxy = await prepared(main, { http, host: 'web.example', connections: Math.max(1, connections) });
+      proxy = await prepared(main, { http, protocol, host: 'web.example', connections: Math.max(1, connections) });
     }, { timeout: 120_000 });
     after(async () => {
       for (const client of proxy?.adopted ?? []) client.close();
@@ -107,6 +107,7 @@ function table(http, only) {
 }
 
 table('own', columns);
+table('own', columns, 'http2');
 table('pingora', columns);
 
 test('the table is complete', needsUpgrade, () => {

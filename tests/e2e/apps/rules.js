@@ -2,9 +2,12 @@
 // every path. What an upgrade gets instead of a body goes through its tunnel; `x-tunnel` says how long it is.
 const fs = require('node:fs');
 const http = require('node:http');
+const http2 = require('node:http2');
 const answerPid = require('./pid.js');
 
 const LIFE = 60_000;
+/** It speaks HTTP/2, and nothing else. */
+const TWO = process.env.PROTOCOL === 'http2';
 const waiting = new Map();
 const states = new Map();
 const held = { now: 0, most: 0 };
@@ -43,6 +46,25 @@ class Asked {
     this.socket.end(text);
   }
 
+  /** Begins an answer, with a length or without, and ends the connection. */
+  cut(headers) {
+    if (!TWO) return this.raw(`${head(this.res ? 200 : 403, headers)}${headers['Content-Length'] ? '' : '3e8\r\n'}half of it`);
+    this.res.writeHead(200, headers['Content-Length'] ? headers : {});
+    this.res.write('half of it', () => setTimeout(() => this.leave(), 50));
+  }
+
+  /** Ends the connection. */
+  leave() {
+    if (TWO) this.req.stream.session.destroy();
+    else this.socket.destroy();
+  }
+
+  /** The fields of the head as they came, those of HTTP/2 as HTTP/1 has them. */
+  get fields() {
+    if (!TWO) return this.req.rawHeaders;
+    return this.req.rawHeaders.flatMap((name, i, raw) => (i % 2 || (name.startsWith(':') && name !== ':authority') ? [] : [name === ':authority' ? 'host' : name, raw[i + 1]]));
+  }
+
   /** Writes down that this worker has it; returns how often it was written so far. */
   note() {
     fs.appendFileSync(process.env.NOTES, `${this.name} ${process.pid}\n`);
@@ -59,7 +81,7 @@ const routes = {
   '/ok': it => it.answer(200, { 'x-pid': process.pid }, 'fine'),
   // An upgrade's tunnel stays open.
   '/tunnel': it => (it.res ? it.answer(200, {}, 'fine') : it.socket.write(head(101, { Upgrade: 'websocket', Connection: 'Upgrade' }))),
-  '/head': it => it.json({ method: it.req.method, url: it.req.url, raw: it.req.rawHeaders, pid: process.pid }),
+  '/head': it => it.json({ method: it.req.method, url: it.req.url, raw: it.fields, pid: process.pid }),
 
   '/upload': it => {
     let bytes = 0;
@@ -135,7 +157,7 @@ const routes = {
 
   // The first worker that gets it ends the connection and lives on.
   '/drop': it => {
-    if (it.note() === 1) return it.socket.destroy();
+    if (it.note() === 1) return it.leave();
     it.answer(200, {}, `${process.pid}`);
   },
   // Whoever gets it dies.
@@ -146,8 +168,8 @@ const routes = {
 
   // What a worker should not say.
   '/garbage': it => it.raw('this is not HTTP\r\n\r\n'),
-  '/cut': it => it.raw(`${head(it.res ? 200 : 403, { 'Content-Length': 1000 })}half of it`),
-  '/cut-chunked': it => it.raw(`${head(it.res ? 200 : 403, { 'Transfer-Encoding': 'chunked' })}3e8\r\nhalf of it`),
+  '/cut': it => it.cut({ 'Content-Length': 1000 }),
+  '/cut-chunked': it => it.cut({ 'Transfer-Encoding': 'chunked' }),
   '/broken-chunk': it => it.raw(`${head(it.res ? 200 : 403, { 'Transfer-Encoding': 'chunked' })}no size\r\nhalf of it`),
   '/switch': it => it.raw(`${head(101, { Upgrade: 'h2c', Connection: 'Upgrade' })}not HTTP any more`),
   '/framed': it => {
@@ -173,13 +195,15 @@ function serve(req, socket, res) {
   if (res && answerPid(req, res)) return;
   if (!res && process.env.ENGINE && req.url.startsWith('/socket.io/')) return;
   const it = new Asked(req, socket, res);
-  if (req.method === 'OPTIONS') return it.json({ method: req.method, url: req.url, raw: req.rawHeaders });
+  if (req.method === 'OPTIONS') return it.json({ method: req.method, url: req.url, raw: it.fields });
   const route = routes[new URL(req.url, 'http://x').pathname];
   if (route) return route(it);
   it.answer(404, {}, 'not here');
 }
 
-const server = http.createServer((req, res) => serve(req, req.socket, res));
+const server = TWO
+  ? http2.createServer((req, res) => serve(req, req.stream.on('error', () => {}), res)).on('sessionError', () => {})
+  : http.createServer((req, res) => serve(req, req.socket, res));
 server.on('upgrade', (req, socket) => {
   socket.on('error', () => {});
   serve(req, socket);
@@ -199,4 +223,4 @@ if (process.env.ENGINE) {
   server.prependListener('request', doomed);
   server.prependListener('upgrade', doomed);
 }
-server.listen(Number(process.env.PORT ?? 3000));
+server.listen(process.argv[2] ?? Number(process.env.PORT ?? 3000));

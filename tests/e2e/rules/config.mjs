@@ -1,5 +1,8 @@
 // The configuration that most rules share: an app for each kind of rule, chosen by the host NAME.example.
 
+import path from 'node:path';
+import { apps as inApps } from '../lib/proxy.mjs';
+
 /** `ms`: of a head and of a body; more than a busy machine takes from a connection to its first byte. */
 export const LIMITS = { head: 8 * 1024, body: 256 * 1024, ms: 2000, response: 1200 };
 
@@ -43,3 +46,13 @@ export const small = limits => proxy => ({
   apps: { web: { script: './rules.js', affinity: 'none', env: { NOTES: proxy.file('notes') } } },
   routes: [{ host: 'web.example', app: 'web' }],
 });
+
+/** The same with workers that speak another protocol, on the socket that they are told. Engine.IO speaks HTTP/1 alone. */
+export const speaking = (protocol, config) => proxy => {
+  const { apps, ...more } = config(proxy);
+  const spoken = ([name, { script, env: { ENGINE, ...env } = {}, affinity, heartbeat_timeout, unhealthy_timeout, ...app }]) => [name, {
+    ...app, protocol, preload: false, command: [process.execPath, path.join(inApps, script), '{socket}'],
+    ...(affinity && { affinity: affinity === 'socket.io' ? 'none' : affinity }), env: { ...env, PROTOCOL: protocol },
+  }];
+  return { ...more, apps: Object.fromEntries(Object.entries(apps).map(spoken)) };
+};

@@ -5,6 +5,8 @@ import { noted, ofSession, often, session } from './asking.mjs';
 import { shown, text } from './outcome.mjs';
 import { range, until } from '../lib/wait.mjs';
 
+const ENGINE = 'Engine.IO speaks HTTP/1';
+
 /** The process that is stopped, by app: rows of other apps may run at the same time. */
 const stopped = new Map();
 /** The sessions that it has. */
@@ -23,6 +25,7 @@ export const hangs = [
   {
     name: 'a worker that hangs gets no new request',
     app: 'hang',
+    not: { 'http2-workers': 'without the preload script no heartbeat tells' },
     alone: true,
     before: async at => {
       const [{ pid }] = await at.ready(4);
@@ -58,6 +61,7 @@ export const hangs = [
   {
     name: 'a session waits for its worker that hangs',
     app: 'chat',
+    not: { 'http2-workers': ENGINE },
     alone: 'rule',
     before: async at => {
       await at.ready(3);

@@ -6,12 +6,14 @@ import { request } from '../lib/http.mjs';
 import { workers } from '../lib/steer.mjs';
 import { range, until } from '../lib/wait.mjs';
 import { Http1, Upgrade } from './http1.mjs';
+import { speaking } from './config.mjs';
 import { Http2 } from './http2.mjs';
 
-/** `http`: who carries plain requests (server.http); `two`: HTTP/2; `upgrades`, `adopted`: what else a rule may have to know. */
+/** `http`: who carries plain requests (server.http); `two`: HTTP/2; `protocol`: what the workers speak, if not HTTP/1; `upgrades`, `adopted`: what else a rule may have to know. */
 export const paths = {
   http1: { http: 'own', client: Http1 },
   http2: { http: 'own', client: Http2, two: true },
+  'http2-workers': { http: 'own', client: Http2, two: true, protocol: 'http2' },
   upgrade: { http: 'own', client: Upgrade, upgrades: true },
   adopted: { http: 'own', client: Http1, adopted: true },
   'pingora-http1': { http: 'pingora', client: Http1 },
@@ -22,11 +24,11 @@ export const paths = {
  * A proxy on a configuration, after an upgrade: the connections of the path `adopted` were opened before it, and each
  * has carried a request.
  */
-export async function prepared(config, { connections, http = 'own', host, ready = {} }) {
+export async function prepared(config, { connections, http = 'own', protocol, host, ready = {} }) {
   const metrics = await freePort();
   const proxy = await startProxy(
     at => ({
-      ...config(at),
+      ...(protocol ? speaking(protocol, config) : config)(at),
       ...(http === 'own' ? {} : { server: { http } }),
       listeners: [{ address: `127.0.0.1:${at.port}`, h2c: true }],
       metrics: { address: `127.0.0.1:${metrics}` },

@@ -5,6 +5,7 @@ import { ofSession, session } from './asking.mjs';
 import { shown } from './outcome.mjs';
 import { range, until } from '../lib/wait.mjs';
 
+const ENGINE = 'Engine.IO speaks HTTP/1';
 const KEYS = range(8).map(n => `key${n}`);
 
 /** Each key twice on the path, and once by plain HTTP/1: pids by key. */
@@ -40,6 +41,7 @@ export const sessions = [
   {
     name: 'affinity: a session id leads to the worker that gave it',
     app: 'chat',
+    not: { 'http2-workers': ENGINE },
     alone: true,
     connections: 6,
     act: async at => {
@@ -93,6 +95,17 @@ export const sessions = [
       assert.deepEqual(results.slice(0, 2).map(result => result.status), [504, 502]);
       for (const reason of ['no_answer', 'malformed_answer', 'truncated_answer']) assert.equal(added[`request_failures_total ${reason}`], 1, `${reason} of ${JSON.stringify(added)}`);
       assert.equal(added['requests_total 5xx'], 2, JSON.stringify(added));
+    },
+    instead: {
+      'http2-workers': {
+        says: 'what is no HTTP/2 ends the connection with the worker, as one that died: only the two others are asked',
+        act: async at => counted(at, { path: `/hang?name=count.${at.name}` }, { path: '/cut' }),
+        expect: ({ added, results }) => {
+          assert.deepEqual(results.map(result => result.status), [504, 200]);
+          for (const reason of ['no_answer', 'truncated_answer']) assert.equal(added[`request_failures_total ${reason}`], 1, `${reason} of ${JSON.stringify(added)}`);
+          assert.equal(added['requests_total 5xx'], 1, JSON.stringify(added));
+        },
+      },
     },
   },
   {

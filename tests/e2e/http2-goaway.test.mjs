@@ -6,7 +6,7 @@ import test from 'node:test';
 import { withFrameRelay } from './lib/frame-relay.mjs';
 import { CODE, FLAG, Frames, TYPE, frame, get } from './lib/frames.mjs';
 import { alone, upgraded } from './lib/handoff.mjs';
-import { ask, connect, withSession } from './lib/http2.mjs';
+import { ask, connect, isUntouched, withSession } from './lib/http2.mjs';
 import { configure, needsProxy, needsUpgrade, withProxy } from './lib/proxy.mjs';
 import { pidsOf, steady, succeed } from './lib/steer.mjs';
 import { range, sleep, until, within } from './lib/wait.mjs';
@@ -163,9 +163,8 @@ class Client {
       const { session } = this;
       const answer = await ask(session, headers, more).catch(error => ({ error: error.message }));
       const id = answer.stream?.id;
-      const untouched = answer.code === 'REFUSED_STREAM' || !id || (session.last !== undefined && id > session.last);
       if (answer.status === 200 && answer.ended) this.done += 1;
-      else if (untouched) this.again += 1;
+      else if (isUntouched(session, answer)) this.again += 1;
       else this.failed.push(`${headers[':path']}, stream ${id} of ${session.last}: ${answer.status} ${answer.code} ${answer.error ?? ''}`);
       await sleep(5);
     }

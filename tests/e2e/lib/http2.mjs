@@ -52,3 +52,8 @@ export function ask(session, headers = {}, { body, send, trailers, timeout = 20_
   });
   return within(timeout, `the end of ${headers[':path'] ?? '/pid'}`, done);
 }
+
+/** The other side has said that it did nothing of this request (RFC 9113, sections 6.8 and 8.7), or the request never left. */
+export function isUntouched(session, { stream, code }) {
+  return code === 'REFUSED_STREAM' || !stream?.id || (session.last !== undefined && stream.id > session.last);
+}

@@ -1,7 +1,7 @@
 //! A request's body on its way to the worker: counted, limited and framed anew, so that the worker gets no framing
 //! that another reader could read differently. Chunk extensions are dropped, and of trailers all but harmless ones.
 
-use super::heads::passes_as_trailer;
+use super::heads::passes_as_request_trailer;
 use crate::gateway::http1::body::{BodyScanner, Piece};
 use crate::gateway::http1::{Body, Reject};
 use bytes::{Buf, BytesMut};
@@ -167,7 +167,7 @@ fn harmless(section: &[u8]) -> Vec<u8> {
     let mut kept = Vec::new();
     for line in section.split_inclusive(|&b| b == b'\n') {
         let Some(colon) = memchr::memchr(b':', line) else { continue };
-        if passes_as_trailer(&line[..colon], &line[colon + 1..]) {
+        if passes_as_request_trailer(&line[..colon], &line[colon + 1..]) {
             kept.extend_from_slice(line);
         }
     }

@@ -108,6 +108,11 @@ pub(in crate::gateway) fn passes_as_trailer(name: &[u8], value: &[u8]) -> bool {
         && value.iter().all(|b| matches!(b, b'\t' | b'\r' | b'\n' | b' '..=b'~'))
 }
 
+/// The same for a trailer of a request. Servers that read trailers as fields may read `_` as `-`.
+pub(in crate::gateway) fn passes_as_request_trailer(name: &[u8], value: &[u8]) -> bool {
+    !name.contains(&b'_') && passes_as_trailer(name, value)
+}
+
 /// Whether a `Connection` field of this head names the field. Hardly any message has such a list.
 fn is_nominated<'a>(nominates: bool, connection: impl Iterator<Item = &'a [u8]>, name: &[u8]) -> bool {
     nominates && connection.flat_map(list).any(|token| folds_to(name, &String::from_utf8_lossy(token).to_lowercase()))

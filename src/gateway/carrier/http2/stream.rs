@@ -275,7 +275,7 @@ impl ClientHalf for Http2Client {
 fn trailer_lines(trailers: Option<&HeaderMap>) -> Vec<u8> {
     let mut lines = BytesMut::new();
     for (name, value) in trailers.into_iter().flatten() {
-        let passes = passes_as_trailer(name.as_str().as_bytes(), value.as_bytes());
+        let passes = heads::passes_as_request_trailer(name.as_str().as_bytes(), value.as_bytes());
         if passes && lines.len() + name.as_str().len() + value.len() <= TRAILER_BYTES {
             push_field(&mut lines, name.as_str().as_bytes(), value.as_bytes());
         }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+mod adoption;
 mod gate;
 mod guard;
 mod handover;
@@ -12,7 +13,6 @@ mod notify;
 mod peers;
 mod reload;
 mod runtimes;
-mod settling;
 mod signals;
 mod sockets;
 mod steering;
@@ -24,14 +24,14 @@ use crate::config::cli::{Cli, Stop};
 use crate::config::verbs::Asked;
 use crate::config::{self, Config};
 use crate::gateway::{self, ProxyService, Rules};
-use crate::handoff::{self, Inheritance};
+use crate::handoff::{self, Takeover};
 use crate::pool::{Pool, Settings};
 use crate::process::RuntimeDir;
 use crate::process::init::Role;
 use crate::process::{self, activation};
 use crate::supervisor::{AppSpec, Control, Estate, Heir, Setup, Supervisor, alarms};
 use arc_swap::ArcSwap;
-use handover::{Handover, House, Legacy, Standing};
+use handover::{HandoffContext, HandoffRole, Handover, TakeoverParts};
 use herald::Herald;
 use listen::Doors;
 use peers::Peers;
@@ -129,9 +129,9 @@ fn run(cli: Cli, config: Config) -> Result<(), String> {
         RuntimeDir::await_guard(&config.runtime_dir);
         return prepare(cli, config, None)?.run();
     }
-    let inheritance = handoff::take(&config.runtime_dir).map_err(|why| format!("-u: {why}"))?;
-    let refusal = inheritance.taken.refusal();
-    match prepare(cli, config, Some(inheritance)) {
+    let takeover = handoff::take_over(&config.runtime_dir).map_err(|why| format!("-u: {why}"))?;
+    let refusal = takeover.client.refusal();
+    match prepare(cli, config, Some(takeover)) {
         Ok(ready) => {
             drop(refusal);
             ready.run()
@@ -150,7 +150,7 @@ struct Ready {
     doors: Doors,
     homes: Homes,
     failed: Arc<AtomicBool>,
-    standing: Arc<watch::Sender<Standing>>,
+    role: Arc<watch::Sender<HandoffRole>>,
     admin: Option<PathBuf>,
     pid_file: PathBuf,
 }
@@ -161,27 +161,27 @@ type Bequest = (Estate, OwnedFd);
 /// Takes the sockets that a predecessor or systemd has passed, and what else the predecessor has given.
 fn inherit(
     doors: &Doors,
-    inheritance: Option<Inheritance>,
-) -> Result<(Option<Bequest>, Option<handoff::Taken>), String> {
-    let Some(Inheritance { estate, lock, sockets, taken }) = inheritance else {
+    takeover: Option<Takeover>,
+) -> Result<(Option<Bequest>, Option<handoff::HandoffClient>), String> {
+    let Some(Takeover { snapshot, lock, sockets, client }) = takeover else {
         doors.sockets.inherit(activation::take());
         return Ok((None, None));
     };
     doors.sockets.inherit(sockets);
-    let estate = handover::estate(estate).map_err(|why| why.to_string())?;
-    Ok((Some((estate, lock)), Some(taken)))
+    let snapshot = handover::snapshot(snapshot).map_err(|why| why.to_string())?;
+    Ok((Some((snapshot, lock)), Some(client)))
 }
 
-fn prepare(cli: Cli, mut config: Config, inheritance: Option<Inheritance>) -> Result<Ready, String> {
+fn prepare(cli: Cli, mut config: Config, takeover: Option<Takeover>) -> Result<Ready, String> {
     let fixed = Fixed::of(&config);
     // A daemon's foreground process is ended by signals as ever.
     let listening = (!config.server.daemon).then(Listening::early).transpose()?;
     let longest_start = config.apps.iter().map(|app| app.policy.start_timeout).max().unwrap_or_default();
-    let doors = Doors::new(inheritance.is_none());
-    let (bequest, taken) = inherit(&doors, inheritance)?;
+    let doors = Doors::new(takeover.is_none());
+    let (bequest, client) = inherit(&doors, takeover)?;
     // Whoever starts the same twice is told of the other proxy, not of the ports that it has.
     let bound = doors.bind(&mut config);
-    bound.map_err(|why| taken.is_none().then(|| other_proxy(&config.runtime_dir)).flatten().unwrap_or(why))?;
+    bound.map_err(|why| client.is_none().then(|| other_proxy(&config.runtime_dir)).flatten().unwrap_or(why))?;
     let mut conf = std::mem::take(&mut config.server);
     let homes = homes(&mut conf);
     let pid_file = PathBuf::from(&conf.pid_file);
@@ -198,38 +198,38 @@ fn prepare(cli: Cli, mut config: Config, inheritance: Option<Inheritance>) -> Re
     let front = ProxyService::new(rules.clone(), &server.configuration, descriptors);
 
     let shutdown = Arc::new(ArcSwap::from_pointee(config.shutdown));
-    let is_heir = heir.is_some();
-    let standing = Arc::new(watch::Sender::new(if is_heir { Standing::Heir } else { Standing::Owner }));
+    let is_taking_over = heir.is_some();
+    let role = Arc::new(watch::Sender::new(if is_taking_over { HandoffRole::TakingOver } else { HandoffRole::Active }));
     let peers = Peers::new(control.clone(), config.runtime_dir.clone());
-    let house = House {
+    let context = HandoffContext {
         peers: peers.clone(),
         control: control.clone(),
         front: front.clone(),
         doors: doors.clone(),
-        standing: standing.clone(),
+        role: role.clone(),
         pid_file: pid_file.clone(),
         admin: config.admin.clone(),
         policy: shutdown.clone(),
     };
-    let legacy = taken.zip(heir).map(|(taken, heir)| Legacy { taken, heir });
-    let (handover, knocker, parcels) = Handover::new(house, config.runtime_dir.clone(), legacy);
+    let takeover = client.zip(heir).map(|(client, heir)| TakeoverParts { client, heir });
+    let (handover, trigger, connections) = Handover::new(context, config.runtime_dir.clone(), takeover);
     server.add_service(background_service("handover", handover));
-    let upgrader = Upgrader::new(&cli, knocker);
+    let upgrader = Upgrader::new(&cli, trigger);
 
     let vitals = Vitals::new(control.clone(), rules.clone());
     let reloader = Arc::new(Reloader::new(cli, fixed, rules, shutdown.clone(), control.clone()));
     let stop = Stopper::new(front.clone(), doors.clone(), control.clone(), vitals.clone(), shutdown);
     // Each room that measures registers its families here.
     let registry = steering::registry(&control, &front, &homes);
-    let settle = settling::settle(front.clone(), control.clone(), homes.clone(), parcels);
+    let adopt = adoption::adopt(front.clone(), control.clone(), homes.clone(), connections);
     let sweeper = front.clone();
-    let mut settle = Some(async move {
-        tokio::join!(settle, sweeper.sweep());
+    let mut adopt = Some(async move {
+        tokio::join!(adopt, sweeper.sweep());
     });
     for service in doors.traffic(&config, front, &homes) {
         // One of them is enough, and there is always a first.
-        server.add_service(match settle.take() {
-            Some(settle) => service.beside(settle),
+        server.add_service(match adopt.take() {
+            Some(adopt) => service.beside(adopt),
             None => service,
         });
     }
@@ -247,7 +247,7 @@ fn prepare(cli: Cli, mut config: Config, inheritance: Option<Inheritance>) -> Re
         vitals,
         doors: doors.clone(),
         longest_start,
-        succeeds: is_heir,
+        succeeds: is_taking_over,
         asked: config.health.is_some(),
     };
     let signals = Signals {
@@ -258,9 +258,9 @@ fn prepare(cli: Cli, mut config: Config, inheritance: Option<Inheritance>) -> Re
         listening: Mutex::new(listening),
         failed: failed.clone(),
         upgrader,
-        standing: standing.clone(),
+        role: role.clone(),
     };
-    Ok(Ready { server, signals, doors, homes, failed, standing, admin: config.admin, pid_file })
+    Ok(Ready { server, signals, doors, homes, failed, role, admin: config.admin, pid_file })
 }
 
 impl Ready {
@@ -268,12 +268,12 @@ impl Ready {
         self.server.run(RunArgs { shutdown_signal: Box::new(self.signals) });
         self.homes.end(LAST_TURN);
         self.doors.sockets.release();
-        match &*self.standing.borrow() {
-            Standing::Owner => {
+        match &*self.role.borrow() {
+            HandoffRole::Active => {
                 self.admin.iter().for_each(|socket| sockets::remove_path(socket));
                 sockets::remove_pid_file(&self.pid_file);
             }
-            Standing::Failed(why) => return Err(why.clone()),
+            HandoffRole::Failed(why) => return Err(why.clone()),
             // What is there is another's.
             _ => {}
         }

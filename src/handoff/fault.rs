@@ -12,7 +12,7 @@ pub(super) enum Fault {
     Pause(Duration),
 }
 
-/// `PINGORA_UNIX_PROXY_FAULT=STEP:ACTION` for this step.
+/// `PINGORA_UNIX_PROXY_FAULT=STEP_TIMEOUT:ACTION` for this step.
 fn planned(step: &str) -> Option<Fault> {
     let plan = std::env::var("PINGORA_UNIX_PROXY_FAULT").ok().filter(|_| cfg!(debug_assertions))?;
     let (at, action) = plan.split_once(':')?;

@@ -1,4 +1,6 @@
-//! What the two say to each other, as JSON.
+//! The messages of a handoff, as JSON.
+//!
+//! Some names on the wire are older than those in the code. They stay: another version of the proxy may read them.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -20,8 +22,10 @@ pub(super) enum Message {
         reason: String,
     },
     /// With the lock, then the listeners' sockets in the order of their names.
-    Estate {
-        estate: Value,
+    #[serde(rename = "estate")]
+    Snapshot {
+        #[serde(rename = "estate")]
+        snapshot: Value,
         sockets: Vec<String>,
     },
     /// The control socket is the successor's; `pid` again, since it may have become a daemon.
@@ -31,21 +35,27 @@ pub(super) enum Message {
     Ready,
     /// All tunnels have been sent.
     Commit {
-        parcels: usize,
+        #[serde(rename = "parcels")]
+        connections: usize,
         output: Value,
-        lent: Value,
+        #[serde(rename = "lent")]
+        in_use: Value,
     },
     /// What the predecessor still uses of the workers.
-    Lent {
-        lent: Value,
+    #[serde(rename = "lent")]
+    InUse {
+        #[serde(rename = "lent")]
+        in_use: Value,
     },
-    /// With the conversation of one that still finishes something, though more than one has taken over since.
-    Elder {
+    /// With the connection to a process that handed over before and still finishes requests.
+    #[serde(rename = "elder")]
+    DrainingPredecessor {
         pid: u32,
-        lent: Value,
+        #[serde(rename = "lent")]
+        in_use: Value,
     },
     Committed,
-    /// Said by who comes later than this protocol.
+    /// A message of a later version.
     #[serde(other)]
     Unknown,
 }
@@ -56,12 +66,12 @@ impl Message {
             Message::Hello { .. } => "hello",
             Message::Welcome { .. } => "welcome",
             Message::Refused { .. } => "refused",
-            Message::Estate { .. } => "estate",
+            Message::Snapshot { .. } => "snapshot",
             Message::Bound { .. } => "bound",
             Message::Ready => "ready",
             Message::Commit { .. } => "commit",
-            Message::Lent { .. } => "lent",
-            Message::Elder { .. } => "elder",
+            Message::InUse { .. } => "in use",
+            Message::DrainingPredecessor { .. } => "draining predecessor",
             Message::Committed => "committed",
             Message::Unknown => "something unknown",
         }

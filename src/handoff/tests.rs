@@ -1,8 +1,9 @@
 //! Both sides in one process, over the real socket.
 
-mod door;
+mod server;
 
 use super::*;
+use crate::process::ConnectionTransfer;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use std::fs::File;
@@ -49,8 +50,8 @@ fn text(fd: OwnedFd) -> String {
 
 struct Tunnel(usize, [OwnedFd; 2]);
 
-impl Frozen for Tunnel {
-    fn portable(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>) {
+impl PausedConnection for Tunnel {
+    fn to_transfer(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>) {
         (format!("tunnel {}", self.0).into_bytes(), self.1.iter().map(AsFd::as_fd).collect())
     }
 }
@@ -72,43 +73,43 @@ impl Deeds {
 struct Old {
     deeds: Deeds,
     tunnels: usize,
-    left: Mutex<Option<Ceded>>,
+    left: Mutex<Option<Released>>,
 }
 
 #[async_trait]
 impl Predecessor for Old {
-    type Frozen = Tunnel;
+    type PausedConnection = Tunnel;
 
     fn objection(&self, _: Option<u32>) -> Option<String> {
         None
     }
 
-    async fn freeze(&self) -> Result<Given, String> {
-        self.deeds.note("freeze");
+    async fn pause(&self) -> Result<FirstPayload, String> {
+        self.deeds.note("pause");
         let sockets = vec![("127.0.0.1:1".to_owned(), file("first")), ("admin.sock".to_owned(), file("second"))];
-        Ok(Given { estate: json!({"workers": 3}), lock: file("lock"), sockets })
+        Ok(FirstPayload { snapshot: json!({"workers": 3}), lock: file("lock"), sockets })
     }
 
-    async fn dismiss(&self) {
-        self.deeds.note("dismiss");
+    async fn disconnect_workers(&self) {
+        self.deeds.note("disconnect_workers");
     }
 
-    async fn pack(&self) -> Packed<Tunnel> {
-        self.deeds.note("pack");
+    async fn pause_connections(&self) -> PausedPayload<Tunnel> {
+        self.deeds.note("pause_connections");
         let tunnel = |n| Tunnel(n, [file(&format!("client {n}")), file(&format!("worker {n}"))]);
-        Packed { tunnels: (0..self.tunnels).map(tunnel).collect(), output: json!("partial") }
+        PausedPayload { tunnels: (0..self.tunnels).map(tunnel).collect(), output: json!("partial") }
     }
 
-    async fn thaw(&self, tunnels: Vec<Tunnel>) {
-        self.deeds.note(format!("thaw {}", tunnels.len()));
+    async fn resume(&self, tunnels: Vec<Tunnel>) {
+        self.deeds.note(format!("resume {}", tunnels.len()));
     }
 
-    fn lent(&self) -> Value {
-        json!("lent")
+    fn in_use(&self) -> Value {
+        json!("in_use")
     }
 
-    async fn cede(&self, _: u32) -> Ceded {
-        self.deeds.note("cede");
+    async fn release(&self, _: u32) -> Released {
+        self.deeds.note("release");
         self.left.lock().unwrap().take().unwrap()
     }
 }
@@ -124,7 +125,7 @@ enum Cannot {
 struct New {
     deeds: Deeds,
     cannot: Cannot,
-    parcels: Mutex<Vec<Parcel>>,
+    connections: Mutex<Vec<ConnectionTransfer>>,
 }
 
 #[async_trait]
@@ -139,72 +140,72 @@ impl Successor for New {
         if self.cannot == Cannot::Ready { Err("a worker refuses".into()) } else { Ok(()) }
     }
 
-    async fn prepare(&self, tunnels: Vec<Parcel>) {
-        self.parcels.lock().unwrap().extend(tunnels);
+    async fn stage(&self, tunnels: Vec<ConnectionTransfer>) {
+        self.connections.lock().unwrap().extend(tunnels);
     }
 
-    async fn own(&self, output: Value) {
-        let tunnels = self.parcels.lock().unwrap().len();
-        self.deeds.note(format!("own {output} {tunnels}"));
+    async fn take_ownership(&self, output: Value) {
+        let tunnels = self.connections.lock().unwrap().len();
+        self.deeds.note(format!("take_ownership {output} {tunnels}"));
     }
 
-    fn lend(&self, _: u32, lent: Value) {
-        self.deeds.note(format!("lend {lent}"));
+    fn report_in_use(&self, _: u32, in_use: Value) {
+        self.deeds.note(format!("report_in_use {in_use}"));
     }
 
-    async fn settle(&self, parcels: Vec<Parcel>) {
-        self.deeds.note(format!("settle {}", parcels.len()));
-        self.parcels.lock().unwrap().extend(parcels);
+    async fn adopt(&self, connections: Vec<ConnectionTransfer>) {
+        self.deeds.note(format!("adopt {}", connections.len()));
+        self.connections.lock().unwrap().extend(connections);
     }
 }
 
 struct Trial {
     dir: Dir,
     deeds: Deeds,
-    knocker: Knocker,
-    late: Option<mpsc::Sender<Parcel>>,
+    trigger: HandoffTrigger,
+    late: Option<mpsc::Sender<ConnectionTransfer>>,
     /// Dropped: nothing is left of the old one.
     left: Option<oneshot::Sender<()>>,
-    door: tokio::task::JoinHandle<Result<(), Error>>,
+    server: tokio::task::JoinHandle<Result<(), Error>>,
 }
 
 impl Trial {
     async fn begin(tunnels: usize) -> Trial {
-        Trial::after(tunnels, Elders::new()).await
+        Trial::after(tunnels, DrainingPredecessors::new()).await
     }
 
     /// One that has taken over itself.
-    async fn after(tunnels: usize, elders: Elders) -> Trial {
+    async fn after(tunnels: usize, predecessors: DrainingPredecessors) -> Trial {
         let (dir, deeds) = (Dir::new(), Deeds::default());
         let (late, late_out) = mpsc::channel(8);
         let (left, is_left) = oneshot::channel();
         let finished = tokio::spawn(async move { drop(is_left.await) });
-        let ceded = Ceded { late: late_out, finished };
-        let old = Old { deeds: deeds.clone(), tunnels, left: Mutex::new(Some(ceded)) };
-        let (door, knocker) = Door::new();
+        let released = Released { late: late_out, finished };
+        let old = Old { deeds: deeds.clone(), tunnels, left: Mutex::new(Some(released)) };
+        let (server, trigger) = HandoffServer::new();
         let path = dir.0.clone();
-        let door = tokio::spawn(async move { door.serve(&path, &old, &elders).await });
+        let server = tokio::spawn(async move { server.serve(&path, &old, &predecessors).await });
         while std::fs::symlink_metadata(dir.0.join(SOCKET)).is_err() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        Trial { dir, deeds, knocker, late: Some(late), left: Some(left), door }
+        Trial { dir, deeds, trigger, late: Some(late), left: Some(left), server }
     }
 
     /// A successor on a thread of its own, as it blocks; what it inherited, once the handoff began.
-    fn successor(&self) -> oneshot::Receiver<Result<Inheritance, Error>> {
+    fn successor(&self) -> oneshot::Receiver<Result<Takeover, Error>> {
         let (path, (tell, told)) = (self.dir.0.clone(), oneshot::channel());
-        std::thread::spawn(move || tell.send(take(&path)));
+        std::thread::spawn(move || tell.send(take_over(&path)));
         told
     }
 
     /// Until it is a candidate. All run in this process, so the pid is ours.
     async fn waits(&self) {
-        self.knocker.waits(std::process::id()).await;
+        self.trigger.waits(std::process::id()).await;
     }
 }
 
 fn new(deeds: &Deeds, cannot: Cannot) -> New {
-    New { deeds: deeds.clone(), cannot, parcels: Mutex::default() }
+    New { deeds: deeds.clone(), cannot, connections: Mutex::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -214,41 +215,47 @@ async fn everything_goes_over_once_and_in_order() {
     let mut trial = Trial::begin(TUNNELS).await;
     let inherits = trial.successor();
     trial.waits().await;
-    let knocker = trial.knocker.clone();
-    let outcome = tokio::spawn(async move { knocker.hand_over().await });
-    let inheritance = inherits.await.unwrap().unwrap();
-    assert_eq!(inheritance.estate, json!({"workers": 3}));
-    assert_eq!(text(inheritance.lock), "lock");
-    let sockets: Vec<_> = inheritance.sockets.into_iter().map(|(name, fd)| (name, text(fd))).collect();
+    let trigger = trial.trigger.clone();
+    let outcome = tokio::spawn(async move { trigger.hand_over().await });
+    let takeover = inherits.await.unwrap().unwrap();
+    assert_eq!(takeover.snapshot, json!({"workers": 3}));
+    assert_eq!(text(takeover.lock), "lock");
+    let sockets: Vec<_> = takeover.sockets.into_iter().map(|(name, fd)| (name, text(fd))).collect();
     assert_eq!(sockets, [("127.0.0.1:1".into(), "first".into()), ("admin.sock".into(), "second".into())]);
 
-    let heir = Arc::new(new(&trial.deeds, Cannot::Nothing));
-    inheritance.taken.go_on(&heir, &Elders::new()).await.unwrap();
+    let successor = Arc::new(new(&trial.deeds, Cannot::Nothing));
+    takeover.client.complete(&successor, &DrainingPredecessors::new()).await.unwrap();
     assert_eq!(outcome.await.unwrap().unwrap(), std::process::id());
     let late = trial.late.take().unwrap();
-    late.send(Parcel { bytes: b"late".to_vec(), fds: vec![file("late")] }).await.unwrap();
+    late.send(ConnectionTransfer { bytes: b"late".to_vec(), fds: vec![file("late")] }).await.unwrap();
     drop(late);
     // It is not gone while something is left.
-    until(&trial.deeds, "settle 1").await;
-    assert!(!trial.door.is_finished());
+    until(&trial.deeds, "adopt 1").await;
+    assert!(!trial.server.is_finished());
     drop(trial.left.take());
-    trial.door.await.unwrap().unwrap();
-    until(&trial.deeds, "lend null").await;
+    trial.server.await.unwrap().unwrap();
+    until(&trial.deeds, "report_in_use null").await;
 
     let deeds = trial.deeds.all();
-    let lends: Vec<_> = deeds.iter().filter(|deed| deed.starts_with("lend")).collect();
-    assert_eq!((lends.first().unwrap().as_str(), lends.last().unwrap().as_str()), ("lend \"lent\"", "lend null"));
-    let own = format!("own \"partial\" {TUNNELS}");
+    let lends: Vec<_> = deeds.iter().filter(|deed| deed.starts_with("report_in_use")).collect();
+    assert_eq!(
+        (lends.first().unwrap().as_str(), lends.last().unwrap().as_str()),
+        ("report_in_use \"in_use\"", "report_in_use null")
+    );
+    let own = format!("take_ownership \"partial\" {TUNNELS}");
     // Each side in its order; between `bound` and `ready` they do not wait for each other.
     let of = |which: &[&str]| deeds.iter().map(String::as_str).filter(|deed| which.contains(deed)).collect::<Vec<_>>();
-    assert_eq!(of(&["freeze", "dismiss", "pack", "cede"]), ["freeze", "dismiss", "pack", "cede"]);
-    assert_eq!(of(&["freeze", "bound", "ready", "pack"]), ["freeze", "bound", "ready", "pack"]);
-    assert!(deeds.contains(&"cede".to_owned()) && deeds.contains(&own) && deeds.contains(&"settle 1".to_owned()));
-    let parcels = std::mem::take(&mut *heir.parcels.lock().unwrap());
-    assert_eq!(parcels.len(), TUNNELS + 1);
-    for (n, parcel) in parcels.into_iter().enumerate() {
-        let bytes = String::from_utf8(parcel.bytes).unwrap();
-        let fds: Vec<String> = parcel.fds.into_iter().map(text).collect();
+    assert_eq!(
+        of(&["pause", "disconnect_workers", "pause_connections", "release"]),
+        ["pause", "disconnect_workers", "pause_connections", "release"]
+    );
+    assert_eq!(of(&["pause", "bound", "ready", "pause_connections"]), ["pause", "bound", "ready", "pause_connections"]);
+    assert!(deeds.contains(&"release".to_owned()) && deeds.contains(&own) && deeds.contains(&"adopt 1".to_owned()));
+    let connections = std::mem::take(&mut *successor.connections.lock().unwrap());
+    assert_eq!(connections.len(), TUNNELS + 1);
+    for (n, connection) in connections.into_iter().enumerate() {
+        let bytes = String::from_utf8(connection.bytes).unwrap();
+        let fds: Vec<String> = connection.fds.into_iter().map(text).collect();
         match n {
             TUNNELS => assert_eq!((bytes, fds), ("late".into(), vec!["late".into()])),
             n => assert_eq!((bytes, fds), (format!("tunnel {n}"), vec![format!("client {n}"), format!("worker {n}")])),
@@ -266,56 +273,56 @@ async fn until(deeds: &Deeds, wanted: &str) {
 }
 
 /// Hands over from one to the next; what the next did goes to `deeds`.
-async fn hands_over(trial: &Trial, deeds: &Deeds, elders: &Elders) -> Arc<New> {
+async fn hands_over(trial: &Trial, deeds: &Deeds, predecessors: &DrainingPredecessors) -> Arc<New> {
     let inherits = trial.successor();
     trial.waits().await;
-    let knocker = trial.knocker.clone();
-    let outcome = tokio::spawn(async move { knocker.hand_over().await });
-    let inheritance = inherits.await.unwrap().unwrap();
-    let heir = Arc::new(new(deeds, Cannot::Nothing));
-    inheritance.taken.go_on(&heir, elders).await.unwrap();
+    let trigger = trial.trigger.clone();
+    let outcome = tokio::spawn(async move { trigger.hand_over().await });
+    let takeover = inherits.await.unwrap().unwrap();
+    let successor = Arc::new(new(deeds, Cannot::Nothing));
+    takeover.client.complete(&successor, predecessors).await.unwrap();
     outcome.await.unwrap().unwrap();
-    heir
+    successor
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_comes_late_from_the_first_reaches_the_third() {
     let (second, third) = (Deeds::default(), Deeds::default());
-    let elders = Elders::new();
+    let predecessors = DrainingPredecessors::new();
     let mut one = Trial::begin(0).await;
-    hands_over(&one, &second, &elders).await;
-    let mut two = Trial::after(0, elders).await;
-    let heir = hands_over(&two, &third, &Elders::new()).await;
+    hands_over(&one, &second, &predecessors).await;
+    let mut two = Trial::after(0, predecessors).await;
+    let successor = hands_over(&two, &third, &DrainingPredecessors::new()).await;
     // Nothing is left of the second, which the first needs no more.
     drop((two.late.take(), two.left.take()));
-    two.door.await.unwrap().unwrap();
+    two.server.await.unwrap().unwrap();
     let late = one.late.take().unwrap();
-    late.send(Parcel { bytes: b"late".to_vec(), fds: vec![file("late")] }).await.unwrap();
-    until(&third, "settle 1").await;
-    assert_eq!(text(heir.parcels.lock().unwrap().pop().unwrap().fds.pop().unwrap()), "late");
-    let is_lent = |deeds: &Deeds| deeds.all().into_iter().rfind(|deed| deed.starts_with("lend"));
-    assert_eq!(is_lent(&second).unwrap(), "lend null", "the third has it");
+    late.send(ConnectionTransfer { bytes: b"late".to_vec(), fds: vec![file("late")] }).await.unwrap();
+    until(&third, "adopt 1").await;
+    assert_eq!(text(successor.connections.lock().unwrap().pop().unwrap().fds.pop().unwrap()), "late");
+    let is_lent = |deeds: &Deeds| deeds.all().into_iter().rfind(|deed| deed.starts_with("report_in_use"));
+    assert_eq!(is_lent(&second).unwrap(), "report_in_use null", "the third has it");
     drop((late, one.left.take()));
-    one.door.await.unwrap().unwrap();
-    until(&third, "lend null").await;
-    assert!(!second.all().contains(&"settle 1".to_owned()));
+    one.server.await.unwrap().unwrap();
+    until(&third, "report_in_use null").await;
+    assert!(!second.all().contains(&"adopt 1".to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_successor_that_dies_does_not_end_what_is_left() {
     let mut trial = Trial::begin(0).await;
-    let elders = Elders::new();
-    hands_over(&trial, &Deeds::default(), &elders).await;
+    let predecessors = DrainingPredecessors::new();
+    hands_over(&trial, &Deeds::default(), &predecessors).await;
     // Its end of the conversation goes.
-    drop(elders.take().await);
+    drop(predecessors.take().await);
     let late = trial.late.take().unwrap();
     // The first may still be sent.
-    while late.send(Parcel { bytes: b"late".to_vec(), fds: vec![file("late")] }).await.is_ok() {
+    while late.send(ConnectionTransfer { bytes: b"late".to_vec(), fds: vec![file("late")] }).await.is_ok() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    assert!(!trial.door.is_finished());
+    assert!(!trial.server.is_finished());
     drop(trial.left.take());
-    trial.door.await.unwrap().unwrap();
+    trial.server.await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -325,15 +332,15 @@ async fn a_word_is_said_and_heard_or_neither() {
         (wire::Channel::new(a), wire::Channel::new(b))
     };
     let committed = |heard| matches!(heard, Ok(wire::Frame::Message(message::Message::Committed, _)));
-    let (mut old, mut heir) = pair();
-    heir.say(&message::Message::Committed).await.unwrap();
+    let (mut old, mut successor) = pair();
+    successor.say(&message::Message::Committed).await.unwrap();
     assert!(committed(old.last_word().await), "said before");
-    let (mut old, mut heir) = pair();
+    let (mut old, mut successor) = pair();
     assert!(matches!(old.last_word().await, Ok(wire::Frame::End)));
-    heir.say(&message::Message::Committed).await.unwrap_err();
+    successor.say(&message::Message::Committed).await.unwrap_err();
     // The other direction stays.
     old.say(&message::Message::Ready).await.unwrap();
-    assert!(matches!(heir.hear().await.unwrap(), wire::Frame::Message(message::Message::Ready, _)));
+    assert!(matches!(successor.hear().await.unwrap(), wire::Frame::Message(message::Message::Ready, _)));
 }
 
 /// The successor is in this process, so it must leave by itself: nobody may be killed here.
@@ -341,21 +348,21 @@ async fn fails(cannot: Cannot, told: &str, thawed: &str) {
     let trial = Trial::begin(2).await;
     let inherits = trial.successor();
     trial.waits().await;
-    let knocker = trial.knocker.clone();
-    let outcome = tokio::spawn(async move { knocker.hand_over().await });
-    let inheritance = inherits.await.unwrap().unwrap();
-    let went = inheritance.taken.go_on(&Arc::new(new(&trial.deeds, cannot)), &Elders::new()).await;
+    let trigger = trial.trigger.clone();
+    let outcome = tokio::spawn(async move { trigger.hand_over().await });
+    let takeover = inherits.await.unwrap().unwrap();
+    let went = takeover.client.complete(&Arc::new(new(&trial.deeds, cannot)), &DrainingPredecessors::new()).await;
     assert!(went.is_err());
     let why = tokio::time::timeout(Duration::from_secs(30), outcome).await.unwrap().unwrap().unwrap_err();
     assert!(why.to_string().contains(told), "{why}");
     assert!(trial.deeds.all().contains(&thawed.to_owned()), "{:?}", trial.deeds.all());
-    assert!(!trial.deeds.all().iter().any(|deed| deed.starts_with("own") || deed == "cede"));
-    trial.door.abort();
+    assert!(!trial.deeds.all().iter().any(|deed| deed.starts_with("take_ownership") || deed == "release"));
+    trial.server.abort();
 }
 
 // The other process is this one, so it must not be killed for lingering: it leaves at once when told.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_successor_that_cannot_go_on_changes_nothing() {
-    fails(Cannot::Bind, "no room", "thaw 0").await;
-    fails(Cannot::Ready, "a worker refuses", "thaw 0").await;
+    fails(Cannot::Bind, "no room", "resume 0").await;
+    fails(Cannot::Ready, "a worker refuses", "resume 0").await;
 }

@@ -6,6 +6,7 @@
 
 use super::message::Message;
 use super::{Error, step_limit};
+use crate::process::ConnectionTransfer;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, Shutdown, recv, recvmsg, sendmsg, shutdown,
@@ -19,10 +20,10 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 /// Descriptors of one frame: the kernel passes 253 at once (unix(7)).
-const FDS: usize = 200;
+const MAX_FDS: usize = 200;
 /// Bytes of a frame's body.
-const LONGEST: usize = 64 * 1024 * 1024;
-/// Bytes of parcels that go in one frame, if it has more than one.
+const MAX_BODY: usize = 64 * 1024 * 1024;
+/// Bytes of connections that go in one frame, if it has more than one.
 const BATCH: usize = 256 * 1024;
 const HEADER: usize = 8;
 /// The kernel bounds descriptors on their way; the reader takes them meanwhile.
@@ -31,18 +32,11 @@ const TOO_MANY_PAUSE: Duration = Duration::from_millis(5);
 const KIND_MESSAGE: u16 = 1;
 const KIND_PARCELS: u16 = 2;
 
-/// One open connection on its way to the successor: its state, in the words of whoever moves it, and its sockets.
-#[derive(Debug)]
-pub(crate) struct Parcel {
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) fds: Vec<OwnedFd>,
-}
-
 /// What came.
 #[derive(Debug)]
 pub(super) enum Frame {
     Message(Message, Vec<OwnedFd>),
-    Parcels(Vec<Parcel>),
+    Connections(Vec<ConnectionTransfer>),
     /// The other side has closed the connection.
     End,
 }
@@ -96,16 +90,16 @@ impl Channel {
         self.send(KIND_MESSAGE, &body, fds).await.map_err(|e| Error::new(format!("saying {}: {e}", message.name())))
     }
 
-    /// Sends parcels in as few frames as they fit into. They are only borrowed: the sender keeps its descriptors.
-    pub(super) async fn send_parcels<'a>(
+    /// Sends connections in as few frames as they fit into. They are only borrowed: the sender keeps its descriptors.
+    pub(super) async fn send_connections<'a>(
         &mut self,
-        parcels: impl Iterator<Item = (Vec<u8>, Vec<BorrowedFd<'a>>)>,
+        connections: impl Iterator<Item = (Vec<u8>, Vec<BorrowedFd<'a>>)>,
     ) -> Result<usize, Error> {
         let (mut body, mut fds, mut count) = (Vec::new(), Vec::new(), 0);
         let failed = |e| Error::new(format!("sending connections: {e}"));
-        for (bytes, own) in parcels {
+        for (bytes, own) in connections {
             let length = u32::try_from(bytes.len()).map_err(|e| Error::new(format!("a connection's state: {e}")))?;
-            if !fds.is_empty() && (fds.len() + own.len() > FDS || body.len() + bytes.len() > BATCH) {
+            if !fds.is_empty() && (fds.len() + own.len() > MAX_FDS || body.len() + bytes.len() > BATCH) {
                 self.send(KIND_PARCELS, &body, &fds).await.map_err(failed)?;
                 body.clear();
                 fds.clear();
@@ -124,7 +118,7 @@ impl Channel {
 
     async fn send(&mut self, kind: u16, body: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
-        if fds.len() > FDS || body.len() > LONGEST {
+        if fds.len() > MAX_FDS || body.len() > MAX_BODY {
             return Err(invalid("too much for one frame"));
         }
         let mut header = [0; HEADER];
@@ -173,15 +167,16 @@ impl Channel {
     async fn receive(&mut self) -> io::Result<Frame> {
         let odd = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
         let mut header = [0; HEADER];
-        let (got, fds) = self.stream.async_io(Interest::READABLE, || receive_once(&self.stream, &mut header)).await?;
-        if got == 0 {
+        let (received, fds) =
+            self.stream.async_io(Interest::READABLE, || receive_once(&self.stream, &mut header)).await?;
+        if received == 0 {
             return Ok(Frame::End);
         }
-        self.stream.read_exact(&mut header[got..]).await?;
+        self.stream.read_exact(&mut header[received..]).await?;
         let [k0, k1, f0, f1, l0, l1, l2, l3] = header;
         let (kind, count) = (u16::from_le_bytes([k0, k1]), usize::from(u16::from_le_bytes([f0, f1])));
         let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
-        if length > LONGEST {
+        if length > MAX_BODY {
             return Err(odd("a message is too long"));
         }
         if fds.len() != count {
@@ -195,15 +190,17 @@ impl Channel {
                     serde_json::from_slice(&body).map_err(|e| odd(&format!("a message is not understood: {e}")))?;
                 Ok(Frame::Message(message, fds))
             }
-            KIND_PARCELS => parcels(&body, fds).map(Frame::Parcels).ok_or_else(|| odd("connections are cut wrongly")),
+            KIND_PARCELS => {
+                connections(&body, fds).map(Frame::Connections).ok_or_else(|| odd("connections are cut wrongly"))
+            }
             _ => Err(odd("an unknown kind of message")),
         }
     }
 }
 
-pub(super) fn parcels(mut body: &[u8], fds: Vec<OwnedFd>) -> Option<Vec<Parcel>> {
+pub(super) fn connections(mut body: &[u8], fds: Vec<OwnedFd>) -> Option<Vec<ConnectionTransfer>> {
     let mut fds = fds.into_iter();
-    let mut parcels = Vec::new();
+    let mut connections = Vec::new();
     while !body.is_empty() {
         let (length, rest) = body.split_first_chunk::<4>()?;
         let (count, rest) = rest.split_first()?;
@@ -212,14 +209,14 @@ pub(super) fn parcels(mut body: &[u8], fds: Vec<OwnedFd>) -> Option<Vec<Parcel>>
         if own.len() != usize::from(*count) {
             return None;
         }
-        parcels.push(Parcel { bytes: bytes.to_vec(), fds: own });
+        connections.push(ConnectionTransfer { bytes: bytes.to_vec(), fds: own });
         body = rest;
     }
-    fds.next().is_none().then_some(parcels)
+    fds.next().is_none().then_some(connections)
 }
 
 fn send_once(stream: &UnixStream, header: &[u8], body: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -229,10 +226,10 @@ fn send_once(stream: &UnixStream, header: &[u8], body: &[u8], fds: &[BorrowedFd<
 }
 
 fn receive_once(stream: &UnixStream, header: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    let got = recvmsg(stream, &mut [IoSliceMut::new(header)], &mut control, flags)?;
+    let received = recvmsg(stream, &mut [IoSliceMut::new(header)], &mut control, flags)?;
     let mut fds = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = message {
@@ -240,6 +237,6 @@ fn receive_once(stream: &UnixStream, header: &mut [u8]) -> io::Result<(usize, Ve
         }
     }
     // Told by the missing count, with a better text.
-    let _cut = got.flags.contains(ReturnFlags::CTRUNC);
-    Ok((got.bytes, fds))
+    let _cut = received.flags.contains(ReturnFlags::CTRUNC);
+    Ok((received.bytes, fds))
 }

@@ -32,6 +32,7 @@ pub(crate) mod state;
 pub(crate) mod strays;
 #[cfg(test)]
 mod tests;
+mod transfer;
 pub(crate) mod usage;
 pub(crate) mod worker_socket;
 
@@ -45,3 +46,4 @@ pub(crate) use preload::PRELOAD;
 pub(crate) use runtime_dir::{ADMIN_SOCKET, HANDOFF_SOCKET, PID_FILE, RuntimeDir, Tenant, answers};
 pub(crate) use shared_dir::{LONGEST_SHARED, SharedDir};
 pub(crate) use spawn::{Job, Preload, spawn};
+pub(crate) use transfer::ConnectionTransfer;

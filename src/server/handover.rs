@@ -1,17 +1,18 @@
 //! Joins the handoff with what is handed over: the supervisor's workers, the sockets that listen, and traffic.
 
+use super::adoption::{self, Adopt, worker};
 use super::listen::Doors;
 use super::notify;
 use super::peers::Peers;
-use super::settling::{self, Settle, worker};
 use super::sockets;
 use crate::config::Shutdown;
-use crate::gateway::{ConnectionTransfer, Paused, Phase, ProxyService};
+use crate::gateway::{Paused, Phase, ProxyService};
 use crate::handoff::{
-    Ceded, Door, Elders, Error, Frozen, Given, Knocker, Packed, Parcel, Predecessor, Successor, Taken,
+    DrainingPredecessors, Error, FirstPayload, HandoffClient, HandoffServer, HandoffTrigger, PausedConnection,
+    PausedPayload, Predecessor, Released, Successor,
 };
 use crate::pool::{Closing, Lease, Use};
-use crate::process;
+use crate::process::{self, ConnectionTransfer};
 use crate::supervisor::{AppStatus, Control, Estate, Heir, Partial, Status, WorkerStatus};
 use crate::worker::Incarnation;
 use arc_swap::ArcSwap;
@@ -27,42 +28,43 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot, watch};
 
-/// For tunnels to come to a stop. Those that need longer finish here.
-const STOP: Duration = Duration::from_secs(2);
+/// For tunnels to pause. Those that need longer finish here.
+const PAUSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Over what time WebSockets are closed that are still here in the end, and with which code (IANA's registry).
-const FAREWELL: Duration = Duration::from_secs(2);
+const CLOSE_WINDOW: Duration = Duration::from_secs(2);
 const SERVICE_RESTART: u16 = 1012;
 /// Connections on their way to the successor that wait to be sent.
-const LATE: usize = 256;
+const LATE_QUEUE: usize = 256;
 
 /// What this process is to the other proxies of its runtime directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum HandoffRole {
     /// It takes over, and owns nothing yet.
-    Heir,
-    Owner,
-    /// Another, of this process id, has everything; what is left here is finished.
-    Ceded(u32),
+    TakingOver,
+    /// It owns everything.
+    Active,
+    /// The successor, of this process id, owns everything; this process finishes what is left.
+    Released(u32),
     /// The same, and nothing is left.
-    Empty,
-    /// It was to take over and did not.
+    Finished,
+    /// The takeover failed; the other process goes on.
     Failed(String),
 }
 
-impl Standing {
+impl HandoffRole {
     /// It owns nothing any more, or never will.
     pub(super) fn is_gone(&self) -> bool {
-        matches!(self, Standing::Ceded(_) | Standing::Empty | Standing::Failed(_))
+        matches!(self, HandoffRole::Released(_) | HandoffRole::Finished | HandoffRole::Failed(_))
     }
 }
 
-/// What all of it is about. Cheap to clone.
+/// The handles that a handoff needs. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct House {
+pub(super) struct HandoffContext {
     pub(super) control: Control,
     pub(super) front: ProxyService,
     pub(super) doors: Doors,
-    pub(super) standing: Arc<watch::Sender<Standing>>,
+    pub(super) role: Arc<watch::Sender<HandoffRole>>,
     pub(super) pid_file: PathBuf,
     /// Where this process takes commands.
     pub(super) admin: Option<PathBuf>,
@@ -71,57 +73,61 @@ pub(super) struct House {
     pub(super) policy: Arc<ArcSwap<Shutdown>>,
 }
 
-/// What makes this process an heir.
-pub(super) struct Legacy {
-    pub(super) taken: Taken,
+/// What a process that takes over begins with.
+pub(super) struct TakeoverParts {
+    pub(super) client: HandoffClient,
     pub(super) heir: Heir,
 }
 
 /// The service: takes over first if there is somebody, then waits for a successor.
 pub(super) struct Handover {
-    house: House,
+    context: HandoffContext,
     runtime_dir: PathBuf,
-    legacy: Mutex<Option<Legacy>>,
-    door: Mutex<Option<Door>>,
-    settle: mpsc::Sender<Settle>,
-    elders: Elders,
+    takeover: Mutex<Option<TakeoverParts>>,
+    server: Mutex<Option<HandoffServer>>,
+    adopt: mpsc::Sender<Adopt>,
+    predecessors: DrainingPredecessors,
 }
 
 impl Handover {
-    /// Also what settles parcels, to be run where connections are served, and how to ask for a handoff.
+    /// Also the orders of adoption, to be carried out where connections are served, and how to ask for a handoff.
     pub(super) fn new(
-        house: House,
+        context: HandoffContext,
         runtime_dir: PathBuf,
-        legacy: Option<Legacy>,
-    ) -> (Handover, Knocker, mpsc::Receiver<Settle>) {
-        let (door, knocker) = Door::new();
-        let (settle, settling) = mpsc::channel(settling::WAITING);
-        let (legacy, door) = (Mutex::new(legacy), Mutex::new(Some(door)));
-        (Handover { house, runtime_dir, legacy, door, settle, elders: Elders::new() }, knocker, settling)
+        takeover: Option<TakeoverParts>,
+    ) -> (Handover, HandoffTrigger, mpsc::Receiver<Adopt>) {
+        let (server, trigger) = HandoffServer::new();
+        let (adopt, adoption) = mpsc::channel(adoption::QUEUE);
+        let (takeover, server) = (Mutex::new(takeover), Mutex::new(Some(server)));
+        (
+            Handover { context, runtime_dir, takeover, server, adopt, predecessors: DrainingPredecessors::new() },
+            trigger,
+            adoption,
+        )
     }
 
-    async fn take_over(&self, Legacy { taken, heir }: Legacy, owned: oneshot::Sender<()>) {
+    async fn take_over(&self, TakeoverParts { client, heir }: TakeoverParts, owned: oneshot::Sender<()>) {
         let (bound, ready) = (AsyncMutex::new(Some(heir.bound)), AsyncMutex::new(Some(heir.ready)));
         let commit = Mutex::new(Some((heir.commit, owned)));
-        let next = Arc::new(Next {
-            house: self.house.clone(),
+        let next = Arc::new(SuccessorSide {
+            context: self.context.clone(),
             bound,
             ready,
             commit,
-            settle: self.settle.clone(),
-            lent: Mutex::default(),
+            adopt: self.adopt.clone(),
+            in_use: Mutex::default(),
         });
-        if let Err(why) = taken.go_on(&next, &self.elders).await {
+        if let Err(why) = client.complete(&next, &self.predecessors).await {
             // Dropping the rest of the heir lets the supervisor end without touching anything.
             drop(next);
-            self.house.standing.send_replace(Standing::Failed(format!("the other proxy goes on: {why}")));
+            self.context.role.send_replace(HandoffRole::Failed(format!("the other proxy goes on: {why}")));
         }
     }
 
-    async fn wait_for_successor(&self, door: Door) {
-        match door.serve(&self.runtime_dir, &self.house, &self.elders).await {
+    async fn wait_for_successor(&self, server: HandoffServer) {
+        match server.serve(&self.runtime_dir, &self.context, &self.predecessors).await {
             Ok(()) => {
-                self.house.standing.send_replace(Standing::Empty);
+                self.context.role.send_replace(HandoffRole::Finished);
             }
             Err(why) => log::error!("this proxy cannot be upgraded, only restarted: {why}"),
         }
@@ -131,18 +137,18 @@ impl Handover {
 #[async_trait]
 impl BackgroundService for Handover {
     async fn start(&self, _shutdown: ShutdownWatch) {
-        let door = self.door.lock().unwrap_or_else(|e| e.into_inner()).take();
-        let legacy = self.legacy.lock().unwrap_or_else(|e| e.into_inner()).take();
+        let server = self.server.lock().unwrap_or_else(|e| e.into_inner()).take();
+        let takeover = self.takeover.lock().unwrap_or_else(|e| e.into_inner()).take();
         let (owned, is_owned) = oneshot::channel();
         let wait = async {
             // An heir that fails drops it, and waits for nobody.
-            if let (Ok(()), Some(door)) = (is_owned.await, door) {
-                self.wait_for_successor(door).await;
+            if let (Ok(()), Some(server)) = (is_owned.await, server) {
+                self.wait_for_successor(server).await;
             }
         };
-        match legacy {
-            Some(legacy) => {
-                tokio::join!(self.take_over(legacy, owned), wait);
+        match takeover {
+            Some(takeover) => {
+                tokio::join!(self.take_over(takeover, owned), wait);
             }
             None => {
                 let _ = owned.send(());
@@ -154,54 +160,54 @@ impl BackgroundService for Handover {
 
 /// What a predecessor's requests use of a worker.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
-struct Lent {
+struct InUse {
     app: String,
     incarnation: Incarnation,
     active: u32,
     parked: u32,
 }
 
-impl Lent {
+impl InUse {
     /// More of one worker than a predecessor can have.
-    const MOST: u32 = 100_000;
+    const MAX: u32 = 100_000;
 
     fn leases(&self, status: &Status) -> Vec<Lease> {
         let worker = worker(status, &self.app, self.incarnation);
         let Some(member) = worker.and_then(|worker| worker.carried.member()) else { return Vec::new() };
         let leases = |count: u32, usage| {
             let member = member.clone();
-            (0..count.min(Lent::MOST)).map(move |_| Lease::lent(member.clone(), usage))
+            (0..count.min(InUse::MAX)).map(move |_| Lease::lent(member.clone(), usage))
         };
         leases(self.active, Use::Request).chain(leases(self.parked, Use::Parked)).collect()
     }
 }
 
-/// A tunnel that stands still.
+/// A paused tunnel.
 pub(super) struct Tunnel(Box<dyn Paused>);
 
-impl Frozen for Tunnel {
-    fn portable(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>) {
+impl PausedConnection for Tunnel {
+    fn to_transfer(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>) {
         self.0.to_transfer()
     }
 }
 
 #[async_trait]
-impl Predecessor for House {
-    type Frozen = Tunnel;
+impl Predecessor for HandoffContext {
+    type PausedConnection = Tunnel;
 
     fn objection(&self, pid: Option<u32>) -> Option<String> {
         self.peers.objection(pid, "handoff.sock")
     }
 
-    async fn freeze(&self) -> Result<Given, String> {
+    async fn pause(&self) -> Result<FirstPayload, String> {
         let estate = self.control.freeze().await?;
         let copy =
             |(name, fd): (String, Arc<OwnedFd>)| -> io::Result<_> { Ok((name, fd.as_fd().try_clone_to_owned()?)) };
-        let given = || -> Result<Given, String> {
+        let given = || -> Result<FirstPayload, String> {
             let estate = serde_json::to_value(&estate).map_err(|e| format!("what is known of the workers: {e}"))?;
             let sockets = self.doors.sockets.export().into_iter().map(copy).collect::<io::Result<_>>();
             let sockets = sockets.map_err(|e| format!("copying the listening sockets: {e}"))?;
-            Ok(Given { estate, lock: self.control.lock()?, sockets })
+            Ok(FirstPayload { snapshot: estate, lock: self.control.lock()?, sockets })
         };
         match given() {
             Ok(given) => Ok(given),
@@ -212,61 +218,53 @@ impl Predecessor for House {
         }
     }
 
-    async fn dismiss(&self) {
+    async fn disconnect_workers(&self) {
         self.control.dismiss().await;
     }
 
-    async fn pack(&self) -> Packed<Tunnel> {
+    async fn pause_connections(&self) -> PausedPayload<Tunnel> {
         // First, since nobody waits for it: tunnels are to stand still as shortly as can be.
         let output = self.control.hush().await;
-        let tunnels = self.front.pause_tunnels(STOP).await;
-        Packed { tunnels: tunnels.into_iter().map(Tunnel).collect(), output: serde_json::json!(output) }
+        let tunnels = self.front.pause_tunnels(PAUSE_TIMEOUT).await;
+        PausedPayload { tunnels: tunnels.into_iter().map(Tunnel).collect(), output: serde_json::json!(output) }
     }
 
-    async fn thaw(&self, tunnels: Vec<Tunnel>) {
+    async fn resume(&self, tunnels: Vec<Tunnel>) {
         tunnels.into_iter().for_each(|tunnel| tunnel.0.resume());
         self.control.thaw().await;
     }
 
-    fn lent(&self) -> Value {
+    fn in_use(&self) -> Value {
         let status = self.control.status();
-        let worker = |app: &Arc<str>, worker: &WorkerStatus| Lent {
+        let worker = |app: &Arc<str>, worker: &WorkerStatus| InUse {
             app: app.to_string(),
             incarnation: worker.incarnation,
             active: worker.carried.active(),
             parked: worker.carried.parked(),
         };
         let of = |app: &AppStatus| app.workers.iter().map(|w| worker(&app.name, w)).collect::<Vec<_>>();
-        let lent = status.apps.iter().flat_map(of).filter(|lent| lent.active + lent.parked > 0);
-        serde_json::json!(lent.collect::<Vec<_>>())
+        let in_use = status.apps.iter().flat_map(of).filter(|in_use| in_use.active + in_use.parked > 0);
+        serde_json::json!(in_use.collect::<Vec<_>>())
     }
 
-    async fn cede(&self, successor: u32) -> Ceded {
+    async fn release(&self, successor: u32) -> Released {
         notify::main_pid(successor);
         if let Err(why) = process::init::succeeded_by(successor) {
             log::error!("{why}");
         }
-        let (give, mut given) = mpsc::channel(LATE);
+        let (give, late) = mpsc::channel(LATE_QUEUE);
         self.front.set_phase(Phase::Migrating(give));
         self.doors.traffic.close();
         self.doors.own.close();
-        self.standing.send_replace(Standing::Ceded(successor));
+        self.role.send_replace(HandoffRole::Released(successor));
         self.control.cede().await;
-        let (late, late_out) = mpsc::channel(1);
-        tokio::spawn(async move {
-            while let Some(ConnectionTransfer { bytes, fds }) = given.recv().await {
-                if late.send(Parcel { bytes, fds }).await.is_err() {
-                    return;
-                }
-            }
-        });
-        let house = self.clone();
-        let finished = tokio::spawn(async move { house.finish().await });
-        Ceded { late: late_out, finished }
+        let context = self.clone();
+        let finished = tokio::spawn(async move { context.finish().await });
+        Released { late, finished }
     }
 }
 
-impl House {
+impl HandoffContext {
     /// Lets what is still open here end. Afterwards nothing can come late.
     async fn finish(&self) {
         self.doors.traffic.closed().await;
@@ -282,9 +280,10 @@ impl House {
             self.front.set_phase(Phase::Draining);
             let status = self.control.status();
             let workers = status.apps.iter().flat_map(|app| &app.workers);
-            workers
-                .for_each(|worker| worker.carried.close_tunnels(Closing { code: SERVICE_RESTART, window: FAREWELL }));
-            let _ = tokio::time::timeout(2 * FAREWELL, self.front.emptied()).await;
+            workers.for_each(|worker| {
+                worker.carried.close_tunnels(Closing { code: SERVICE_RESTART, window: CLOSE_WINDOW })
+            });
+            let _ = tokio::time::timeout(2 * CLOSE_WINDOW, self.front.emptied()).await;
         }
         self.front.set_phase(Phase::Draining);
     }
@@ -294,20 +293,20 @@ impl House {
 type Commit = (oneshot::Sender<Vec<Partial>>, oneshot::Sender<()>);
 
 /// The heir's side: waits for the supervisor, then opens what is open.
-struct Next {
-    house: House,
+struct SuccessorSide {
+    context: HandoffContext,
     bound: AsyncMutex<Option<oneshot::Receiver<()>>>,
     ready: AsyncMutex<Option<oneshot::Receiver<Result<(), String>>>>,
     commit: Mutex<Option<Commit>>,
-    settle: mpsc::Sender<Settle>,
+    adopt: mpsc::Sender<Adopt>,
     /// What former processes still have, so that workers are not stopped under them.
-    lent: Mutex<BTreeMap<u32, Vec<Lease>>>,
+    in_use: Mutex<BTreeMap<u32, Vec<Lease>>>,
 }
 
 const ENDED: &str = "the supervisor has ended, see the log of this process";
 
 #[async_trait]
-impl Successor for Next {
+impl Successor for SuccessorSide {
     async fn bound(&self) -> Result<(), String> {
         match self.bound.lock().await.take() {
             Some(bound) => bound.await.map_err(|_| ENDED.to_owned()),
@@ -322,12 +321,12 @@ impl Successor for Next {
         }
     }
 
-    async fn prepare(&self, tunnels: Vec<Parcel>) {
+    async fn stage(&self, tunnels: Vec<ConnectionTransfer>) {
         // Its receiver lives as long as the front's service.
-        let _ = self.settle.send(Settle::Still(tunnels)).await;
+        let _ = self.adopt.send(Adopt::Stage(tunnels)).await;
     }
 
-    async fn own(&self, output: Value) {
+    async fn take_ownership(&self, output: Value) {
         let Some((commit, owned)) = self.commit.lock().unwrap_or_else(|e| e.into_inner()).take() else { return };
         let partials = match output {
             Value::Null => Vec::new(),
@@ -337,41 +336,41 @@ impl Successor for Next {
             }),
         };
         // First of all those that stand still.
-        let _ = self.settle.send(Settle::GoOn).await;
-        self.house.doors.traffic.open();
+        let _ = self.adopt.send(Adopt::Activate).await;
+        self.context.doors.traffic.open();
         // A worker whose tunnels are not counted yet could be stopped under them.
-        self.settled().await;
+        self.adopted().await;
         let _ = commit.send(partials);
-        self.house.doors.own.open();
-        sockets::take_pid_file(&self.house.pid_file);
-        self.house.standing.send_replace(Standing::Owner);
+        self.context.doors.own.open();
+        sockets::take_pid_file(&self.context.pid_file);
+        self.context.role.send_replace(HandoffRole::Active);
         let _ = owned.send(());
         log::info!("took over; listening");
     }
 
-    fn lend(&self, pid: u32, lent: Value) {
-        let lent: Vec<Lent> = serde_json::from_value(lent).unwrap_or_default();
-        let status = self.house.control.status();
-        let leases = lent.iter().flat_map(|lent| lent.leases(&status)).collect();
+    fn report_in_use(&self, pid: u32, in_use: Value) {
+        let in_use: Vec<InUse> = serde_json::from_value(in_use).unwrap_or_default();
+        let status = self.context.control.status();
+        let leases = in_use.iter().flat_map(|in_use| in_use.leases(&status)).collect();
         // The old ones go when the new ones are there.
-        drop(self.lent.lock().unwrap_or_else(|e| e.into_inner()).insert(pid, leases));
+        drop(self.in_use.lock().unwrap_or_else(|e| e.into_inner()).insert(pid, leases));
     }
 
-    async fn settle(&self, parcels: Vec<Parcel>) {
-        let _ = self.settle.send(Settle::Moving(parcels)).await;
+    async fn adopt(&self, connections: Vec<ConnectionTransfer>) {
+        let _ = self.adopt.send(Adopt::Late(connections)).await;
     }
 }
 
-impl Next {
-    async fn settled(&self) {
+impl SuccessorSide {
+    async fn adopted(&self) {
         let (done, is_done) = oneshot::channel();
-        if self.settle.send(Settle::Done(done)).await.is_ok() {
+        if self.adopt.send(Adopt::Barrier(done)).await.is_ok() {
             let _ = is_done.await;
         }
     }
 }
 
-/// The estate, as it came.
-pub(super) fn estate(value: Value) -> Result<Estate, Error> {
+/// The snapshot, as it came.
+pub(super) fn snapshot(value: Value) -> Result<Estate, Error> {
     serde_json::from_value(value).map_err(|e| Error(format!("what the predecessor knows is not understood: {e}")))
 }

@@ -1,6 +1,6 @@
 //! What the process's signals do.
 
-use super::handover::Standing;
+use super::handover::HandoffRole;
 use super::herald::Herald;
 use super::notify;
 use super::reload::Reloader;
@@ -50,12 +50,12 @@ pub(super) struct Signals {
     pub(super) control: Control,
     pub(super) reloader: Arc<Reloader>,
     pub(super) stop: Arc<Stopper>,
-    /// Taken when the server runs; so are the signals, where they are listened to already.
+    /// HandoffClient when the server runs; so are the signals, where they are listened to already.
     pub(super) herald: Mutex<Option<Herald>>,
     pub(super) listening: Mutex<Option<Listening>>,
     pub(super) failed: Arc<AtomicBool>,
     pub(super) upgrader: Upgrader,
-    pub(super) standing: Arc<watch::Sender<Standing>>,
+    pub(super) role: Arc<watch::Sender<HandoffRole>>,
 }
 
 /// A stop that has begun is not put off.
@@ -128,36 +128,36 @@ impl Signals {
     }
 
     fn has_departed(&self) -> bool {
-        self.standing.borrow().is_gone()
+        self.role.borrow().is_gone()
     }
 
     /// Ends when this process owns nothing any more, or never will.
     async fn departed(&self) {
-        if self.standing.subscribe().wait_for(Standing::is_gone).await.is_err() {
+        if self.role.subscribe().wait_for(HandoffRole::is_gone).await.is_err() {
             std::future::pending().await
         }
     }
 
     /// Finishes what could not go to the successor.
     async fn depart(&self) -> Result<(), String> {
-        if let Standing::Ceded(successor) = *self.standing.borrow()
+        if let HandoffRole::Released(successor) = *self.role.borrow()
             && self.stop.has_begun()
         {
             // It came while this process was handing over.
             log::info!("process {successor} is to stop, too");
             process::ask_to_end(successor);
         }
-        let mut standing = self.standing.subscribe();
-        let end = |standing: &Standing| matches!(standing, Standing::Empty | Standing::Failed(_));
+        let mut role = self.role.subscribe();
+        let end = |role: &HandoffRole| matches!(role, HandoffRole::Finished | HandoffRole::Failed(_));
         let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
         let ended = tokio::select! {
-            ended = standing.wait_for(end) => ended.map(|standing| standing.clone()),
-            () = next(&mut terminate) => Ok(Standing::Empty),
-            () = next(&mut interrupt) => Ok(Standing::Empty),
+            ended = role.wait_for(end) => ended.map(|role| role.clone()),
+            () = next(&mut terminate) => Ok(HandoffRole::Finished),
+            () = next(&mut interrupt) => Ok(HandoffRole::Finished),
         };
         match ended {
-            Ok(Standing::Failed(why)) => Err(why),
+            Ok(HandoffRole::Failed(why)) => Err(why),
             _ => {
                 // Commands that asked for this read their answers.
                 let _ = tokio::time::timeout(LAST_ANSWERS, self.stop.doors.own.emptied()).await;

@@ -1,7 +1,7 @@
 //! Upgrades on demand: starts a successor, and hands over to it.
 
 use crate::config::cli::{Cli, Source};
-use crate::handoff::{self, Knocker};
+use crate::handoff::{self, HandoffTrigger};
 use crate::process::program::trusted;
 use crate::process::{self, Other, spawn_apart};
 use std::ffi::OsString;
@@ -22,7 +22,7 @@ const NOT_PASSED_ON: [&str; 5] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", 
 /// Hands over. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Upgrader {
-    knocker: Knocker,
+    trigger: HandoffTrigger,
     source: Source,
     /// This program, as it was called: another may stand there now.
     program: PathBuf,
@@ -31,13 +31,13 @@ pub(super) struct Upgrader {
 }
 
 impl Upgrader {
-    pub(super) fn new(cli: &Cli, knocker: Knocker) -> Upgrader {
-        Upgrader { knocker, source: cli.source.clone(), program: program(), busy: Arc::default() }
+    pub(super) fn new(cli: &Cli, trigger: HandoffTrigger) -> Upgrader {
+        Upgrader { trigger, source: cli.source.clone(), program: program(), busy: Arc::default() }
     }
 
     /// Hands over to the successor that waits. Tells what came of it, for people.
     pub(super) async fn hand_over(&self) -> Result<String, String> {
-        let outcome = self.knocker.hand_over().await;
+        let outcome = self.trigger.hand_over().await;
         outcome.map(|pid| self.told(pid)).map_err(|why| why.to_string())
     }
 
@@ -57,14 +57,14 @@ impl Upgrader {
         log::info!("started process {pid} ({}) to take over", program.real.display());
         let limit = handoff::step_limit();
         let waits = tokio::select! {
-            () = self.knocker.waits(pid) => Ok(()),
+            () = self.trigger.waits(pid) => Ok(()),
             gone = successor.ended(limit) => Err(match gone {
                 true => ended(pid),
                 false => format!("the successor, process {pid}, does not come within {limit:?}"),
             }),
         };
         let outcome = match waits {
-            Ok(()) => self.knocker.hand_over().await.map_err(|why| why.to_string()),
+            Ok(()) => self.trigger.hand_over().await.map_err(|why| why.to_string()),
             Err(why) => Err(why),
         };
         match outcome {
@@ -78,7 +78,7 @@ impl Upgrader {
 
     /// Only one successor may wait.
     fn vacant(&self) -> Result<(), String> {
-        let Some(pid) = self.knocker.waiting() else { return Ok(()) };
+        let Some(pid) = self.trigger.waiting() else { return Ok(()) };
         let own = std::process::id();
         Err(format!(
             "process {pid} waits as successor already, started with -u; send SIGQUIT to {own}, which hands over to it, or end it first"

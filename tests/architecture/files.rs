@@ -12,7 +12,6 @@ pub(crate) const CIRCLES_ALLOWED: &[(&[&str], &str)] = &[
     (&["config/apps.rs", "config/external.rs"], "an app of external workers has the policy of any app"),
     (&["config/cli.rs", "config/verbs.rs"], "the errors of the command line are beside its first half"),
     (&["fleet/external.rs", "fleet/worker.rs"], "the constant REDIAL"),
-    (&["handoff/elders.rs", "handoff/take.rs"], "the trait Successor is beside its first user"),
     (
         &[
             "process/control/external.rs",

@@ -20,7 +20,7 @@ const LIMIT = { PINGORA_UNIX_PROXY_HANDOFF_LIMIT_MS: '5000' };
 const SIZE = { share: 0.3 };
 
 /** In their order. At hello nobody is a candidate yet. */
-const STEPS = ['estate', 'bound', 'ready', 'tunnels', 'commit'];
+const STEPS = ['snapshot', 'bound', 'ready', 'tunnels', 'commit'];
 const one = proxy => ({ apps: { web: siegeApp(proxy) } });
 const fault = (step, action) => ({ env: { ...LIMIT, PINGORA_UNIX_PROXY_FAULT: `${step}:${action}` } });
 

@@ -4,7 +4,7 @@
 //! list of them is touched when a connection begins and when it ends, never by a request.
 
 use crate::gateway::descriptors::{Descriptors, PER_CONNECTION, Taken};
-use crate::gateway::migration::format::ConnectionTransfer;
+use crate::process::ConnectionTransfer;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};

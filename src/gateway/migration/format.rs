@@ -19,14 +19,6 @@ pub(crate) const MAX_BYTES: usize = 1024 * 1024;
 /// The most that its JSON object takes.
 const MAX_HEAD: usize = 16 * 1024;
 
-/// One connection or tunnel, closed here once it is sent. Dropping it only closes descriptors.
-#[derive(Debug)]
-pub(crate) struct ConnectionTransfer {
-    pub(crate) bytes: Vec<u8>,
-    /// The client's; of a tunnel the worker's behind it.
-    pub(crate) fds: Vec<OwnedFd>,
-}
-
 /// What the JSON object says.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

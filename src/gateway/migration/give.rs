@@ -1,8 +1,9 @@
 //! Gives a connection between two requests to another process.
 
-use super::format::{self, ConnectionTransfer, Contents};
+use super::format::{self, Contents};
 use crate::gateway::downstream::connection::Connection;
 use crate::gateway::downstream::connections::ConnectionGuard;
+use crate::process::ConnectionTransfer;
 use std::io;
 use std::time::Duration;
 use tokio::time::timeout;

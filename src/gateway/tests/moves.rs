@@ -1,9 +1,10 @@
-//! Connections that go over to another process, by parcels.
+//! Connections that go over to another process, by transfers.
 
 use super::phases::{GET, LAST, OK, answer, get, says_close};
 use super::*;
+use crate::gateway::Phase;
 use crate::gateway::migration::format::Contents;
-use crate::gateway::{ConnectionTransfer, Phase};
+use crate::process::ConnectionTransfer;
 use tokio::sync::mpsc;
 
 /// Two fronts: the first gives, the second takes.
@@ -19,10 +20,10 @@ impl Pair {
         Pair { old: Rig::new(&workers).await, new: Rig::new(&workers).await, workers }
     }
 
-    /// From now on the second takes what the first gives. Counts the parcels.
+    /// From now on the second takes what the first gives. Counts the transfers.
     fn hand_over(&self) -> Arc<AtomicU32> {
-        let (parcels, mut arriving) = mpsc::channel::<ConnectionTransfer>(1);
-        self.old.front.set_phase(Phase::Migrating(parcels));
+        let (transfers, mut arriving) = mpsc::channel::<ConnectionTransfer>(1);
+        self.old.front.set_phase(Phase::Migrating(transfers));
         let (front, taken) = (self.new.front.clone(), Arc::new(AtomicU32::new(0)));
         let count = taken.clone();
         tokio::spawn(async move {
@@ -48,7 +49,7 @@ async fn idle_connections_and_half_a_head_go_over() {
     begun.write_all(&GET.as_bytes()[..7]).await.unwrap();
     let taken = pair.hand_over();
     pair.emptied().await;
-    until("three parcels", || taken.load(Ordering::Acquire) == 3).await;
+    until("three transfers", || taken.load(Ordering::Acquire) == 3).await;
     assert_eq!(pair.new.open(), 3);
     assert!(!says_close(&get(&mut idle, &pair.workers).await));
     assert!(!says_close(&get(&mut silent, &pair.workers).await));
@@ -105,7 +106,7 @@ async fn tunnels_go_over_early_and_late() {
         assert_eq!(&frame, b"\x82\x01a");
     }
     pair.emptied().await;
-    until("two parcels", || taken.load(Ordering::Acquire) == 2).await;
+    until("two transfers", || taken.load(Ordering::Acquire) == 2).await;
     assert_eq!((pair.new.open(), pair.new.member.tunnels.open()), (2, 2));
 }
 
@@ -117,9 +118,9 @@ async fn what_nobody_takes_ends_here() {
     get(&mut idle, &pair.workers).await;
     begun.write_all(&GET.as_bytes()[..7]).await.unwrap();
     tokio::time::sleep(Duration::from_millis(20)).await;
-    let (parcels, receiver) = mpsc::channel(1);
+    let (transfers, receiver) = mpsc::channel(1);
     drop(receiver);
-    pair.old.front.set_phase(Phase::Migrating(parcels));
+    pair.old.front.set_phase(Phase::Migrating(transfers));
     assert_eq!(rest(&mut idle).await, b"");
     begun.write_all(&GET.as_bytes()[7..]).await.unwrap();
     let mut last = pair.workers.accept().await;
@@ -134,15 +135,15 @@ async fn what_nobody_takes_ends_here() {
 }
 
 #[tokio::test]
-async fn a_slow_successor_makes_parcels_wait() {
+async fn a_slow_successor_makes_transfers_wait() {
     let pair = Pair::new().await;
-    let (parcels, mut arriving) = mpsc::channel::<ConnectionTransfer>(1);
+    let (transfers, mut arriving) = mpsc::channel::<ConnectionTransfer>(1);
     let mut clients = Vec::new();
     for _ in 0..10 {
         clients.push(pair.old.client().await);
     }
     until("ten connections", || pair.old.open() == 10).await;
-    pair.old.front.set_phase(Phase::Migrating(parcels));
+    pair.old.front.set_phase(Phase::Migrating(transfers));
     for n in 0..10 {
         tokio::time::sleep(Duration::from_millis(5)).await;
         assert!(pair.old.open() >= 9 - n, "one waits in the channel, the others with their tasks");
@@ -163,8 +164,8 @@ async fn a_move_makes_no_wait_longer() {
     begun.write_all(&GET.as_bytes()[..7]).await.unwrap();
     let (mut client, _worker) = pair.old.tunnel(&pair.workers).await;
     tokio::time::sleep(Duration::from_millis(20)).await;
-    let (parcels, mut arriving) = mpsc::channel::<ConnectionTransfer>(1);
-    pair.old.front.set_phase(Phase::Migrating(parcels));
+    let (transfers, mut arriving) = mpsc::channel::<ConnectionTransfer>(1);
+    pair.old.front.set_phase(Phase::Migrating(transfers));
     for _ in 0..3 {
         let ConnectionTransfer { bytes, fds } = arriving.recv().await.unwrap();
         let (mut contents, behind) = Contents::unpack(&bytes).unwrap();

@@ -6,10 +6,10 @@ use std::path::Path;
 #[tokio::test]
 async fn nobody_waits() {
     let trial = Trial::begin(0).await;
-    let why = trial.knocker.hand_over().await.unwrap_err();
+    let why = trial.trigger.hand_over().await.unwrap_err();
     assert!(why.to_string().contains("no successor waits"), "{why}");
     assert!(trial.deeds.all().is_empty());
-    trial.door.abort();
+    trial.server.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,7 +51,7 @@ async fn one_successor_at_a_time_and_a_candidate_may_leave() {
             break;
         }
     }
-    trial.door.abort();
+    trial.server.abort();
 }
 
 #[tokio::test]
@@ -67,25 +67,25 @@ async fn strangers_and_garbage_change_nothing() {
         let _ = stream.read_to_end(&mut answer).await;
         assert!(answer.is_empty());
     }
-    assert!(trial.knocker.hand_over().await.is_err());
+    assert!(trial.trigger.hand_over().await.is_err());
     assert!(trial.deeds.all().is_empty());
-    trial.door.abort();
+    trial.server.abort();
 }
 
 #[test]
 fn no_predecessor() {
     let dir = Dir::new();
-    let why = take(&dir.0).unwrap_err().to_string();
+    let why = take_over(&dir.0).unwrap_err().to_string();
     assert!(why.contains("start without -u"), "{why}");
     std::os::unix::net::UnixListener::bind(dir.0.join(SOCKET)).map(drop).unwrap();
-    assert!(take(Path::new(&dir.0)).is_err());
+    assert!(take_over(Path::new(&dir.0)).is_err());
 }
 
 #[test]
 fn parcels_that_are_cut_wrongly_are_refused() {
     for body in [&[9, 0, 0, 0, 0][..], &[0, 0, 0], &[0, 0, 0, 0, 1], &[255, 255, 255, 255, 0, 1]] {
-        assert!(wire::parcels(body, Vec::new()).is_none(), "{body:?}");
+        assert!(wire::connections(body, Vec::new()).is_none(), "{body:?}");
     }
-    assert!(wire::parcels(&[1, 0, 0, 0, 0, 7], vec![file("too many")]).is_none());
-    assert_eq!(wire::parcels(&[1, 0, 0, 0, 0, 7], Vec::new()).unwrap().len(), 1);
+    assert!(wire::connections(&[1, 0, 0, 0, 0, 7], vec![file("too many")]).is_none());
+    assert_eq!(wire::connections(&[1, 0, 0, 0, 0, 7], Vec::new()).unwrap().len(), 1);
 }

@@ -1,11 +1,11 @@
 //! The successor's part.
 
-use super::elders::{Elder, Elders};
 use super::message::Message;
-use super::wire::{Channel, Frame, Parcel};
-use super::{CANDIDATE, Error, SOCKET, fault};
+use super::predecessors::{DrainingPredecessor, DrainingPredecessors};
+use super::roles::Successor;
+use super::wire::{Channel, Frame};
+use super::{CANDIDATE_TIMEOUT, Error, SOCKET, fault};
 use crate::process::Other;
-use async_trait::async_trait;
 use serde_json::Value;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -13,44 +13,21 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What comes first, before anything of the successor runs.
+/// What a successor gets first, before anything of it runs.
 #[derive(Debug)]
-pub(crate) struct Inheritance {
-    pub(crate) estate: Value,
+pub(crate) struct Takeover {
+    /// What the predecessor knows of the workers.
+    pub(crate) snapshot: Value,
     pub(crate) lock: OwnedFd,
     pub(crate) sockets: Vec<(String, OwnedFd)>,
-    pub(crate) taken: Taken,
+    pub(crate) client: HandoffClient,
 }
 
-/// The conversation, to be gone on with in the runtime of the successor.
+/// The conversation, to be completed in the runtime of the successor.
 #[derive(Debug)]
-pub(crate) struct Taken {
+pub(crate) struct HandoffClient {
     stream: UnixStream,
     predecessor: u32,
-}
-
-/// What is to own everything.
-#[async_trait]
-pub(crate) trait Successor: Send + Sync + 'static {
-    /// Ends once the control socket is ours.
-    async fn bound(&self) -> Result<(), String>;
-
-    /// Ends once the workers are seen and answer.
-    async fn ready(&self) -> Result<(), String>;
-
-    /// Tunnels that stand still: all is made ready for them, and nothing is read from them or written, until
-    /// [`own`](Successor::own). Dropping them all is no end for them.
-    async fn prepare(&self, tunnels: Vec<Parcel>);
-
-    /// From here on everything is ours, what was prepared goes on. `output` is what the predecessor had in hand of the
-    /// workers' lines; null when it died.
-    async fn own(&self, output: Value);
-
-    /// What of the workers a former process still uses, for requests that it finishes; null when nothing any more.
-    fn lend(&self, pid: u32, lent: Value);
-
-    /// Connections that came late.
-    async fn settle(&self, parcels: Vec<Parcel>);
 }
 
 /// Waits as a candidate until the predecessor begins, and takes what comes first. Blocks, and leaves no thread behind:
@@ -58,13 +35,13 @@ pub(crate) trait Successor: Send + Sync + 'static {
 ///
 /// # Errors
 /// There is no predecessor, it speaks another protocol, or it never began.
-pub(crate) fn take(dir: &Path) -> Result<Inheritance, Error> {
+pub(crate) fn take_over(dir: &Path) -> Result<Takeover, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Error(format!("no runtime: {e}")))?;
     runtime.block_on(begin(dir))
 }
 
-async fn begin(dir: &Path) -> Result<Inheritance, Error> {
+async fn begin(dir: &Path) -> Result<Takeover, Error> {
     let path = dir.join(SOCKET);
     let stream = tokio::net::UnixStream::connect(&path).await.map_err(|e| {
         let path = path.display();
@@ -89,58 +66,62 @@ async fn begin(dir: &Path) -> Result<Inheritance, Error> {
         Frame::Message(Message::Refused { reason }, _) => return Err(Error(format!("refused: {reason}"))),
         _ => return Err(Error("the predecessor does not answer as one".into())),
     };
-    let begun = channel.hear_within(CANDIDATE).await;
-    let (estate, names, mut fds) = match begun {
-        Ok(Frame::Message(Message::Estate { estate, sockets }, fds)) => (estate, sockets, fds.into_iter()),
+    let begun = channel.hear_within(CANDIDATE_TIMEOUT).await;
+    let (snapshot, names, mut fds) = match begun {
+        Ok(Frame::Message(Message::Snapshot { snapshot, sockets }, fds)) => (snapshot, sockets, fds.into_iter()),
         Ok(Frame::Message(Message::Refused { reason }, _)) => return Err(Error(format!("refused: {reason}"))),
         Ok(Frame::End) => return Err(Error(format!("process {predecessor} ended the conversation before it began"))),
-        Ok(_) => return Err(Error("the predecessor said something else than its estate".into())),
+        Ok(_) => return Err(Error("the predecessor said something else than its snapshot".into())),
         Err(e) => return Err(Error(format!("process {predecessor} did not begin to hand over: {e}"))),
     };
-    let lock = fds.next().ok_or_else(|| Error("the estate came without the lock".into()))?;
+    let lock = fds.next().ok_or_else(|| Error("the snapshot came without the lock".into()))?;
     let sockets: Vec<_> = names.into_iter().zip(fds).collect();
-    if let Err(reason) = fault::before("estate").await {
+    if let Err(reason) = fault::before("snapshot").await {
         channel.say(&Message::Refused { reason: reason.clone() }).await?;
         return Err(Error(reason));
     }
     let stream = channel.into_std().map_err(|e| Error(format!("the conversation is lost: {e}")))?;
-    Ok(Inheritance { estate, lock, sockets, taken: Taken { stream, predecessor } })
+    Ok(Takeover { snapshot, lock, sockets, client: HandoffClient { stream, predecessor } })
 }
 
-/// What came after the estate; all of it, unless the predecessor died.
+/// What came after the snapshot; all of it, unless the predecessor died.
 #[derive(Default)]
-struct Got {
+struct Received {
     output: Value,
-    lent: Value,
+    in_use: Value,
     tunnels: usize,
 }
 
-impl Taken {
+impl HandoffClient {
     /// How to say no before the conversation goes on.
     pub(crate) fn refusal(&self) -> Refusal {
         Refusal(self.stream.try_clone().ok())
     }
 
-    /// Goes on until everything is ours; from then on `elders` take in what comes late. `Err`: nothing is ours, and nothing
+    /// Goes on until everything is ours; from then on `predecessors` take in what comes late. `Err`: nothing is ours, and nothing
     /// was touched.
-    pub(crate) async fn go_on<S: Successor>(self, heir: &Arc<S>, elders: &Elders) -> Result<(), Error> {
+    pub(crate) async fn complete<S: Successor>(
+        self,
+        successor: &Arc<S>,
+        predecessors: &DrainingPredecessors,
+    ) -> Result<(), Error> {
         let failed = |e: std::io::Error| Error(format!("the conversation is lost: {e}"));
         let predecessor = Other::open(self.predecessor)
             .map_err(|e| Error(format!("process {} cannot be watched: {e}", self.predecessor)))?;
         let mut channel = Channel::from_std(self.stream).map_err(failed)?;
-        let mut got = Got::default();
-        let lives = prepare(&mut channel, heir.as_ref(), predecessor.as_ref(), &mut got).await?;
-        let Got { output, lent, .. } = got;
+        let mut received = Received::default();
+        let lives = stage(&mut channel, successor.as_ref(), predecessor.as_ref(), &mut received).await?;
+        let Received { output, in_use, .. } = received;
         let pid = self.predecessor;
         if !lives {
             log::warn!("process {pid} died while it handed over; taking over what it had");
-            heir.own(output).await;
+            successor.take_ownership(output).await;
             return Ok(());
         }
         // Before anything is decided here.
-        heir.lend(pid, lent.clone());
-        heir.own(output).await;
-        elders.listen(Elder { pid, channel, lent }, heir.clone());
+        successor.report_in_use(pid, in_use.clone());
+        successor.take_ownership(output).await;
+        predecessors.listen(DrainingPredecessor { pid, channel, in_use }, successor.clone());
         Ok(())
     }
 }
@@ -163,13 +144,13 @@ impl Refusal {
 }
 
 /// Until everything is ours; tells whether the predecessor lives. `Err`: a step of ours fails, or it says no.
-async fn prepare<S: Successor>(
+async fn stage<S: Successor>(
     channel: &mut Channel,
-    heir: &S,
+    successor: &S,
     predecessor: Option<&Other>,
-    got: &mut Got,
+    received: &mut Received,
 ) -> Result<bool, Error> {
-    let why = match converse(channel, heir, got).await {
+    let why = match converse(channel, successor, received).await {
         Ok(()) => return Ok(true),
         Err(Ended::Refused(why)) => {
             let _ = channel.say(&Message::Refused { reason: why.to_string() }).await;
@@ -186,8 +167,8 @@ async fn prepare<S: Successor>(
         return Err(why);
     }
     // Steps that were not done yet need no order any more.
-    heir.bound().await.map_err(Error)?;
-    heir.ready().await.map_err(Error)?;
+    successor.bound().await.map_err(Error)?;
+    successor.ready().await.map_err(Error)?;
     Ok(false)
 }
 
@@ -198,23 +179,23 @@ enum Ended {
     Lost(Error),
 }
 
-async fn converse<S: Successor>(channel: &mut Channel, heir: &S, got: &mut Got) -> Result<(), Ended> {
+async fn converse<S: Successor>(channel: &mut Channel, successor: &S, received: &mut Received) -> Result<(), Ended> {
     let refused = |why: String| Ended::Refused(Error(why));
-    heir.bound().await.map_err(refused)?;
+    successor.bound().await.map_err(refused)?;
     fault::before("bound").await.map_err(refused)?;
     channel.say(&Message::Bound { pid: std::process::id() }).await.map_err(Ended::Lost)?;
-    heir.ready().await.map_err(refused)?;
+    successor.ready().await.map_err(refused)?;
     fault::before("ready").await.map_err(refused)?;
     channel.say(&Message::Ready).await.map_err(Ended::Lost)?;
     fault::before("tunnels").await.map_err(refused)?;
     loop {
         match channel.hear().await.map_err(Ended::Lost)? {
-            Frame::Parcels(parcels) => {
-                got.tunnels += parcels.len();
-                heir.prepare(parcels).await;
+            Frame::Connections(connections) => {
+                received.tunnels += connections.len();
+                successor.stage(connections).await;
             }
-            Frame::Message(Message::Commit { parcels, output, lent }, _) if parcels == got.tunnels => {
-                (got.output, got.lent) = (output, lent);
+            Frame::Message(Message::Commit { connections, output, in_use }, _) if connections == received.tunnels => {
+                (received.output, received.in_use) = (output, in_use);
                 fault::before("commit").await.map_err(refused)?;
                 let Err(why) = channel.say(&Message::Committed).await else { return Ok(()) };
                 // It does not wait any longer, and says why, or it has died.
@@ -223,8 +204,8 @@ async fn converse<S: Successor>(channel: &mut Channel, heir: &S, got: &mut Got) 
                     _ => Ended::Lost(why),
                 });
             }
-            Frame::Message(Message::Commit { parcels, .. }, _) => {
-                return Err(refused(format!("{} connections came of {parcels}", got.tunnels)));
+            Frame::Message(Message::Commit { connections, .. }, _) => {
+                return Err(refused(format!("{} connections came of {connections}", received.tunnels)));
             }
             Frame::Message(Message::Refused { reason }, _) => return Err(refused(reason)),
             Frame::Message(message, _) => return Err(refused(format!("{} was said out of turn", message.name()))),

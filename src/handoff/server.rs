@@ -1,8 +1,9 @@
 //! Where successors knock.
 
-use super::elders::Elders;
-use super::give::{Predecessor, finish, give};
 use super::message::Message;
+use super::predecessor::{finish, give};
+use super::predecessors::DrainingPredecessors;
+use super::roles::Predecessor;
 use super::wire::{Channel, Frame};
 use super::{Error, PROTOCOL, SOCKET};
 use std::fs::Permissions;
@@ -15,11 +16,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 /// From connect to hello.
-const HELLO: Duration = Duration::from_secs(5);
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the hello of one that is refused whatever it says.
-const LAST_WORDS: Duration = Duration::from_millis(100);
+const REFUSED_HELLO_TIMEOUT: Duration = Duration::from_millis(100);
 /// Connections that have not said hello yet.
-const STRANGERS: usize = 8;
+const MAX_UNGREETED: usize = 8;
 
 /// A successor that waits.
 struct Candidate {
@@ -31,19 +32,19 @@ struct Candidate {
 type Begin = oneshot::Sender<Result<u32, Error>>;
 
 /// Serves [`SOCKET`].
-pub(crate) struct Door {
+pub(crate) struct HandoffServer {
     begin: mpsc::Receiver<Begin>,
     candidate: watch::Sender<Option<u32>>,
 }
 
 /// Asks for the handoff to begin. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Knocker {
+pub(crate) struct HandoffTrigger {
     begin: mpsc::Sender<Begin>,
     candidate: watch::Receiver<Option<u32>>,
 }
 
-impl Knocker {
+impl HandoffTrigger {
     /// Hands over to the successor that waits; returns its process id once it owns everything.
     ///
     /// # Errors
@@ -71,37 +72,42 @@ impl Knocker {
     }
 }
 
-impl Door {
-    pub(crate) fn new() -> (Door, Knocker) {
+impl HandoffServer {
+    pub(crate) fn new() -> (HandoffServer, HandoffTrigger) {
         let (begin, begin_out) = mpsc::channel(1);
         let (candidate, candidate_out) = watch::channel(None);
-        (Door { begin: begin_out, candidate }, Knocker { begin, candidate: candidate_out })
+        (HandoffServer { begin: begin_out, candidate }, HandoffTrigger { begin, candidate: candidate_out })
     }
 
-    /// Serves until everything was handed over, `elders` too, and nothing is left here.
+    /// Serves until everything was handed over, `predecessors` too, and nothing is left here.
     ///
     /// # Errors
     /// The socket cannot be bound.
-    pub(crate) async fn serve<P: Predecessor>(self, dir: &Path, owner: &P, elders: &Elders) -> Result<(), Error> {
+    pub(crate) async fn serve<P: Predecessor>(
+        self,
+        dir: &Path,
+        owner: &P,
+        predecessors: &DrainingPredecessors,
+    ) -> Result<(), Error> {
         let listener = bind(dir).map_err(|e| Error(format!("binding {}: {e}", dir.join(SOCKET).display())))?;
-        let Door { mut begin, candidate: shown } = self;
+        let HandoffServer { mut begin, candidate: shown } = self;
         let mut candidate: Option<Candidate> = None;
-        let mut strangers = JoinSet::new();
+        let mut ungreeted = JoinSet::new();
         loop {
             shown.send_if_modified(|pid| std::mem::replace(pid, candidate.as_ref().map(|c| c.pid)) != *pid);
             tokio::select! {
-                accepted = listener.accept(), if strangers.len() < STRANGERS => match accepted {
+                accepted = listener.accept(), if ungreeted.len() < MAX_UNGREETED => match accepted {
                     Ok((stream, _)) => {
                         let channel = Channel::new(stream);
                         let against = channel.peer().ok().and_then(|peer| owner.objection(number(peer.pid())));
-                        drop(strangers.spawn(greet(channel, against)));
+                        drop(ungreeted.spawn(greet(channel, against)));
                     }
                     Err(e) => {
                         log::error!("handoff: cannot accept: {e}");
                         tokio::time::sleep(Duration::from_secs(1)).await;
                     }
                 },
-                Some(greeted) = strangers.join_next() => {
+                Some(greeted) = ungreeted.join_next() => {
                     if let Ok(Some(new)) = greeted {
                         welcome(new, &mut candidate).await;
                     }
@@ -119,11 +125,11 @@ impl Door {
                     let pid = successor.pid;
                     log::info!("handing over to process {pid}, version {}", successor.version);
                     match give(&mut successor.channel, pid, owner).await {
-                        Ok((pid, ceded)) => {
+                        Ok((pid, released)) => {
                             log::info!("process {pid} has taken over; this one finishes what it has");
                             let _ = reply.send(Ok(pid));
                             drop((listener, begin));
-                            finish(&mut successor.channel, ceded, owner, elders).await;
+                            finish(&mut successor.channel, released, owner, predecessors).await;
                             return Ok(());
                         }
                         Err(why) => {
@@ -161,10 +167,10 @@ async fn greet(mut channel: Channel, against: Option<String>) -> Option<Candidat
     if let Some(reason) = against {
         // At once: it must not keep a place from others. What it says is heard, or it would not hear us.
         let _ = channel.say(&Message::Refused { reason }).await;
-        let _ = channel.hear_within(LAST_WORDS).await;
+        let _ = channel.hear_within(REFUSED_HELLO_TIMEOUT).await;
         return None;
     }
-    match channel.hear_within(HELLO).await {
+    match channel.hear_within(HELLO_TIMEOUT).await {
         Ok(Frame::Message(Message::Hello { protocol, version, pid }, _)) => {
             let Some(reason) = objection(protocol, &version, pid, peer.pid()) else {
                 return Some(Candidate { pid, version, channel });

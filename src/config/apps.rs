@@ -3,14 +3,12 @@
 use super::error::shown;
 use super::fields::{Decoder, Field, Fields};
 use super::machine::Seen;
-use super::schema::{APP, BACKOFF, INSTANCES, QUEUE};
-use super::yaml::{Kind, Node, Value};
-use super::{App, affinity, care, command};
-use crate::fleet::policy::Policy;
+use super::schema::{APP, QUEUE};
+use super::yaml::{Node, Value};
+use super::{App, affinity, command, policy};
 use crate::gateway::Protocol;
 use crate::pool::QueuePolicy;
 use crate::process::spec::{Identity, Spec};
-use nix::sys::signal::Signal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -114,9 +112,9 @@ fn app(d: &mut Decoder<'_>, name: &str, field: &Field<'_>) -> Option<App> {
     let command = command::decode(d, &fields, &cwd, &env);
     let user = identity(d, &fields);
     let umask = umask(d, &fields);
-    let policy = policy(d, &fields);
-    let rlimits = care::rlimits(d, &fields);
-    let ports = care::ports(d, &fields);
+    let policy = policy::policy(d, &fields);
+    let rlimits = policy::rlimits(d, &fields);
+    let ports = policy::ports(d, &fields);
     let affinity = affinity::affinity(d, &fields).unwrap_or_default();
     let balance = affinity::balance(d, &fields);
     let response_timeout = d.duration(&fields, "response_timeout").unwrap_or(RESPONSE_TIMEOUT);
@@ -310,85 +308,6 @@ fn umask(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<u32> {
     }
 }
 
-pub(super) fn policy(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Policy {
-    let default = Policy::default();
-    let (backoff_min, backoff_max) = backoff(d, fields).unwrap_or((default.backoff_min, default.backoff_max));
-    let (least, most) = instances(d, fields).unwrap_or((default.instances, default.max_instances));
-    Policy {
-        instances: least,
-        max_instances: most,
-        min_ready: d.duration(fields, "min_ready").unwrap_or(default.min_ready),
-        surge: care::narrow(d.integer(fields, "surge")).unwrap_or(default.surge),
-        drain_window: d.duration(fields, "drain_window").unwrap_or(default.drain_window),
-        crashes: care::crashes(d, fields),
-        health: care::health(d, fields),
-        scaling: care::scaling(d, fields),
-        limits: care::limits(d, fields),
-        start_timeout: d.duration(fields, "start_timeout").unwrap_or(default.start_timeout),
-        wait_ready: d.flag(fields, "wait_ready").unwrap_or(default.wait_ready),
-        stop_timeout: d.duration(fields, "stop_timeout").unwrap_or(default.stop_timeout),
-        drain_timeout: d.duration(fields, "drain_timeout").unwrap_or(default.drain_timeout),
-        stop_signal: stop_signal(d, fields).unwrap_or(default.stop_signal),
-        backoff_min,
-        backoff_max,
-        external: false,
-        min_uptime: d.duration(fields, "min_uptime").unwrap_or(default.min_uptime),
-    }
-}
-
-/// The least and the most.
-fn instances(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<(u16, u16)> {
-    let field = fields.get("instances")?;
-    let narrow = |count: u64| u16::try_from(count).ok();
-    match &field.node.value {
-        Value::Map(_) => {
-            let range = d.fields(&field, &INSTANCES)?;
-            let (min, max) = (d.integer(&range, "min"), d.integer(&range, "max"));
-            if range.get("min").is_none() {
-                d.found.error(field.key_at, format!("{} says no min", field.path), "write {min: 2}");
-                return None;
-            }
-            let min = min?;
-            let max = max.unwrap_or(min);
-            if max < min {
-                let message = format!("{}.max ({max}) is less than min ({min})", field.path);
-                d.found.error(range.get("max").and_then(|field| field.at()), message, "swap them");
-            }
-            narrow(min).zip(narrow(max))
-        }
-        Value::Scalar(scalar) if matches!(scalar.text.as_str(), "auto" | "max") => {
-            let cpus = d.machine.cpus();
-            Some((cpus, cpus))
-        }
-        Value::Scalar(scalar) if matches!(scalar.kind, Kind::Int(count) if count <= 0) => {
-            let expected = "a whole number from 1 to 1024, or auto, max, {min, max}";
-            d.wrong(&field, expected, "write auto for one worker per processor");
-            None
-        }
-        _ => d.number(&field, fields.section.kind("instances")).and_then(narrow).map(|count| (count, count)),
-    }
-}
-
-fn backoff(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<(Duration, Duration)> {
-    let field = fields.filled("backoff")?;
-    let default = Policy::default();
-    if let Some(text) = field.text() {
-        d.wrong(&field, "a map", &format!("write backoff: {{min: {text}, max: 30s}}"));
-        return None;
-    }
-    let pauses = d.fields(&field, &BACKOFF)?;
-    let (min, max) = (d.duration(&pauses, "min"), d.duration(&pauses, "max"));
-    let (least, most) = (min.unwrap_or(default.backoff_min), max.unwrap_or(default.backoff_max));
-    if most < least {
-        let [shown_most, shown_least] = [most, least].map(super::scalars::duration_text);
-        let message = format!("{}.max ({shown_most}) is less than min ({shown_least})", field.path);
-        let hint = if min.is_some() && max.is_some() { "swap them" } else { "write both" };
-        d.found.error(field.at(), message, hint);
-        return None;
-    }
-    Some((least, most))
-}
-
 fn queue(d: &mut Decoder<'_>, fields: &Fields<'_>) -> QueuePolicy {
     let mut policy = QueuePolicy::default();
     let narrow = |count| u32::try_from(count).ok();
@@ -398,26 +317,4 @@ fn queue(d: &mut Decoder<'_>, fields: &Fields<'_>) -> QueuePolicy {
     policy.max = d.integer(&bounds, "max").and_then(narrow).unwrap_or(policy.max);
     policy.timeout = d.duration(&bounds, "timeout").unwrap_or(policy.timeout);
     policy
-}
-
-fn stop_signal(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<i32> {
-    const NAMES: &[&str] =
-        &["SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGABRT", "SIGALRM"];
-    let field = fields.get("stop_signal")?;
-    let text = field.scalar().map(|scalar| scalar.text.to_ascii_uppercase()).unwrap_or_default();
-    let name = NAMES.iter().find(|name| **name == text || name[3..] == text);
-    if let Some(signal) = name.and_then(|name| name.parse::<Signal>().ok()) {
-        return Some(signal as i32);
-    }
-    let hints = [
-        ("SIGKILL", "a worker that does not stop is killed after stop_timeout; write stop_timeout: 0s for at once"),
-        ("KILL", "a worker that does not stop is killed after stop_timeout; write stop_timeout: 0s for at once"),
-        ("9", "a worker that does not stop is killed after stop_timeout; write stop_timeout: 0s for at once"),
-        ("15", "write SIGTERM"),
-        ("2", "write SIGINT"),
-        ("3", "write SIGQUIT"),
-        ("1", "write SIGHUP"),
-    ];
-    d.choice(&field, NAMES, &hints);
-    None
 }

@@ -1,5 +1,7 @@
 //! The command line.
 
+pub use super::usage::Stop;
+use super::usage::mistake;
 use super::verbs;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -24,15 +26,6 @@ pub enum Source {
     File(PathBuf),
     /// Program and arguments after `--`, never empty.
     Command(Vec<String>),
-}
-
-/// Reason to end at once: help, version, or a mistake on the command line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stop {
-    /// For standard output when `code` is 0, else for standard error. Ends in a newline.
-    pub text: String,
-    /// 0 for help and version, 2 for a mistake.
-    pub code: u8,
 }
 
 /// Runs an app's workers on Unix sockets and serves them to the world from one port
@@ -117,10 +110,6 @@ fn words(command: Vec<OsString>) -> Result<Vec<String>, Stop> {
         })
     };
     command.into_iter().map(word).collect()
-}
-
-pub(super) fn mistake(message: &str, hint: &str) -> Stop {
-    Stop { text: format!("command line: {message}; {hint}\n"), code: 2 }
 }
 
 fn stop(error: &structopt::clap::Error, args: &[OsString]) -> Stop {

@@ -1,11 +1,12 @@
 //! `apps.NAME.external`: workers that somebody else starts.
 
 use super::App;
-use super::apps::{Apps, policy};
+use super::apps::Apps;
 use super::error::shown;
 use super::fields::{Decoder, Field, Fields, tidy};
 use super::limits::LONGEST_SOCKET;
 use super::machine::Seen;
+use super::policy;
 use super::schema::EXTERNAL;
 use super::yaml::Value;
 use crate::fleet::policy::Policy;
@@ -57,7 +58,7 @@ pub(super) fn decode(d: &mut Decoder<'_>, app: &Fields<'_>, field: &Field<'_>) -
     let fields = d.fields(field, &EXTERNAL)?;
     let users = users(d, &fields);
     let workers = d.integer(&fields, "workers").and_then(|count| u16::try_from(count).ok()).unwrap_or(WORKERS);
-    let policy = Policy { instances: 1, max_instances: workers, external: true, ..policy(d, app) };
+    let policy = Policy { instances: 1, max_instances: workers, external: true, ..policy::policy(d, app) };
     let directory = directory(d, &fields)?;
     let spec = Spec {
         command: Vec::new(),
@@ -67,7 +68,7 @@ pub(super) fn decode(d: &mut Decoder<'_>, app: &Fields<'_>, field: &Field<'_>) -
         user: None,
         umask: None,
         rlimits: Default::default(),
-        ports: super::care::ports(d, app),
+        ports: policy::ports(d, app),
         external: Some(External { directory, users }),
     };
     Some((spec, policy))

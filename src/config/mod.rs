@@ -11,7 +11,6 @@ mod admin;
 mod affinity;
 mod alarms;
 mod apps;
-mod care;
 pub mod cli;
 mod command;
 mod error;
@@ -23,12 +22,14 @@ mod listeners;
 mod logs;
 mod machine;
 mod pingora;
+mod policy;
 mod routes;
 mod scalars;
 mod schema;
 mod shutdown;
 #[cfg(test)]
 mod tests;
+mod usage;
 pub mod verbs;
 mod yaml;
 

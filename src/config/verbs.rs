@@ -1,7 +1,7 @@
 //! The commands for a running proxy: `pingora-unix-proxy status` and its like.
 
-use super::cli::{Stop, mistake};
 use super::error::{Error, nearest, shown};
+use super::usage::{Stop, mistake};
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -4,14 +4,10 @@
 //! takes the lowest free slot when it comes, and the slot goes when the worker does.
 
 use super::backoff::after;
+use super::worker::REDIAL_TIMEOUT;
 use super::{Action, Alarm, Fleet, Goal, Occupant, State, Time, Worker};
 use crate::worker::{Incarnation, Slot};
 use log::Level;
-use std::time::Duration;
-
-/// How long a worker that hung up may take to come back. One that has tried in vain for some time tries
-/// every 2 s; one that is dead is found at once, by a check.
-pub(super) const REDIAL: Duration = Duration::from_secs(5);
 
 impl Fleet {
     /// Whether workers come by themselves.
@@ -58,7 +54,7 @@ impl Fleet {
         if worker.is_coming_up() {
             return self.let_go(incarnation, "hung up");
         }
-        worker.leaves_at = Some(after(now, REDIAL));
+        worker.leaves_at = Some(after(now, REDIAL_TIMEOUT));
         if worker.is_up() {
             // A dead one refuses: then nobody waits.
             self.check(incarnation);
@@ -68,7 +64,7 @@ impl Fleet {
     /// Nobody could be heard until now: who is away may take as long to come back as if it had just left.
     pub(crate) fn await_redials(&mut self, now: Time) {
         for worker in self.workers.values_mut() {
-            worker.leaves_at = worker.leaves_at.map(|at| at.max(after(now, REDIAL)));
+            worker.leaves_at = worker.leaves_at.map(|at| at.max(after(now, REDIAL_TIMEOUT)));
             if !worker.connected {
                 worker.health.due = worker.redial_limit(now);
             }
@@ -102,6 +98,7 @@ mod tests {
     use super::super::policy::Policy;
     use super::super::{Carried, Event};
     use super::*;
+    use std::time::Duration;
 
     struct Stage {
         fleet: Fleet,

@@ -112,7 +112,7 @@ impl Fleet {
         for worker in self.workers.values_mut() {
             worker.connected = false;
             if worker.policy.external && worker.is_alive() {
-                worker.leaves_at = Some(present.max(now).saturating_add(super::external::REDIAL));
+                worker.leaves_at = Some(present.max(now).saturating_add(super::worker::REDIAL_TIMEOUT));
             }
             // As after a hang-up.
             worker.health.due = worker.redial_limit(present.max(now));

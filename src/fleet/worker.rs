@@ -3,12 +3,16 @@
 use super::Time;
 use super::backoff::{History, after};
 use super::event::Load;
-use super::external::REDIAL;
 use super::policy::Policy;
 use crate::worker::{Generation, Incarnation, Slot};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a worker that hung up may take to come back. One that has tried in vain for some time tries
+/// every 2 s; one that is dead is found at once, by a check.
+pub(super) const REDIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where a process is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -229,7 +233,7 @@ impl Worker {
 
     /// When the heart of one without a channel counts as stopped, if it was heard before.
     pub(super) fn redial_limit(&self, now: Time) -> Option<Time> {
-        let silence = REDIAL.saturating_add(self.policy.health.heartbeat_timeout);
+        let silence = REDIAL_TIMEOUT.saturating_add(self.policy.health.heartbeat_timeout);
         self.health.due.map(|_| after(now, silence))
     }
 

@@ -1,9 +1,37 @@
-//! How a process ended that is not our child. Only its parent is told by wait(2); since Linux 6.15 a pidfd that was
+//! How a process ended. Of one that is not our child only its parent is told by wait(2); since Linux 6.15 a pidfd that was
 //! opened while it lived tells, too, once its parent has reaped it (`PIDFD_GET_INFO` in linux/pidfd.h).
 
-use super::exit::Exit;
 use nix::libc;
+use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Code(i32),
+    Signal {
+        number: i32,
+        core: bool,
+    },
+    /// It was not our child, and the kernel does not tell (Linux before 6.15).
+    Unknown,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Exit::Code(code) => write!(f, "exited with code {code}"),
+            Exit::Signal { number, core } => {
+                match nix::sys::signal::Signal::try_from(number) {
+                    Ok(signal) => write!(f, "killed by {signal}")?,
+                    Err(_) => write!(f, "killed by signal {number}")?,
+                }
+                f.write_str(if core { " (core dumped)" } else { "" })
+            }
+            Exit::Unknown => f.write_str("exited"),
+        }
+    }
+}
 
 /// `struct pidfd_info` in its first size, 64 bytes.
 #[repr(C)]

@@ -1,12 +1,12 @@
 //! A running process: its end is seen through a pidfd, which also works for a process that is not
 //! our child (one taken over from an earlier proxy).
 
+use super::Error;
+use super::ending::{self, Exit};
 use super::usage::{real_user, start_time};
-use super::{Error, ending};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_process_group, pidfd_open, waitid,
 };
-use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -31,34 +31,6 @@ struct Inner {
     ceded: AtomicBool,
     /// When it was started, if it is not our child: then nobody keeps its number for us.
     started: Option<u64>,
-}
-
-/// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Exit {
-    Code(i32),
-    Signal {
-        number: i32,
-        core: bool,
-    },
-    /// It was not our child, and the kernel does not tell (Linux before 6.15).
-    Unknown,
-}
-
-impl fmt::Display for Exit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Exit::Code(code) => write!(f, "exited with code {code}"),
-            Exit::Signal { number, core } => {
-                match nix::sys::signal::Signal::try_from(number) {
-                    Ok(signal) => write!(f, "killed by {signal}")?,
-                    Err(_) => write!(f, "killed by signal {number}")?,
-                }
-                f.write_str(if core { " (core dumped)" } else { "" })
-            }
-            Exit::Unknown => f.write_str("exited"),
-        }
-    }
 }
 
 impl Process {

@@ -38,8 +38,9 @@ pub(crate) mod worker_socket;
 
 pub(crate) use apart::spawn_apart;
 pub(crate) use descriptor::{descriptor, peer_pid, readable};
+pub(crate) use ending::Exit;
 pub(crate) use error::Error;
-pub(crate) use exit::{Exit, Process};
+pub(crate) use exit::Process;
 pub(crate) use group::Group;
 pub(crate) use other::{Other, ask_to_end};
 pub(crate) use preload::PRELOAD;

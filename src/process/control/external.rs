@@ -4,12 +4,10 @@
 //! the user it runs as; what place it gets, by the supervisor, who is asked for each connection.
 
 use super::links::LinkId;
-use super::message::{Hello, Joining, PROTOCOL};
+use super::message::{Hello, Joining, PROTOCOL, Place};
 use super::registry::{Inbox, Registry, Token};
 use crate::process::shared_dir::SharedDir;
-use crate::process::spec::PortUse;
 use crate::worker::{Tag, WorkerId};
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -52,22 +50,6 @@ impl From<&str> for Turned {
     fn from(why: &str) -> Turned {
         Turned::Away(why.to_owned())
     }
-}
-
-/// What a worker is told of itself.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub(crate) struct Place {
-    pub(crate) app: String,
-    pub(crate) slot: u16,
-    pub(crate) incarnation: u32,
-    pub(crate) tag: String,
-    /// The proxy's public one.
-    pub(crate) port: u16,
-    pub(crate) wait_ready: bool,
-    pub(crate) keep_alive_ms: u64,
-    pub(crate) main_port: Option<u16>,
-    pub(crate) settled_port: Option<u16>,
-    pub(crate) ports: BTreeMap<u16, PortUse>,
 }
 
 /// Where the workers of one app come in.

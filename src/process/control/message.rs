@@ -1,6 +1,8 @@
 //! The lines of the protocol (docs/protocol.md), version 1.
 
+use crate::process::spec::PortUse;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 pub(crate) const PROTOCOL: u32 = 1;
 
@@ -141,7 +143,7 @@ pub(crate) enum ProxySays {
     Welcome {
         /// Of one that joined.
         #[serde(skip_serializing_if = "Option::is_none")]
-        worker: Option<super::Place>,
+        worker: Option<Place>,
     },
     Refused {
         reason: String,
@@ -169,4 +171,20 @@ impl ProxySays {
             line
         })
     }
+}
+
+/// What a worker is told of itself.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Place {
+    pub(crate) app: String,
+    pub(crate) slot: u16,
+    pub(crate) incarnation: u32,
+    pub(crate) tag: String,
+    /// The proxy's public one.
+    pub(crate) port: u16,
+    pub(crate) wait_ready: bool,
+    pub(crate) keep_alive_ms: u64,
+    pub(crate) main_port: Option<u16>,
+    pub(crate) settled_port: Option<u16>,
+    pub(crate) ports: BTreeMap<u16, PortUse>,
 }

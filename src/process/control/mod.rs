@@ -17,8 +17,8 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use external::{Door, Join, Place, Turned};
-pub(crate) use message::{PROTOCOL, PortState, ProxySays, Stats};
+pub(crate) use external::{Door, Join, Turned};
+pub(crate) use message::{PROTOCOL, Place, PortState, ProxySays, Stats};
 pub(crate) use registry::{Expected, Registry, Token, is_own_socket};
 #[cfg(test)]
 pub(crate) use server::bind;

@@ -2,9 +2,9 @@
 
 use super::Report;
 use super::complaints::Complaints;
-use super::external::{Door, Place, Turned};
+use super::external::{Door, Turned};
 use super::links::LinkId;
-use super::message::{LONGEST_HELLO, LONGEST_LINE, PortState, ProxySays, WorkerSays};
+use super::message::{LONGEST_HELLO, LONGEST_LINE, Place, PortState, ProxySays, WorkerSays};
 use super::registry::{Inbox, Registry};
 use crate::process::Error;
 use crate::process::usage::open_files_limit;

@@ -4,7 +4,7 @@ use super::Stream;
 use super::files::{Files, Rotate};
 use super::format::{Encoder, Format};
 use super::sink::{Bounds, Lane, Sink, now_text};
-use super::writer::Stdout;
+use super::writer::{self, Stdout};
 use crate::worker::{Generation, WorkerId};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -72,12 +72,12 @@ impl Logs {
         let mut sinks = Vec::new();
         if self.policy.stdout {
             sinks.push(match stdout {
-                Some(stdout) => Sink::start(stdout, format, Bounds::default())?,
-                None => Sink::start(Stdout::open()?, format, Bounds::default())?,
+                Some(stdout) => writer::start(stdout, format, Bounds::default())?,
+                None => writer::start(Stdout::open()?, format, Bounds::default())?,
             });
         }
         if let Some(files) = &self.policy.files {
-            sinks.push(Sink::start(Files::new(files.rotate.clone()), format, Bounds::default())?);
+            sinks.push(writer::start(Files::new(files.rotate.clone()), format, Bounds::default())?);
         }
         // A second start keeps the first one's.
         let _ = self.sinks.set(sinks);

@@ -5,10 +5,8 @@
 //! and large, a lane that drops costs its reader nothing but counting, and one that writes little is not dropped
 //! because others write much.
 
-use super::format::{Encoder, Format};
-use super::writer::{Output, Writer};
+use super::format::Encoder;
 use std::collections::VecDeque;
-use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -125,23 +123,18 @@ pub(super) enum Work {
 }
 
 impl Sink {
-    /// Starts the writer thread. It ends after [`Sink::close`].
-    pub(super) fn start(output: impl Output + 'static, format: Format, bounds: Bounds) -> io::Result<Arc<Sink>> {
-        let sink = Arc::new(Sink {
-            queue: Mutex::default(),
-            filled: Condvar::new(),
-            emptied: Condvar::new(),
-            bounds,
-            by_path: output.by_path(),
-        });
-        let writer = Writer::new(Box::new(output), format);
-        let theirs = sink.clone();
-        std::thread::Builder::new().name("worker-output".into()).spawn(move || {
-            // Also when it panics: whoever waits for the end must not wait for ever.
-            let _gone = Gone(&theirs);
-            writer.run(&theirs);
-        })?;
-        Ok(sink)
+    /// For a writer, which [`Sink::close`] ends; see [`super::writer::start`].
+    pub(super) fn new(bounds: Bounds, by_path: bool) -> Sink {
+        Sink { queue: Mutex::default(), filled: Condvar::new(), emptied: Condvar::new(), bounds, by_path }
+    }
+
+    /// Nothing is written any more: whoever waits for that must not wait for ever.
+    pub(super) fn writer_ended(&self) {
+        let mut queue = self.lock();
+        queue.writer_gone = true;
+        queue.items.clear();
+        queue.bytes = 0;
+        self.emptied.notify_all();
     }
 
     /// Queues whole lines, or drops and counts them.
@@ -273,18 +266,6 @@ impl Queue {
 /// Byte by byte: comparing paths by their parts is slow.
 fn same_place(a: &Path, b: &Path) -> bool {
     a.as_os_str() == b.as_os_str()
-}
-
-struct Gone<'a>(&'a Sink);
-
-impl Drop for Gone<'_> {
-    fn drop(&mut self) {
-        let mut queue = self.0.lock();
-        queue.writer_gone = true;
-        queue.items.clear();
-        queue.bytes = 0;
-        self.0.emptied.notify_all();
-    }
 }
 
 /// UTC, as RFC 3339 has it, with milliseconds.

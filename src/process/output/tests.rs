@@ -83,7 +83,7 @@ fn without_time(text: &str) -> Vec<String> {
 #[test]
 fn a_slow_output_costs_lines_which_are_counted_where_they_are_missing() {
     let (output, written, turn) = slow();
-    let sink = Sink::start(output, Format::Text, SMALL).unwrap();
+    let sink = writer::start(output, Format::Text, SMALL).unwrap();
     let (lane, dropped) = lane(0);
     hold_up(&sink, &lane);
     (0..1000).for_each(|n| push(&sink, &lane, &format!("{n:09}")));
@@ -106,7 +106,7 @@ fn a_slow_output_costs_lines_which_are_counted_where_they_are_missing() {
 #[test]
 fn a_stream_that_writes_little_loses_nothing_to_one_that_writes_much() {
     let (output, written, turn) = slow();
-    let sink = Sink::start(output, Format::Text, SMALL).unwrap();
+    let sink = writer::start(output, Format::Text, SMALL).unwrap();
     let loud: Vec<_> = (0..20).map(lane).collect();
     let (quiet, lost) = lane(99);
     hold_up(&sink, &quiet);
@@ -126,7 +126,7 @@ fn a_stream_that_writes_little_loses_nothing_to_one_that_writes_much() {
 #[test]
 fn lines_flow_again_after_a_gap() {
     let (output, written, turn) = slow();
-    let sink = Sink::start(output, Format::Text, SMALL).unwrap();
+    let sink = writer::start(output, Format::Text, SMALL).unwrap();
     let (lane, dropped) = lane(0);
     hold_up(&sink, &lane);
     (0..500).for_each(|n| push(&sink, &lane, &format!("before {n}")));
@@ -149,7 +149,7 @@ fn lines_flow_again_after_a_gap() {
 #[test]
 fn an_output_that_hangs_holds_nobody_up() {
     let (output, _, turn) = slow();
-    let sink = Sink::start(output, Format::Text, SMALL).unwrap();
+    let sink = writer::start(output, Format::Text, SMALL).unwrap();
     push(&sink, &lane(0).0, "stuck");
     let began = Instant::now();
     sink.close(Duration::from_millis(20));
@@ -175,7 +175,7 @@ impl Output for Failing {
 fn an_output_that_fails_is_tried_again_and_every_line_comes_or_is_counted() {
     let (fails, written) = (Arc::new(AtomicBool::new(true)), Written::default());
     let output = Failing { fails: fails.clone(), written: written.clone() };
-    let sink = Sink::start(output, Format::Text, Bounds::default()).unwrap();
+    let sink = writer::start(output, Format::Text, Bounds::default()).unwrap();
     let (lane, dropped) = lane(0);
     let mut pushed = 0;
     let mut push_some = || {

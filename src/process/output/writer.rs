@@ -2,7 +2,7 @@
 //! the log says when the trouble begins and when it ends.
 
 use super::format::{Encoder, Format};
-use super::sink::{Batch, Part, Sink, Work, now_text};
+use super::sink::{Batch, Bounds, Part, Sink, Work, now_text};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Write};
@@ -38,6 +38,27 @@ pub(super) trait Output: Send {
     /// Does what is due, and says after what time to come again.
     fn wake(&mut self, _now: SystemTime) -> Option<Duration> {
         None
+    }
+}
+
+/// Starts a thread that writes to `output` what is pushed to the sink. It ends after [`Sink::close`].
+pub(super) fn start(output: impl Output + 'static, format: Format, bounds: Bounds) -> io::Result<Arc<Sink>> {
+    let sink = Arc::new(Sink::new(bounds, output.by_path()));
+    let writer = Writer::new(Box::new(output), format);
+    let theirs = sink.clone();
+    std::thread::Builder::new().name("worker-output".into()).spawn(move || {
+        // Also when it panics.
+        let _ended = Ended(&theirs);
+        writer.run(&theirs);
+    })?;
+    Ok(sink)
+}
+
+struct Ended<'a>(&'a Sink);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.writer_ended();
     }
 }
 

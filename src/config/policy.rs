@@ -1,12 +1,15 @@
-//! How an app's workers are looked after: health, crash loops, scaling, limits.
+//! How an app's workers are looked after: their number, starts and stops, health, crash loops, scaling, limits.
 
 use super::error::shown;
 use super::fields::{Decoder, Fields};
-use super::schema::{CRASH_LOOP, HEALTH_CHECK, RLIMITS, SCALING};
-use crate::fleet::policy::{Crashes, Health, Limits, Scaling};
+use super::schema::{BACKOFF, CRASH_LOOP, HEALTH_CHECK, INSTANCES, RLIMITS, SCALING};
+use super::yaml::{Kind, Value};
+use crate::fleet::policy::{Crashes, Health, Limits, Policy, Scaling};
 use crate::process::spec::{PortUse, Ports, Rlimits};
+use nix::sys::signal::Signal;
+use std::time::Duration;
 
-pub(super) fn narrow<N: TryFrom<u64>>(number: Option<u64>) -> Option<N> {
+fn narrow<N: TryFrom<u64>>(number: Option<u64>) -> Option<N> {
     number.and_then(|number| N::try_from(number).ok())
 }
 
@@ -16,7 +19,7 @@ fn unless_none(d: &mut Decoder<'_>, fields: &Fields<'_>, name: &'static str) -> 
     if none { None } else { d.integer(fields, name) }
 }
 
-pub(super) fn crashes(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Crashes {
+fn crashes(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Crashes {
     let default = Crashes::default();
     let Some(field) = fields.filled("crash_loop") else { return default };
     let Some(rule) = d.fields(&field, &CRASH_LOOP) else { return default };
@@ -27,7 +30,7 @@ pub(super) fn crashes(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Crashes {
     }
 }
 
-pub(super) fn health(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Health {
+fn health(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Health {
     let default = Health::default();
     let default = Health {
         heartbeat_timeout: d.duration(fields, "heartbeat_timeout").unwrap_or(default.heartbeat_timeout),
@@ -78,7 +81,7 @@ fn expect(d: &mut Decoder<'_>, rule: &Fields<'_>) -> Option<(u16, u16)> {
     }
 }
 
-pub(super) fn scaling(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Scaling {
+fn scaling(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Scaling {
     let default = Scaling::default();
     let Some(field) = fields.filled("scaling") else { return default };
     let Some(rule) = d.fields(&field, &SCALING) else { return default };
@@ -94,7 +97,7 @@ pub(super) fn scaling(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Scaling {
     }
 }
 
-pub(super) fn limits(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Limits {
+fn limits(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Limits {
     Limits {
         memory: d.size(fields, "max_memory_restart").flatten(),
         requests: unless_none(d, fields, "max_requests"),
@@ -138,4 +141,105 @@ pub(super) fn ports(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Ports {
         }
     }
     ports
+}
+
+pub(super) fn policy(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Policy {
+    let default = Policy::default();
+    let (backoff_min, backoff_max) = backoff(d, fields).unwrap_or((default.backoff_min, default.backoff_max));
+    let (least, most) = instances(d, fields).unwrap_or((default.instances, default.max_instances));
+    Policy {
+        instances: least,
+        max_instances: most,
+        min_ready: d.duration(fields, "min_ready").unwrap_or(default.min_ready),
+        surge: narrow(d.integer(fields, "surge")).unwrap_or(default.surge),
+        drain_window: d.duration(fields, "drain_window").unwrap_or(default.drain_window),
+        crashes: crashes(d, fields),
+        health: health(d, fields),
+        scaling: scaling(d, fields),
+        limits: limits(d, fields),
+        start_timeout: d.duration(fields, "start_timeout").unwrap_or(default.start_timeout),
+        wait_ready: d.flag(fields, "wait_ready").unwrap_or(default.wait_ready),
+        stop_timeout: d.duration(fields, "stop_timeout").unwrap_or(default.stop_timeout),
+        drain_timeout: d.duration(fields, "drain_timeout").unwrap_or(default.drain_timeout),
+        stop_signal: stop_signal(d, fields).unwrap_or(default.stop_signal),
+        backoff_min,
+        backoff_max,
+        external: false,
+        min_uptime: d.duration(fields, "min_uptime").unwrap_or(default.min_uptime),
+    }
+}
+
+/// The least and the most.
+fn instances(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<(u16, u16)> {
+    let field = fields.get("instances")?;
+    let narrow = |count: u64| u16::try_from(count).ok();
+    match &field.node.value {
+        Value::Map(_) => {
+            let range = d.fields(&field, &INSTANCES)?;
+            let (min, max) = (d.integer(&range, "min"), d.integer(&range, "max"));
+            if range.get("min").is_none() {
+                d.found.error(field.key_at, format!("{} says no min", field.path), "write {min: 2}");
+                return None;
+            }
+            let min = min?;
+            let max = max.unwrap_or(min);
+            if max < min {
+                let message = format!("{}.max ({max}) is less than min ({min})", field.path);
+                d.found.error(range.get("max").and_then(|field| field.at()), message, "swap them");
+            }
+            narrow(min).zip(narrow(max))
+        }
+        Value::Scalar(scalar) if matches!(scalar.text.as_str(), "auto" | "max") => {
+            let cpus = d.machine.cpus();
+            Some((cpus, cpus))
+        }
+        Value::Scalar(scalar) if matches!(scalar.kind, Kind::Int(count) if count <= 0) => {
+            let expected = "a whole number from 1 to 1024, or auto, max, {min, max}";
+            d.wrong(&field, expected, "write auto for one worker per processor");
+            None
+        }
+        _ => d.number(&field, fields.section.kind("instances")).and_then(narrow).map(|count| (count, count)),
+    }
+}
+
+fn backoff(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<(Duration, Duration)> {
+    let field = fields.filled("backoff")?;
+    let default = Policy::default();
+    if let Some(text) = field.text() {
+        d.wrong(&field, "a map", &format!("write backoff: {{min: {text}, max: 30s}}"));
+        return None;
+    }
+    let pauses = d.fields(&field, &BACKOFF)?;
+    let (min, max) = (d.duration(&pauses, "min"), d.duration(&pauses, "max"));
+    let (least, most) = (min.unwrap_or(default.backoff_min), max.unwrap_or(default.backoff_max));
+    if most < least {
+        let [shown_most, shown_least] = [most, least].map(super::scalars::duration_text);
+        let message = format!("{}.max ({shown_most}) is less than min ({shown_least})", field.path);
+        let hint = if min.is_some() && max.is_some() { "swap them" } else { "write both" };
+        d.found.error(field.at(), message, hint);
+        return None;
+    }
+    Some((least, most))
+}
+
+fn stop_signal(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<i32> {
+    const NAMES: &[&str] =
+        &["SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGABRT", "SIGALRM"];
+    let field = fields.get("stop_signal")?;
+    let text = field.scalar().map(|scalar| scalar.text.to_ascii_uppercase()).unwrap_or_default();
+    let name = NAMES.iter().find(|name| **name == text || name[3..] == text);
+    if let Some(signal) = name.and_then(|name| name.parse::<Signal>().ok()) {
+        return Some(signal as i32);
+    }
+    let hints = [
+        ("SIGKILL", "a worker that does not stop is killed after stop_timeout; write stop_timeout: 0s for at once"),
+        ("KILL", "a worker that does not stop is killed after stop_timeout; write stop_timeout: 0s for at once"),
+        ("9", "a worker that does not stop is killed after stop_timeout; write stop_timeout: 0s for at once"),
+        ("15", "write SIGTERM"),
+        ("2", "write SIGINT"),
+        ("3", "write SIGQUIT"),
+        ("1", "write SIGHUP"),
+    ];
+    d.choice(&field, NAMES, &hints);
+    None
 }

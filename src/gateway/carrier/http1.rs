@@ -74,17 +74,16 @@ pub(in crate::gateway) async fn serve(
     let Http1Client { stays, mut body, pending, is_delimited, .. } = client;
     match outcome {
         Outcome::Answered if stays && drain(&mut connection, &mut body).await => Next::Request(connection),
-        Outcome::Answered => {
-            // Bytes that nobody reads would turn the close into a reset.
-            close(connection.stream).await;
+        Outcome::Switched(switched, lease) => Next::Tunnel(switched, lease, connection, pending),
+        Outcome::Cut if !is_delimited => {
+            // Its end alone would make the answer look whole.
+            reset_on_close(&connection.stream);
             Next::Closed
         }
-        Outcome::Switched(switched, lease) => Next::Tunnel(switched, lease, connection, pending),
-        Outcome::Cut => {
-            if !is_delimited {
-                // Its end alone would make the answer look whole.
-                reset_on_close(&connection.stream);
-            }
+        // Bytes that nobody reads would turn the end into a reset. That would discard what is still on its way to the
+        // client, answers to earlier requests too.
+        Outcome::Answered | Outcome::Cut => {
+            close(connection.stream).await;
             Next::Closed
         }
         Outcome::EndPoll => {

@@ -111,10 +111,8 @@ impl Download {
             match Pin::new(worker).poll_read(cx, &mut read) {
                 Poll::Ready(Ok(())) if read.filled().is_empty() => self.worker_ended(),
                 Poll::Ready(Ok(())) => self.take(cx, client, outgoing, upload, read.filled()),
+                Poll::Ready(Err(e)) if e.kind() == io::ErrorKind::ConnectionReset => self.worker_reset(outgoing, upload),
                 Poll::Ready(Err(_)) if self.has_begun() => Err(Fault::Truncated),
-                Poll::Ready(Err(e)) if e.kind() == io::ErrorKind::ConnectionReset && !upload.is_split() => {
-                    Err(WorkerFault::Unread.into())
-                }
                 Poll::Ready(Err(_)) => Err(WorkerFault::Died.into()),
                 Poll::Pending => Ok(false),
             }
@@ -129,6 +127,18 @@ impl Download {
                 Ok(true)
             }
             State::Head { .. } => Err(WorkerFault::Died.into()),
+            _ => Err(Fault::Truncated),
+        }
+    }
+
+    /// A Unix socket's reset says that bytes of the request lay unread when the worker closed it, and nothing of what
+    /// the worker had sent before.
+    fn worker_reset(&mut self, outgoing: &Outgoing<'_>, upload: &Upload) -> Result<bool, Fault> {
+        match self.state {
+            State::Head { .. } if upload.is_split() => Err(WorkerFault::Died.into()),
+            State::Head { .. } => Err(WorkerFault::Unread.into()),
+            // A worker that refuses a body leaves it unread: that is how such an answer ends.
+            _ if outgoing.has_body => self.worker_ended(),
             _ => Err(Fault::Truncated),
         }
     }

@@ -15,6 +15,8 @@ pub(super) struct Outgoing<'a> {
     /// The request's head, and what of its body came with it; kept whole so that it can be sent again.
     pub(super) first: &'a [u8],
     pub(super) method: Method,
+    /// A body belongs to it.
+    pub(super) has_body: bool,
     /// It may switch to WebSocket.
     pub(super) upgrade: bool,
     /// The worker's connection may be kept: it was spoken to in HTTP/1.1.

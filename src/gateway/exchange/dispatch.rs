@@ -3,8 +3,8 @@
 
 use super::client::{ClientFault, ClientHalf, HALF_CLOSED_TIMEOUT};
 use super::fault::Fault;
+use super::sides::Outgoing;
 use super::transfer::{Finished, Switched, Transfer};
-use super::upload::Outgoing;
 use crate::gateway::downstream::connections::ConnectionRegistry;
 use crate::gateway::http1::Method;
 use crate::gateway::metrics::counters::Failure;

@@ -1,7 +1,8 @@
 //! How a client's connection ends while it still sends: nothing that was sent to it is lost.
 
-use super::phases::{GET, LAST};
+use super::phases::{GET, LAST, answer, get, says_close};
 use super::*;
+use crate::gateway::Phase;
 
 /// Longer than what a worker's socket and the gateway take together, and what is read after an answer's end.
 const BODY: usize = 600_000;
@@ -78,4 +79,42 @@ async fn a_client_that_sends_on_is_held_up_before_it_is_reset() {
         len += n;
     }
     of_get(&String::from_utf8_lossy(&all[..len]));
+}
+
+/// An answer that comes before half of its request's body has, and says that the connection stays.
+async fn answered_early(rig: &Rig, workers: &Workers) -> TcpStream {
+    let mut bytes = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 40000\r\n\r\n".to_vec();
+    bytes.resize(bytes.len() + 20_000, b'x');
+    let mut client = sent(rig, bytes).await;
+    workers.accept().await.write_all(LAST.as_bytes()).await.unwrap();
+    assert!(!says_close(&answer(&mut client).await));
+    client
+}
+
+#[tokio::test]
+async fn a_body_behind_its_answer_is_waited_for_as_any_body() {
+    let workers = Workers::new();
+    let rig = Rig::new(&workers).await;
+    let mut client = answered_early(&rig, &workers).await;
+    // Longer than a connection lingers.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    client.write_all(&[b'x'; 20_000]).await.unwrap();
+    get(&mut client, &workers).await;
+}
+
+#[tokio::test]
+async fn a_body_behind_its_answer_is_not_waited_for_longer() {
+    let workers = Workers::new();
+    let rig = Rig::with(&workers, Limits { body_timeout: Duration::from_millis(100), ..limits() }).await;
+    let mut client = answered_early(&rig, &workers).await;
+    assert_eq!(rest(&mut client).await, b"");
+}
+
+#[tokio::test]
+async fn a_body_behind_its_answer_does_not_hold_up_a_stop() {
+    let workers = Workers::new();
+    let rig = Rig::new(&workers).await;
+    let mut client = answered_early(&rig, &workers).await;
+    rig.front.set_phase(Phase::Draining);
+    assert_eq!(rest(&mut client).await, b"");
 }

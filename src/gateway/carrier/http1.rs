@@ -2,7 +2,7 @@
 
 use crate::gateway::downstream::close::{close, reset_on_close, respond_and_close, send_and_close};
 use crate::gateway::downstream::connection::{Connection, READ_AHEAD_LIMIT};
-use crate::gateway::downstream::connections::ConnectionRegistry;
+use crate::gateway::downstream::connections::{ConnectionRegistry, Directive};
 use crate::gateway::downstream::deadline::Deadline;
 use crate::gateway::downstream::scratch::SCRATCH;
 use crate::gateway::exchange::client::{ClientFault, ClientHalf, Presence, ResponseFault};
@@ -14,6 +14,7 @@ use crate::gateway::http1::{Method, Version, response};
 use crate::gateway::migration::format;
 use crate::gateway::request::body::Http1Body;
 use crate::gateway::request::heads::{self, Persistence};
+use crate::gateway::request::limits::{BodyWait, RequestLimits};
 use crate::gateway::request::plan::{self, RawHeaders};
 use crate::gateway::request::socketio;
 use crate::gateway::rules::{App, Rules};
@@ -21,14 +22,12 @@ use crate::pool::Lease;
 use bytes::{Buf, BytesMut};
 use pingora_core::protocols::Stream;
 use std::pin::Pin;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
-use tokio::time::timeout;
+use tokio::time::Instant;
 
-/// How much of a body may still come after its answer for the connection to stay, in bytes, and for how long.
+/// How much of a body may still come after its answer for the connection to stay, in bytes.
 const DRAIN_BYTES: u64 = 256 * 1024;
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// The same where the early answer is none of 2xx, in bytes: most of them refuse the body.
 const DRAIN_AFTER_REFUSAL: u64 = 64 * 1024;
 
@@ -73,18 +72,17 @@ pub(in crate::gateway) async fn serve(
     let outcome = dispatch(app, registry, limits, request, &mut client).await;
     let Http1Client { stays, mut body, pending, is_delimited, .. } = client;
     match outcome {
-        Outcome::Answered if stays && drain(&mut connection, &mut body).await => Next::Request(connection),
-        Outcome::Answered => {
-            // Bytes that nobody reads would turn the close into a reset.
-            close(connection.stream).await;
+        Outcome::Answered if stays && drain(&mut connection, &mut body, &limits).await => Next::Request(connection),
+        Outcome::Switched(switched, lease) => Next::Tunnel(switched, lease, connection, pending),
+        Outcome::Cut if !is_delimited => {
+            // Its end alone would make the answer look whole.
+            reset_on_close(&connection.stream);
             Next::Closed
         }
-        Outcome::Switched(switched, lease) => Next::Tunnel(switched, lease, connection, pending),
-        Outcome::Cut => {
-            if !is_delimited {
-                // Its end alone would make the answer look whole.
-                reset_on_close(&connection.stream);
-            }
+        // Bytes that nobody reads would turn the end into a reset. That would discard what is still on its way to the
+        // client, answers to earlier requests too.
+        Outcome::Answered | Outcome::Cut => {
+            close(connection.stream).await;
             Next::Closed
         }
         Outcome::EndPoll => {
@@ -98,27 +96,36 @@ pub(in crate::gateway) async fn serve(
     }
 }
 
-/// Reads what is left of a body whose answer is out, within bounds. `false`: the connection cannot go on.
-async fn drain(connection: &mut Connection, body: &mut Http1Body) -> bool {
-    if body.is_done() {
-        return true;
-    }
-    let rest = async {
-        let mut left = DRAIN_BYTES;
-        while !body.is_done() && left > 0 {
+/// Reads what is left of a body whose answer is out and has said that the connection stays. It is waited for as any
+/// body is, so that the word holds for slow clients, too. `false`: the connection cannot go on.
+async fn drain(connection: &mut Connection, body: &mut Http1Body, limits: &RequestLimits) -> bool {
+    let (mut wait, mut taken) = (BodyWait::default(), 0);
+    std::future::poll_fn(|cx| {
+        connection.guard.watch(cx);
+        while !body.is_done() {
             if connection.read_ahead.is_empty() {
-                match std::future::poll_fn(|cx| connection.poll_fill(cx)).await {
-                    Ok(n) if n > 0 => left = left.saturating_sub(n as u64),
-                    _ => return false,
+                match connection.poll_fill(cx) {
+                    Poll::Ready(Ok(n)) if n > 0 => {
+                        wait.moved();
+                        taken += n as u64;
+                    }
+                    Poll::Ready(_) => return Poll::Ready(false),
+                    Poll::Pending if connection.guard.directive() == Directive::Drain => return Poll::Ready(false),
+                    Poll::Pending => {
+                        let Ok(look) = wait.look(limits, taken, Instant::now()) else { return Poll::Ready(false) };
+                        ready!(connection.deadline.poll_at(cx, look));
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
                 }
             }
             if body.discard(&mut connection.read_ahead).is_err() {
-                return false;
+                return Poll::Ready(false);
             }
         }
-        body.is_done()
-    };
-    timeout(DRAIN_TIMEOUT, rest).await.unwrap_or(false)
+        Poll::Ready(true)
+    })
+    .await
 }
 
 /// The client's half of an exchange over HTTP/1.

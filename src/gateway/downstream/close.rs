@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-/// How much a client may still send after the last answer, and for how long it is read.
+/// How much of what a client still sends after its last answer is read, and for how long it may take that answer.
 const LINGER_BYTES: usize = 1024 * 1024;
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -47,11 +47,12 @@ pub(in crate::gateway) async fn close(mut stream: Stream) {
         let mut left = LINGER_BYTES;
         while left > 0 {
             match stream.read(&mut discard).await? {
-                0 => break,
+                0 => return Ok(()),
                 n => left = left.saturating_sub(n),
             }
         }
-        io::Result::Ok(())
+        // It sends on. What the kernel does not take holds it up, where a reset would keep it from its answer.
+        std::future::pending::<io::Result<()>>().await
     };
     // Whatever comes of it, the connection ends here.
     let _ = timeout(LINGER_TIMEOUT, linger).await;

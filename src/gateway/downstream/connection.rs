@@ -7,6 +7,7 @@ use crate::gateway::migration::format;
 use crate::gateway::request::heads::ClientInfo;
 use bytes::BytesMut;
 use pingora_core::protocols::Stream;
+use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -56,6 +57,17 @@ impl Connection {
             guard,
             may_be_http2: false,
         }
+    }
+
+    /// The same with what was read ahead put back in front of its stream, for a reader that knows no more than that.
+    /// `None` where the stream cannot take it back: only plain ones are read before it is known who serves them.
+    pub(in crate::gateway) fn rewound(self) -> Option<Connection> {
+        if self.read_ahead.is_empty() {
+            return Some(self);
+        }
+        let mut stream = self.stream.into_any().downcast::<L4Stream>().ok()?;
+        stream.rewind(&self.read_ahead);
+        Some(Connection { stream, read_ahead: BytesMut::new(), ..self })
     }
 
     /// Reads more from the client. An idle connection holds no buffer: bytes land in the thread's scratch first.

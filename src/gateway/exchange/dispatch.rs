@@ -3,8 +3,8 @@
 
 use super::client::{ClientFault, ClientHalf, HALF_CLOSED_TIMEOUT};
 use super::fault::Fault;
+use super::sides::Outgoing;
 use super::transfer::{Finished, Switched, Transfer};
-use super::upload::Outgoing;
 use crate::gateway::downstream::connections::ConnectionRegistry;
 use crate::gateway::http1::Method;
 use crate::gateway::metrics::counters::Failure;
@@ -153,10 +153,12 @@ impl<'a> Dispatch<'a> {
             last,
         };
         let mut first = std::mem::take(&mut dispatch.request.head);
+        let has_body = !client.body_is_done();
         dispatch.first_body(client, &mut first).await?;
         let outgoing = Outgoing {
             first: &first,
             method: dispatch.request.method,
+            has_body,
             upgrade: dispatch.request.upgrade,
             may_keep: dispatch.request.may_keep,
         };

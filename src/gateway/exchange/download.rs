@@ -2,7 +2,8 @@
 
 use super::client::{ClientHalf, ResponseFault};
 use super::fault::Fault;
-use super::upload::{Outgoing, Upload};
+use super::sides::{Outgoing, Sides};
+use super::upload::Upload;
 use crate::gateway::downstream::scratch::with_scratch;
 use crate::gateway::http1::body::BodyScanner;
 use crate::gateway::http1::{Body, Progress, response};
@@ -14,7 +15,6 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::UnixStream;
 
 /// How far the response is.
 enum State {
@@ -96,25 +96,23 @@ impl Download {
     pub(super) fn poll<C: ClientHalf>(
         &mut self,
         cx: &mut Context<'_>,
-        client: &mut C,
-        worker: &mut UnixStream,
-        outgoing: &Outgoing<'_>,
+        sides: &mut Sides<'_, C>,
         upload: &Upload,
     ) -> Result<bool, Fault> {
-        let Poll::Ready(room) = client.poll_ready(cx)? else { return Ok(false) };
+        let Poll::Ready(room) = sides.client.poll_ready(cx)? else { return Ok(false) };
         if self.is_whole() || self.is_switched() {
             return Ok(false);
         }
         with_scratch(|scratch| {
             let room = room.min(scratch.len());
             let mut read = ReadBuf::new(&mut scratch[..room]);
-            match Pin::new(worker).poll_read(cx, &mut read) {
+            match Pin::new(&mut sides.worker).poll_read(cx, &mut read) {
                 Poll::Ready(Ok(())) if read.filled().is_empty() => self.worker_ended(),
-                Poll::Ready(Ok(())) => self.take(cx, client, outgoing, upload, read.filled()),
-                Poll::Ready(Err(_)) if self.has_begun() => Err(Fault::Truncated),
-                Poll::Ready(Err(e)) if e.kind() == io::ErrorKind::ConnectionReset && !upload.is_split() => {
-                    Err(WorkerFault::Unread.into())
+                Poll::Ready(Ok(())) => self.take(cx, sides, upload, read.filled()),
+                Poll::Ready(Err(e)) if e.kind() == io::ErrorKind::ConnectionReset => {
+                    self.worker_reset(sides.outgoing, upload)
                 }
+                Poll::Ready(Err(_)) if self.has_begun() => Err(Fault::Truncated),
                 Poll::Ready(Err(_)) => Err(WorkerFault::Died.into()),
                 Poll::Pending => Ok(false),
             }
@@ -133,26 +131,37 @@ impl Download {
         }
     }
 
+    /// A Unix socket's reset says that bytes of the request lay unread when the worker closed it, and nothing of what
+    /// the worker had sent before.
+    fn worker_reset(&mut self, outgoing: &Outgoing<'_>, upload: &Upload) -> Result<bool, Fault> {
+        match self.state {
+            State::Head { .. } if upload.is_split() => Err(WorkerFault::Died.into()),
+            State::Head { .. } => Err(WorkerFault::Unread.into()),
+            // A worker that refuses a body leaves it unread: that is how such an answer ends.
+            _ if outgoing.has_body => self.worker_ended(),
+            _ => Err(Fault::Truncated),
+        }
+    }
+
     fn take<C: ClientHalf>(
         &mut self,
         cx: &mut Context<'_>,
-        client: &mut C,
-        outgoing: &Outgoing<'_>,
+        sides: &mut Sides<'_, C>,
         upload: &Upload,
         fresh: &[u8],
     ) -> Result<bool, Fault> {
         match &mut self.state {
-            State::Body { .. } => self.take_body(cx, client, fresh),
+            State::Body { .. } => self.take_body(cx, sides.client, fresh),
             State::Head { received, .. } => {
                 // Mostly, the whole head comes at once: it is read where it is.
                 if received.is_empty()
-                    && let Ok(Progress::Complete(head)) = response::check(fresh, 0, outgoing.method)
+                    && let Ok(Progress::Complete(head)) = response::check(fresh, 0, sides.outgoing.method)
                     && head.status >= 200
                 {
-                    return self.begin(cx, client, upload, head, fresh);
+                    return self.begin(cx, sides.client, upload, head, fresh);
                 }
                 received.extend_from_slice(fresh);
-                self.read_heads(cx, client, outgoing, upload)
+                self.read_heads(cx, sides, upload)
             }
             State::Switched { .. } => Ok(false),
         }
@@ -172,20 +181,19 @@ impl Download {
     fn read_heads<C: ClientHalf>(
         &mut self,
         cx: &mut Context<'_>,
-        client: &mut C,
-        outgoing: &Outgoing<'_>,
+        sides: &mut Sides<'_, C>,
         upload: &Upload,
     ) -> Result<bool, Fault> {
         loop {
             let State::Head { received, scanned } = &mut self.state else { return Ok(true) };
-            match response::check(received, *scanned, outgoing.method) {
+            match response::check(received, *scanned, sides.outgoing.method) {
                 Err(malformed) => return Err(Fault::Malformed(malformed.reason)),
                 Ok(Progress::Partial { scanned: so_far }) => {
                     *scanned = so_far;
                     return Ok(true);
                 }
                 Ok(Progress::Complete(head)) if head.status == 101 => {
-                    if !outgoing.upgrade || !head.websocket {
+                    if !sides.outgoing.upgrade || !head.websocket {
                         return Err(Fault::Malformed("a 101 that nobody asked for"));
                     }
                     let received = std::mem::take(received);
@@ -197,13 +205,13 @@ impl Download {
                     if self.informational > MAX_INFORMATIONAL {
                         return Err(Fault::Malformed("too many informational responses"));
                     }
-                    client.inform(&head, received);
+                    sides.client.inform(&head, received);
                     received.advance(head.len);
                     *scanned = 0;
                 }
                 Ok(Progress::Complete(head)) => {
                     let received = std::mem::take(received);
-                    return self.begin(cx, client, upload, head, &received);
+                    return self.begin(cx, sides.client, upload, head, &received);
                 }
             }
         }

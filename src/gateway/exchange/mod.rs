@@ -1,8 +1,8 @@
 //! One request and its response, over HTTP/1 and HTTP/2 alike. (Pingora's carrier has an exchange of its own.)
 //!
 //! - [`client`]: what a carrier must be able to do for the client: its half of an exchange
-//! - [`transfer`]: both directions between that half and one worker's connection, in one poll loop: [`upload`],
-//!   [`download`], and for how long each side is waited for ([`waits`])
+//! - [`transfer`]: both directions between that half and one worker's connection ([`sides`]), in one poll loop:
+//!   [`upload`], [`download`], and for how long each side is waited for ([`waits`])
 //! - [`dispatch`]: chooses workers, decides on retries, counts; a carrier calls this once per request. [`fault`]: why
 //!   one try failed
 //! - [`admission`]: places for connections and streams, before any request
@@ -14,6 +14,7 @@ pub(super) mod dispatch;
 mod download;
 mod fault;
 pub(super) mod session_carrier;
+mod sides;
 pub(super) mod transfer;
 mod upload;
 mod waits;

@@ -6,7 +6,8 @@
 use super::client::ClientHalf;
 use super::download::{Download, Received};
 use super::fault::Fault;
-use super::upload::{Outgoing, Upload};
+use super::sides::{Outgoing, Sides};
+use super::upload::Upload;
 use super::waits::Waits;
 use crate::gateway::http1::response;
 use crate::gateway::request::limits::RequestLimits;
@@ -19,9 +20,7 @@ use tokio::net::UnixStream;
 const BURST: usize = 16;
 
 pub(super) struct Transfer<'a, C> {
-    client: &'a mut C,
-    worker: UnixStream,
-    outgoing: &'a Outgoing<'a>,
+    sides: Sides<'a, C>,
     upload: Upload,
     download: Download,
     waits: Waits,
@@ -54,8 +53,9 @@ impl<'a, C: ClientHalf> Transfer<'a, C> {
         limits: RequestLimits,
         learner: Option<SessionLearner>,
     ) -> Self {
+        let sides = Sides { client, worker, outgoing };
         let (upload, download, waits) = (Upload::new(), Download::new(learner), Waits::new(limits));
-        Transfer { client, worker, outgoing, upload, download, waits }
+        Transfer { sides, upload, download, waits }
     }
 
     /// A final response has begun to go out to the client.
@@ -75,22 +75,22 @@ impl<'a, C: ClientHalf> Transfer<'a, C> {
     pub(super) fn finish(self) -> Finished {
         match self.download.finish() {
             Received::Switched { head, received } => {
-                Finished::Switched(Box::new(Switched { worker: self.worker, head, received }))
+                Finished::Switched(Box::new(Switched { worker: self.sides.worker, head, received }))
             }
             Received::Answer { status, is_in_step } => {
-                let keeps = is_in_step && self.upload.is_done() && self.outgoing.may_keep;
-                Finished::Answered { spare: keeps.then_some(self.worker), status }
+                let keeps = is_in_step && self.upload.is_done() && self.sides.outgoing.may_keep;
+                Finished::Answered { spare: keeps.then_some(self.sides.worker), status }
             }
         }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
-        let Transfer { client, worker, outgoing, upload, download, waits } = self;
+        let Transfer { sides, upload, download, waits } = self;
         for round in 0.. {
-            let up = upload.poll(cx, *client, worker, outgoing, download.has_begun())?;
-            let sent = client.sent();
-            let down = download.poll(cx, *client, worker, outgoing, upload)? || client.sent() != sent;
-            if download.is_switched() || (download.is_whole() && client.poll_finish(cx)?.is_ready()) {
+            let up = upload.poll(cx, sides, download.has_begun())?;
+            let sent = sides.client.sent();
+            let down = download.poll(cx, sides, upload)? || sides.client.sent() != sent;
+            if download.is_switched() || (download.is_whole() && sides.client.poll_finish(cx)?.is_ready()) {
                 return Poll::Ready(Ok(()));
             }
             if !up && !down {
@@ -102,7 +102,7 @@ impl<'a, C: ClientHalf> Transfer<'a, C> {
                 break;
             }
         }
-        let _ = client.poll_flush(cx)?;
-        waits.poll(cx, *client, upload, download.has_begun())
+        let _ = sides.client.poll_flush(cx)?;
+        waits.poll(cx, sides.client, upload, download.has_begun())
     }
 }

@@ -2,24 +2,12 @@
 
 use super::client::{ClientFault, ClientHalf};
 use super::fault::Fault;
-use crate::gateway::http1::Method;
+use super::sides::Sides;
 use crate::gateway::request::retry::WorkerFault;
 use bytes::{Buf, BytesMut};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::AsyncWrite;
-use tokio::net::UnixStream;
-
-/// What is sent to a worker.
-pub(super) struct Outgoing<'a> {
-    /// The request's head, and what of its body came with it; kept whole so that it can be sent again.
-    pub(super) first: &'a [u8],
-    pub(super) method: Method,
-    /// It may switch to WebSocket.
-    pub(super) upgrade: bool,
-    /// The worker's connection may be kept: it was spoken to in HTTP/1.1.
-    pub(super) may_keep: bool,
-}
 
 /// How far the request is.
 enum State {
@@ -96,22 +84,21 @@ impl Upload {
     pub(super) fn poll<C: ClientHalf>(
         &mut self,
         cx: &mut Context<'_>,
-        client: &mut C,
-        worker: &mut UnixStream,
-        outgoing: &Outgoing<'_>,
+        sides: &mut Sides<'_, C>,
         has_answered: bool,
     ) -> Result<bool, Fault> {
+        let Sides { client, worker, outgoing } = sides;
         match self.state {
             State::First { sent } => match Pin::new(worker).poll_write(cx, &outgoing.first[sent..]) {
                 Poll::Ready(Ok(n)) => {
-                    self.sent_first(client, sent + n, n, outgoing.first.len());
+                    self.sent_first(*client, sent + n, n, outgoing.first.len());
                     Ok(true)
                 }
                 Poll::Ready(Err(_)) if sent == 0 && !has_answered => Err(WorkerFault::Unsent.into()),
                 Poll::Ready(Err(_)) => Ok(self.abandon()),
                 Poll::Pending => Ok(client.poll_reset(cx).map(|()| false)?),
             },
-            State::Body => self.poll_body(cx, client, worker),
+            State::Body => self.poll_body(cx, sides),
             State::Done | State::Abandoned => {
                 if !self.client_has_ended {
                     match client.poll_gone(cx) {
@@ -135,12 +122,8 @@ impl Upload {
         };
     }
 
-    fn poll_body<C: ClientHalf>(
-        &mut self,
-        cx: &mut Context<'_>,
-        client: &mut C,
-        worker: &mut UnixStream,
-    ) -> Result<bool, Fault> {
+    fn poll_body<C: ClientHalf>(&mut self, cx: &mut Context<'_>, sides: &mut Sides<'_, C>) -> Result<bool, Fault> {
+        let Sides { client, worker, .. } = sides;
         if !self.to_worker.is_empty() {
             return match Pin::new(worker).poll_write(cx, &self.to_worker) {
                 Poll::Ready(Ok(n)) => {

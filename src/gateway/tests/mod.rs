@@ -1,5 +1,6 @@
 //! The front with real sockets: clients over TCP, workers on Unix sockets.
 
+mod ends;
 mod moves;
 mod phases;
 mod tunnels;

@@ -21,7 +21,6 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use h2::server::{self, SendResponse};
 use h2::{Ping, PingPong, Reason, RecvStream};
 use http::Request;
-use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::protocols::{Digest, Stream};
 use std::future::Future;
 use std::pin::Pin;
@@ -48,16 +47,7 @@ type StreamFuture = Pin<Box<dyn Future<Output = StreamEnd> + Send>>;
 ///
 /// `peers` serves streams whose workers speak HTTP/2, too.
 pub(in crate::gateway) async fn serve(rules: SharedRules, connection: Connection, peers: Arc<dyn SessionCarrier>) {
-    let Connection { client, stream, read_ahead, mut guard, .. } = connection;
-    let stream = if read_ahead.is_empty() {
-        stream
-    } else {
-        // Only a plain stream is looked into for HTTP/2, so it is one of this type.
-        let Ok(mut plain) = stream.into_any().downcast::<L4Stream>() else { return };
-        plain.rewind(&read_ahead);
-        plain
-    };
-    drop(read_ahead);
+    let Some(Connection { client, stream, mut guard, .. }) = connection.rewound() else { return };
     guard.set_movable(false);
     let now = rules.load_full();
     let digest = Arc::new(digest_of(&stream));

@@ -14,7 +14,6 @@ use crate::gateway::rules::SharedRules;
 use filters::Proxy;
 use pingora_core::apps::{HttpServerApp, HttpServerOptions};
 use pingora_core::protocols::http::ServerSession;
-use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::HttpProxy;
 use std::sync::Arc;
@@ -57,16 +56,7 @@ impl PingoraCarrier {
 
     /// Serves an HTTP/2 connection to its end.
     pub(in crate::gateway) async fn serve_http2(&self, connection: Connection) {
-        let Connection { stream, read_ahead, guard, .. } = connection;
-        let stream = if read_ahead.is_empty() {
-            stream
-        } else {
-            // Only a plain stream is looked into for HTTP/2, so it is one of this type.
-            let Ok(mut plain) = stream.into_any().downcast::<L4Stream>() else { return };
-            plain.rewind(&read_ahead);
-            plain
-        };
-        drop(read_ahead);
+        let Some(Connection { stream, guard, .. }) = connection.rewound() else { return };
         connection::serve(&self.proxy, &self.rules, &self.registry, stream).await;
         drop(guard);
     }

@@ -60,7 +60,7 @@ pub(crate) struct Limits {
     pub(crate) body_timeout: Duration,
     /// Least rate of a body while only the client is waited for, in bytes per second; 0 for none.
     pub(crate) body_rate: u64,
-    /// A WebSocket silent both ways for this long is closed.
+    /// A WebSocket silent both ways for this long is closed; a session's poll is not waited for any longer (504).
     pub(crate) tunnel_idle_timeout: Duration,
     /// Open client connections in all; beyond, new ones are closed at once.
     pub(crate) connections: usize,
@@ -138,6 +138,7 @@ impl Rules {
             body_timeout: self.limits.body_timeout,
             body_rate: self.limits.body_rate,
             response_timeout: Duration::MAX,
+            poll_timeout: self.limits.tunnel_idle_timeout,
         }
     }
 }

@@ -198,7 +198,11 @@ impl<'a> Dispatch<'a> {
                 }
             };
             let learner = self.request.plan.handshake.then(|| SessionLearner::new(&self.app.pool, lease.member()));
-            let mut transfer = Transfer::new(client, worker, outgoing, self.limits, learner);
+            let limits = match self.request.upgrade {
+                true => self.limits,
+                false => self.request.plan.limits(self.limits, &lease),
+            };
+            let mut transfer = Transfer::new(client, worker, outgoing, limits, learner);
             let Err(fault) = transfer.run().await else {
                 return Ok(match transfer.finish() {
                     Finished::Answered { spare, status } => {

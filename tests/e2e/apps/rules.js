@@ -213,7 +213,8 @@ server.keepAliveTimeout = LIFE;
 if (process.env.ENGINE) {
   // Socket.IO beside the routes: what is asked of a session may be a route's too.
   const { Server } = require('socket.io-4');
-  const io = new Server(server, { perMessageDeflate: false });
+  const io = new Server(server, { perMessageDeflate: false, pingInterval: Number(process.env.PING ?? 25_000) });
+  io.on('connection', socket => socket.emit('hello', { pid: process.pid }));
   io.engine.on('headers', headers => (headers['x-pid'] = process.pid));
   const doomed = req => {
     if (new URL(req.url, 'http://x').searchParams.get('route') !== 'die') return;

@@ -73,9 +73,9 @@ impl ProxyHttp for Proxy {
         };
         let app = rules.apps[index].clone();
         let limits = rules.request_limits(&app);
-        // The time-out of a response is the peer's. Pingora knows no rate: `first_body` holds the first part of an
+        // The time-outs of a response are the peer's. Pingora knows no rate: `first_body` holds the first part of an
         // upload to it, and each piece of a download must be taken within `body_timeout`.
-        let RequestLimits { body_bytes, body_timeout, body_rate: _, response_timeout: _ } = limits;
+        let RequestLimits { body_bytes, body_timeout, body_rate: _, response_timeout: _, poll_timeout: _ } = limits;
         let length = content_length(&request.headers);
         ctx.began = Some(Instant::now());
         ctx.app = Some(app);
@@ -122,6 +122,7 @@ impl ProxyHttp for Proxy {
         ctx.is_bound = plan.is_bound();
         ctx.learner = plan.handshake.then(|| SessionLearner::new(&app.pool, lease.member()));
         (ctx.body, ctx.informational) = (0, 0);
+        let limits = plan.limits(limits, &lease);
         let mut peer = Box::new(HttpPeer::new_uds(&lease.member().socket, false, String::new())?);
         peer.options.idle_timeout = Some(app.keep_alive);
         if !session.as_downstream().is_custom() {

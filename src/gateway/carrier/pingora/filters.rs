@@ -9,9 +9,9 @@ use crate::gateway::request::error_response::ErrorResponse;
 use crate::gateway::request::forwarded::Forwarded;
 use crate::gateway::request::heads::{self, FieldRule};
 use crate::gateway::request::limits::{MAX_INFORMATIONAL, RequestLimits};
-use crate::gateway::request::plan;
 use crate::gateway::request::retry::WorkerFault;
 use crate::gateway::request::session::SessionLearner;
+use crate::gateway::request::{passes, plan};
 use crate::gateway::rules::{Protocol, SharedRules};
 use crate::gateway::upstream::{acquire::acquire, connect};
 use crate::pool::Use;
@@ -84,6 +84,9 @@ impl ProxyHttp for Proxy {
             && length > limit
         {
             return Err(ctx.refuse(ErrorResponse::TOO_LONG, Failure::BadRequest));
+        }
+        if passes::is_loop(heads::passes_of(&request.headers, &rules.loop_name)) {
+            return Err(ctx.refuse(ErrorResponse::LOOP, Failure::BadRequest));
         }
         let downstream = session.as_downstream_mut();
         downstream.set_read_timeout(Some(body_timeout));
@@ -213,7 +216,7 @@ impl ProxyHttp for Proxy {
             .headers
             .keys()
             .filter(|name| match heads::request_field(name.as_str().as_bytes()) {
-                FieldRule::Pass => false,
+                FieldRule::Pass | FieldRule::Passes => false,
                 // Trailers are for workers that speak HTTP/2, and Pingora's own fields frame the message.
                 FieldRule::HopByHop => !matches!(name.as_str(), "te" | "connection"),
                 FieldRule::Forwarded | FieldRule::Framing => true,
@@ -232,6 +235,7 @@ impl ProxyHttp for Proxy {
             request.insert_header(TE, "trailers")?;
         }
         let forwarded = Forwarded { client: client_ip(session), secure: is_secure(session), host: host(downstream) };
+        request.append_header(passes::FIELD, self.rules.load().loop_name.as_str())?;
         let mut result = Ok(());
         forwarded.headers(|name, value| {
             if let Err(error) = request.insert_header(name, value) {

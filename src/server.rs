@@ -23,7 +23,7 @@ mod vitals;
 use crate::config::cli::{Cli, Stop};
 use crate::config::verbs::Asked;
 use crate::config::{self, Config};
-use crate::gateway::{self, ProxyService, Rules};
+use crate::gateway::{self, LoopName, ProxyService, Rules};
 use crate::handoff::{self, Takeover};
 use crate::pool::{Pool, Settings};
 use crate::process::RuntimeDir;
@@ -43,6 +43,7 @@ use runtimes::{Homes, Runtimes};
 use signals::{Listening, Signals};
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -390,5 +391,8 @@ fn alarms(config: &config::Alarms) -> alarms::Policy {
 fn rules(config: &Config, apps: Vec<gateway::App>) -> Rules {
     let route =
         |route: &config::Route| gateway::Route { host: route.host.clone(), path: route.path.clone(), app: route.app };
-    Rules::new(apps, config.routes.iter().map(route).collect(), config.limits.clone(), config.carrier)
+    // Without it, proxies of several machines have one name, and their passes count together.
+    let host = std::fs::read("/proc/sys/kernel/hostname").unwrap_or_default();
+    let loop_name = LoopName::of(&[&host, config.runtime_dir.as_os_str().as_bytes()]);
+    Rules::new(apps, config.routes.iter().map(route).collect(), config.limits.clone(), config.carrier, loop_name)
 }

@@ -32,6 +32,7 @@ mod upstream;
 
 pub(crate) use downstream::connections::{Paused, Phase};
 pub(crate) use migration::adopt::Adopted;
+pub(crate) use request::passes::LoopName;
 pub(crate) use request::route::Route;
 pub(crate) use rules::{App, Carrier, Limits, Protocol, Rules, SharedRules};
 pub(crate) use service::ProxyService;

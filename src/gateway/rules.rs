@@ -3,6 +3,7 @@
 use super::http1::head;
 use super::metrics::counters::AppMetrics;
 use super::request::limits::RequestLimits;
+use super::request::passes::LoopName;
 use super::request::route::{Route, Routes};
 use crate::pool::Pool;
 use arc_swap::ArcSwap;
@@ -60,7 +61,7 @@ pub(crate) struct Limits {
     pub(crate) body_timeout: Duration,
     /// Least rate of a body while only the client is waited for, in bytes per second; 0 for none.
     pub(crate) body_rate: u64,
-    /// A WebSocket silent both ways for this long is closed.
+    /// A WebSocket silent both ways for this long is closed; a session's poll is not waited for any longer (504).
     pub(crate) tunnel_idle_timeout: Duration,
     /// Open client connections in all; beyond, new ones are closed at once.
     pub(crate) connections: usize,
@@ -88,6 +89,7 @@ pub(crate) struct Rules {
     pub(super) limits: Limits,
     pub(super) head_limits: head::Limits,
     pub(super) carrier: Carrier,
+    pub(super) loop_name: LoopName,
     /// A whole `Keep-Alive` line for answers after which the connection stays, or nothing.
     pub(super) keep_alive_hint: Box<[u8]>,
 }
@@ -98,7 +100,13 @@ const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
 
 impl Rules {
     /// `routes` name apps by their index.
-    pub(crate) fn new(apps: Vec<App>, routes: Vec<Route>, limits: Limits, carrier: Carrier) -> Rules {
+    pub(crate) fn new(
+        apps: Vec<App>,
+        routes: Vec<Route>,
+        limits: Limits,
+        carrier: Carrier,
+        loop_name: LoopName,
+    ) -> Rules {
         let head_limits =
             head::Limits { total: limits.head_bytes, request_line: limits.head_bytes, ..head::Limits::default() };
         let hint = limits.keepalive_timeout.saturating_sub(KEEP_ALIVE_MARGIN).as_secs();
@@ -109,6 +117,7 @@ impl Rules {
             limits,
             head_limits,
             carrier,
+            loop_name,
             keep_alive_hint: hint.into_bytes().into(),
         }
     }
@@ -138,6 +147,7 @@ impl Rules {
             body_timeout: self.limits.body_timeout,
             body_rate: self.limits.body_rate,
             response_timeout: Duration::MAX,
+            poll_timeout: self.limits.tunnel_idle_timeout,
         }
     }
 }

@@ -60,6 +60,11 @@ impl Engine {
         self.paths.load().as_ref().is_none_or(|paths| paths.iter().any(|one| path.starts_with(one.as_bytes())))
     }
 
+    /// Whether the worker has said that its Engine.IO serves this path.
+    pub(super) fn says(&self, path: &[u8]) -> bool {
+        self.paths.load().is_some() && self.serves(path)
+    }
+
     /// The most requests of sessions that the worker gets at once. How many sessions it has, every preload script says
     /// each second; one that does not say where they are is believed before it has said that.
     pub(super) fn most(&self) -> u64 {
@@ -70,5 +75,21 @@ impl Engine {
         };
         let sessions = sessions.saturating_add(self.fresh.load(Ordering::Relaxed));
         sessions.saturating_mul(PER_SESSION).saturating_add(SPARE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_never_said_where_it_serves_is_believed_and_has_said_nothing() {
+        let engine = Engine::default();
+        assert!(engine.serves(b"/any") && !engine.says(b"/any"));
+        engine.set_paths(vec!["/socket.io/".to_owned()]);
+        assert!(engine.serves(b"/socket.io/") && engine.says(b"/socket.io/"));
+        assert!(!engine.serves(b"/any") && !engine.says(b"/any"));
+        engine.set_paths(Vec::new());
+        assert!(!engine.serves(b"/socket.io/") && !engine.says(b"/socket.io/"));
     }
 }

@@ -51,6 +51,12 @@ impl Lease {
         }
     }
 
+    /// Whether it is the poll of a session on a path where the worker has said that its Engine.IO serves, and one of as
+    /// many as it has sessions for. The lease of any other poll is a request's.
+    pub(crate) fn is_poll_of_session(&self, path: &[u8]) -> bool {
+        self.usage == Use::Parked && self.member.engine.says(path)
+    }
+
     pub(crate) fn member(&self) -> &Arc<Member> {
         &self.member
     }

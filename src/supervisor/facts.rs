@@ -4,11 +4,14 @@ use super::effects::{self, Started};
 use super::keeper::{Answer, DRAIN_POLL, Input, Keeper, MEASURE};
 use super::room::Room;
 use crate::fleet::{Event, State, Surroundings};
-use crate::process::control::{PortState, Report};
+use crate::process::control::{PortState, Report, Reported};
 use crate::process::output::{Rest, Stream};
 use crate::process::{Process, memory};
 use crate::worker::{Incarnation, WorkerId};
 use tokio::sync::{mpsc, watch};
+
+/// Taken in one turn.
+const REPORTS: usize = 128;
 
 impl Keeper {
     pub(super) fn look_at_drains(&mut self) {
@@ -130,6 +133,16 @@ impl Keeper {
             }
         }
         events
+    }
+
+    /// The first report, and with it those that wait, up to a bound: each turn looks at all workers, so a turn for each
+    /// line would let one that says much cost as much as there are others.
+    pub(super) fn all_reported(&mut self, (id, report): Reported) {
+        self.reported(&id, report);
+        for _ in 1..REPORTS {
+            let Ok((id, report)) = self.reports.try_recv() else { return };
+            self.reported(&id, report);
+        }
     }
 
     pub(super) fn reported(&mut self, id: &WorkerId, report: Report) {

@@ -296,7 +296,7 @@ impl Keeper {
             let mut asked = None;
             tokio::select! {
                 Some(input) = self.answers.recv() => self.answered(input),
-                Some((id, report)) = self.reports.recv() => self.reported(&id, report),
+                Some(report) = self.reports.recv() => self.all_reported(report),
                 Some(join) = self.joins.recv() => self.join(join, true),
                 Ok(()) = self.wishes.changed() => {}
                 changed = shutdown.changed(), if !shutdown_seen => shutdown_seen = changed.is_err() || *shutdown.borrow(),

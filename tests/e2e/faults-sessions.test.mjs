@@ -63,6 +63,29 @@ for (const [name, send] of Object.entries(claims)) {
   }
 }
 
+for (const http of ['own', 'pingora']) {
+  test(`a client that polls stays, though its pings come further apart than response_timeout: ${http}`, options, () =>
+    withProxy(
+      proxy => ({
+        server: { http },
+        apps: { web: { script: './rules.js', response_timeout: '1s', env: { ENGINE: '1', PING: '3000', NOTES: proxy.file('notes') } } },
+      }),
+      async proxy => {
+        await steady(proxy, 1);
+        const client = await connect(4, proxy.url, { transports: ['polling'] });
+        try {
+          const pings = [];
+          client.engine.on('ping', () => pings.push(client.transport));
+          await until(() => pings.length === 2 || client.disconnects.length > 0, { timeout: 20_000, what: 'two pings' });
+          assert.deepEqual([pings, client.trouble], [['polling', 'polling'], []]);
+          assert.equal((await request(proxy.port, { path: '/hang?name=x' })).status, 504);
+        } finally {
+          client.close();
+        }
+      },
+    ));
+}
+
 test('a made-up sid does not pass the queue: beyond it requests are refused', options, t =>
   withProxy(
     { apps: { web: { script: './faults.js', instances: 2, max_concurrency: 1, queue: { max: 4, timeout: '5s' } } } },

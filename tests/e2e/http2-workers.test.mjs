@@ -208,3 +208,22 @@ share('one connection with HTTP/2, workers of both kinds by route', both, check 
     }
   });
 });
+
+share('workers with HTTP/2 that take 1000 bytes of a body before they read', proxy => ({
+  listeners: [{ address: `127.0.0.1:${proxy.port}`, h2c: true }],
+  apps: { two: two({ instances: 1, env: { WINDOW: '1000' } }) },
+}), check => {
+  // The worker resets the stream behind its answer (RFC 9113, section 8.1) while the first part of the body waits for a window.
+  check('an answer before the body is complete arrives', needsProxy, proxy =>
+    withSession(proxy.port, async session => {
+      assert.equal(JSON.parse((await ask(session, { ':path': '/upload', ':method': 'POST' }, { body: Buffer.alloc(50_000) })).text).bytes, 50_000);
+      for (const n of range(20)) {
+        const begins = stream => stream.write(Buffer.alloc(50_000));
+        const answer = await ask(session, { ':path': `/nothing?n=${n}`, ':method': 'POST', 'content-length': '100000' }, { send: begins });
+        assert.deepEqual([answer.status, answer.text], [404, 'not here'], `${n}`);
+        const short = await ask(session, { ':path': `/nothing?n=${n}`, ':method': 'POST' }, { body: Buffer.alloc(10_000) });
+        assert.deepEqual([short.status, short.text], [404, 'not here'], `${n}, short`);
+      }
+      assert.equal(JSON.parse((await ask(session, { ':path': '/upload', ':method': 'POST' }, { body: Buffer.alloc(50_000) })).text).bytes, 50_000);
+    }));
+});

@@ -7,7 +7,7 @@ import path from 'node:path';
 import test from 'node:test';
 import { request } from './lib/http.mjs';
 import { needsProxy, withProxy } from './lib/proxy.mjs';
-import { sleep, until } from './lib/wait.mjs';
+import { range, sleep, until } from './lib/wait.mjs';
 
 const options = { timeout: 120_000, ...needsProxy };
 const web = { script: './http.js' };
@@ -16,6 +16,15 @@ const logged = (proxy, logs, app = web) => ({ apps: { web: app }, logs });
 const print = (proxy, query) => request(proxy.port, { path: `/print?${query}`, timeout: 60_000 });
 const filesOf = dir => readdirSync(dir).sort();
 const linesOf = file => readFileSync(file, 'utf8').split('\n').slice(0, -1);
+
+/** All lines of a directory's files; throws when one got another name meanwhile, which would be read twice or not at all. */
+function linesIn(dir) {
+  const names = () => filesOf(dir).map(name => `${name} ${statSync(path.join(dir, name)).ino}`).join();
+  const before = names();
+  const lines = filesOf(dir).flatMap(name => linesOf(path.join(dir, name)));
+  assert.equal(names(), before, 'no file is rotated while they are read');
+  return lines;
+}
 
 test('JSON lines say everything, whatever the line', options, () =>
   withProxy(
@@ -49,25 +58,37 @@ test('files rotate under load, and SIGUSR1 opens them anew: no line is lost or t
       const dir = path.join(proxy.dir, 'own');
       const file = path.join(dir, 'web.log');
       const batches = 40;
+      const bytes = () => filesOf(dir).reduce((sum, name) => sum + statSync(path.join(dir, name)).size, 0);
+      // Lines may be dropped when 4 MiB of them wait for the disk: no more than ten batches, 2 MB, do.
       const printing = (async () => {
-        for (let n = 0; n < batches; n++) await print(proxy, `times=1000&text=n${n}n`);
+        for (let n = 0; n < batches; n++) {
+          await until(() => bytes() >= (n - 10) * 1000 * 100, { timeout: 30_000, what: `the files to have batch ${n - 10}` });
+          await print(proxy, `times=1000&text=n${n}n`);
+        }
       })();
+      printing.catch(() => {});
       let moved = 0;
       while (moved < 3) {
-        await until(() => filesOf(dir).includes('web.log') && statSync(file).size > 10_000, { what: 'a log file' });
-        renameSync(file, path.join(dir, `moved-${moved++}`));
+        // It may be rotated at any time, and has no name then for a moment.
+        await until(() => statSync(file).size > 10_000 && (renameSync(file, path.join(dir, `moved-${moved}`)), true), { what: 'a log file' });
+        moved++;
         proxy.kill(proxy.child.pid, 'SIGUSR1');
         await until(() => filesOf(dir).includes('web.log'), { what: 'a new file after SIGUSR1' });
         assert.ok(moved > 1 || (await proxy.line(/SIGUSR1: opening log files anew/)));
       }
       await printing;
-      const all = () => filesOf(dir).flatMap(name => linesOf(path.join(dir, name)));
-      await until(() => all().length >= batches * 1000, { what: () => `${batches * 1000} lines, so far ${all().length}` });
       const seen = new Map();
-      for (const line of all()) {
-        const text = JSON.parse(line).line;
-        seen.set(text, (seen.get(text) ?? 0) + 1);
-      }
+      await until(
+        () => {
+          seen.clear();
+          for (const line of linesIn(dir)) {
+            const text = JSON.parse(line).line;
+            seen.set(text, (seen.get(text) ?? 0) + 1);
+          }
+          return range(batches).reduce((sum, n) => sum + (seen.get(`n${n}n`) ?? 0), 0) >= batches * 1000;
+        },
+        { timeout: 30_000, every: 100, what: () => `${batches * 1000} lines, so far ${JSON.stringify([...seen])}` },
+      );
       for (let n = 0; n < batches; n++) assert.equal(seen.get(`n${n}n`), 1000, `lines of batch ${n}`);
       const names = filesOf(dir);
       t.diagnostic(`${names.length} files`);

@@ -59,7 +59,7 @@ pub(in crate::gateway) async fn serve(
     let affinity = app.pool.settings();
     let plan = plan::plan(&affinity.affinity, target, headers, connection.client.ip, is_get, head.websocket);
     let request = Request {
-        head: heads::request_from_http1(head, &buf, connection.client),
+        head: heads::request_from_http1(head, &buf, connection.client, &rules.loop_name),
         method: head.method,
         method_name: head.method_name.of(&buf),
         target,

@@ -10,7 +10,9 @@ use crate::gateway::http1::Method;
 use crate::gateway::metrics::counters::Failure;
 use crate::gateway::request::body::BodyFault;
 use crate::gateway::request::error_response::ErrorResponse;
+use crate::gateway::request::heads::WorkerHead;
 use crate::gateway::request::limits::{BodyWait, FIRST_BODY, RequestLimits};
+use crate::gateway::request::passes;
 use crate::gateway::request::plan::Plan;
 use crate::gateway::request::retry::{self, Attempt, Decision, WorkerFault};
 use crate::gateway::request::session::SessionLearner;
@@ -26,8 +28,7 @@ use tokio::time::Instant;
 
 /// One request, checked and planned.
 pub(in crate::gateway) struct Request<'a> {
-    /// As the worker gets it.
-    pub(in crate::gateway) head: BytesMut,
+    pub(in crate::gateway) head: WorkerHead,
     pub(in crate::gateway) method: Method,
     pub(in crate::gateway) method_name: &'a [u8],
     /// Path and query as asked for.
@@ -140,6 +141,9 @@ impl<'a> Dispatch<'a> {
         request: Request<'a>,
         client: &mut C,
     ) -> Result<Done, Ended> {
+        if passes::is_loop(request.head.passes) {
+            return Err(Ended::refused(ErrorResponse::LOOP, Failure::BadRequest));
+        }
         let last = ErrorResponse::NO_WORKER;
         let mut dispatch = Dispatch {
             app,
@@ -152,7 +156,7 @@ impl<'a> Dispatch<'a> {
             owner: None,
             last,
         };
-        let mut first = std::mem::take(&mut dispatch.request.head);
+        let mut first = std::mem::take(&mut dispatch.request.head.bytes);
         let has_body = !client.body_is_done();
         dispatch.first_body(client, &mut first).await?;
         let outgoing = Outgoing {
@@ -200,7 +204,11 @@ impl<'a> Dispatch<'a> {
                 }
             };
             let learner = self.request.plan.handshake.then(|| SessionLearner::new(&self.app.pool, lease.member()));
-            let mut transfer = Transfer::new(client, worker, outgoing, self.limits, learner);
+            let limits = match self.request.upgrade {
+                true => self.limits,
+                false => self.request.plan.limits(self.limits, &lease),
+            };
+            let mut transfer = Transfer::new(client, worker, outgoing, limits, learner);
             let Err(fault) = transfer.run().await else {
                 return Ok(match transfer.finish() {
                     Finished::Answered { spare, status } => {

@@ -105,7 +105,8 @@ impl Waits {
 
     /// The wait for the client to take the response.
     fn of_download<C: ClientHalf>(&mut self, client: &C, now: Instant, next: &mut Next) -> Result<(), Fault> {
-        let RequestLimits { body_bytes: _, body_timeout, body_rate: _, response_timeout: _ } = self.limits;
+        let RequestLimits { body_bytes: _, body_timeout, body_rate: _, response_timeout: _, poll_timeout: _ } =
+            self.limits;
         if client.has_pending() {
             let since = *self.download.get_or_insert(now);
             next.limit(since + body_timeout, Fault::ClientStalled);
@@ -129,7 +130,8 @@ impl Waits {
         now: Instant,
         next: &mut Next,
     ) -> Result<(), Fault> {
-        let RequestLimits { body_bytes: _, body_timeout, body_rate: _, response_timeout } = self.limits;
+        let RequestLimits { body_bytes: _, body_timeout, body_rate: _, response_timeout, poll_timeout: _ } =
+            self.limits;
         if upload.wants_body() {
             let since = *self.upload.get_or_insert(now);
             next.limit(since + body_timeout, Fault::BodyTimeout);

@@ -30,6 +30,8 @@ impl ErrorResponse {
         ErrorResponse { status: 503, detail: "The application is starting or busy. Try again in a moment." };
     pub(in crate::gateway) const NO_UPGRADE: ErrorResponse =
         ErrorResponse { status: 501, detail: "The application speaks HTTP/2 and takes no WebSocket upgrades." };
+    pub(in crate::gateway) const LOOP: ErrorResponse =
+        ErrorResponse { status: 508, detail: "The request has come through this proxy again and again." };
     pub(in crate::gateway) const NO_ANSWER: ErrorResponse =
         ErrorResponse { status: 504, detail: "The application did not answer in time." };
 
@@ -49,6 +51,7 @@ impl ErrorResponse {
             503 => "Service Unavailable",
             504 => "Gateway Timeout",
             505 => "HTTP Version Not Supported",
+            508 => "Loop Detected",
             _ => "Error",
         }
     }

@@ -1,6 +1,7 @@
 //! Heads on their way through, in both directions and for every carrier: which fields pass, and how a head is written.
 
 use super::forwarded::Forwarded;
+use super::passes::{self, LoopName};
 use crate::gateway::http1::fields::{self, list};
 use crate::gateway::http1::head::Head;
 use crate::gateway::http1::{Body, Method, Version, response};
@@ -26,6 +27,8 @@ pub(in crate::gateway) enum FieldRule {
     Forwarded,
     /// CGI-style servers (WSGI, Rack) would read it as the field that frames the message.
     Framing,
+    /// It passes, and is looked into for loops.
+    Passes,
 }
 
 /// Compares a field name with a lower-case one, as servers do that read `_` as `-`.
@@ -41,6 +44,7 @@ pub(in crate::gateway) fn request_field(name: &[u8]) -> FieldRule {
     match name.len() {
         2 => any(&["te"], FieldRule::HopByHop),
         7 => any(&["upgrade"], FieldRule::HopByHop),
+        8 => any(&[passes::FIELD], FieldRule::Passes),
         // WSGI servers on Unix sockets take these two (`PATH_INFO`, `SCRIPT_NAME`) as the path and the mount point.
         9 if memchr::memchr(b'_', name).is_some() && is("path-info") => FieldRule::Forwarded,
         11 if memchr::memchr(b'_', name).is_some() && is("script-name") => FieldRule::Forwarded,
@@ -130,8 +134,21 @@ pub(in crate::gateway) fn host<'a>(head: &Head, buf: &'a [u8]) -> &'a [u8] {
     head.host.map_or(b"", |host| host.of(buf))
 }
 
+/// A request's head as the worker gets it.
+pub(in crate::gateway) struct WorkerHead {
+    pub(in crate::gateway) bytes: BytesMut,
+    /// How often the request has come through this proxy before.
+    pub(in crate::gateway) passes: usize,
+}
+
 /// An HTTP/1 request's head as the worker gets it.
-pub(in crate::gateway) fn request_from_http1(head: &Head, buf: &[u8], client: ClientInfo) -> BytesMut {
+pub(in crate::gateway) fn request_from_http1(
+    head: &Head,
+    buf: &[u8],
+    client: ClientInfo,
+    own: &LoopName,
+) -> WorkerHead {
+    let mut passes = 0;
     let mut out = BytesMut::with_capacity(head.len + 256);
     out.extend_from_slice(head.method_name.of(buf));
     out.extend_from_slice(b" ");
@@ -146,22 +163,26 @@ pub(in crate::gateway) fn request_from_http1(head: &Head, buf: &[u8], client: Cl
         Version::Http10 => b" HTTP/1.0\r\n",
     });
     for (name, value) in head.headers(buf) {
-        let passes = request_field(name) == FieldRule::Pass;
-        if passes && !is_nominated(head.nominates, head.headers(buf).all("connection"), name) {
+        let rule = request_field(name);
+        if rule == FieldRule::Passes {
+            passes += own.count(value);
+            push_field(&mut out, name, value);
+        } else if rule == FieldRule::Pass && !is_nominated(head.nominates, head.headers(buf).all("connection"), name) {
             push_field(&mut out, name, value);
         }
     }
     if head.websocket {
         out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n");
     }
-    finish(&mut out, client, host(head, buf));
-    out
+    finish(&mut out, client, host(head, buf), own);
+    WorkerHead { bytes: out, passes }
 }
 
 /// The fields that end every request's head.
-fn finish(out: &mut BytesMut, client: ClientInfo, host: &[u8]) {
+fn finish(out: &mut BytesMut, client: ClientInfo, host: &[u8], own: &LoopName) {
     let forwarded = Forwarded { client: client.ip, secure: client.secure, host };
     forwarded.headers(|name, value| push_field(out, name.as_bytes(), value));
+    push_field(out, b"CDN-Loop", own.as_str().as_bytes());
     out.extend_from_slice(b"\r\n");
 }
 
@@ -261,7 +282,11 @@ fn http2_body(fields: &HeaderMap, ends: bool) -> Result<Body, crate::gateway::ht
 }
 
 /// An HTTP/2 request's head as an HTTP/1 worker gets it. Cookie fields become one (RFC 9113, section 8.2.3).
-pub(in crate::gateway) fn request_from_http2(request: &Http2Request<'_>, client: ClientInfo) -> BytesMut {
+pub(in crate::gateway) fn request_from_http2(
+    request: &Http2Request<'_>,
+    client: ClientInfo,
+    own: &LoopName,
+) -> WorkerHead {
     let mut out = BytesMut::with_capacity(512);
     out.extend_from_slice(request.method.as_str().as_bytes());
     out.extend_from_slice(b" ");
@@ -270,7 +295,7 @@ pub(in crate::gateway) fn request_from_http2(request: &Http2Request<'_>, client:
     push_field(&mut out, b"Host", request.host);
     for (name, value) in request.fields {
         let skipped = *name == http::header::HOST || *name == http::header::COOKIE;
-        if !skipped && request_field(name.as_str().as_bytes()) == FieldRule::Pass {
+        if !skipped && matches!(request_field(name.as_str().as_bytes()), FieldRule::Pass | FieldRule::Passes) {
             push_field(&mut out, name.as_str().as_bytes(), value.as_bytes());
         }
     }
@@ -280,8 +305,13 @@ pub(in crate::gateway) fn request_from_http2(request: &Http2Request<'_>, client:
     if request.body == Body::Chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
-    finish(&mut out, client, request.host);
-    out
+    finish(&mut out, client, request.host, own);
+    WorkerHead { bytes: out, passes: passes_of(request.fields, own) }
+}
+
+/// How often a request has come through this proxy before, where another reader has taken its head apart.
+pub(in crate::gateway) fn passes_of(fields: &HeaderMap, own: &LoopName) -> usize {
+    fields.get_all(passes::FIELD).iter().map(|value| own.count(value.as_bytes())).sum()
 }
 
 /// All cookies of a request as the value of one field.
@@ -389,7 +419,12 @@ mod tests {
             panic!("{wire}");
         };
         let client = ClientInfo { ip: Some("10.0.0.7".parse().unwrap()), secure: false };
-        String::from_utf8(request_from_http1(&head, wire.as_bytes(), client).to_vec()).unwrap()
+        let head = request_from_http1(&head, wire.as_bytes(), client, &LoopName::of(&[]));
+        assert_eq!(head.passes, wire.matches(LoopName::of(&[]).as_str()).count(), "{wire}");
+        let text = String::from_utf8(head.bytes.to_vec()).unwrap();
+        // What the proxy adds of its own name comes last.
+        let own = format!("CDN-Loop: {}\r\n\r\n", LoopName::of(&[]).as_str());
+        format!("{}\r\n", text.strip_suffix(&own).unwrap())
     }
 
     const OWN: &str =
@@ -417,6 +452,14 @@ mod tests {
         }
         let kept = to_worker("GET / HTTP/1.1\r\nHost: a\r\nX_Own: y\r\n\r\n");
         assert!(kept.contains("X_Own: y\r\n"), "{kept}");
+    }
+
+    #[test]
+    fn passes_are_counted_and_no_connection_field_hides_them() {
+        let own = LoopName::of(&[]);
+        let fields = format!("CDN-Loop: a.example, {0}\r\ncdn-loop: {0}\r\n", own.as_str());
+        let head = to_worker(&format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: cdn-loop\r\n{fields}\r\n"));
+        assert_eq!(head, format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}{OWN}"));
     }
 
     #[test]

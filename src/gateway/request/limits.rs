@@ -15,6 +15,9 @@ pub(in crate::gateway) struct RequestLimits {
     pub(in crate::gateway) body_rate: u64,
     /// How long the worker is waited for, to take more of the request or to begin its final response; 504 then.
     pub(in crate::gateway) response_timeout: Duration,
+    /// The same for a poll of a session that the worker knows of, which waits for the session's next packet: as long as
+    /// a WebSocket may be silent.
+    pub(in crate::gateway) poll_timeout: Duration,
 }
 
 /// Informational responses to one request; a client need not take them, so they must not pile up.
@@ -35,6 +38,12 @@ pub(in crate::gateway) const FIRST_BODY: usize = 16 * 1024;
 const UPLOAD_WINDOW: Duration = Duration::from_secs(5);
 
 impl RequestLimits {
+    /// Those of a request that waits for its session's next packet.
+    #[must_use]
+    pub(in crate::gateway) fn of_poll(self) -> RequestLimits {
+        RequestLimits { response_timeout: self.response_timeout.max(self.poll_timeout), ..self }
+    }
+
     /// The time over which the least rate must hold. A client may pause a download, as a player does whose buffer is
     /// full, for as long as it may send nothing at all.
     pub(in crate::gateway) fn rate_window(&self, of: BodyOf) -> Duration {
@@ -125,7 +134,8 @@ mod tests {
 
     fn limits(body_rate: u64) -> RequestLimits {
         let second = Duration::from_secs(1);
-        RequestLimits { body_bytes: None, body_timeout: 60 * second, body_rate, response_timeout: 60 * second }
+        let (body_timeout, response_timeout, poll_timeout) = (60 * second, 60 * second, 3600 * second);
+        RequestLimits { body_bytes: None, body_timeout, body_rate, response_timeout, poll_timeout }
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub(super) mod error_response;
 pub(super) mod forwarded;
 pub(super) mod heads;
 pub(super) mod limits;
+pub(super) mod passes;
 pub(super) mod plan;
 pub(super) mod retry;
 pub(super) mod route;

@@ -1,9 +1,10 @@
 //! Where a request goes: what it asks of the pool, by the app's affinity.
 
+use super::limits::RequestLimits;
 use super::socketio;
 use crate::gateway::http1::head::Head;
 use crate::pool::affinity::Affinity;
-use crate::pool::{Use, Wanted};
+use crate::pool::{Lease, Use, Wanted};
 use http::header::HeaderMap;
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -70,6 +71,15 @@ impl Plan<'_> {
     /// It waits at its worker for the session's next packet. Only said of requests that are no upgrade.
     pub(in crate::gateway) fn is_waiting_poll(&self) -> bool {
         self.is_bound() && self.usage == Use::Parked
+    }
+
+    /// The limits of this request at the worker that it has got. A poll waits for as long as its session is silent, where
+    /// the worker itself has said that it has sessions there. Only asked of requests that are no upgrade.
+    pub(in crate::gateway) fn limits(&self, limits: RequestLimits, lease: &Lease) -> RequestLimits {
+        match &self.key {
+            RoutingKey::Sid(_, path) if self.is_waiting_poll() && lease.is_poll_of_session(path) => limits.of_poll(),
+            _ => limits,
+        }
     }
 
     pub(in crate::gateway) fn wanted(&self) -> Wanted<'_> {

@@ -8,7 +8,7 @@ mod unflushed;
 
 use super::ProxyService;
 use super::migration::format;
-use super::{App, Carrier, Limits, Protocol, Route, Rules};
+use super::{App, Carrier, Limits, LoopName, Protocol, Route, Rules};
 use crate::pool::affinity::{Affinity, Balance};
 use crate::pool::{Member, Pool, QueuePolicy, Seat};
 use crate::worker::{Incarnation, Slot, WorkerId};
@@ -93,7 +93,13 @@ impl Rig {
         pool.publish(vec![Seat { member: member.clone(), open: true }]).await;
         let app = App::new(pool.clone(), Protocol::Http1, LONG, LONG);
         let route = Route { host: None, path: "/".into(), app: 0 };
-        let rules = Arc::new(ArcSwap::from_pointee(Rules::new(vec![app], vec![route], limits, Carrier::Own)));
+        let rules = Arc::new(ArcSwap::from_pointee(Rules::new(
+            vec![app],
+            vec![route],
+            limits,
+            Carrier::Own,
+            LoopName::of(&[]),
+        )));
         let front = Arc::new(ProxyService::new(rules, &Arc::default(), 10_000));
         Rig { front, pool, member, listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
     }

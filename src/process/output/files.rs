@@ -156,12 +156,11 @@ fn open(path: &Path, now: SystemTime) -> io::Result<Open> {
 fn put_aside(path: &Path, keep: u32) -> io::Result<()> {
     let place = Place::of(path, false)?;
     let name = place.name();
-    // Somebody may have moved it away already.
+    if keep == 0 {
+        return or_moved(place.remove());
+    }
     if !place.exists(name) {
         return Ok(());
-    }
-    if keep == 0 {
-        return place.remove();
     }
     let old = |n: u32| {
         let mut old = name.to_owned();
@@ -176,5 +175,10 @@ fn put_aside(path: &Path, keep: u32) -> io::Result<()> {
     for n in (1..last).rev() {
         place.rename(&old(n), &old(n + 1))?;
     }
-    place.rename(name, &old(1))
+    or_moved(place.rename(name, &old(1)))
+}
+
+/// Somebody may have moved it away at any time, as log rotation by others does before it tells us.
+fn or_moved(done: io::Result<()>) -> io::Result<()> {
+    done.or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
 }

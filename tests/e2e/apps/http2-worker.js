@@ -3,7 +3,8 @@ const http2 = require('node:http2');
 
 let connections = 0;
 const json = (res, value) => res.end(JSON.stringify(value));
-const server = http2.createServer((req, res) => {
+const settings = process.env.WINDOW ? { initialWindowSize: Number(process.env.WINDOW) } : {};
+const server = http2.createServer({ settings }, (req, res) => {
   const url = new URL(req.url, 'http://x');
   const routes = {
     '/pid': () => res.end(String(process.pid)),

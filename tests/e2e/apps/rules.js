@@ -155,6 +155,15 @@ const routes = {
     it.answer(200, {}, `${process.pid}`);
   },
 
+  // Asks the proxy the same again, with the fields that it was asked with, until it has been here so often.
+  '/again': it => {
+    if (it.note() >= Number(it.query.get('most'))) return it.answer(200, {}, 'enough');
+    const asked = http.get({ port: it.query.get('port'), path: it.req.url, headers: it.fields, agent: false }, res => {
+      res.resume().on('end', () => it.answer(res.statusCode, {}, 'asked again'));
+    });
+    asked.on('error', error => it.answer(500, {}, error.message));
+  },
+
   // The first worker that gets it ends the connection and lives on.
   '/drop': it => {
     if (it.note() === 1) return it.leave();
@@ -213,7 +222,8 @@ server.keepAliveTimeout = LIFE;
 if (process.env.ENGINE) {
   // Socket.IO beside the routes: what is asked of a session may be a route's too.
   const { Server } = require('socket.io-4');
-  const io = new Server(server, { perMessageDeflate: false });
+  const io = new Server(server, { perMessageDeflate: false, pingInterval: Number(process.env.PING ?? 25_000) });
+  io.on('connection', socket => socket.emit('hello', { pid: process.pid }));
   io.engine.on('headers', headers => (headers['x-pid'] = process.pid));
   const doomed = req => {
     if (new URL(req.url, 'http://x').searchParams.get('route') !== 'die') return;

@@ -20,6 +20,7 @@ const kinds = {
   late: { ...lively },
   narrow: { affinity: 'socket.io', max_concurrency: 2, env: { ENGINE: '1' } },
   chat: { instances: 3, affinity: 'socket.io', env: { ENGINE: '1' }, ...lively },
+  patient: { instances: 2, affinity: 'socket.io', response_timeout: `${LIMITS.response}ms`, env: { ENGINE: '1', PING: `${LIMITS.response * 2}` } },
   bound: { instances: 3, affinity: { header: 'x-user' } },
   biscuit: { instances: 3, affinity: { cookie: 'user' } },
 };

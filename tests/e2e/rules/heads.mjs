@@ -1,7 +1,9 @@
 // What of a head reaches the worker, and what is refused.
 
 import assert from 'node:assert/strict';
+import { noted } from './asking.mjs';
 import { json, shown } from './outcome.mjs';
+import { range } from '../lib/wait.mjs';
 
 const IS_GET = 'an upgrade is a GET';
 const NO_CONNECTION = 'HTTP/2 has no fields of that kind: they make a request malformed there';
@@ -18,6 +20,21 @@ function fields(result) {
 
 const values = (result, name) => fields(result).filter(([key]) => key === name).map(([, value]) => value);
 const status = code => result => assert.equal(result.status, code, shown(result));
+
+/** Has an app ask the proxy again and again, with the fields that it was asked with; the status, and how often it was asked. */
+const again = most => async at => {
+  const name = `again${most}.${at.name}`;
+  const { status } = await at.ask({ path: `/again?name=${name}&port=${at.proxy.port}&most=${most}` });
+  return [status, noted(at, name).length];
+};
+const ONE_LEVEL = 'what the app asks is a plain request';
+
+/** Asks as if it had come through the proxy so often already. */
+const come = (times, more = []) => async at => {
+  const [own] = values(await at.ask({ path: '/head' }), 'cdn-loop');
+  const name = range(times).map(n => (n % 2 ? own.toUpperCase() : own)).join(', ');
+  return [await at.ask({ path: '/head', fields: [['CDN-Loop', `cdn.example; a=b, ${name}`], ...more] }), own, name];
+};
 
 /** None of the client's values came through. */
 const dropped = result => assert.doesNotMatch(JSON.stringify(fields(result)), /9\.9\.9\.9|evil/);
@@ -182,6 +199,42 @@ export const heads = [
       assert.equal(json(result).url, '/head?x=1');
       assert.deepEqual(values(result, 'host'), [at.host]);
     },
+  },
+  {
+    name: 'loops: an app that asks the proxy the same again ends with a 508',
+    app: 'one',
+    not: { upgrade: ONE_LEVEL },
+    act: again(1000),
+    expect: found => assert.deepEqual(found, [508, 10]),
+  },
+  {
+    name: 'loops: an app may ask itself through the proxy a few levels deep',
+    app: 'one',
+    not: { upgrade: ONE_LEVEL },
+    act: again(6),
+    expect: found => assert.deepEqual(found, [200, 6]),
+  },
+  {
+    name: 'loops: a request that has come ten times is a 508, whatever else it says',
+    app: 'web',
+    connections: 2,
+    act: async at => (await come(10)(at))[0],
+    expect: status(508),
+  },
+  {
+    name: 'loops: one that has come nine times passes, with all names and one more',
+    app: 'web',
+    connections: 2,
+    act: come(9),
+    expect: ([result, own, name]) => assert.deepEqual(values(result, 'cdn-loop'), [`cdn.example; a=b, ${name}`, own]),
+  },
+  {
+    name: 'loops: no Connection field hides that a request has come before',
+    app: 'web',
+    not: { http2: NO_CONNECTION },
+    connections: 2,
+    act: async at => (await come(10, [['Connection', at.upgrades ? 'Upgrade, CDN-Loop' : 'CDN-Loop']])(at))[0],
+    expect: status(508),
   },
   {
     name: 'the target passes unchanged',

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { ofSession, session } from './asking.mjs';
-import { shown } from './outcome.mjs';
+import { shown, text } from './outcome.mjs';
 import { range, until } from '../lib/wait.mjs';
 
 const ENGINE = 'Engine.IO speaks HTTP/1';
@@ -61,6 +61,32 @@ export const sessions = [
     expect: found => {
       for (const pids of found) assert.equal(new Set(pids).size, 1, `went to ${pids}`);
     },
+  },
+  {
+    name: 'a poll of a session waits for its next packet, longer than response_timeout',
+    app: 'patient',
+    not: { 'http2-workers': ENGINE, upgrade: 'an upgrade waits for no packet' },
+    connections: 5,
+    act: async at => {
+      const { sid } = await session(at);
+      const [open, path] = [ofSession(at, sid), `/socket.io/?EIO=4&transport=polling&sid=${sid}`];
+      const found = [(await at.ask(open)).status];
+      // What the connection begins with, then a ping, and another one that comes long after it was answered.
+      await at.ask({ path });
+      found.push(text(await at.ask({ path })), (await at.ask(ofSession(at, sid, '3'))).status, text(await at.ask({ path })));
+      return found;
+    },
+    expect: found => assert.deepEqual(found, [200, '2', 200, '2']),
+  },
+  {
+    name: 'the id of a session buys no time where Engine.IO does not serve',
+    app: 'patient',
+    not: { 'http2-workers': ENGINE, upgrade: 'Engine.IO itself ends an upgrade on another path after a second' },
+    act: async at => {
+      const { sid } = await session(at);
+      return at.ask({ path: `/hang?name=claim.${at.name}&EIO=4&transport=polling&sid=${sid}` });
+    },
+    expect: result => assert.equal(result.status, 504, shown(result)),
   },
   {
     name: 'affinity by header: one value, one worker, the same on every path',

@@ -36,6 +36,9 @@ pub(super) struct Session {
     /// The head of the final answer.
     written: Option<Box<ResponseHeader>>,
     retry_buffer: Option<FixedBuffer>,
+    /// What is in it is to be read once more, by the next try. Pingora would send it in one piece, and give up if the
+    /// worker takes no more of it: also when that has answered already. What it reads may fail to be sent.
+    reads_again: bool,
     /// The client waits for a word before it sends the body.
     expects_continue: bool,
     is_head: bool,
@@ -61,8 +64,14 @@ impl Session {
             digest,
             written: None,
             retry_buffer: None,
+            reads_again: false,
             timeouts: Timeouts::default(),
         }
+    }
+
+    /// What was read of the body so far, if all of that is here.
+    fn kept(&self) -> Option<Bytes> {
+        self.retry_buffer.as_ref().filter(|buffer| !buffer.is_truncated())?.get_buffer()
     }
 
     fn has_ended(&self) -> bool {
@@ -157,6 +166,9 @@ impl server::Session for Session {
     }
 
     async fn read_body_bytes(&mut self) -> Result<Option<Bytes>> {
+        if std::mem::take(&mut self.reads_again) {
+            return Ok(self.kept());
+        }
         let (watch, body) = (&self.watch, &mut self.body);
         let content = poll_fn(|cx| watch.lock().poll_read(cx, body)).await.map_err(explain)?;
         if let (Some(content), Some(buffer)) = (&content, &mut self.retry_buffer) {
@@ -258,7 +270,7 @@ impl server::Session for Session {
     }
 
     fn is_body_done(&mut self) -> bool {
-        self.has_no_body() || self.body.is_end_stream()
+        !self.reads_again && (self.has_no_body() || self.body.is_end_stream())
     }
 
     async fn finish(&mut self) -> Result<()> {
@@ -307,8 +319,10 @@ impl server::Session for Session {
         http_req_header_to_wire(&self.request).map(BytesMut::freeze).unwrap_or_default()
     }
 
+    /// Pingora asks for it before each try.
     fn enable_retry_buffering(&mut self) {
         self.retry_buffer.get_or_insert_with(|| FixedBuffer::new(RETRY_BUFFER));
+        self.reads_again = self.kept().is_some();
     }
 
     fn retry_buffer_truncated(&self) -> bool {
@@ -318,7 +332,7 @@ impl server::Session for Session {
     fn get_retry_buffer(&self) -> Option<Bytes> {
         // Pingora asks for it as soon as a worker has the head.
         self.watch.lock().note_asked();
-        self.retry_buffer.as_ref().filter(|buffer| !buffer.is_truncated())?.get_buffer()
+        None
     }
 
     async fn finish_custom(&mut self) -> Result<()> {

@@ -61,7 +61,7 @@ pub(super) async fn serve(
     let is_get = method == Method::Get;
     let plan = plan::plan(&affinity.affinity, checked.target, checked.fields, shared.client.ip, is_get, false);
     let request = Request {
-        head: heads::request_from_http2(&checked, shared.client),
+        head: heads::request_from_http2(&checked, shared.client, &rules.loop_name),
         method,
         method_name: checked.method.as_str().as_bytes(),
         target: checked.target,

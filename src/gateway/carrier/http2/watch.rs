@@ -238,7 +238,8 @@ impl Watch {
 
     /// The client that takes the answer.
     fn of_answer(&mut self, now: Instant, next: &mut Next) {
-        let RequestLimits { body_bytes: _, body_timeout, body_rate: _, response_timeout: _ } = self.limits;
+        let RequestLimits { body_bytes: _, body_timeout, body_rate: _, response_timeout: _, poll_timeout: _ } =
+            self.limits;
         if !self.wants_window {
             self.download = None;
             return self.download_rate.pause();
@@ -253,7 +254,8 @@ impl Watch {
     /// The client that sends the request, else the worker that is to answer it. A body without a length may be a
     /// conversation (gRPC): it has no least rate, and may be silent for long once the answer has begun.
     fn of_request(&mut self, now: Instant, next: &mut Next) {
-        let RequestLimits { body_bytes: _, body_timeout, body_rate: _, response_timeout } = self.limits;
+        let RequestLimits { body_bytes: _, body_timeout, body_rate: _, response_timeout, poll_timeout: _ } =
+            self.limits;
         if !self.wants_body {
             self.upload = None;
             self.upload_rate.pause();

@@ -9,9 +9,9 @@ use crate::gateway::request::error_response::ErrorResponse;
 use crate::gateway::request::forwarded::Forwarded;
 use crate::gateway::request::heads::{self, FieldRule};
 use crate::gateway::request::limits::{MAX_INFORMATIONAL, RequestLimits};
-use crate::gateway::request::plan;
 use crate::gateway::request::retry::WorkerFault;
 use crate::gateway::request::session::SessionLearner;
+use crate::gateway::request::{passes, plan};
 use crate::gateway::rules::{Protocol, SharedRules};
 use crate::gateway::upstream::{acquire::acquire, connect};
 use crate::pool::Use;
@@ -73,9 +73,9 @@ impl ProxyHttp for Proxy {
         };
         let app = rules.apps[index].clone();
         let limits = rules.request_limits(&app);
-        // The time-out of a response is the peer's. Pingora knows no rate: `first_body` holds the first part of an
+        // The time-outs of a response are the peer's. Pingora knows no rate: `first_body` holds the first part of an
         // upload to it, and each piece of a download must be taken within `body_timeout`.
-        let RequestLimits { body_bytes, body_timeout, body_rate: _, response_timeout: _ } = limits;
+        let RequestLimits { body_bytes, body_timeout, body_rate: _, response_timeout: _, poll_timeout: _ } = limits;
         let length = content_length(&request.headers);
         ctx.began = Some(Instant::now());
         ctx.app = Some(app);
@@ -84,6 +84,9 @@ impl ProxyHttp for Proxy {
             && length > limit
         {
             return Err(ctx.refuse(ErrorResponse::TOO_LONG, Failure::BadRequest));
+        }
+        if passes::is_loop(heads::passes_of(&request.headers, &rules.loop_name)) {
+            return Err(ctx.refuse(ErrorResponse::LOOP, Failure::BadRequest));
         }
         let downstream = session.as_downstream_mut();
         downstream.set_read_timeout(Some(body_timeout));
@@ -122,6 +125,7 @@ impl ProxyHttp for Proxy {
         ctx.is_bound = plan.is_bound();
         ctx.learner = plan.handshake.then(|| SessionLearner::new(&app.pool, lease.member()));
         (ctx.body, ctx.informational) = (0, 0);
+        let limits = plan.limits(limits, &lease);
         let mut peer = Box::new(HttpPeer::new_uds(&lease.member().socket, false, String::new())?);
         peer.options.idle_timeout = Some(app.keep_alive);
         if !session.as_downstream().is_custom() {
@@ -212,7 +216,7 @@ impl ProxyHttp for Proxy {
             .headers
             .keys()
             .filter(|name| match heads::request_field(name.as_str().as_bytes()) {
-                FieldRule::Pass => false,
+                FieldRule::Pass | FieldRule::Passes => false,
                 // Trailers are for workers that speak HTTP/2, and Pingora's own fields frame the message.
                 FieldRule::HopByHop => !matches!(name.as_str(), "te" | "connection"),
                 FieldRule::Forwarded | FieldRule::Framing => true,
@@ -231,6 +235,7 @@ impl ProxyHttp for Proxy {
             request.insert_header(TE, "trailers")?;
         }
         let forwarded = Forwarded { client: client_ip(session), secure: is_secure(session), host: host(downstream) };
+        request.append_header(passes::FIELD, self.rules.load().loop_name.as_str())?;
         let mut result = Ok(());
         forwarded.headers(|name, value| {
             if let Err(error) = request.insert_header(name, value) {

@@ -3,8 +3,8 @@
 use super::alarm_event::{Kind, Raised};
 use super::effects::{self, Introduction, Start};
 use super::keeper::Keeper;
-use super::room::Entry;
 use super::saver::Saver;
+use super::worker_record::Entry;
 use crate::fleet::{Action, Event};
 use crate::pool::Closing;
 use crate::process::control::{self, Expected, ProxySays, Token};

@@ -1,12 +1,12 @@
 //! What takes time: each effect is a task that answers with an input.
 
-use super::keeper::{Answer, Input};
-use super::knock::{self, HttpCheck};
-use super::room::Reading;
+use super::messages::{EffectReport, EffectReports, EffectResult, Started};
+use super::probe::{self, HttpCheck};
 use super::saver::Ahead;
+use super::worker_record::Reading;
 use crate::pool::Member;
 use crate::process::control::Token;
-use crate::process::output::{self, Pipe, Stream};
+use crate::process::output::{self, Stream};
 use crate::process::spec::{PortUse, Spec};
 use crate::process::{Error, Exit, Job, Preload, Process, RuntimeDir, spawn, strays};
 use crate::worker::WorkerId;
@@ -15,16 +15,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-
-/// Where answers go. Never full for long: its reader only waits for publishing.
-pub(super) type Inputs = mpsc::Sender<Input>;
-
-/// A process that was just started.
-pub(super) struct Started {
-    pub(super) process: Process,
-    pub(super) out: Pipe,
-    pub(super) err: Pipe,
-}
 
 /// What a start needs, owned, so that it can happen on another thread.
 pub(super) struct Start {
@@ -60,7 +50,7 @@ pub(super) struct Introduction<'a> {
 
 impl Start {
     /// Fork and exec block for milliseconds: not on a thread that serves traffic.
-    pub(super) fn begin(mut self, inputs: Inputs) {
+    pub(super) fn begin(mut self, inputs: EffectReports) {
         tokio::spawn(async move {
             if let Some(ahead) = self.ahead.take() {
                 ahead.wait().await;
@@ -71,8 +61,8 @@ impl Start {
                 Ok(started) => started,
                 Err(e) => Err(Error::Io { doing: format!("starting {id}"), source: std::io::Error::other(e) }),
             };
-            let answer = Answer::Started(started);
-            let _ = inputs.send(Input { room, incarnation, answer }).await;
+            let answer = EffectResult::Started(started);
+            let _ = inputs.send(EffectReport { room, incarnation, answer }).await;
         });
     }
 
@@ -95,7 +85,7 @@ pub(super) fn watch_exit(
     process: Process,
     exited: watch::Sender<bool>,
     mut read: mpsc::Receiver<()>,
-    inputs: Inputs,
+    inputs: EffectReports,
 ) {
     const LAST_WORDS: Duration = Duration::from_millis(200);
     tokio::spawn(async move {
@@ -106,7 +96,8 @@ pub(super) fn watch_exit(
         exited.send_replace(true);
         // Nothing is ever sent: the channel closes when both readers have ended.
         let _ = tokio::time::timeout(LAST_WORDS, read.recv()).await;
-        let _ = inputs.send(Input { room, incarnation: id.incarnation, answer: Answer::Exited(exit) }).await;
+        let _ =
+            inputs.send(EffectReport { room, incarnation: id.incarnation, answer: EffectResult::Exited(exit) }).await;
     });
 }
 
@@ -124,11 +115,11 @@ pub(super) fn discard(process: Process) {
 }
 
 /// Asks whether the socket takes connections.
-pub(super) fn probe(room: usize, attempt: u32, member: Option<Arc<Member>>, inputs: Inputs) {
+pub(super) fn probe(room: usize, attempt: u32, member: Option<Arc<Member>>, inputs: EffectReports) {
     let Some(member) = member else { return };
     tokio::spawn(async move {
-        let answer = Answer::Probed { attempt, answer: knock::connect(&member).await.map(drop) };
-        let _ = inputs.send(Input { room, incarnation: member.id.incarnation, answer }).await;
+        let answer = EffectResult::Probed { attempt, answer: probe::connect(&member).await.map(drop) };
+        let _ = inputs.send(EffectReport { room, incarnation: member.id.incarnation, answer }).await;
     });
 }
 
@@ -139,24 +130,24 @@ pub(super) fn check(
     member: Arc<Member>,
     check: Option<Arc<HttpCheck>>,
     limit: Duration,
-    inputs: Inputs,
+    inputs: EffectReports,
 ) {
     tokio::spawn(async move {
         let asked = async {
             match check {
                 Some(check) => check.ask(&member).await,
-                None => knock::connect(&member).await.map(drop),
+                None => probe::connect(&member).await.map(drop),
             }
         };
         let answer = tokio::time::timeout(limit, asked).await;
         let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {limit:?}")));
-        let answer = Answer::Checked { attempt, answer };
-        let _ = inputs.send(Input { room, incarnation: member.id.incarnation, answer }).await;
+        let answer = EffectResult::Checked { attempt, answer };
+        let _ = inputs.send(EffectReport { room, incarnation: member.id.incarnation, answer }).await;
     });
 }
 
 /// Removes what a process left, once its output is read.
-pub(super) fn clean(room: usize, id: WorkerId, dir: Arc<RuntimeDir>, readers: Vec<Reading>, inputs: Inputs) {
+pub(super) fn clean(room: usize, id: WorkerId, dir: Arc<RuntimeDir>, readers: Vec<Reading>, inputs: EffectReports) {
     tokio::spawn(async move {
         for reader in readers {
             // Readers are bounded in time; one that panicked has ended, too.
@@ -169,7 +160,7 @@ pub(super) fn clean(room: usize, id: WorkerId, dir: Arc<RuntimeDir>, readers: Ve
             Err(e) => log::error!("cleaning up after #{incarnation}: {e}"),
             Ok(Ok(())) => {}
         }
-        let _ = inputs.send(Input { room, incarnation, answer: Answer::Cleaned }).await;
+        let _ = inputs.send(EffectReport { room, incarnation, answer: EffectResult::Cleaned }).await;
     });
 }
 

@@ -2,7 +2,8 @@
 
 use super::definition::Definition;
 use super::keeper::Keeper;
-use super::room::{Entry, Room};
+use super::room::Room;
+use super::worker_record::Entry;
 use crate::fleet::Event;
 use crate::process::control::{self, Door, Expected, Join, Place, Registry, Turned};
 use crate::process::spec::External;
@@ -11,9 +12,6 @@ use crate::worker::{Tag, WorkerId};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-
-/// Joins that may wait to be looked at.
-pub(super) const JOINS: usize = 64;
 
 /// An app's shared directory, open. Dropping it closes and clears it.
 pub(super) struct Entrance {

@@ -1,7 +1,8 @@
 //! What has happened, as the fleets are told it: answers to effects, reports of workers, and measurements.
 
-use super::effects::{self, Started};
-use super::keeper::{Answer, DRAIN_POLL, Input, Keeper, MEASURE};
+use super::effects;
+use super::keeper::{DRAIN_POLL, Keeper, MEASURE};
+use super::messages::{EffectReport, EffectResult, Started};
 use super::room::Room;
 use crate::fleet::{Event, State, Surroundings};
 use crate::process::control::{PortState, Report};
@@ -54,29 +55,33 @@ impl Keeper {
         }
     }
 
-    pub(super) fn answered(&mut self, Input { room, incarnation, answer }: Input) {
+    pub(super) fn answered(&mut self, EffectReport { room, incarnation, answer }: EffectReport) {
         match answer {
-            Answer::Started(Ok(started)) => {
+            EffectResult::Started(Ok(started)) => {
                 let events = self.started(room, incarnation, started);
                 events.into_iter().for_each(|event| self.tell(room, event));
             }
-            Answer::Started(Err(e)) => {
+            EffectResult::Started(Err(e)) => {
                 self.starting.remove(&(room, incarnation));
                 self.tell(room, Event::SpawnFailed { incarnation, why: e.to_string() });
             }
-            Answer::Probed { attempt, answer: Ok(()) } => self.tell(room, Event::ProbeOk { incarnation, attempt }),
-            Answer::Probed { attempt, answer: Err(why) } => {
+            EffectResult::Probed { attempt, answer: Ok(()) } => {
+                self.tell(room, Event::ProbeOk { incarnation, attempt })
+            }
+            EffectResult::Probed { attempt, answer: Err(why) } => {
                 self.tell(room, Event::ProbeFailed { incarnation, attempt, why });
             }
-            Answer::Checked { attempt, answer } => self.tell(room, Event::Checked { incarnation, attempt, answer }),
-            Answer::Exited(exit) => {
+            EffectResult::Checked { attempt, answer } => {
+                self.tell(room, Event::Checked { incarnation, attempt, answer })
+            }
+            EffectResult::Exited(exit) => {
                 if let Some(room) = self.rooms.get_mut(&room) {
                     room.keep_last_words(incarnation);
                     room.ended(incarnation, Some(exit));
                 }
                 self.tell(room, Event::Exited { incarnation, how: exit.to_string() });
             }
-            Answer::Cleaned => {
+            EffectResult::Cleaned => {
                 let entry = self.rooms.get_mut(&room).and_then(|room| room.workers.remove(&incarnation));
                 if let Some(tag) = entry.and_then(|entry| entry.tag) {
                     self.tags.give_back(tag);

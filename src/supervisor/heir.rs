@@ -1,9 +1,10 @@
 //! Taking over the workers of another proxy: of one that was killed, or of one that still runs and
 //! hands them over.
 
+use super::control_listener::{ControlDoor, number};
 use super::estate::{self, Partial, Revived};
 use super::keeper::Keeper;
-use super::orders::{Order, Wanted, What};
+use super::messages::{Order, Wanted, What};
 use super::room::Room;
 use crate::fleet::{Event, State};
 use crate::pool::{Member, Seat};
@@ -12,12 +13,10 @@ use crate::process::output::{Rest, Stream, open_reader};
 use crate::process::{Error, Exit, Process, worker_socket};
 use crate::worker::{Incarnation, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 /// For workers to dial in again; those that hang do so later.
@@ -246,25 +245,6 @@ impl Keeper {
         self.door = Some(ControlDoor { serving, file: number(&path), path });
         Ok(())
     }
-}
-
-/// The control socket, served.
-pub(super) struct ControlDoor {
-    pub(super) serving: JoinHandle<()>,
-    path: PathBuf,
-    /// While it is served no other file has the same.
-    file: Option<(u64, u64)>,
-}
-
-impl ControlDoor {
-    /// Whether who dials in comes here, and not to another process that has bound over it.
-    pub(super) fn is_in_place(&self) -> bool {
-        self.file.is_some() && number(&self.path) == self.file
-    }
-}
-
-fn number(path: &Path) -> Option<(u64, u64)> {
-    std::fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
 fn room_name(keeper: &Keeper, at: usize) -> String {

@@ -2,20 +2,24 @@
 
 use super::alarm_event::Hook;
 use super::alarms::{self, Alarms};
-use super::effects::{self, Inputs, Started};
+use super::control_listener::ControlDoor;
+use super::effects;
 use super::guarding::Guarding;
-use super::heir::{ControlDoor, Legacy};
-use super::orders::{Order, Pending, Wanted};
+use super::heir::Legacy;
+use super::messages::{
+    EffectReport, EffectReports, HandoffRequest, JOINS_MAX, Order, Outcome, REPORTS_MAX, RunState, Wanted,
+};
+use super::orders::Pending;
 use super::pulse::Pulse;
 use super::room::Room;
 use super::saver::Saver;
 use super::tags::Tags;
-use super::transfer::{Ask, Still};
-use super::{Outcome, Setup, Status, Wish};
+use super::transfer::Still;
+use super::{Setup, Status};
 use crate::fleet::{Event, State, Time};
 use crate::process::control::{Join, Registry, Reported};
 use crate::process::output::Logs;
-use crate::process::{Error, Exit, PRELOAD, RuntimeDir, strays};
+use crate::process::{Error, PRELOAD, RuntimeDir, strays};
 use crate::worker::Incarnation;
 use pingora_core::server::ShutdownWatch;
 use std::collections::{BTreeMap, HashSet};
@@ -41,24 +45,9 @@ const LAST_OUTPUT: Duration = Duration::from_secs(2);
 /// What the handles to the supervisor lead to.
 pub(super) struct Doors {
     pub(super) orders: mpsc::Receiver<Order>,
-    pub(super) asks: mpsc::Receiver<Ask>,
-    pub(super) wishes: watch::Receiver<Wish>,
+    pub(super) asks: mpsc::Receiver<HandoffRequest>,
+    pub(super) wishes: watch::Receiver<RunState>,
     pub(super) status: watch::Sender<Arc<Status>>,
-}
-
-/// The answer to an effect.
-pub(super) struct Input {
-    pub(super) room: usize,
-    pub(super) incarnation: Incarnation,
-    pub(super) answer: Answer,
-}
-
-pub(super) enum Answer {
-    Started(Result<Started, Error>),
-    Probed { attempt: u32, answer: Result<(), String> },
-    Checked { attempt: u32, answer: Result<(), String> },
-    Exited(Exit),
-    Cleaned,
 }
 
 pub(super) struct Keeper {
@@ -69,7 +58,7 @@ pub(super) struct Keeper {
     pub(super) leaving: Vec<usize>,
     pub(super) pending: Vec<Pending>,
     pub(super) orders: mpsc::Receiver<Order>,
-    pub(super) asks: mpsc::Receiver<Ask>,
+    pub(super) asks: mpsc::Receiver<HandoffRequest>,
     /// Starts under way.
     pub(super) starting: HashSet<(usize, Incarnation)>,
     /// Present while nothing is decided.
@@ -100,9 +89,9 @@ pub(super) struct Keeper {
     pub(super) reports: mpsc::Receiver<Reported>,
     pub(super) joins_in: mpsc::Sender<Join>,
     pub(super) joins: mpsc::Receiver<Join>,
-    pub(super) inputs: Inputs,
-    pub(super) answers: mpsc::Receiver<Input>,
-    pub(super) wishes: watch::Receiver<Wish>,
+    pub(super) inputs: EffectReports,
+    pub(super) answers: mpsc::Receiver<EffectReport>,
+    pub(super) wishes: watch::Receiver<RunState>,
     status: watch::Sender<Arc<Status>>,
     pub(super) logs: Arc<Logs>,
     pub(super) alerts: Alarms,
@@ -130,9 +119,9 @@ impl Drop for Tools {
 impl Keeper {
     /// Without a room: the workers are started, or taken over.
     pub(super) fn new(setup: Setup, dir: Arc<RuntimeDir>, doors: Doors, logs: Arc<Logs>, alerts: Alarms) -> Keeper {
-        let (reports_in, reports) = mpsc::channel(1024);
-        let (inputs, answers) = mpsc::channel(1024);
-        let (joins_in, joins) = mpsc::channel(super::external::JOINS);
+        let (reports_in, reports) = mpsc::channel(REPORTS_MAX);
+        let (inputs, answers) = mpsc::channel(REPORTS_MAX);
+        let (joins_in, joins) = mpsc::channel(JOINS_MAX);
         let Doors { orders, asks, wishes, status } = doors;
         Keeper {
             next_room: 0,
@@ -343,10 +332,10 @@ impl Keeper {
     fn follow_wish(&mut self, shutdown: bool) {
         let wish = *self.wishes.borrow_and_update();
         match wish {
-            Wish::Kill => self.tell_all(Event::Kill),
-            Wish::Stop => self.tell_all(Event::Stop),
-            Wish::Run if shutdown => self.tell_all(Event::Stop),
-            Wish::Run => {}
+            RunState::Kill => self.tell_all(Event::Kill),
+            RunState::Stop => self.tell_all(Event::Stop),
+            RunState::Run if shutdown => self.tell_all(Event::Stop),
+            RunState::Run => {}
         }
         let now = self.now();
         for at in std::mem::take(&mut self.leaving) {

@@ -31,7 +31,7 @@
 //! # Theory of operation
 //!
 //! One task owns all state ([`keeper`]). Whatever takes time (spawn, probe, waiting for an exit,
-//! cleaning up) is a task that answers with an [`input`](keeper::Input). A panic in that task is
+//! cleaning up) is a task that answers with a [report](messages::EffectReport). A panic in that task is
 //! caught and logged, and the loop goes on with the state it has; when that happens again and again
 //! all workers are killed and `finished()` says so.
 
@@ -40,6 +40,7 @@
 mod actions;
 mod alarm_event;
 pub(crate) mod alarms;
+mod control_listener;
 mod definition;
 mod effects;
 mod estate;
@@ -48,9 +49,10 @@ mod facts;
 mod guarding;
 mod heir;
 mod keeper;
-mod knock;
+mod messages;
 mod metrics;
 mod orders;
+mod probe;
 mod pulse;
 mod restarts;
 mod room;
@@ -61,11 +63,12 @@ mod tags;
 mod tests;
 mod transfer;
 mod unreached;
+mod worker_record;
 
 pub(crate) use estate::{Estate, Partial, clear_up};
 pub(crate) use heir::Heir;
+pub(crate) use messages::{Outcome, To};
 pub(crate) use metrics::register;
-pub(crate) use orders::To;
 pub(crate) use status::{AppStatus, Carried, SlotStatus, Status, Waiting, WorkerStatus};
 
 use crate::fleet::policy::Policy;
@@ -78,7 +81,7 @@ use alarms::Alarms;
 use async_trait::async_trait;
 use estate::Revived;
 use keeper::{Doors, Keeper};
-use orders::Wanted;
+use messages::{COMMANDS_MAX, HANDOFF_REQUESTS_MAX, RunState, Wanted};
 use pingora_core::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
 use pulse::Pulse;
@@ -124,34 +127,19 @@ pub(crate) struct Supervisor {
     outcome: Arc<watch::Sender<Option<Outcome>>>,
 }
 
-/// How it ended: `Err` says why no worker could be kept, for people.
-pub(crate) type Outcome = Result<(), String>;
-
-/// What is asked of the supervisor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
-enum Wish {
-    Run,
-    Stop,
-    Kill,
-}
-
 /// A handle to the running supervisor.
 #[derive(Clone)]
 pub(crate) struct Control {
-    wish: Arc<watch::Sender<Wish>>,
+    wish: Arc<watch::Sender<RunState>>,
     outcome: watch::Receiver<Option<Outcome>>,
     status: watch::Receiver<Arc<Status>>,
     logs: Arc<Logs>,
-    orders: mpsc::Sender<orders::Order>,
-    asks: mpsc::Sender<transfer::Ask>,
+    orders: mpsc::Sender<messages::Order>,
+    asks: mpsc::Sender<messages::HandoffRequest>,
     dir: Weak<RuntimeDir>,
     alarms: Alarms,
     pulse: Arc<Pulse>,
 }
-
-/// Orders that may wait to be looked at.
-const ORDERS: usize = 64;
-const ASKS: usize = 8;
 
 impl Supervisor {
     /// Locks and furnishes the runtime directory. Nothing is started, so the process may still fork.
@@ -202,12 +190,12 @@ impl Supervisor {
     }
 
     fn with(mut setup: Setup, dir: RuntimeDir, legacy: Option<(Revived, Option<heir::Ends>)>) -> (Supervisor, Control) {
-        let (wish, wishes) = watch::channel(Wish::Run);
+        let (wish, wishes) = watch::channel(RunState::Run);
         let (outcome, outcome_out) = watch::channel(None);
         let (status, status_out) = watch::channel(Arc::new(Status::default()));
         let logs = Logs::new(setup.logs.clone());
-        let (orders, orders_out) = mpsc::channel(ORDERS);
-        let (asks, asks_out) = mpsc::channel(ASKS);
+        let (orders, orders_out) = mpsc::channel(COMMANDS_MAX);
+        let (asks, asks_out) = mpsc::channel(HANDOFF_REQUESTS_MAX);
         let alarms = Alarms::new(setup.alarms.clone());
         let dir = Arc::new(dir);
         let doors = Doors { orders: orders_out, asks: asks_out, wishes, status };
@@ -268,11 +256,11 @@ impl BackgroundService for Supervisor {
 impl Control {
     /// Drains and stops all workers; kills them when asked again.
     pub(crate) fn stop(&self) {
-        self.wish.send_modify(|wish| *wish = if *wish == Wish::Run { Wish::Stop } else { Wish::Kill });
+        self.wish.send_modify(|wish| *wish = if *wish == RunState::Run { RunState::Stop } else { RunState::Kill });
     }
 
     pub(crate) fn kill(&self) {
-        self.wish.send_replace(Wish::Kill);
+        self.wish.send_replace(RunState::Kill);
     }
 
     /// Whether requests may still come although workers are to stop: then a worker is not asked to end because

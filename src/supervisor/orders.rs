@@ -3,46 +3,15 @@
 
 use super::definition::Definition;
 use super::keeper::Keeper;
+use super::messages::{Answered, Order, RunState, To, Wanted, What};
 use super::room::Room;
-use super::{AppSpec, Control, Wish};
+use super::{AppSpec, Control};
 use crate::fleet::Event;
 use crate::worker::{Generation, Slot};
-use std::sync::Arc;
 use tokio::sync::oneshot;
-
-/// What came of an order, for people; an error may have several lines.
-pub(crate) type Answered = Result<String, String>;
-
-/// How many workers an app is to have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum To {
-    Count(u16),
-    /// More or fewer than now.
-    By(i32),
-    /// As the load asks for, between the configured bounds.
-    Auto,
-}
 
 /// Most workers of an app.
 const MOST: i64 = 1024;
-
-/// An app as it is to be, with its directory pinned.
-pub(super) struct Wanted {
-    pub(super) name: Arc<str>,
-    pub(super) definition: Definition,
-    pub(super) pool: Arc<crate::pool::Pool>,
-}
-
-pub(super) enum What {
-    Reload(Vec<Wanted>),
-    Restart(Option<String>),
-    Scale(String, To),
-}
-
-pub(super) struct Order {
-    pub(super) what: What,
-    pub(super) reply: oneshot::Sender<Answered>,
-}
 
 /// An order under way.
 pub(super) struct Pending {
@@ -111,7 +80,7 @@ fn pinned(app: AppSpec) -> Result<Wanted, String> {
 impl Keeper {
     pub(super) fn obey(&mut self, Order { what, reply }: Order) {
         let begun = match what {
-            _ if *self.wishes.borrow() != Wish::Run => Err("the proxy is stopping".to_owned()),
+            _ if *self.wishes.borrow() != RunState::Run => Err("the proxy is stopping".to_owned()),
             What::Reload(apps) => self.reload(apps),
             What::Restart(app) => self.restart(app.as_deref()),
             What::Scale(app, to) => self.scale(&app, to),

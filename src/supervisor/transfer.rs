@@ -1,11 +1,12 @@
 //! Handing the workers over to a successor: the keeper stands still, then ends, or goes on as if
 //! nothing had been.
 
+use super::Control;
+use super::control_listener::ControlDoor;
 use super::estate::{Estate, Partial};
-use super::heir::ControlDoor;
-use super::keeper::{Answer, Input, Keeper};
-use super::room::Reading;
-use super::{Control, Wish};
+use super::keeper::Keeper;
+use super::messages::{EffectReport, EffectResult, HandoffRequest, RunState};
+use super::worker_record::Reading;
 use crate::fleet::Event;
 use crate::pool::Pool;
 use crate::process::output::{Ends, Rest};
@@ -26,15 +27,6 @@ const HUSH: Duration = Duration::from_secs(2);
 const BINDS: u32 = 5;
 const GONE: &str = "the supervisor has ended";
 
-/// What the handoff asks.
-pub(super) enum Ask {
-    Freeze(oneshot::Sender<Result<Estate, String>>),
-    Dismiss(oneshot::Sender<()>),
-    Hush(oneshot::Sender<Vec<Partial>>),
-    Thaw(oneshot::Sender<()>),
-    Cede(oneshot::Sender<()>),
-}
-
 /// How a keeper stands still.
 pub(super) struct Still {
     /// From the moment on at which everything asked for was carried out.
@@ -49,7 +41,7 @@ pub(super) struct Still {
 }
 
 enum Held {
-    Answer(Input),
+    EffectResult(EffectReport),
     Event(usize, Event),
 }
 
@@ -77,28 +69,28 @@ impl Control {
     /// # Errors
     /// The proxy stops, or a start takes too long; then all goes on.
     pub(crate) async fn freeze(&self) -> Result<Estate, String> {
-        self.ask(Ask::Freeze).await?
+        self.ask(HandoffRequest::Freeze).await?
     }
 
     /// Ends all control connections: workers dial in to whoever is bound at the control socket.
     pub(crate) async fn dismiss(&self) {
-        let _ = self.ask(Ask::Dismiss).await;
+        let _ = self.ask(HandoffRequest::Dismiss).await;
     }
 
     /// Stops reading the workers' output, writes what was read (2 s at most), and tells the lines that
     /// have begun. To be asked when frozen.
     pub(crate) async fn hush(&self) -> Vec<Partial> {
-        self.ask(Ask::Hush).await.unwrap_or_default()
+        self.ask(HandoffRequest::Hush).await.unwrap_or_default()
     }
 
     /// Goes on as before.
     pub(crate) async fn thaw(&self) {
-        let _ = self.ask(Ask::Thaw).await;
+        let _ = self.ask(HandoffRequest::Thaw).await;
     }
 
     /// Ends without touching a worker or a file: another has them.
     pub(crate) async fn cede(&self) {
-        let _ = self.ask(Ask::Cede).await;
+        let _ = self.ask(HandoffRequest::Cede).await;
     }
 
     /// A copy of the descriptor that holds the runtime directory.
@@ -107,7 +99,7 @@ impl Control {
         dir.lock_fd().map_err(|e| format!("the lock cannot be copied: {e}"))
     }
 
-    async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, String> {
+    async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> HandoffRequest) -> Result<T, String> {
         let (reply, answer) = oneshot::channel();
         self.asks.send(ask(reply)).await.map_err(|_| GONE.to_owned())?;
         answer.await.map_err(|_| GONE.to_owned())
@@ -115,11 +107,11 @@ impl Control {
 }
 
 impl Keeper {
-    pub(super) async fn asked(&mut self, ask: Ask) {
+    pub(super) async fn asked(&mut self, ask: HandoffRequest) {
         match ask {
-            Ask::Freeze(reply) => {
+            HandoffRequest::Freeze(reply) => {
                 let wish = *self.wishes.borrow();
-                if wish != Wish::Run || self.is_stopping() {
+                if wish != RunState::Run || self.is_stopping() {
                     return drop(reply.send(Err("the proxy is stopping".to_owned())));
                 }
                 let until = Some(Instant::now() + STARTS);
@@ -127,19 +119,19 @@ impl Keeper {
                 // It stands still from the next turn on, when everything asked for was carried out.
                 self.still.get_or_insert_with(new).replies.push(reply);
             }
-            Ask::Dismiss(reply) => {
+            HandoffRequest::Dismiss(reply) => {
                 self.close_door().await;
                 let _ = reply.send(());
             }
-            Ask::Hush(reply) => {
+            HandoffRequest::Hush(reply) => {
                 let partials = self.hush().await;
                 let _ = reply.send(partials);
             }
-            Ask::Thaw(reply) => {
+            HandoffRequest::Thaw(reply) => {
                 self.thaw().await;
                 let _ = reply.send(());
             }
-            Ask::Cede(reply) => {
+            HandoffRequest::Cede(reply) => {
                 self.cede().await;
                 let _ = reply.send(());
             }
@@ -178,18 +170,18 @@ impl Keeper {
     }
 
     /// What a process needs is done at once, the rest later.
-    fn hold(&mut self, input: Input) {
+    fn hold(&mut self, input: EffectReport) {
         let (room, incarnation) = (input.room, input.incarnation);
         let held = match input.answer {
-            Answer::Started(Ok(started)) => {
+            EffectResult::Started(Ok(started)) => {
                 let events = self.started(room, incarnation, started);
                 events.into_iter().map(|event| Held::Event(room, event)).collect()
             }
             answer => {
-                if matches!(answer, Answer::Started(_)) {
+                if matches!(answer, EffectResult::Started(_)) {
                     self.starting.remove(&(room, incarnation));
                 }
-                vec![Held::Answer(Input { room, incarnation, answer })]
+                vec![Held::EffectResult(EffectReport { room, incarnation, answer })]
             }
         };
         if let Some(still) = &mut self.still {
@@ -259,7 +251,7 @@ impl Keeper {
         }
         for held in still.held {
             match held {
-                Held::Answer(input) => self.answered(input),
+                Held::EffectResult(input) => self.answered(input),
                 Held::Event(room, event) => self.tell(room, event),
             }
         }

@@ -1,26 +1,27 @@
-//! What the supervisor's loop, its handles and its tasks tell each other.
+//! What the event loop, the handles and the tasks tell each other.
 
+use super::child::ChildHandle;
 use super::definition::Definition;
-use super::estate::{Estate, Partial};
+use super::setup::AppSpec;
+use super::snapshot::{PartialLine, Snapshot};
 use crate::pool::Pool;
-use crate::process::output::Pipe;
-use crate::process::{Error, Exit, Process};
+use crate::process::output::{Pipe, Stream};
+use crate::process::{Error, Exit};
 use crate::worker::Incarnation;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
-/// Commands that may wait to be looked at.
+/// Messages that may wait in each channel to the event loop.
 pub(super) const COMMANDS_MAX: usize = 64;
 pub(super) const HANDOFF_REQUESTS_MAX: usize = 8;
-/// Joins of external workers that may wait to be looked at.
 pub(super) const JOINS_MAX: usize = 64;
-/// Reports of workers and of effects: never full for long, as their reader waits for publishing only.
+/// Reports of workers, and those of effects. Never full for long: the event loop waits for publishing only.
 pub(super) const REPORTS_MAX: usize = 1024;
 
-/// How it ended: `Err` says why no worker could be kept, for people.
+/// How the supervisor ended: `Err` says why no worker could be kept, for people.
 pub(crate) type Outcome = Result<(), String>;
 
-/// What is asked of the supervisor.
+/// What the supervisor is to do with all workers. It only ever goes on, never back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
 pub(super) enum RunState {
     Run,
@@ -28,37 +29,59 @@ pub(super) enum RunState {
     Kill,
 }
 
-/// The answer to an effect.
+/// An app, by a number that is never used again: reports may come late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct AppId(pub(super) usize);
+
+/// What came of an effect.
 pub(super) struct EffectReport {
-    pub(super) room: usize,
+    pub(super) app: AppId,
     pub(super) incarnation: Incarnation,
-    pub(super) answer: EffectResult,
+    pub(super) result: EffectResult,
 }
 
 pub(super) enum EffectResult {
     Started(Result<Started, Error>),
-    Probed { attempt: u32, answer: Result<(), String> },
-    Checked { attempt: u32, answer: Result<(), String> },
+    Probed {
+        attempt: u32,
+        outcome: Result<(), String>,
+    },
+    Checked {
+        attempt: u32,
+        outcome: Result<(), String>,
+    },
     Exited(Exit),
+    /// Nothing of the worker is left.
     Cleaned,
 }
 
-/// Where answers go. Never full for long: its reader only waits for publishing.
 pub(super) type EffectReports = mpsc::Sender<EffectReport>;
 
-/// A process that was just started.
+/// A process that was just started, with what it writes.
 pub(super) struct Started {
-    pub(super) process: Process,
-    pub(super) out: Pipe,
-    pub(super) err: Pipe,
+    pub(super) child: ChildHandle,
+    pub(super) output: Vec<(Stream, Pipe)>,
 }
 
-/// What came of an order, for people; an error may have several lines.
-pub(crate) type Answered = Result<String, String>;
+/// What a person asks for, and whom to tell what came of it.
+pub(super) struct Command {
+    pub(super) kind: CommandKind,
+    pub(super) reply: oneshot::Sender<CommandOutcome>,
+}
+
+pub(super) enum CommandKind {
+    Reload(Vec<AppTarget>),
+    /// Of one app, or of all.
+    Restart(Option<String>),
+    Scale(String, ScaleTo),
+}
+
+/// What came of a command, for people; an error may have several lines.
+pub(crate) type CommandOutcome = Result<String, String>;
 
 /// How many workers an app is to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum To {
+pub(crate) enum ScaleTo {
     Count(u16),
     /// More or fewer than now.
     By(i32),
@@ -67,28 +90,30 @@ pub(crate) enum To {
 }
 
 /// An app as it is to be, with its directory pinned.
-pub(super) struct Wanted {
+pub(super) struct AppTarget {
     pub(super) name: Arc<str>,
     pub(super) definition: Definition,
     pub(super) pool: Arc<Pool>,
 }
 
-pub(super) enum What {
-    Reload(Vec<Wanted>),
-    Restart(Option<String>),
-    Scale(String, To),
+impl AppTarget {
+    /// Reads the file system.
+    pub(super) fn pin(app: AppSpec) -> Result<AppTarget, String> {
+        let definition = Definition::pin(app.spec, app.policy).map_err(|why| format!("{}: {why}", app.name))?;
+        Ok(AppTarget { name: app.name, definition, pool: app.pool })
+    }
+
+    /// The same where the directory may not be there yet: the start of a worker says what is wrong.
+    pub(super) fn pin_or_keep(app: AppSpec) -> AppTarget {
+        AppTarget { name: app.name, definition: Definition::pin_or_keep(app.spec, app.policy), pool: app.pool }
+    }
 }
 
-pub(super) struct Order {
-    pub(super) what: What,
-    pub(super) reply: oneshot::Sender<Answered>,
-}
-
-/// What the handoff asks.
+/// The steps of a handoff, as `server/` asks the predecessor's supervisor for them.
 pub(super) enum HandoffRequest {
-    Freeze(oneshot::Sender<Result<Estate, String>>),
-    Dismiss(oneshot::Sender<()>),
-    Hush(oneshot::Sender<Vec<Partial>>),
-    Thaw(oneshot::Sender<()>),
-    Cede(oneshot::Sender<()>),
+    Pause(oneshot::Sender<Result<Snapshot, String>>),
+    DisconnectWorkers(oneshot::Sender<()>),
+    PauseOutput(oneshot::Sender<Vec<PartialLine>>),
+    Resume(oneshot::Sender<()>),
+    Release(oneshot::Sender<()>),
 }

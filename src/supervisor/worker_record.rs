@@ -1,11 +1,12 @@
 //! One worker, beside what the fleet knows of it.
 
+use super::child::ChildHandle;
 use crate::fleet;
 use crate::pool::Member;
+use crate::process::Group;
 use crate::process::control::{Stats, Token};
 use crate::process::output::{Rest, Stream, Tail};
 use crate::process::usage::Usage;
-use crate::process::{Group, Process};
 use crate::worker::{Tag, WorkerId};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,12 +15,12 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-pub(super) struct Entry {
+pub(super) struct WorkerRecord {
     pub(super) id: WorkerId,
     pub(super) tag: Option<Tag>,
     /// Where its main server is told to listen.
     pub(super) socket: PathBuf,
-    pub(super) process: Option<Process>,
+    pub(super) child: Option<ChildHandle>,
     /// As traffic knows it; older ones while they carry something. The last is the present one.
     pub(super) members: Vec<Arc<Member>>,
     pub(super) stats: Option<Stats>,
@@ -37,33 +38,34 @@ pub(super) struct Entry {
     /// Requests of members that are forgotten.
     pub(super) served: u64,
     /// The tasks that read its output.
-    pub(super) readers: Vec<Reading>,
+    pub(super) readers: Vec<OutputReader>,
     /// Says true when its process is gone.
     pub(super) exited: Option<watch::Receiver<bool>>,
     /// What it proves itself with when it dials in, and the user it runs as.
     pub(super) token: Option<Token>,
     pub(super) uid: u32,
     /// Whether somebody else started it.
-    pub(super) guest: bool,
+    pub(super) is_external: bool,
     /// What lives of its process group although its process ended while no proxy watched.
-    pub(super) remains: Option<Group>,
-    /// Whether it was looked where it listens, as it did not say.
-    pub(super) looked_at: bool,
+    pub(super) orphans: Option<Group>,
+    /// Whether its process group was searched for sockets that listen, as it did not say.
+    pub(super) searched: bool,
 }
 
-/// The reader of one of its streams.
-pub(super) struct Reading {
+/// A task that reads one stream of a worker.
+pub(super) struct OutputReader {
     pub(super) stream: Stream,
+    /// Ends with what is left to read if it was paused. The sender is dropped when nobody reads any more.
     pub(super) task: JoinHandle<(Option<Rest>, mpsc::Sender<()>)>,
 }
 
-impl Entry {
-    pub(super) fn new(id: WorkerId, socket: PathBuf) -> Entry {
-        Entry {
+impl WorkerRecord {
+    pub(super) fn new(id: WorkerId, socket: PathBuf) -> WorkerRecord {
+        WorkerRecord {
             id,
             tag: None,
             socket,
-            process: None,
+            child: None,
             members: Vec::new(),
             stats: None,
             engine: None,
@@ -77,9 +79,9 @@ impl Entry {
             exited: None,
             token: None,
             uid: rustix::process::geteuid().as_raw(),
-            guest: false,
-            remains: None,
-            looked_at: false,
+            is_external: false,
+            orphans: None,
+            searched: false,
         }
     }
 
@@ -90,11 +92,11 @@ impl Entry {
         self.served += gone.iter().map(|member| member.load.total.load(Ordering::Relaxed)).sum::<u64>();
         self.members = kept;
         self.members.push(self.member_at(socket));
-        self.tell_engine();
+        self.publish_engine();
     }
 
-    /// Lets traffic know of its Engine.IO: where it serves, and how many sessions it has.
-    pub(super) fn tell_engine(&self) {
+    /// Tells traffic about its Engine.IO: where it serves, and how many sessions it has.
+    pub(super) fn publish_engine(&self) {
         for member in &self.members {
             if let Some(paths) = &self.engine {
                 member.engine.set_paths(paths.clone());
@@ -130,7 +132,7 @@ impl Entry {
 
     /// Looks at what it uses; `passed` since the last look.
     pub(super) fn measure(&mut self, passed: Duration) -> fleet::Load {
-        let pid = self.serving_pid.or(self.process.as_ref().map(Process::pid));
+        let pid = self.serving_pid.or(self.child.as_ref().map(|child| child.pid()));
         let usage = pid.and_then(|pid| Usage::of(pid).ok());
         let seconds = passed.as_secs_f64().max(0.001);
         let used = |now: &Usage, then: &Usage| now.cpu.saturating_sub(then.cpu).as_secs_f64() / seconds;

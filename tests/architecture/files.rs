@@ -23,21 +23,6 @@ pub(crate) const CIRCLES_ALLOWED: &[(&[&str], &str)] = &[
     ),
     (&["process/ending.rs", "process/exit.rs"], "the type Exit is beside Process"),
     (&["process/output/sink.rs", "process/output/writer.rs"], "the sink makes its writer"),
-    (
-        &[
-            "supervisor/effects.rs",
-            "supervisor/estate.rs",
-            "supervisor/external.rs",
-            "supervisor/guarding.rs",
-            "supervisor/heir.rs",
-            "supervisor/keeper.rs",
-            "supervisor/orders.rs",
-            "supervisor/room.rs",
-            "supervisor/saver.rs",
-            "supervisor/transfer.rs",
-        ],
-        "one type has all state of the supervisor, and its methods are in nine files",
-    ),
 ];
 
 /// Files that define what their children use, and use their children, each with what they define. They are left out,
@@ -52,8 +37,6 @@ pub(crate) const PARENTS_ALLOWED: &[(&str, &str)] = &[
     ("process/output/mod.rs", "the streams of a worker"),
     ("process/runtime_dir.rs", "the type of an app's directory"),
     ("server.rs", "how an app is wired, for the start and for a reload"),
-    ("supervisor/mod.rs", "what to run, and the handle"),
-    ("supervisor/alarms/mod.rs", "the kinds of alarms"),
 ];
 
 /// What a path leads to.

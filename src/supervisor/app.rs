@@ -1,20 +1,23 @@
 //! One app: its fleet, and what the fleet need not know of its workers.
 
 use super::definition::Definition;
-use super::external::Entrance;
+use super::external::ExternalListener;
 use super::restarts::Restarts;
-use super::worker_record::Entry;
-use super::{AppStatus, Carried, SlotStatus, Waiting, WorkerStatus};
+use super::status::{AppStatus, Carried, SlotStatus, Waiting, WorkerStatus};
+use super::worker_record::WorkerRecord;
 use crate::fleet::{Event, Fleet, Occupant, State, Time};
 use crate::pool::{Pool, Seat};
-use crate::process::Exit;
+use crate::process::control::{Join, Registry};
+use crate::process::spec::External;
+use crate::process::{Error, Exit};
 use crate::worker::{Generation, Incarnation, Slot};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
+use tokio::sync::mpsc;
 
-pub(super) struct Room {
+pub(super) struct ManagedApp {
     pub(super) name: Arc<str>,
-    /// Not configured any more: goes when its workers have.
+    /// Not configured any more: dropped when its workers are gone.
     pub(super) removed: bool,
     /// Of every generation that may have workers.
     pub(super) definitions: BTreeMap<Generation, Definition>,
@@ -24,18 +27,24 @@ pub(super) struct Room {
     /// Pools of earlier configurations that traffic may still hold.
     pub(super) old_pools: Vec<Weak<Pool>>,
     pub(super) fleet: Fleet,
-    pub(super) workers: HashMap<Incarnation, Entry>,
+    pub(super) workers: HashMap<Incarnation, WorkerRecord>,
     /// The stderr of the last process of a slot that ended.
     pub(super) last_words: HashMap<Slot, Arc<[String]>>,
     pub(super) restarts: Restarts,
-    /// Where external workers come in, while it runs.
-    pub(super) entrance: Option<Entrance>,
+    /// Where external workers join, while the supervisor runs.
+    pub(super) listener: Option<ExternalListener>,
 }
 
-impl Room {
-    pub(super) fn new(name: Arc<str>, definition: Definition, pool: Arc<Pool>, seed: u64, first: Incarnation) -> Room {
+impl ManagedApp {
+    pub(super) fn new(
+        name: Arc<str>,
+        definition: Definition,
+        pool: Arc<Pool>,
+        seed: u64,
+        first: Incarnation,
+    ) -> ManagedApp {
         let fleet = Fleet::new(name.clone(), definition.policy.clone(), seed, first.0);
-        Room {
+        ManagedApp {
             definitions: BTreeMap::from([(fleet.generations().0, definition)]),
             fleet,
             name,
@@ -46,7 +55,7 @@ impl Room {
             workers: HashMap::new(),
             last_words: HashMap::new(),
             restarts: Restarts::default(),
-            entrance: None,
+            listener: None,
         }
     }
 
@@ -59,9 +68,9 @@ impl Room {
         generation
     }
 
-    /// Takes note of a rollout's end.
+    /// Records how a rollout ended.
     pub(super) fn rolled(&mut self, generation: Generation, outcome: Result<String, (Option<Slot>, String)>) {
-        const KEPT: usize = 8;
+        const ROLLOUTS_MAX: usize = 8;
         let outcome = match outcome {
             Ok(text) => Ok(format!("{}: {text}", self.name)),
             Err((slot, why)) => {
@@ -71,7 +80,7 @@ impl Room {
             }
         };
         self.rollouts.insert(generation, outcome);
-        while self.rollouts.len() > KEPT {
+        while self.rollouts.len() > ROLLOUTS_MAX {
             self.rollouts.pop_first();
         }
         self.definitions.retain(|generation, _| self.fleet.needs(*generation));
@@ -103,9 +112,9 @@ impl Room {
         self.fleet.workers().filter(|w| w.serves()).count()
     }
 
-    /// A number that no worker of this room has had.
-    pub(super) fn next_incarnation(room: &Room) -> u32 {
-        room.fleet.next_incarnation()
+    /// A number that no worker of this app has had.
+    pub(super) fn next_incarnation(&self) -> u32 {
+        self.fleet.next_incarnation()
     }
 
     /// Other traffic rules may come with another pool: both hold the same workers while anybody looks.
@@ -117,11 +126,11 @@ impl Room {
         }
     }
 
-    /// Lets traffic know which workers do not answer any more.
-    pub(super) fn tell_silence(&self) {
+    /// Tells traffic which workers do not answer any more.
+    pub(super) fn publish_silence(&self) {
         for worker in self.fleet.workers() {
             let silent = matches!(worker.state, State::Unhealthy | State::Killing);
-            let members = self.workers.get(&worker.incarnation).into_iter().flat_map(|entry| &entry.members);
+            let members = self.workers.get(&worker.incarnation).into_iter().flat_map(|record| &record.members);
             members.for_each(|member| member.silence.set(silent));
         }
     }
@@ -139,7 +148,7 @@ impl Room {
 
     /// What the pool should hold now. `expecting`: requests may still come while all workers are to end.
     pub(super) fn seats(&self, expecting: bool) -> Vec<Seat> {
-        // There is nobody else for them.
+        // No other worker could take them.
         let stopping = expecting && self.fleet.is_stopping();
         let seat = |(incarnation, open)| {
             let member = self.workers.get(&incarnation)?.member()?.clone();
@@ -154,12 +163,12 @@ impl Room {
     }
 
     pub(super) fn keep_last_words(&mut self, incarnation: Incarnation) {
-        if let Some(entry) = self.workers.get(&incarnation) {
-            self.last_words.insert(entry.id.slot, entry.tail.lines().into());
+        if let Some(record) = self.workers.get(&incarnation) {
+            self.last_words.insert(record.id.slot, record.tail.lines().into());
         }
     }
 
-    /// Takes note of how a process ended, before the fleet changes its state.
+    /// Records how a process ended. Must be called before the fleet is told, which changes the worker's state.
     pub(super) fn ended(&mut self, incarnation: Incarnation, exit: Option<Exit>) {
         let Some((slot, state)) =
             self.fleet.workers().find(|w| w.incarnation == incarnation && w.is_alive()).map(|w| (w.slot, w.state))
@@ -177,7 +186,7 @@ impl Room {
 
     pub(super) fn status(&self) -> AppStatus {
         let worker = |worker: &crate::fleet::Worker| {
-            let entry = self.workers.get(&worker.incarnation);
+            let record = self.workers.get(&worker.incarnation);
             WorkerStatus {
                 slot: worker.slot,
                 incarnation: worker.incarnation,
@@ -186,11 +195,11 @@ impl Room {
                 state: worker.state,
                 reason: worker.reason.clone(),
                 since: worker.since,
-                socket: entry.and_then(Entry::member).map(|member| member.socket.clone()),
-                stats: entry.and_then(|entry| entry.stats),
-                rss: entry.and_then(|entry| entry.usage).map(|usage| usage.rss),
-                cpu: entry.and_then(|entry| entry.cpu),
-                carried: Carried::new(entry.map(|entry| entry.members.clone()).unwrap_or_default()),
+                socket: record.and_then(WorkerRecord::member).map(|member| member.socket.clone()),
+                stats: record.and_then(|record| record.stats),
+                rss: record.and_then(|record| record.usage).map(|usage| usage.rss),
+                cpu: record.and_then(|record| record.cpu),
+                carried: Carried::new(record.map(|record| record.members.clone()).unwrap_or_default()),
             }
         };
         let slot = |(slot, seat): (Slot, &crate::fleet::Seat)| SlotStatus {
@@ -221,7 +230,51 @@ impl Room {
         }
     }
 
-    pub(super) fn next_deadline(&self) -> Option<Time> {
-        self.fleet.next_deadline()
+    /// Where the app's external workers join, if it has such.
+    pub(super) fn external(&self) -> Option<&External> {
+        let (present, _) = self.fleet.generations();
+        self.definitions.get(&present)?.spec.external.as_ref()
+    }
+
+    /// Lets its external workers in, if it has such.
+    pub(super) fn listen(
+        &mut self,
+        registry: &Registry,
+        joins: &mpsc::Sender<Join>,
+        take_over: bool,
+    ) -> Result<(), Error> {
+        let Some(external) = self.external() else { return Ok(()) };
+        let (registry, joins) = (registry.clone(), joins.clone());
+        let opened = ExternalListener::open(self.name.clone(), external, registry, joins, take_over)?;
+        self.listener = Some(opened);
+        Ok(())
+    }
+
+    /// Why no command can start, replace or end its workers.
+    pub(super) fn refuses_commands(&self) -> Option<String> {
+        self.fleet.is_external().then(|| {
+            format!("{}: its workers are external: whoever started them starts, restarts and ends them", self.name)
+        })
+    }
+
+    /// Why a reload cannot make this of the app.
+    pub(super) fn cannot_become(&self, definition: &Definition) -> Option<String> {
+        let place = |external: Option<&External>| external.map(|external| external.directory.clone());
+        (place(self.external()) != place(definition.spec.external.as_ref())).then(|| {
+            format!(
+                "{}: whether its workers are external, and in which directory, cannot change while it runs; give \
+                 the app another name",
+                self.name
+            )
+        })
+    }
+
+    /// Workers of other users may join from now on.
+    pub(super) fn admit_users(&self, definition: &Definition) {
+        if let (Some(listener), Some(external)) = (&self.listener, &definition.spec.external)
+            && let Err(e) = listener.admit_users(&external.users)
+        {
+            log::error!("{}: {e}", self.name);
+        }
     }
 }

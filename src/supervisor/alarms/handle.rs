@@ -126,7 +126,7 @@ impl Alarms {
         Moment { at: state::monotonic(), wall: SystemTime::now() }
     }
 
-    pub(in crate::supervisor) fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 }

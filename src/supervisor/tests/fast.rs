@@ -109,8 +109,7 @@ async fn a_worker_that_exits_is_replaced_and_a_stop_asks_before_it_signals() {
     assert!(slots.iter().any(|slot| slot.restarts == 1 && slot.last_exit.as_deref() == Some("killed by SIGKILL")));
     let machine = fast.machine.clone();
     fast.end().await;
-    let end = [Call::AskToEnd, Call::AskToEnd, Call::Signal(15)];
-    assert_eq!(machine.child(pids[1]).calls(), end);
+    assert_eq!(machine.child(pids[1]).calls(), [Call::AskToEnd, Call::Signal(15)]);
     assert_eq!(machine.children().len(), 3);
 }
 

@@ -30,7 +30,7 @@ pub(crate) use handle::Alarms;
 pub(super) use handle::Running;
 pub(crate) use kind::{Kind, Raised};
 pub(super) use metrics::register;
-pub(crate) use rules::{AppSample, DiskSample, Measurements, Rules, WorkerSample};
+pub(crate) use rules::Rules;
 pub(super) use saved::Saved;
 pub(crate) use state::Policy;
 pub(super) use watch::watch;

@@ -1,7 +1,7 @@
 use super::book::{Book, Moment, Notice, Status};
 use super::delivery;
 use super::kind::Key;
-use super::rules::{Change, Judge};
+use super::rules::{AppSample, Change, DiskSample, Judge, Measurements, WorkerSample};
 use super::state::State;
 use super::*;
 use crate::worker::Incarnation;

@@ -29,7 +29,7 @@ use crate::pool::{Pool, Settings};
 use crate::process::RuntimeDir;
 use crate::process::init::Role;
 use crate::process::{self, activation};
-use crate::supervisor::{AppSpec, Control, Estate, Heir, Setup, Supervisor, alarms};
+use crate::supervisor::{AppSpec, Control, Setup, Snapshot, Supervisor, TakeoverHandle, alarms};
 use arc_swap::ArcSwap;
 use handover::{HandoffContext, HandoffRole, Handover, TakeoverParts};
 use herald::Herald;
@@ -157,13 +157,13 @@ struct Ready {
 }
 
 /// What is known of the workers, and the lock of their directory.
-type Bequest = (Estate, OwnedFd);
+type Inherited = (Snapshot, OwnedFd);
 
 /// Takes the sockets that a predecessor or systemd has passed, and what else the predecessor has given.
 fn inherit(
     doors: &Doors,
     takeover: Option<Takeover>,
-) -> Result<(Option<Bequest>, Option<handoff::HandoffClient>), String> {
+) -> Result<(Option<Inherited>, Option<handoff::HandoffClient>), String> {
     let Some(Takeover { snapshot, lock, sockets, client }) = takeover else {
         doors.sockets.inherit(activation::take());
         return Ok((None, None));
@@ -179,7 +179,7 @@ fn prepare(cli: Cli, mut config: Config, takeover: Option<Takeover>) -> Result<R
     let listening = (!config.server.daemon).then(Listening::early).transpose()?;
     let longest_start = config.apps.iter().map(|app| app.policy.start_timeout).max().unwrap_or_default();
     let doors = Doors::new(takeover.is_none());
-    let (bequest, client) = inherit(&doors, takeover)?;
+    let (inherited, client) = inherit(&doors, takeover)?;
     // Whoever starts the same twice is told of the other proxy, not of the ports that it has.
     let bound = doors.bind(&mut config);
     bound.map_err(|why| client.is_none().then(|| other_proxy(&config.runtime_dir)).flatten().unwrap_or(why))?;
@@ -192,14 +192,14 @@ fn prepare(cli: Cli, mut config: Config, takeover: Option<Takeover>) -> Result<R
     let descriptors = process::files::for_traffic(most_workers(&config));
     let AppWiring { specs, apps } = wire(&mut config, new_pool);
     let beyond = beyond(&config, &pid_file);
-    let (supervisor, control, heir) = supervise(&config, specs, bequest, beyond)?;
+    let (supervisor, control, takeover) = supervise(&config, specs, inherited, beyond)?;
     server.add_service(background_service("supervisor", supervisor));
     let rules = Arc::new(ArcSwap::from_pointee(rules(&config, apps)));
     tell_of_files(config.limits.connections, descriptors);
     let front = ProxyService::new(rules.clone(), &server.configuration, descriptors);
 
     let shutdown = Arc::new(ArcSwap::from_pointee(config.shutdown));
-    let is_taking_over = heir.is_some();
+    let is_taking_over = takeover.is_some();
     let role = Arc::new(watch::Sender::new(if is_taking_over { HandoffRole::TakingOver } else { HandoffRole::Active }));
     let peers = Peers::new(control.clone(), config.runtime_dir.clone());
     let context = HandoffContext {
@@ -212,7 +212,7 @@ fn prepare(cli: Cli, mut config: Config, takeover: Option<Takeover>) -> Result<R
         admin: config.admin.clone(),
         policy: shutdown.clone(),
     };
-    let takeover = client.zip(heir).map(|(client, heir)| TakeoverParts { client, heir });
+    let takeover = client.zip(takeover).map(|(client, supervisor)| TakeoverParts { client, supervisor });
     let (handover, trigger, connections) = Handover::new(context, config.runtime_dir.clone(), takeover);
     server.add_service(background_service("handover", handover));
     let upgrader = Upgrader::new(&cli, trigger);
@@ -342,9 +342,9 @@ fn tell_of_files(wanted: usize, descriptors: usize) {
 fn supervise(
     config: &Config,
     apps: Vec<AppSpec>,
-    bequest: Option<Bequest>,
+    inherited: Option<Inherited>,
     beyond: Vec<PathBuf>,
-) -> Result<(Supervisor, Control, Option<Heir>), String> {
+) -> Result<(Supervisor, Control, Option<TakeoverHandle>), String> {
     let setup = Setup {
         apps,
         runtime_dir: config.runtime_dir.clone(),
@@ -356,11 +356,11 @@ fn supervise(
         guarded: Some(beyond),
         output: None,
     };
-    let made = match bequest {
+    let made = match inherited {
         None => Supervisor::new(setup).map(|(supervisor, control)| (supervisor, control, None)),
-        Some((estate, lock)) => RuntimeDir::inherit(&config.runtime_dir, lock)
-            .and_then(|dir| Supervisor::heir(setup, dir, estate))
-            .map(|(supervisor, control, heir)| (supervisor, control, Some(heir))),
+        Some((snapshot, lock)) => RuntimeDir::inherit(&config.runtime_dir, lock)
+            .and_then(|dir| Supervisor::successor(setup, dir, snapshot))
+            .map(|(supervisor, control, handle)| (supervisor, control, Some(handle))),
     };
     made.map_err(|error| error.to_string())
 }

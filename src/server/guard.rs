@@ -13,7 +13,7 @@ pub(super) fn main(args: &[OsString]) -> Option<ExitCode> {
         Ok(None) => return Some(ExitCode::SUCCESS),
         Ok(Some(dir)) => {
             post.clear_beyond();
-            (supervisor::clear_up(dir), ExitCode::SUCCESS)
+            (supervisor::terminate_orphans(dir), ExitCode::SUCCESS)
         }
         Err(why) => (format!("nothing is cleaned up: {why}"), ExitCode::FAILURE),
     };

@@ -13,7 +13,7 @@ use crate::handoff::{
 };
 use crate::pool::{Closing, Lease, Use};
 use crate::process::{self, ConnectionTransfer};
-use crate::supervisor::{AppStatus, Control, Estate, Heir, Partial, Status, WorkerStatus};
+use crate::supervisor::{AppStatus, Control, PartialLine, Snapshot, Status, TakeoverHandle, WorkerStatus};
 use crate::worker::Incarnation;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -76,7 +76,7 @@ pub(super) struct HandoffContext {
 /// What a process that takes over begins with.
 pub(super) struct TakeoverParts {
     pub(super) client: HandoffClient,
-    pub(super) heir: Heir,
+    pub(super) supervisor: TakeoverHandle,
 }
 
 /// The service: takes over first if there is somebody, then waits for a successor.
@@ -106,9 +106,9 @@ impl Handover {
         )
     }
 
-    async fn take_over(&self, TakeoverParts { client, heir }: TakeoverParts, owned: oneshot::Sender<()>) {
-        let (bound, ready) = (AsyncMutex::new(Some(heir.bound)), AsyncMutex::new(Some(heir.ready)));
-        let commit = Mutex::new(Some((heir.commit, owned)));
+    async fn take_over(&self, TakeoverParts { client, supervisor }: TakeoverParts, owned: oneshot::Sender<()>) {
+        let (bound, ready) = (AsyncMutex::new(Some(supervisor.bound)), AsyncMutex::new(Some(supervisor.ready)));
+        let commit = Mutex::new(Some((supervisor.commit, owned)));
         let next = Arc::new(SuccessorSide {
             context: self.context.clone(),
             bound,
@@ -118,7 +118,7 @@ impl Handover {
             in_use: Mutex::default(),
         });
         if let Err(why) = client.complete(&next, &self.predecessors).await {
-            // Dropping the rest of the heir lets the supervisor end without touching anything.
+            // Dropping the rest of its handle lets the supervisor end without touching anything.
             drop(next);
             self.context.role.send_replace(HandoffRole::Failed(format!("the other proxy goes on: {why}")));
         }
@@ -141,7 +141,7 @@ impl BackgroundService for Handover {
         let takeover = self.takeover.lock().unwrap_or_else(|e| e.into_inner()).take();
         let (owned, is_owned) = oneshot::channel();
         let wait = async {
-            // An heir that fails drops it, and waits for nobody.
+            // A successor that fails drops it, and waits for nobody.
             if let (Ok(()), Some(server)) = (is_owned.await, server) {
                 self.wait_for_successor(server).await;
             }
@@ -200,38 +200,38 @@ impl Predecessor for HandoffContext {
     }
 
     async fn pause(&self) -> Result<FirstPayload, String> {
-        let estate = self.control.freeze().await?;
+        let snapshot = self.control.pause().await?;
         let copy =
             |(name, fd): (String, Arc<OwnedFd>)| -> io::Result<_> { Ok((name, fd.as_fd().try_clone_to_owned()?)) };
         let given = || -> Result<FirstPayload, String> {
-            let estate = serde_json::to_value(&estate).map_err(|e| format!("what is known of the workers: {e}"))?;
+            let snapshot = serde_json::to_value(&snapshot).map_err(|e| format!("what is known of the workers: {e}"))?;
             let sockets = self.doors.sockets.export().into_iter().map(copy).collect::<io::Result<_>>();
             let sockets = sockets.map_err(|e| format!("copying the listening sockets: {e}"))?;
-            Ok(FirstPayload { snapshot: estate, lock: self.control.lock()?, sockets })
+            Ok(FirstPayload { snapshot, lock: self.control.lock()?, sockets })
         };
         match given() {
             Ok(given) => Ok(given),
             Err(why) => {
-                self.control.thaw().await;
+                self.control.resume().await;
                 Err(why)
             }
         }
     }
 
     async fn disconnect_workers(&self) {
-        self.control.dismiss().await;
+        self.control.disconnect_workers().await;
     }
 
     async fn pause_connections(&self) -> PausedPayload<Tunnel> {
         // First, since nobody waits for it: tunnels are to stand still as shortly as can be.
-        let output = self.control.hush().await;
+        let output = self.control.pause_output().await;
         let tunnels = self.front.pause_tunnels(PAUSE_TIMEOUT).await;
         PausedPayload { tunnels: tunnels.into_iter().map(Tunnel).collect(), output: serde_json::json!(output) }
     }
 
     async fn resume(&self, tunnels: Vec<Tunnel>) {
         tunnels.into_iter().for_each(|tunnel| tunnel.0.resume());
-        self.control.thaw().await;
+        self.control.resume().await;
     }
 
     fn in_use(&self) -> Value {
@@ -257,7 +257,7 @@ impl Predecessor for HandoffContext {
         self.doors.traffic.close();
         self.doors.own.close();
         self.role.send_replace(HandoffRole::Released(successor));
-        self.control.cede().await;
+        self.control.release().await;
         let context = self.clone();
         let finished = tokio::spawn(async move { context.finish().await });
         Released { late, finished }
@@ -290,9 +290,9 @@ impl HandoffContext {
 }
 
 /// Tells the supervisor, then the wait for the next successor, that everything is ours.
-type Commit = (oneshot::Sender<Vec<Partial>>, oneshot::Sender<()>);
+type Commit = (oneshot::Sender<Vec<PartialLine>>, oneshot::Sender<()>);
 
-/// The heir's side: waits for the supervisor, then opens what is open.
+/// The successor's side: waits for the supervisor, then opens what is open.
 struct SuccessorSide {
     context: HandoffContext,
     bound: AsyncMutex<Option<oneshot::Receiver<()>>>,
@@ -371,6 +371,6 @@ impl SuccessorSide {
 }
 
 /// The snapshot, as it came.
-pub(super) fn snapshot(value: Value) -> Result<Estate, Error> {
+pub(super) fn snapshot(value: Value) -> Result<Snapshot, Error> {
     serde_json::from_value(value).map_err(|e| Error(format!("what the predecessor knows is not understood: {e}")))
 }

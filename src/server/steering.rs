@@ -16,7 +16,7 @@ use crate::config::verbs::{self, Asked};
 use crate::fleet::State;
 use crate::gateway;
 use crate::process::usage::Usage;
-use crate::supervisor::{self, AppStatus, Control, SlotStatus, To, WorkerStatus};
+use crate::supervisor::{self, AppStatus, Control, ScaleTo, SlotStatus, WorkerStatus};
 use async_trait::async_trait;
 use pingora_core::server::Server;
 use prometheus_client::registry::Registry;
@@ -150,9 +150,9 @@ impl Hands for Steering {
 
     async fn scale(&self, app: &str, to: Target) -> Outcome {
         let to = match to {
-            Target::Count(count) => To::Count(count),
-            Target::By(step) => To::By(step.into()),
-            Target::Auto => To::Auto,
+            Target::Count(count) => ScaleTo::Count(count),
+            Target::By(step) => ScaleTo::By(step.into()),
+            Target::Auto => ScaleTo::Auto,
         };
         of(app, self.control.scale(app, to).await)
     }

@@ -1,188 +1,243 @@
-//! Carries out what the fleets ask.
+//! Performs what the fleets ask for.
 
-use super::alarm_event::{Kind, Raised};
-use super::effects::{self, Introduction, Start};
-use super::keeper::Keeper;
-use super::room::Entry;
-use super::saver::Saver;
-use crate::fleet::{Action, Event};
+use super::alarms::{self, Raised};
+use super::apps::Apps;
+use super::child::Child;
+use super::definition::Definition;
+use super::effects::{HealthCheck, Start};
+use super::messages::AppId;
+use super::snapshot::WriteBarrier;
+use super::worker_record::WorkerRecord;
+use crate::fleet::{Action, Alarm, Event};
 use crate::pool::Closing;
 use crate::process::control::{self, Expected, ProxySays, Token};
-use crate::process::{Error, Process, evidence};
+use crate::process::spec::PortUse;
+use crate::process::{Error, evidence};
 use crate::worker::{Incarnation, Slot, WorkerId};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
 
-impl Keeper {
-    pub(super) async fn carry_out(&mut self) {
-        for at in self.rooms.keys().copied().collect::<Vec<_>>() {
-            while let Some(action) = self.rooms.get_mut(&at).and_then(|room| room.fleet.poll_action()) {
+/// What a worker with the preload script is told (docs/protocol.md).
+#[derive(serde::Serialize)]
+struct Introduction<'a> {
+    protocol: u32,
+    control: &'a Path,
+    socket: &'a Path,
+    app: &'a str,
+    slot: u16,
+    incarnation: u32,
+    token: &'a str,
+    tag: &'a str,
+    port: u16,
+    wait_ready: bool,
+    keep_alive_ms: u64,
+    orphan_ms: u64,
+    main_port: Option<u16>,
+    settled_port: Option<u16>,
+    ports: &'a BTreeMap<u16, PortUse>,
+}
+
+impl Apps {
+    /// Performs all actions of all fleets. `barrier`: where a state file is kept, a worker is written down before its
+    /// process is started.
+    pub(super) async fn perform_actions(&mut self, mut barrier: Option<&mut WriteBarrier>) {
+        for id in self.ids() {
+            while let Some(action) = self.get_mut(id).and_then(|app| app.fleet.poll_action()) {
                 match action {
-                    Action::Publish => self.publish(at).await,
-                    other => self.act(at, other),
+                    Action::Publish => self.publish(id).await,
+                    Action::Spawn { slot, incarnation, .. } => {
+                        if let Some(app) = self.get_mut(id) {
+                            app.restarts.begun(slot);
+                        }
+                        self.spawn(id, slot, incarnation, barrier.as_deref_mut());
+                    }
+                    other => self.perform(id, other),
                 }
             }
         }
     }
 
-    async fn publish(&mut self, at: usize) {
-        let expecting = self.pulse.expects_requests();
-        let Some(room) = self.rooms.get_mut(&at) else { return };
-        room.tell_silence();
-        let seats = room.seats(expecting);
-        for pool in room.pools() {
+    /// Tells traffic which workers there are.
+    async fn publish(&mut self, id: AppId) {
+        let expects_requests = self.heartbeat.expects_requests();
+        let Some(app) = self.get_mut(id) else { return };
+        app.publish_silence();
+        let seats = app.seats(expects_requests);
+        for pool in app.pools() {
             pool.publish(seats.clone()).await;
         }
     }
 
-    fn act(&mut self, at: usize, action: Action) {
-        let Some(room) = self.rooms.get_mut(&at) else { return };
-        let entry = |incarnation| room.workers.get(incarnation);
-        let process = |incarnation| entry(incarnation).and_then(|entry| entry.process.as_ref());
+    fn perform(&mut self, id: AppId, action: Action) {
+        let Some(app) = self.by_id.get_mut(&id) else { return };
+        let record = |incarnation| app.workers.get(incarnation);
+        let child = |incarnation| record(incarnation).and_then(|record| record.child.as_deref());
         match action {
             Action::Note { level, text } => log::log!(level, "{text}"),
-            Action::Publish => {}
-            Action::Spawn { slot, incarnation, .. } => {
-                room.restarts.begun(slot);
-                self.spawn(at, slot, incarnation);
-            }
-            Action::Check { incarnation, attempt } => self.check(at, incarnation, attempt),
-            Action::CloseTunnels { incarnation, code, window } => {
-                let members = entry(&incarnation).into_iter().flat_map(|entry| &entry.members);
-                members.for_each(|member| member.tunnels.close(Closing { code, window }));
-                if let Some(entry) = entry(&incarnation).filter(|_| !room.fleet.is_external()) {
-                    let window_ms = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
-                    self.registry.send_all(&entry.id, &ProxySays::Drain { window_ms });
-                }
-            }
-            Action::Examine { incarnation } => self.examine(at, incarnation),
-            Action::Rolled { generation, outcome } => room.rolled(generation, outcome),
-            Action::Alarm { kind, slot, active, detail } => self.alarm(at, kind, slot, active, detail),
+            // Performed above.
+            Action::Publish | Action::Spawn { .. } => {}
+            Action::Check { incarnation, attempt } => self.check(id, incarnation, attempt),
+            Action::CloseTunnels { incarnation, code, window } => self.close_tunnels(id, incarnation, code, window),
+            Action::Examine { incarnation } => self.examine(id, incarnation),
+            Action::Rolled { generation, outcome } => app.rolled(generation, outcome),
+            Action::Alarm { kind, slot, active, detail } => self.alarm(id, kind, slot, active, detail),
             Action::Signal { incarnation, signal } => {
-                if let Some(process) = process(&incarnation) {
-                    process.ask_to_end();
-                    warn(process.signal_group(signal));
+                if let Some(child) = child(&incarnation) {
+                    child.ask_to_end();
+                    warn(child.signal_group(signal));
                 }
             }
-            Action::KillGroup { incarnation } => warn(process(&incarnation).map_or(Ok(()), Process::kill_group)),
+            Action::KillGroup { incarnation } => warn(child(&incarnation).map_or(Ok(()), Child::kill_group)),
             Action::SendShutdown { incarnation } => {
-                if let Some(entry) = entry(&incarnation) {
-                    entry.process.iter().for_each(Process::ask_to_end);
-                    self.registry.send_all(&entry.id, &ProxySays::Shutdown);
+                if let Some(record) = record(&incarnation) {
+                    record.child.iter().for_each(|child| child.ask_to_end());
+                    self.registry.send_all(&record.id, &ProxySays::Shutdown);
                 }
             }
             Action::Probe { incarnation, attempt } => {
-                if let Some(entry) = entry(&incarnation) {
-                    effects::probe(at, attempt, entry.member().cloned(), self.inputs.clone());
+                if let Some(member) = record(&incarnation).and_then(WorkerRecord::member) {
+                    self.effects.probe(id, attempt, member.clone());
                 }
             }
-            Action::Cleanup { incarnation } => {
-                if let Some(entry) = room.workers.get_mut(&incarnation) {
-                    entry.process = None;
-                    self.registry.forget(&entry.id);
-                    if let Some(entrance) = &room.entrance {
-                        // It may come back at once, and with its tag.
-                        entry.tag.take().into_iter().for_each(|tag| self.tags.give_back(tag));
-                        super::external::sweep(entrance.dir.clone());
-                    }
-                    let readers = std::mem::take(&mut entry.readers);
-                    effects::clean(at, entry.id.clone(), self.dir.clone(), readers, self.inputs.clone());
-                }
-            }
+            Action::Cleanup { incarnation } => self.clean(id, incarnation),
         }
     }
 
-    pub(super) fn spawn(&mut self, at: usize, slot: Slot, incarnation: Incarnation) {
-        if let Err(why) = self.try_spawn(at, slot, incarnation) {
-            self.tell(at, Event::SpawnFailed { incarnation, why });
+    /// Starts a worker's process. Every start goes through here.
+    pub(super) fn spawn(
+        &mut self,
+        id: AppId,
+        slot: Slot,
+        incarnation: Incarnation,
+        barrier: Option<&mut WriteBarrier>,
+    ) {
+        if let Err(why) = self.try_spawn(id, slot, incarnation, barrier) {
+            self.handle(id, Event::SpawnFailed { incarnation, why });
         }
     }
 
-    fn try_spawn(&mut self, at: usize, slot: Slot, incarnation: Incarnation) -> Result<(), String> {
-        let (Some(room), Some(tools)) = (self.rooms.get_mut(&at), &self.tools) else { return Ok(()) };
-        let definition = room.definition_of(incarnation).cloned().ok_or("its definition is gone")?;
-        let id = WorkerId { app: room.name.clone(), slot, incarnation };
-        let socket = self.dir.socket(&id);
+    fn try_spawn(
+        &mut self,
+        id: AppId,
+        slot: Slot,
+        incarnation: Incarnation,
+        barrier: Option<&mut WriteBarrier>,
+    ) -> Result<(), String> {
+        let (Some(app), Some(script)) = (self.by_id.get_mut(&id), self.settings.preload.clone()) else {
+            return Ok(());
+        };
+        let definition = app.definition_of(incarnation).cloned().ok_or("its definition is gone")?;
+        let worker = WorkerId { app: app.name.clone(), slot, incarnation };
+        let socket = self.dir.socket(&worker);
         // First, so that a failure is cleaned up after.
-        let entry = room.workers.entry(incarnation).or_insert(Entry::new(id.clone(), socket.clone()));
-        entry.uid = definition.spec.user.as_ref().map_or(entry.uid, |user| user.uid);
+        let record = app.workers.entry(incarnation).or_insert(WorkerRecord::new(worker.clone(), socket.clone()));
+        record.uid = definition.spec.user.as_ref().map_or(record.uid, |user| user.uid);
         let mut preload = None;
         if definition.spec.preload {
             // Those that a proxy before us has written down for it.
-            let tag = entry.tag.or_else(|| self.tags.take()).ok_or("all tags are in use")?;
-            entry.tag = Some(tag);
-            let token = entry.token.clone().map_or_else(Token::random, Ok);
+            let tag = record.tag.or_else(|| self.tags.take()).ok_or("all tags are in use")?;
+            record.tag = Some(tag);
+            let token = record.token.clone().map_or_else(Token::random, Ok);
             let token = token.map_err(|e| format!("no random numbers: {e}"))?;
-            let introduction = Introduction {
-                protocol: control::PROTOCOL,
-                control: &self.dir.control_socket(),
-                socket: &socket,
-                app: &id.app,
-                slot: slot.0,
-                incarnation: incarnation.0,
-                token: token.as_str(),
-                tag: tag.as_str(),
-                port: self.port,
-                wait_ready: definition.policy.wait_ready,
-                keep_alive_ms: self.keep_alive.as_millis() as u64,
-                orphan_ms: self.orphan_timeout.as_millis() as u64,
-                main_port: definition.spec.ports.main,
-                settled_port: self.registry.settled(&id.app),
-                ports: &definition.spec.ports.further,
-            };
-            let text = serde_json::to_string(&introduction).map_err(|e| e.to_string())?;
-            preload = Some((tools.preload.clone(), text));
-            entry.token = Some(token.clone());
-            let uid = entry.uid;
-            self.registry.expect(Expected { id: id.clone(), token, uid, socket: socket.clone() });
+            record.token = Some(token.clone());
+            let uid = record.uid;
+            preload = Some((script, self.introduction(&worker, &socket, &token, tag.as_str(), &definition)?));
+            self.registry.expect(Expected { id: worker.clone(), token, uid, socket: socket.clone() });
         }
         let (spec, dir) = (definition.pinned.clone(), self.dir.clone());
-        self.starting.insert((at, incarnation));
-        let ahead = self.saver.as_mut().map(Saver::ahead);
-        Start { room: at, id, spec, dir, socket, preload, ahead }.begin(self.inputs.clone());
+        self.starting.insert((id, incarnation));
+        let written = barrier.map(WriteBarrier::demand);
+        self.effects.start(Start { app: id, id: worker, spec, dir, socket, preload, written });
         Ok(())
     }
 
-    fn check(&mut self, at: usize, incarnation: Incarnation, attempt: u32) {
-        let Some(room) = self.rooms.get(&at) else { return };
-        let Some(member) = room.workers.get(&incarnation).and_then(Entry::member).cloned() else { return };
-        let Some(definition) = room.definition_of(incarnation) else { return };
-        let limit = definition.policy.health.timeout;
-        effects::check(at, attempt, member, definition.http_check(), limit, self.inputs.clone());
+    fn introduction(
+        &self,
+        id: &WorkerId,
+        socket: &Path,
+        token: &Token,
+        tag: &str,
+        definition: &Definition,
+    ) -> Result<String, String> {
+        let introduction = Introduction {
+            protocol: control::PROTOCOL,
+            control: &self.dir.control_socket(),
+            socket,
+            app: &id.app,
+            slot: id.slot.0,
+            incarnation: id.incarnation.0,
+            token: token.as_str(),
+            tag,
+            port: self.settings.port,
+            wait_ready: definition.policy.wait_ready,
+            keep_alive_ms: self.settings.keep_alive.as_millis() as u64,
+            orphan_ms: self.settings.orphan_timeout.as_millis() as u64,
+            main_port: definition.spec.ports.main,
+            settled_port: self.registry.settled(&id.app),
+            ports: &definition.spec.ports.further,
+        };
+        serde_json::to_string(&introduction).map_err(|e| e.to_string())
+    }
+
+    fn close_tunnels(&self, id: AppId, incarnation: Incarnation, code: u16, window: Duration) {
+        let Some(app) = self.get(id) else { return };
+        let Some(record) = app.workers.get(&incarnation) else { return };
+        record.members.iter().for_each(|member| member.tunnels.close(Closing { code, window }));
+        if !app.fleet.is_external() {
+            let window_ms = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
+            self.registry.send_all(&record.id, &ProxySays::Drain { window_ms });
+        }
+    }
+
+    fn clean(&mut self, id: AppId, incarnation: Incarnation) {
+        let Some(app) = self.by_id.get_mut(&id) else { return };
+        let Some(record) = app.workers.get_mut(&incarnation) else { return };
+        record.child = None;
+        self.registry.forget(&record.id);
+        if let Some(listener) = &app.listener {
+            // It may come back at once, and with its tag.
+            record.tag.take().into_iter().for_each(|tag| self.tags.give_back(tag));
+            listener.sweep();
+        }
+        let readers = std::mem::take(&mut record.readers);
+        self.effects.clean(id, record.id.clone(), self.dir.clone(), readers);
+    }
+
+    fn check(&mut self, id: AppId, incarnation: Incarnation, attempt: u32) {
+        let Some(app) = self.get(id) else { return };
+        let Some(member) = app.workers.get(&incarnation).and_then(WorkerRecord::member).cloned() else { return };
+        let Some(definition) = app.definition_of(incarnation) else { return };
+        let check = HealthCheck { http: definition.http_check(), timeout: definition.policy.health.timeout };
+        self.effects.check(id, attempt, member, check);
     }
 
     /// What can be seen of a worker that hangs, before it is killed.
-    fn examine(&mut self, at: usize, incarnation: Incarnation) {
-        let Some(entry) = self.rooms.get(&at).and_then(|room| room.workers.get(&incarnation)) else { return };
-        let Some(process) = &entry.process else { return };
-        let pid = entry.serving_pid.unwrap_or(process.pid());
+    fn examine(&mut self, id: AppId, incarnation: Incarnation) {
+        let Some(record) = self.get(id).and_then(|app| app.workers.get(&incarnation)) else { return };
+        let Some(child) = &record.child else { return };
+        let pid = record.serving_pid.unwrap_or(child.pid());
         let mut seen = evidence::of(pid);
-        if let Some(stats) = &entry.stats {
+        if let Some(stats) = &record.stats {
             seen.push(format!("last statistics: {stats:?}"));
         }
-        let carried = entry.carried();
+        let carried = record.carried();
         seen.push(format!("carries: {} requests, {} parked", carried.active, carried.parked));
-        let (slot, text) = (entry.id.slot, seen.join("; "));
-        log::warn!("{} (pid {pid}) hangs: {text}", entry.id);
-        let detail = format!("{} (pid {pid}) hangs and is killed: {text}", entry.id);
-        self.alarm(at, Kind::Hung, Some(slot), true, detail);
+        let (slot, text) = (record.id.slot, seen.join("; "));
+        log::warn!("{} (pid {pid}) hangs: {text}", record.id);
+        let detail = format!("{} (pid {pid}) hangs and is killed: {text}", record.id);
+        self.alarm(id, Alarm::Hung, Some(slot), true, detail);
     }
 
-    fn alarm(&mut self, at: usize, kind: Kind, slot: Option<Slot>, active: bool, mut detail: String) {
-        let (Some(room), Some(hook)) = (self.rooms.get(&at), &self.alarms) else { return };
+    fn alarm(&mut self, id: AppId, kind: Alarm, slot: Option<Slot>, active: bool, mut detail: String) {
+        let Some(app) = self.get(id) else { return };
         if !active {
-            return hook.clear(kind, &room.name, slot);
+            return self.alarms.clear(alarms::Kind::from(kind), &app.name, slot);
         }
-        if kind == Kind::CrashLoop {
-            detail = room.why_failed(slot, &detail);
+        if kind == Alarm::CrashLoop {
+            detail = app.why_failed(slot, &detail);
         }
-        hook.raise(Raised { kind, app: room.name.clone(), slot, detail });
-    }
-
-    /// The last resort: no rule decides any more.
-    pub(super) fn kill_processes(&self) {
-        let entries = self.rooms.values().flat_map(|room| room.workers.values());
-        for process in entries.filter_map(|entry| entry.process.as_ref()) {
-            warn(process.kill_group());
-        }
+        self.alarms.raise(Raised { kind: kind.into(), app: app.name.clone(), slot, detail });
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a generation of an app is started from.
 
-use super::knock::HttpCheck;
+use super::probe::HttpCheck;
 use crate::fleet::policy::Policy;
 use crate::process::Tenant;
 use crate::process::spec::Spec;

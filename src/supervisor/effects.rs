@@ -1,82 +1,130 @@
-//! What takes time: each effect is a task that answers with an input.
+//! What takes time: each effect is a task that ends with a report to the event loop.
 
-use super::keeper::{Answer, Input};
-use super::knock::{self, HttpCheck};
-use super::room::Reading;
-use super::saver::Ahead;
+use super::child::ChildHandle;
+use super::messages::{AppId, EffectReport, EffectReports, EffectResult, Started};
+use super::probe::{self, HttpCheck};
+use super::snapshot::Written;
+use super::worker_record::OutputReader;
 use crate::pool::Member;
-use crate::process::control::Token;
-use crate::process::output::{self, Pipe, Stream};
-use crate::process::spec::{PortUse, Spec};
-use crate::process::{Error, Exit, Job, Preload, Process, RuntimeDir, spawn, strays};
+use crate::process::output::{self, Stream};
+use crate::process::spec::Spec;
+use crate::process::{Error, Exit, Job, Preload, RuntimeDir, spawn, strays};
 use crate::worker::WorkerId;
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
-/// Where answers go. Never full for long: its reader only waits for publishing.
-pub(super) type Inputs = mpsc::Sender<Input>;
+/// How long the exit of a process waits for its last words to be read.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// A process that was just started.
-pub(super) struct Started {
-    pub(super) process: Process,
-    pub(super) out: Pipe,
-    pub(super) err: Pipe,
+/// What is done to workers. Tests have another implementation, which touches no process and no socket.
+pub(super) trait Effects: Send {
+    /// Ends with [`EffectResult::Started`].
+    fn start(&self, start: Start);
+    /// Asks whether the worker's socket takes connections: ends with [`EffectResult::Probed`].
+    fn probe(&self, app: AppId, attempt: u32, member: Arc<Member>);
+    /// Whether a ready worker is well: ends with [`EffectResult::Checked`].
+    fn check(&self, app: AppId, attempt: u32, member: Arc<Member>, check: HealthCheck);
+    /// Removes what a process left, once its output is read: ends with [`EffectResult::Cleaned`].
+    fn clean(&self, app: AppId, id: WorkerId, dir: Arc<RuntimeDir>, readers: Vec<OutputReader>);
+    /// Where the reports go.
+    fn reports(&self) -> EffectReports;
 }
 
 /// What a start needs, owned, so that it can happen on another thread.
 pub(super) struct Start {
-    pub(super) room: usize,
+    pub(super) app: AppId,
     pub(super) id: WorkerId,
     pub(super) spec: Arc<Spec>,
     pub(super) dir: Arc<RuntimeDir>,
     pub(super) socket: PathBuf,
+    /// The script and what the worker is told.
     pub(super) preload: Option<(PathBuf, String)>,
-    /// `None`: it is written down already, or nothing is.
-    pub(super) ahead: Option<Ahead>,
+    /// The state file must name the worker first. `None`: it does already, or there is none.
+    pub(super) written: Option<Written>,
 }
 
-/// What a worker with the preload script is told (docs/protocol.md).
-#[derive(serde::Serialize)]
-pub(super) struct Introduction<'a> {
-    pub(super) protocol: u32,
-    pub(super) control: &'a Path,
-    pub(super) socket: &'a Path,
-    pub(super) app: &'a str,
-    pub(super) slot: u16,
-    pub(super) incarnation: u32,
-    pub(super) token: &'a str,
-    pub(super) tag: &'a str,
-    pub(super) port: u16,
-    pub(super) wait_ready: bool,
-    pub(super) keep_alive_ms: u64,
-    pub(super) orphan_ms: u64,
-    pub(super) main_port: Option<u16>,
-    pub(super) settled_port: Option<u16>,
-    pub(super) ports: &'a BTreeMap<u16, PortUse>,
+/// How a worker's health is found out.
+pub(super) struct HealthCheck {
+    /// The app's own; otherwise its socket must take connections.
+    pub(super) http: Option<Arc<HttpCheck>>,
+    pub(super) timeout: Duration,
 }
 
-impl Start {
+/// Effects on processes of the operating system.
+pub(super) struct ProcessEffects(pub(super) EffectReports);
+
+impl Effects for ProcessEffects {
     /// Fork and exec block for milliseconds: not on a thread that serves traffic.
-    pub(super) fn begin(mut self, inputs: Inputs) {
+    fn start(&self, mut start: Start) {
+        let reports = self.0.clone();
         tokio::spawn(async move {
-            if let Some(ahead) = self.ahead.take() {
-                ahead.wait().await;
+            if let Some(written) = start.written.take() {
+                written.wait().await;
             }
-            let (room, incarnation) = (self.room, self.id.incarnation);
-            let id = self.id.clone();
-            let started = match tokio::task::spawn_blocking(move || self.start()).await {
+            let (app, id) = (start.app, start.id.clone());
+            let started = match tokio::task::spawn_blocking(move || start.run()).await {
                 Ok(started) => started,
                 Err(e) => Err(Error::Io { doing: format!("starting {id}"), source: std::io::Error::other(e) }),
             };
-            let answer = Answer::Started(started);
-            let _ = inputs.send(Input { room, incarnation, answer }).await;
+            let report = EffectReport { app, incarnation: id.incarnation, result: EffectResult::Started(started) };
+            let _ = reports.send(report).await;
         });
     }
 
-    fn start(self) -> Result<Started, Error> {
+    fn probe(&self, app: AppId, attempt: u32, member: Arc<Member>) {
+        let reports = self.0.clone();
+        tokio::spawn(async move {
+            let outcome = probe::connect(&member).await.map(drop);
+            let result = EffectResult::Probed { attempt, outcome };
+            let _ = reports.send(EffectReport { app, incarnation: member.id.incarnation, result }).await;
+        });
+    }
+
+    fn check(&self, app: AppId, attempt: u32, member: Arc<Member>, check: HealthCheck) {
+        let reports = self.0.clone();
+        let HealthCheck { http, timeout } = check;
+        tokio::spawn(async move {
+            let checked = async {
+                match http {
+                    Some(check) => check.ask(&member).await,
+                    None => probe::connect(&member).await.map(drop),
+                }
+            };
+            let outcome = tokio::time::timeout(timeout, checked).await;
+            let outcome = outcome.unwrap_or_else(|_| Err(format!("no answer within {timeout:?}")));
+            let result = EffectResult::Checked { attempt, outcome };
+            let _ = reports.send(EffectReport { app, incarnation: member.id.incarnation, result }).await;
+        });
+    }
+
+    fn clean(&self, app: AppId, id: WorkerId, dir: Arc<RuntimeDir>, readers: Vec<OutputReader>) {
+        let reports = self.0.clone();
+        tokio::spawn(async move {
+            for reader in readers {
+                // Readers are bounded in time; one that panicked has ended, too.
+                let _ = reader.task.await;
+            }
+            let incarnation = id.incarnation;
+            let removed = move || remove(&dir, &id).map_err(|e| format!("{id}: {e}"));
+            match tokio::task::spawn_blocking(removed).await {
+                Ok(Err(e)) => log::error!("{e}"),
+                Err(e) => log::error!("cleaning up after #{incarnation}: {e}"),
+                Ok(Ok(())) => {}
+            }
+            let _ = reports.send(EffectReport { app, incarnation, result: EffectResult::Cleaned }).await;
+        });
+    }
+
+    fn reports(&self) -> EffectReports {
+        self.0.clone()
+    }
+}
+
+impl Start {
+    /// Every process of a worker is started here.
+    fn run(self) -> Result<Started, Error> {
         let user = self.spec.user.as_ref();
         // A proxy that was killed may have come as far as this with the same worker.
         self.dir.remove_worker(&self.id)?;
@@ -84,37 +132,37 @@ impl Start {
         let (stderr, err) = output::make_pipe(&self.dir.log_pipe(&self.id, Stream::Err), user)?;
         let preload = self.preload.as_ref().map(|(script, worker)| Preload { script, worker: worker.clone() });
         let job = Job { id: &self.id, spec: &self.spec, socket: &self.socket, preload, stdout, stderr };
-        Ok(Started { process: spawn(job)?, out, err })
+        Ok(Started { child: Arc::new(spawn(job)?), output: vec![(Stream::Out, out), (Stream::Err, err)] })
     }
 }
 
-/// Tells the end of a process, after its last words were read or had time enough to be.
+/// Reports the end of a process, after its last words were read or had time enough to be.
 pub(super) fn watch_exit(
-    room: usize,
+    app: AppId,
     id: WorkerId,
-    process: Process,
+    child: ChildHandle,
     exited: watch::Sender<bool>,
     mut read: mpsc::Receiver<()>,
-    inputs: Inputs,
+    reports: EffectReports,
 ) {
-    const LAST_WORDS: Duration = Duration::from_millis(200);
     tokio::spawn(async move {
-        let exit = process.wait().await.unwrap_or_else(|e| {
+        let exit = child.wait().await.unwrap_or_else(|e| {
             log::error!("{id}: {e}");
             Exit::Unknown
         });
         exited.send_replace(true);
         // Nothing is ever sent: the channel closes when both readers have ended.
-        let _ = tokio::time::timeout(LAST_WORDS, read.recv()).await;
-        let _ = inputs.send(Input { room, incarnation: id.incarnation, answer: Answer::Exited(exit) }).await;
+        let _ = tokio::time::timeout(LAST_WORDS_TIMEOUT, read.recv()).await;
+        let report = EffectReport { app, incarnation: id.incarnation, result: EffectResult::Exited(exit) };
+        let _ = reports.send(report).await;
     });
 }
 
 /// Ends a process that nobody waits for.
-pub(super) fn discard(process: Process) {
+pub(super) fn discard(child: ChildHandle) {
     tokio::spawn(async move {
-        let ended = match process.kill_group() {
-            Ok(()) => process.wait().await.map(|_| ()),
+        let ended = match child.kill_group() {
+            Ok(()) => child.wait().await.map(|_| ()),
             Err(e) => Err(e),
         };
         if let Err(e) = ended {
@@ -123,64 +171,8 @@ pub(super) fn discard(process: Process) {
     });
 }
 
-/// Asks whether the socket takes connections.
-pub(super) fn probe(room: usize, attempt: u32, member: Option<Arc<Member>>, inputs: Inputs) {
-    let Some(member) = member else { return };
-    tokio::spawn(async move {
-        let answer = Answer::Probed { attempt, answer: knock::connect(&member).await.map(drop) };
-        let _ = inputs.send(Input { room, incarnation: member.id.incarnation, answer }).await;
-    });
-}
-
-/// Sees whether a ready worker is well: by the app's own check, else whether its socket takes connections.
-pub(super) fn check(
-    room: usize,
-    attempt: u32,
-    member: Arc<Member>,
-    check: Option<Arc<HttpCheck>>,
-    limit: Duration,
-    inputs: Inputs,
-) {
-    tokio::spawn(async move {
-        let asked = async {
-            match check {
-                Some(check) => check.ask(&member).await,
-                None => knock::connect(&member).await.map(drop),
-            }
-        };
-        let answer = tokio::time::timeout(limit, asked).await;
-        let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {limit:?}")));
-        let answer = Answer::Checked { attempt, answer };
-        let _ = inputs.send(Input { room, incarnation: member.id.incarnation, answer }).await;
-    });
-}
-
-/// Removes what a process left, once its output is read.
-pub(super) fn clean(room: usize, id: WorkerId, dir: Arc<RuntimeDir>, readers: Vec<Reading>, inputs: Inputs) {
-    tokio::spawn(async move {
-        for reader in readers {
-            // Readers are bounded in time; one that panicked has ended, too.
-            let _ = reader.task.await;
-        }
-        let incarnation = id.incarnation;
-        let removed = tokio::task::spawn_blocking(move || remove(&dir, &id).map_err(|e| format!("{id}: {e}"))).await;
-        match removed {
-            Ok(Err(e)) => log::error!("{e}"),
-            Err(e) => log::error!("cleaning up after #{incarnation}: {e}"),
-            Ok(Ok(())) => {}
-        }
-        let _ = inputs.send(Input { room, incarnation, answer: Answer::Cleaned }).await;
-    });
-}
-
 fn remove(dir: &RuntimeDir, id: &WorkerId) -> Result<(), Error> {
-    // One that has left the group may still listen.
+    // A process that has left the group may still listen.
     strays::end_listeners(&dir.left_by(id)?);
     dir.remove_worker(id)
-}
-
-/// A seed nobody can guess, from the kernel.
-pub(super) fn random_seed() -> u64 {
-    let token = Token::random().map(|token| u64::from_str_radix(token.as_str().get(..16).unwrap_or("0"), 16));
-    token.ok().and_then(Result::ok).unwrap_or_else(|| u64::from(std::process::id()))
 }

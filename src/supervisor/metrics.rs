@@ -3,7 +3,8 @@
 //! Labels are bounded: an app's name, a slot, a state, a cause. What belongs to one process only (its id, its
 //! socket) is none of them: series would pile up with every restart.
 
-use super::{AppStatus, Control, Status, WorkerStatus};
+use super::handle::Control;
+use super::status::{AppStatus, Status, WorkerStatus};
 use crate::fleet::State;
 use crate::process::usage::Usage;
 use crate::worker::Slot;
@@ -157,7 +158,7 @@ fn slots<'s>(
 #[cfg(test)]
 mod tests {
     use super::super::restarts::Cause;
-    use super::super::{Carried, SlotStatus};
+    use super::super::status::{Carried, SlotStatus};
     use super::*;
     use crate::process::control::Stats;
     use crate::worker::{Generation, Incarnation};

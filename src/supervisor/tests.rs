@@ -1,17 +1,35 @@
 mod deploys;
 mod engine;
 mod external;
+mod fake;
+mod fast;
 mod killed;
 mod takeover;
 
-use super::*;
+use super::alarms;
+use super::alarms::Alarms;
+use super::handle::{Control, Supervisor};
+use super::handoff::TakeoverHandle;
+use super::messages::{Outcome, ScaleTo};
+use super::setup::{AppSpec, Setup};
+use super::snapshot::{PartialLine, Snapshot};
+use super::status::{Status, WorkerStatus};
 use crate::fleet::State;
+use crate::fleet::policy::Policy;
+use crate::pool::Pool;
 use crate::pool::affinity::{Affinity, Balance};
 use crate::pool::{Use, Wanted};
+use crate::process::spec::Spec;
+use async_trait::async_trait;
+use pingora_core::services::background::BackgroundService;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 /// What the workers wrote.
@@ -88,10 +106,6 @@ fn new_pool() -> Arc<Pool> {
 
 impl Stage {
     fn start(apps: Vec<(Spec, Policy)>) -> Stage {
-        Stage::start_with(apps, |_| {})
-    }
-
-    fn start_with(apps: Vec<(Spec, Policy)>, prepare: impl FnOnce(&Supervisor)) -> Stage {
         let base = base_dir();
         let output = Written::default();
         let pools: Vec<_> = apps.iter().map(|_| new_pool()).collect();
@@ -114,7 +128,6 @@ impl Stage {
         };
         let (supervisor, control) = Supervisor::new(setup).unwrap();
         let faults = supervisor.faults();
-        prepare(&supervisor);
         let (shutdown, shutdown_in) = watch::channel(false);
         let task = tokio::spawn(async move { supervisor.start(shutdown_in).await });
         Stage { base, control, pools, output, shutdown, faults, task }

@@ -1,6 +1,6 @@
 //! Which alarms are active, and when somebody is to be told. Gets the time handed in.
 
-use super::{Key, Kind, Raised};
+use super::kind::{Key, Kind, Raised};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -12,7 +12,7 @@ const MOST: usize = 10_000;
 const LONGEST_DETAIL: usize = 16 * 1024;
 
 /// How much sooner than asked for a notice may be repeated.
-const EARLY: Duration = Duration::from_millis(500);
+const EARLY_REPEAT_WINDOW: Duration = Duration::from_millis(500);
 
 /// Now, for reckoning and for people.
 #[derive(Clone, Copy, Debug)]
@@ -135,7 +135,7 @@ impl Book {
     /// What lasts and was told so long ago that it is told again.
     pub(super) fn repeats(&mut self, now: Moment) -> Vec<Notice> {
         // Who asks once a second may come a little early, and would be a whole second late the next time.
-        let repeat = self.repeat - (self.repeat / 8).min(EARLY);
+        let repeat = self.repeat - (self.repeat / 8).min(EARLY_REPEAT_WINDOW);
         let due = self.active.iter_mut().filter(|(_, active)| now.at.saturating_sub(active.told) >= repeat);
         let due: Vec<_> = due.map(|(key, active)| active.notice(key.clone(), Status::Repeated, now)).collect();
         self.notices += due.len() as u64;

@@ -16,10 +16,10 @@ use tokio::time::{sleep, timeout};
 /// Notices that may wait.
 const QUEUE: usize = 256;
 /// The pause before a second try, doubled with each one up to the longest.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const FIRST_RETRY_DELAY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY_DELAY: Duration = Duration::from_secs(60);
 /// For the program to end.
-const EXEC_LIMIT: Duration = Duration::from_secs(30);
+const EXEC_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(super) struct Outlets(pub(super) Vec<Outlet>);
@@ -58,14 +58,14 @@ impl Outlet {
     }
 }
 
-/// Nothing is begun while `hush` says true.
-pub(super) fn start(name: &'static str, way: Way, hush: watch::Receiver<bool>) -> (Outlet, AbortHandle) {
+/// Nothing is begun while `paused` says true.
+pub(super) fn start(name: &'static str, way: Way, paused: watch::Receiver<bool>) -> (Outlet, AbortHandle) {
     let (queue, mut notices) = mpsc::channel::<Arc<Notice>>(QUEUE);
     let counts = Arc::new(Counts::default());
     let ours = counts.clone();
     let task = tokio::spawn(async move {
         while let Some(notice) = notices.recv().await {
-            match way.deliver(&notice, hush.clone()).await {
+            match way.deliver(&notice, paused.clone()).await {
                 Ok(()) => ours.delivered.fetch_add(1, Relaxed),
                 Err(why) => {
                     log::error!("alarms: the {name} did not take {} {}: {why}", notice.status.as_str(), notice.key);
@@ -78,17 +78,17 @@ pub(super) fn start(name: &'static str, way: Way, hush: watch::Receiver<bool>) -
 }
 
 impl Way {
-    async fn deliver(&self, notice: &Notice, mut hush: watch::Receiver<bool>) -> Result<(), String> {
+    async fn deliver(&self, notice: &Notice, mut paused: watch::Receiver<bool>) -> Result<(), String> {
         let body = notice.json();
         // Who sends is there as long as its tasks are.
-        let mut allowed = async || drop(hush.wait_for(|hush| !hush).await);
+        let mut allowed = async || drop(paused.wait_for(|paused| !paused).await);
         match self {
             Way::Exec(command) => {
                 allowed().await;
                 exec(command, notice, &body).await
             }
             Way::Webhook(webhook) => {
-                let mut pause = FIRST_PAUSE;
+                let mut pause = FIRST_RETRY_DELAY;
                 let mut left = webhook.retries;
                 loop {
                     allowed().await;
@@ -100,7 +100,7 @@ impl Way {
                     left -= 1;
                     // Others may be waiting for the same server.
                     sleep(pause.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    pause = (pause * 2).min(LONGEST_RETRY_DELAY);
                 }
             }
         }
@@ -131,7 +131,7 @@ async fn exec(command: &[String], notice: &Notice, body: &str) -> Result<(), Str
     files::limit_as_at_start(command.as_std_mut());
     let mut child = command.spawn().map_err(|e| format!("{program} cannot be started: {e}"))?;
     let group = Group(child.id());
-    let outcome = timeout(EXEC_LIMIT, run(&mut child, body)).await;
+    let outcome = timeout(EXEC_TIMEOUT, run(&mut child, body)).await;
     match outcome {
         Ok(Ok(status)) if status.success() => Ok(()),
         Ok(Ok(status)) => Err(format!("{program} ended with {status}")),
@@ -140,7 +140,7 @@ async fn exec(command: &[String], notice: &Notice, body: &str) -> Result<(), Str
             drop(group);
             // Reaped, so that its number is not ours any more.
             let _ = child.wait().await;
-            Err(format!("{program} did not end within {EXEC_LIMIT:?} and was killed"))
+            Err(format!("{program} did not end within {EXEC_TIMEOUT:?} and was killed"))
         }
     }
 }

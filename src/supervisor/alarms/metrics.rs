@@ -1,6 +1,7 @@
 //! Alarms and dropped output as metrics.
 
-use super::{Alarms, Kind};
+use super::handle::Alarms;
+use super::kind::Kind;
 use crate::process::output::Logs;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};

@@ -1,7 +1,7 @@
 //! Alarms from values: thresholds that must be crossed for a while, and counters that must not grow. Gets the time
 //! handed in.
 
-use super::{Key, Kind, Raised};
+use super::kind::{Key, Kind, Raised};
 use crate::worker::{Incarnation, Slot};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ impl Default for Rules {
 
 /// What was measured at a moment.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Snapshot {
+pub(crate) struct Measurements {
     pub(crate) apps: Vec<AppSample>,
     pub(crate) disks: Vec<DiskSample>,
 }
@@ -128,9 +128,9 @@ impl Judge {
     }
 
     /// While an alarm lasts it is raised each time, with newer words.
-    pub(super) fn observe(&mut self, snapshot: &Snapshot, now: Duration) -> Vec<Change> {
+    pub(super) fn observe(&mut self, measurements: &Measurements, now: Duration) -> Vec<Change> {
         let mut changes = Vec::new();
-        for sample in &snapshot.apps {
+        for sample in &measurements.apps {
             for worker in &sample.workers {
                 for (kind, reading) in self.rules.readings(worker) {
                     let key = Key { kind, app: sample.app.clone(), slot: Some(worker.slot) };
@@ -146,7 +146,7 @@ impl Judge {
                 changes.extend(self.count(key, value, what, now));
             }
         }
-        if let Some(reading) = self.rules.disks(&snapshot.disks) {
+        if let Some(reading) = self.rules.disks(&measurements.disks) {
             let key = Key { kind: Kind::Disk, app: "".into(), slot: None };
             changes.extend(self.gate(key, Incarnation(0), reading, now));
         }

@@ -5,8 +5,8 @@
 //! what it does not know is left out.
 
 use super::book::{Active, Book, Moment, Notice, Status, clip};
+use super::kind::{Key, Kind};
 use super::rules::Judge;
-use super::{Key, Kind, State};
 use crate::worker::{Incarnation, Slot};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -65,9 +65,8 @@ struct SavedNotice {
 }
 
 impl Saved {
-    pub(super) fn of(state: &State) -> Saved {
-        let State { book, judge, .. } = state;
-        let under_way: Vec<_> = state.under_way().take(UNDER_WAY).collect();
+    pub(super) fn of(book: &Book, judge: &Judge, under_way: impl Iterator<Item = Arc<Notice>>) -> Saved {
+        let under_way: Vec<_> = under_way.take(UNDER_WAY).collect();
         let longest = DETAILS / (book.actives().len().min(MOST) + under_way.len()).max(1);
         let short = |detail: &str| clip(detail, longest.max(SHORT)).to_owned();
         let alarm = |(key, active): (&Key, &Active)| SavedAlarm {

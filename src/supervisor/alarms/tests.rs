@@ -1,8 +1,16 @@
+use super::book::{Book, Moment, Notice, Status};
+use super::delivery;
+use super::kind::Key;
+use super::rules::{AppSample, Change, DiskSample, Judge, Measurements, WorkerSample};
+use super::state::State;
 use super::*;
 use crate::worker::Incarnation;
+use crate::worker::Slot;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
+use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -96,18 +104,18 @@ fn worker(slot: u16, incarnation: u32, lag_ms: u64) -> WorkerSample {
     WorkerSample { slot: Slot(slot), incarnation: Incarnation(incarnation), memory: None, elu: None, lag }
 }
 
-fn app(workers: Vec<WorkerSample>) -> Snapshot {
+fn app(workers: Vec<WorkerSample>) -> Measurements {
     let app = AppSample { app: "chat".into(), workers, refused: 0, log_drops: 0 };
-    Snapshot { apps: vec![app], disks: Vec::new() }
+    Measurements { apps: vec![app], disks: Vec::new() }
 }
 
 /// The seconds at which an alarm of the first kind begins and ends, for a value each second.
-fn spans(values: impl Iterator<Item = Snapshot>) -> Vec<(u64, bool)> {
+fn spans(values: impl Iterator<Item = Measurements>) -> Vec<(u64, bool)> {
     let mut judge = Judge::new(rules());
     let mut on = false;
     let mut spans = Vec::new();
-    for (second, snapshot) in values.enumerate() {
-        for change in judge.observe(&snapshot, at(second as u64)) {
+    for (second, measurements) in values.enumerate() {
+        for change in judge.observe(&measurements, at(second as u64)) {
             let now = matches!(change, Change::Raise(_));
             if now != on {
                 on = now;
@@ -167,19 +175,19 @@ fn another_process_in_the_slot_or_none_ends_the_alarm() {
     let gone = |second: u64| if second < 50 { app(vec![worker(0, 1, 600)]) } else { app(vec![]) };
     assert_eq!(spans((0..60).map(gone)), [(30, true), (50, false)]);
     // A removed app, too.
-    let removed = |second: u64| if second < 50 { app(vec![worker(0, 1, 600)]) } else { Snapshot::default() };
+    let removed = |second: u64| if second < 50 { app(vec![worker(0, 1, 600)]) } else { Measurements::default() };
     assert_eq!(spans((0..60).map(removed)), [(30, true), (50, false)]);
 }
 
 #[test]
 fn a_counter_that_grows_is_an_alarm_at_once_until_it_rests() {
     let counting = |of: fn(&mut AppSample, u64), values: &dyn Fn(u64) -> u64| {
-        let snapshot = |second: u64| {
-            let mut snapshot = app(vec![]);
-            of(&mut snapshot.apps[0], values(second));
-            snapshot
+        let measurements = |second: u64| {
+            let mut measurements = app(vec![]);
+            of(&mut measurements.apps[0], values(second));
+            measurements
         };
-        spans((0..200).map(snapshot))
+        spans((0..200).map(measurements))
     };
     let expected = [(10, true), (49, false)];
     let growing = |second: u64| second.clamp(9, 19) - 9;
@@ -187,10 +195,10 @@ fn a_counter_that_grows_is_an_alarm_at_once_until_it_rests() {
     assert_eq!(counting(|app, n| app.log_drops = n, &growing), expected);
     assert_eq!(counting(|app, n| app.log_drops = n, &|_| 0), []);
     let mut judge = Judge::new(rules());
-    let mut snapshot = app(vec![]);
+    let mut measurements = app(vec![]);
     let mut said = |n: u64, second: u64| {
-        snapshot.apps[0].log_drops = n;
-        judge.observe(&snapshot, at(second)).into_iter().map(|c| format!("{c:?}")).collect::<String>()
+        measurements.apps[0].log_drops = n;
+        judge.observe(&measurements, at(second)).into_iter().map(|c| format!("{c:?}")).collect::<String>()
     };
     assert!(said(5, 0).contains("5 lines of output were dropped"));
     assert!(said(12, 20).contains("12 lines of output were dropped"));
@@ -203,7 +211,7 @@ fn a_counter_that_grows_is_an_alarm_at_once_until_it_rests() {
 #[test]
 fn a_full_disk_is_an_alarm_of_the_proxy() {
     let disk = |what: &str, small, free| DiskSample { what: what.into(), small, free };
-    let snapshot = |second: u64| Snapshot {
+    let measurements = |second: u64| Measurements {
         apps: vec![],
         disks: vec![
             disk("log files in /var/log/x", false, Some(if second < 60 { 50_000_000 } else { 200_000_000 })),
@@ -211,10 +219,10 @@ fn a_full_disk_is_an_alarm_of_the_proxy() {
             disk("unknown", false, None),
         ],
     };
-    assert_eq!(spans((0..120).map(snapshot)), [(30, true), (90, false)]);
+    assert_eq!(spans((0..120).map(measurements)), [(30, true), (90, false)]);
     let mut judge = Judge::new(rules());
-    judge.observe(&snapshot(0), at(0));
-    let changes = judge.observe(&snapshot(1), at(30));
+    judge.observe(&measurements(0), at(0));
+    let changes = judge.observe(&measurements(1), at(30));
     let [Change::Raise(raised)] = changes.as_slice() else { panic!() };
     assert_eq!((&*raised.app, raised.slot), ("", None));
     assert_eq!(raised.detail, "log files in /var/log/x: 48828 KiB free, the threshold is 97656 KiB");
@@ -234,13 +242,13 @@ fn rules_that_are_off_watch_nothing() {
     let mut judge = Judge::new(off.clone());
     let mut sample = worker(0, 1, 100_000);
     (sample.memory, sample.elu) = (Some(u64::MAX), Some(1.0));
-    let mut snapshot = app(vec![sample]);
-    (snapshot.apps[0].refused, snapshot.apps[0].log_drops) = (9, 9);
-    snapshot.disks.push(DiskSample { what: "x".into(), small: false, free: Some(0) });
-    assert_eq!(judge.observe(&snapshot, at(0)), []);
+    let mut measurements = app(vec![sample]);
+    (measurements.apps[0].refused, measurements.apps[0].log_drops) = (9, 9);
+    measurements.disks.push(DiskSample { what: "x".into(), small: false, free: Some(0) });
+    assert_eq!(judge.observe(&measurements, at(0)), []);
     // Without a hold, at once.
     let mut judge = Judge::new(Rules { lag: Some(Duration::from_millis(1)), ..off });
-    assert_eq!(judge.observe(&snapshot, at(1)).len(), 1);
+    assert_eq!(judge.observe(&measurements, at(1)).len(), 1);
 }
 
 // ---- delivery
@@ -435,7 +443,7 @@ async fn a_notice_that_nobody_took_yet_is_delivered_by_the_next_process() {
     old.raise(raised(Kind::Hung, Some(2), "no heartbeat"));
     // The first try fails, the second waits for a second, and then for as long as nothing is to be told.
     assert_eq!(status_of(&mut requests).await, ("raised".into(), 1));
-    old.hush(true);
+    old.pause(true);
     old.observe(&app(vec![]));
     let saved = reread(&old.save());
     drop(running);
@@ -451,15 +459,15 @@ async fn a_notice_that_nobody_took_yet_is_delivered_by_the_next_process() {
 }
 
 #[tokio::test]
-async fn while_it_is_hushed_nothing_is_told_and_then_all_is() {
+async fn while_it_is_paused_nothing_is_told_and_then_all_is() {
     let (url, mut requests) = server(vec![200; 2]).await;
     let alarms = posting(hook(url, 0), at(3600));
     let _running = alarms.start();
-    alarms.hush(true);
+    alarms.pause(true);
     alarms.raise(raised(Kind::Hung, Some(2), "x"));
     alarms.clear(Kind::Hung, &"chat".into(), Some(Slot(2)));
     assert!(timeout(Duration::from_millis(200), requests.recv()).await.is_err());
-    alarms.hush(false);
+    alarms.pause(false);
     assert_eq!(status_of(&mut requests).await.0, "raised");
     assert_eq!(status_of(&mut requests).await.0, "resolved");
 }
@@ -472,7 +480,7 @@ fn reread(saved: &Saved) -> Saved {
 
 fn next(state: &State, policy: &Policy, now: Moment) -> State {
     let mut next = State::new(policy);
-    next.restore(reread(&Saved::of(state)), now, |app| app == "chat");
+    next.restore(reread(&state.save()), now, |app| app == "chat");
     next
 }
 
@@ -533,24 +541,24 @@ fn an_alarm_ends_with_what_it_was_about_in_the_next_process_too() {
 fn a_counter_and_a_disk_go_on_in_the_next_process() {
     let policy = policy(30);
     let mut state = State::new(&policy);
-    let snapshot = |drops: u64, free: Option<u64>| {
-        let mut snapshot = app(vec![]);
-        snapshot.apps[0].log_drops = drops;
+    let measurements = |drops: u64, free: Option<u64>| {
+        let mut measurements = app(vec![]);
+        measurements.apps[0].log_drops = drops;
         let disk = |free| DiskSample { what: "log files".into(), small: false, free: Some(free) };
-        snapshot.disks = free.into_iter().map(disk).collect();
-        snapshot
+        measurements.disks = free.into_iter().map(disk).collect();
+        measurements
     };
-    let mut told = state.observe(&snapshot(0, Some(1)), moment(0));
-    told.extend(state.observe(&snapshot(9, Some(1)), moment(30)));
+    let mut told = state.observe(&measurements(0, Some(1)), moment(0));
+    told.extend(state.observe(&measurements(9, Some(1)), moment(30)));
     let mut state = next(&state, &policy, moment(40));
     // It counts from nothing, and has not looked at the disk.
-    told.extend(state.observe(&snapshot(0, None), moment(40)));
-    told.extend(state.observe(&snapshot(2, None), moment(41)));
+    told.extend(state.observe(&measurements(0, None), moment(40)));
+    told.extend(state.observe(&measurements(2, None), moment(41)));
     let words = |kind| state.book.actives().iter().find(|(key, _)| key.kind == kind).unwrap().1.detail.clone();
     assert_eq!(words(Kind::LogDrops), "11 lines of output were dropped");
     assert!(words(Kind::Disk).starts_with("log files: 0 KiB free"));
     for second in 42..80 {
-        told.extend(state.observe(&snapshot(2, Some(u64::MAX)), moment(second)));
+        told.extend(state.observe(&measurements(2, Some(u64::MAX)), moment(second)));
     }
     let expected =
         [(30, Status::Raised, 1), (30, Status::Raised, 1), (71, Status::Resolved, 2), (72, Status::Resolved, 2)];
@@ -568,7 +576,7 @@ fn what_is_written_down_is_bounded() {
     }
     let notice = Book::new(at(1)).raise(raised(Kind::Lag, None, &long), moment(0)).unwrap();
     let _held: Vec<_> = (0..3000).map(|_| state.send(notice.clone())).collect();
-    let text = serde_json::to_string(&Saved::of(&state)).unwrap();
+    let text = serde_json::to_string(&state.save()).unwrap();
     assert!((1 << 20..3 << 20).contains(&text.len()), "{}", text.len());
     let next = next(&state, &Policy::default(), moment(1));
     assert!(next.book.actives().len() <= 1000 && next.inherited.len() == 200);
@@ -598,7 +606,7 @@ fn what_another_version_has_written_is_left_out() {
         for second in 1..100 {
             state.observe(&sample, moment(second)).iter().for_each(|notice| drop(notice.json()));
             state.book.raise(raised(kind, Some(1), "y"), moment(second));
-            Saved::of(&state);
+            state.save();
         }
     }
     let mut state = State::new(&Policy::default());

@@ -1,19 +1,20 @@
 //! Measures once a second what the rules judge.
 
-use super::{Alarms, AppSample, DiskSample, Snapshot, WorkerSample};
+use super::handle::Alarms;
+use super::rules::{AppSample, DiskSample, Measurements, WorkerSample};
 use crate::fleet::State;
 use crate::process::output::Logs;
 use crate::process::usage::Usage;
-use crate::supervisor::{AppStatus, Status, WorkerStatus};
+use crate::supervisor::status::{AppStatus, Status, WorkerStatus};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-const EVERY: Duration = Duration::from_secs(1);
-/// Looks at workers between two looks at the disks.
-const DISKS_EVERY: u32 = 10;
+const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
+/// The disks are checked with every tenth measurement.
+const DISK_CHECK_TURNS: u32 = 10;
 
 /// Goes on for ever. The disk of `runtime` is watched for room, beside the log files.
 pub(in crate::supervisor) async fn watch(
@@ -23,7 +24,7 @@ pub(in crate::supervisor) async fn watch(
     runtime: PathBuf,
 ) {
     let mut disks = Disks::new(&logs, runtime);
-    let mut tick = tokio::time::interval(EVERY);
+    let mut tick = tokio::time::interval(MEASURE_INTERVAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
@@ -31,7 +32,7 @@ pub(in crate::supervisor) async fn watch(
         let status = status.borrow().clone();
         let drops = logs.dropped();
         let apps = status.apps.iter().map(|app| sample(app, &drops)).collect();
-        alarms.observe(&Snapshot { apps, disks: disks.samples.clone() });
+        alarms.observe(&Measurements { apps, disks: disks.samples.clone() });
     }
 }
 
@@ -80,7 +81,7 @@ impl Disks {
             let places = self.places.clone();
             self.looking = Some(tokio::task::spawn_blocking(move || places.iter().map(free).collect()));
         }
-        self.turn = (self.turn + 1) % DISKS_EVERY;
+        self.turn = (self.turn + 1) % DISK_CHECK_TURNS;
     }
 }
 

@@ -3,8 +3,6 @@
 use super::*;
 use crate::fleet::policy::{Crashes, Health, Limits, Scaling};
 use crate::process::spec::Spec;
-use crate::supervisor::To;
-use crate::supervisor::alarm_event::{Hook, Kind, Raised};
 use crate::worker::{Generation, Slot};
 
 fn saying(text: &str) -> String {
@@ -218,29 +216,15 @@ async fn apps_come_and_go_with_a_reload() {
 async fn scaling_by_hand_and_back() {
     let stage = Stage::start(vec![(node(&saying("one")), Policy { instances: 2, ..quick() })]);
     stage.ready(2).await;
-    assert_eq!(stage.control.scale("app0", To::By(1)).await.unwrap(), "app0: 3 workers are ready");
+    assert_eq!(stage.control.scale("app0", ScaleTo::By(1)).await.unwrap(), "app0: 3 workers are ready");
     assert_eq!(stage.control.status().apps[0].ready(), 3);
-    stage.control.scale("app0", To::Count(1)).await.unwrap();
+    stage.control.scale("app0", ScaleTo::Count(1)).await.unwrap();
     // Nobody has a session there.
     stage.until("gone", |status| status.apps[0].workers.len() == 1).await;
     assert_eq!(stage.control.status().apps[0].workers[0].slot, Slot(0));
-    assert!(stage.control.scale("app0", To::By(-1)).await.unwrap_err().contains("1 to 1024"));
-    assert_eq!(stage.control.scale("app0", To::Auto).await.unwrap(), "app0: 2 workers are ready");
+    assert!(stage.control.scale("app0", ScaleTo::By(-1)).await.unwrap_err().contains("1 to 1024"));
+    assert_eq!(stage.control.scale("app0", ScaleTo::Auto).await.unwrap(), "app0: 2 workers are ready");
     stage.end().await;
-}
-
-/// What was raised and cleared.
-#[derive(Default)]
-struct Heard(Mutex<Vec<(Kind, bool, String)>>);
-
-impl Hook for Heard {
-    fn raise(&self, raised: Raised) {
-        self.0.lock().unwrap().push((raised.kind, true, raised.detail));
-    }
-
-    fn clear(&self, kind: Kind, _app: &Arc<str>, _slot: Option<Slot>) {
-        self.0.lock().unwrap().push((kind, false, String::new()));
-    }
 }
 
 #[tokio::test]
@@ -324,16 +308,14 @@ async fn a_slow_crash_loop_is_found_and_says_so() {
     let script = format!("{} setTimeout(() => {{ console.error('bang'); process.exit(9) }}, 600)", saying("one"));
     let crashes = Crashes { max: 3, window: Duration::from_secs(30), retry: Duration::from_secs(60) };
     let impatient = Policy { min_uptime: Duration::from_millis(100), crashes, ..quick() };
-    let (supervisor_heard, heard) = {
-        let heard = Arc::new(Heard::default());
-        (heard.clone(), heard)
-    };
-    let stage = Stage::start_with(vec![(node(&script), impatient)], |supervisor| supervisor.on_alarm(supervisor_heard));
+    let stage = Stage::start(vec![(node(&script), impatient)]);
     let status = stage.until("failed", |status| status.apps[0].slots.iter().any(|slot| slot.is_failed)).await;
     let slot = &status.apps[0].slots[0];
     assert_eq!((slot.last_exit.as_deref(), &*slot.last_words), (Some("exited with code 9"), &["bang".to_owned()][..]));
-    let raised = heard.0.lock().unwrap().clone();
-    let (_, _, detail) = raised.iter().find(|(kind, active, _)| *kind == Kind::CrashLoop && *active).unwrap();
+    let raised = serde_json::to_value(stage.control.alarms().save()).unwrap();
+    let raised = &raised["active"][0];
+    assert_eq!(raised["key"]["kind"], "crash-loop", "{raised}");
+    let detail = raised["detail"].as_str().unwrap();
     assert!(detail.contains("3 times within 30s: a crash loop") && detail.contains("\n  bang"), "{detail}");
     stage.end().await;
 }

@@ -47,27 +47,27 @@ async fn they_are_handed_over_or_kept() {
     let mut pids = old.ready(2).await;
     // A successor that gives up before it is ready, and one that does after.
     for late in [false, true] {
-        let (new, heir) = One::heir(&old, &base, app(&shared)).await;
-        heir.bound.await.unwrap();
-        old.control.dismiss().await;
+        let (new, handle) = One::successor(&old, &base, app(&shared)).await;
+        handle.bound.await.unwrap();
+        old.control.disconnect_workers().await;
         if late {
-            assert_eq!(heir.ready.await.unwrap(), Ok(()));
+            assert_eq!(handle.ready.await.unwrap(), Ok(()));
         }
-        drop(heir.commit);
+        drop(handle.commit);
         assert!(timeout(Duration::from_secs(10), new.control.finished()).await.unwrap().is_err());
         drop(new);
-        old.control.thaw().await;
+        old.control.resume().await;
         let last = old.control.status().apps[0].workers[0].stats;
         old.until("heard again", |s| s.apps[0].workers[0].stats != last).await;
         assert_eq!(old.ready(2).await, pids);
     }
     let before = old.control.status().apps[0].workers.iter().map(|w| w.incarnation).collect::<Vec<_>>();
-    let (new, heir) = One::heir(&old, &base, app(&shared)).await;
-    heir.bound.await.unwrap();
-    old.control.dismiss().await;
-    assert_eq!(timeout(Duration::from_secs(10), heir.ready).await.unwrap().unwrap(), Ok(()));
-    heir.commit.send(old.control.hush().await).unwrap();
-    old.control.cede().await;
+    let (new, handle) = One::successor(&old, &base, app(&shared)).await;
+    handle.bound.await.unwrap();
+    old.control.disconnect_workers().await;
+    assert_eq!(timeout(Duration::from_secs(10), handle.ready).await.unwrap().unwrap(), Ok(()));
+    handle.commit.send(old.control.pause_output().await).unwrap();
+    old.control.release().await;
     old.control.finished().await.unwrap();
     drop(old);
     assert_eq!(new.ready(2).await, pids);

@@ -4,6 +4,7 @@ use super::killed::written;
 use super::*;
 use crate::process::RuntimeDir;
 use crate::process::output::Stream;
+use crate::supervisor::app::ManagedApp;
 use std::collections::BTreeMap;
 
 /// A supervisor that can be killed: nothing of it runs on, and nothing is tidied up.
@@ -54,13 +55,13 @@ impl One {
     }
 
     /// The successor of `old`, passive.
-    pub(super) async fn heir(old: &One, base: &std::path::Path, app: (Spec, Policy)) -> (One, Heir) {
-        let estate = old.control.freeze().await.unwrap();
-        let text = serde_json::to_vec(&estate).unwrap();
+    pub(super) async fn successor(old: &One, base: &std::path::Path, app: (Spec, Policy)) -> (One, TakeoverHandle) {
+        let snapshot = old.control.pause().await.unwrap();
+        let text = serde_json::to_vec(&snapshot).unwrap();
         let dir = RuntimeDir::inherit(&base.join("run"), old.control.lock().unwrap()).unwrap();
         let (setup, pool, output) = setup(base, app);
-        let (supervisor, control, heir) = Supervisor::heir(setup, dir, Estate::parse(&text).unwrap()).unwrap();
-        (One::run(supervisor, control, pool, output), heir)
+        let (supervisor, control, handle) = Supervisor::successor(setup, dir, Snapshot::parse(&text).unwrap()).unwrap();
+        (One::run(supervisor, control, pool, output), handle)
     }
 
     fn run(supervisor: Supervisor, control: Control, pool: Arc<Pool>, output: Written) -> One {
@@ -160,18 +161,18 @@ async fn workers_are_handed_over_and_lose_no_line() {
     let old = One::start(&base, two(TALK));
     let pids = old.ready(2).await;
     old.says("line 50 end").await;
-    let (new, heir) = One::heir(&old, &base, two(TALK)).await;
-    timeout(Duration::from_secs(10), heir.bound).await.unwrap().unwrap();
+    let (new, handle) = One::successor(&old, &base, two(TALK)).await;
+    timeout(Duration::from_secs(10), handle.bound).await.unwrap().unwrap();
     // Both serve.
     for pool in [&old.pool, &new.pool] {
         assert!(pool.select(Wanted::Any, Use::Request, &[]).is_some());
     }
-    old.control.dismiss().await;
-    assert_eq!(timeout(Duration::from_secs(10), heir.ready).await.unwrap().unwrap(), Ok(()));
-    let partials = old.control.hush().await;
-    let partials: Vec<Partial> = serde_json::from_str(&serde_json::to_string(&partials).unwrap()).unwrap();
-    heir.commit.send(partials).unwrap();
-    old.control.cede().await;
+    old.control.disconnect_workers().await;
+    assert_eq!(timeout(Duration::from_secs(10), handle.ready).await.unwrap().unwrap(), Ok(()));
+    let partials = old.control.pause_output().await;
+    let partials: Vec<PartialLine> = serde_json::from_str(&serde_json::to_string(&partials).unwrap()).unwrap();
+    handle.commit.send(partials).unwrap();
+    old.control.release().await;
     old.control.finished().await.unwrap();
     assert_eq!(new.ready(2).await, pids);
     new.until("connected", |s| s.apps[0].workers.iter().all(|w| w.stats.is_some())).await;
@@ -195,22 +196,22 @@ async fn a_handover_that_fails_at_any_step_changes_nothing() {
     let old = One::start(&base, two(TALK));
     let pids = old.ready(2).await;
     for step in 0..4 {
-        let (new, heir) = One::heir(&old, &base, two(TALK)).await;
-        let Heir { bound, ready, commit } = heir;
+        let (new, handle) = One::successor(&old, &base, two(TALK)).await;
+        let TakeoverHandle { bound, ready, commit } = handle;
         if step > 0 {
             bound.await.unwrap();
-            old.control.dismiss().await;
+            old.control.disconnect_workers().await;
         }
         if step > 1 {
             ready.await.unwrap().unwrap();
         }
         if step > 2 {
-            old.control.hush().await;
+            old.control.pause_output().await;
         }
         drop(commit);
         assert!(timeout(Duration::from_secs(10), new.control.finished()).await.unwrap().is_err());
         drop(new);
-        old.control.thaw().await;
+        old.control.resume().await;
         assert_eq!(old.ready(2).await, pids);
         // They dial in again: their statistics go on.
         let last = old.control.status().apps[0].workers[0].stats;
@@ -229,12 +230,12 @@ async fn another_configuration_rolls_out_after_the_handover() {
     let base = base_dir();
     let old = One::start(&base, two(""));
     let pids = old.ready(2).await;
-    let (new, heir) = One::heir(&old, &base, two("/* changed */")).await;
-    heir.bound.await.unwrap();
-    old.control.dismiss().await;
-    heir.ready.await.unwrap().unwrap();
-    heir.commit.send(old.control.hush().await).unwrap();
-    old.control.cede().await;
+    let (new, handle) = One::successor(&old, &base, two("/* changed */")).await;
+    handle.bound.await.unwrap();
+    old.control.disconnect_workers().await;
+    handle.ready.await.unwrap().unwrap();
+    handle.commit.send(old.control.pause_output().await).unwrap();
+    old.control.release().await;
     new.until("rolled", |s| {
         let app = &s.apps[0];
         app.ready() == 2 && app.generation.0 == 2 && !app.workers.iter().any(|w| pids.contains(&w.pid))
@@ -248,54 +249,54 @@ async fn a_stop_refuses_and_orders_are_told() {
     let base = base_dir();
     let old = One::start(&base, (node(HELLO), policy()));
     old.ready(1).await;
-    let (new, heir) = One::heir(&old, &base, (node(HELLO), policy())).await;
+    let (new, handle) = One::successor(&old, &base, (node(HELLO), policy())).await;
     let control = old.control.clone();
     let order = tokio::spawn(async move { control.restart(None).await });
-    heir.bound.await.unwrap();
-    old.control.dismiss().await;
-    heir.ready.await.unwrap().unwrap();
-    heir.commit.send(old.control.hush().await).unwrap();
-    old.control.cede().await;
+    handle.bound.await.unwrap();
+    old.control.disconnect_workers().await;
+    handle.ready.await.unwrap().unwrap();
+    handle.commit.send(old.control.pause_output().await).unwrap();
+    old.control.release().await;
     assert_eq!(order.await.unwrap(), Err("this proxy has handed over; ask again".to_owned()));
-    assert!(old.control.freeze().await.is_err());
+    assert!(old.control.pause().await.is_err());
     new.ready(1).await;
     new.control.stop();
-    let _ = new.control.freeze().await.map(|_| panic!("it stops"));
+    let _ = new.control.pause().await.map(|_| panic!("it stops"));
     new.end(base).await;
 }
 
 /// Whatever stands in the file, nothing panics and nobody else's process is touched.
 #[tokio::test]
-async fn a_hostile_estate_is_refused_or_harmless() {
+async fn a_hostile_snapshot_is_refused_or_harmless() {
     let base = base_dir();
     let old = One::start(&base, two(""));
     old.ready(2).await;
     old.control.alarms().raise(alarm("told"));
-    let estate = old.control.freeze().await.unwrap();
-    old.control.thaw().await;
-    let text = serde_json::to_string(&estate).unwrap();
+    let snapshot = old.control.pause().await.unwrap();
+    old.control.resume().await;
+    let text = serde_json::to_string(&snapshot).unwrap();
     assert!(text.contains("\"detail\":\"told\""));
     let dir = base.join("run");
-    let revive = |text: &str| {
-        let estate = Estate::parse(text.as_bytes())?;
-        estate.revive(&dir, |_| new_pool()).map(|revived| {
+    let restore = |text: &str| {
+        let snapshot = Snapshot::parse(text.as_bytes())?;
+        snapshot.restore(&dir, &crate::supervisor::child::adopt, |_| new_pool()).map(|restored| {
             let alarms = Alarms::new(Default::default());
-            alarms.restore(revived.alarms, |_| true);
+            alarms.restore(restored.alarms, |_| true);
             alarms.raise(alarm("again"));
             alarms.observe(&Default::default());
             serde_json::to_string(&alarms.save()).unwrap();
-            let processes = |room: &room::Room| room.workers.values().filter(|e| e.process.is_some()).count();
-            revived.rooms.iter().map(processes).sum::<usize>()
+            let processes = |app: &ManagedApp| app.workers.values().filter(|e| e.child.is_some()).count();
+            restored.apps.iter().map(processes).sum::<usize>()
         })
     };
-    assert_eq!(revive(&text), Ok(2));
+    assert_eq!(restore(&text), Ok(2));
     let pid = format!("\"process\":[{},", old.control.status().apps[0].workers[0].pid.unwrap());
     assert!(text.contains(&pid));
     let own = format!("\"process\":[{},", std::process::id());
     // Another process under the number, by its start time.
-    assert_eq!(revive(&text.replace(&pid, &own)), Ok(1));
-    assert_eq!(revive(&text.replace(&pid, "\"process\":[4294967295,")), Ok(1));
-    assert_eq!(revive(&text.replace(&pid, "\"process\":[0,")), Ok(1));
+    assert_eq!(restore(&text.replace(&pid, &own)), Ok(1));
+    assert_eq!(restore(&text.replace(&pid, "\"process\":[4294967295,")), Ok(1));
+    assert_eq!(restore(&text.replace(&pid, "\"process\":[0,")), Ok(1));
     for (from, to, why) in [
         ("\"version\":1", "\"version\":2", "it has version 2, this program reads 1"),
         ("\"boot\":\"", "\"boot\":\"x", "it was written before the machine was started"),
@@ -307,7 +308,7 @@ async fn a_hostile_estate_is_refused_or_harmless() {
         ("\"state\":\"Ready\"", "\"state\":\"Draining\"", ""),
     ] {
         assert!(text.contains(from), "{from}");
-        let outcome = revive(&text.replacen(from, to, 1));
+        let outcome = restore(&text.replacen(from, to, 1));
         assert!(outcome.as_ref().is_err_and(|e| e.contains(why)), "{from}: {outcome:?}");
     }
     let mut random = fastrand::Rng::with_seed(1);
@@ -325,7 +326,7 @@ async fn a_hostile_estate_is_refused_or_harmless() {
                 break;
             }
         }
-        let _ = revive(&String::from_utf8_lossy(&bytes));
+        let _ = restore(&String::from_utf8_lossy(&bytes));
     }
     old.end(base).await;
 }
@@ -347,19 +348,19 @@ async fn alarms_go_over_and_the_old_proxy_tells_no_more() {
     old.control.alarms().raise(alarm("told"));
     let told = active(&old);
     assert_eq!(told.as_array().unwrap().len(), 1);
-    let (new, heir) = One::heir(&old, &base, two("")).await;
+    let (new, handle) = One::successor(&old, &base, two("")).await;
     assert_eq!(active(&new), told);
-    drop(heir);
+    drop(handle);
     let _ = new.control.finished().await;
     new.crash().await;
-    old.control.thaw().await;
+    old.control.resume().await;
     // A failed handover changes nothing; the next one comes about.
-    let (new, heir) = One::heir(&old, &base, two("")).await;
-    heir.bound.await.unwrap();
-    old.control.dismiss().await;
-    heir.ready.await.unwrap().unwrap();
-    heir.commit.send(old.control.hush().await).unwrap();
-    old.control.cede().await;
+    let (new, handle) = One::successor(&old, &base, two("")).await;
+    handle.bound.await.unwrap();
+    old.control.disconnect_workers().await;
+    handle.ready.await.unwrap().unwrap();
+    handle.commit.send(old.control.pause_output().await).unwrap();
+    old.control.release().await;
     old.control.finished().await.unwrap();
     old.crash().await;
     new.ready(2).await;
@@ -380,7 +381,7 @@ async fn alarms_go_over_and_the_old_proxy_tells_no_more() {
 
 #[test]
 fn partial_lines_can_be_written_down() {
-    let partial = Partial { app: "a".into(), incarnation: 7, stream: Stream::Err, bytes: vec![0xff, 0] };
+    let partial = PartialLine { app: "a".into(), incarnation: 7, stream: Stream::Err, bytes: vec![0xff, 0] };
     let text = serde_json::to_string(&partial).unwrap();
-    assert_eq!(serde_json::from_str::<Partial>(&text).unwrap(), partial);
+    assert_eq!(serde_json::from_str::<PartialLine>(&text).unwrap(), partial);
 }

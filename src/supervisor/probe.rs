@@ -88,7 +88,7 @@ mod tests {
     use tokio::net::UnixListener;
 
     fn member(name: &str) -> Member {
-        let path = std::env::temp_dir().join(format!("knock-{name}-{}.sock", std::process::id()));
+        let path = std::env::temp_dir().join(format!("probe-{name}-{}.sock", std::process::id()));
         let _ = std::fs::remove_file(&path);
         let id = WorkerId { app: "app".into(), slot: Slot(0), incarnation: Incarnation(1) };
         let socket: Arc<str> = path.to_str().unwrap().into();

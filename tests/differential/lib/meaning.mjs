@@ -30,7 +30,13 @@ function head(request, { method, target, version, fields, server, scheme, mount 
   differ('version', request.line.version, version);
   if (server === 'gunicorn') differ('what WSGI believes', 'http, mounted at ""', `${scheme}, mounted at ${JSON.stringify(mount)}`);
   const read = [];
-  for (let i = 0; i < fields.length; i += 2) read.push([lower(fields[i]), fields[i + 1]]);
+  let passes = 0;
+  for (let i = 0; i < fields.length; i += 2) {
+    // The proxy's own name, against loops (RFC 8586).
+    if (fold(lower(fields[i])) === 'cdn-loop' && /^pingora-unix-proxy-[0-9a-f]{8}$/.test(fields[i + 1])) passes++;
+    else read.push([lower(fields[i]), fields[i + 1]]);
+  }
+  differ('names of the proxy in CDN-Loop', 1, passes);
   const wsgi = server === 'gunicorn';
   found.push(...forwarded(request, read, wsgi));
   const given = read.filter(([name]) => !FREE.includes(fold(name)) && !FORWARDED.includes(fold(name)));

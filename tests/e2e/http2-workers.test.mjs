@@ -6,7 +6,8 @@ import { Raw, exchange, request } from './lib/http.mjs';
 import { ask, withSession } from './lib/http2.mjs';
 import { PLAIN, needsProxy } from './lib/proxy.mjs';
 import { sharing } from './lib/shared.mjs';
-import { pooled, range, sleep, within } from './lib/wait.mjs';
+import { workers } from './lib/steer.mjs';
+import { pooled, range, until, within } from './lib/wait.mjs';
 import { upgradeHead } from './lib/upgrade.mjs';
 
 const share = PLAIN ? title => console.log(`skipped: ${title}: needs the proxy`) : sharing;
@@ -22,6 +23,10 @@ const both = proxy => ({
 const left = stream => within(20_000, 'the end of a stream that its client resets', new Promise(resolve => {
   stream.on('error', () => {}).once('data', () => stream.close(http2.constants.NGHTTP2_CANCEL)).once('close', resolve).end();
 }));
+
+/** A connection is given back a moment after the answer's end, before its worker counts as idle. */
+const isGivenBack = proxy =>
+  until(async () => (await workers(proxy, 'two')).every(worker => worker.active === 0), { every: 2, what: 'workers without a request' });
 
 share('a client with HTTP/1, workers with HTTP/2', only, check => {
   check('a request as the worker sees it', needsProxy, async proxy => {
@@ -87,8 +92,7 @@ share('a client with HTTP/1, workers with HTTP/2', only, check => {
     const seen = new Set();
     for (const n of range(20)) {
       seen.add((await request(proxy.port, { path: '/connection', ...(n % 2 ? { method: 'POST', body: 'abc' } : {}) })).text);
-      // A connection is given back a moment after the answer's end.
-      await sleep(20);
+      await isGivenBack(proxy);
     }
     assert.ok(seen.size <= 2, `${seen.size} connections for 20 requests in turn to two workers`);
   });
@@ -141,7 +145,7 @@ share('one connection with HTTP/2, workers of both kinds by route', both, check 
       const seen = new Set();
       for (const _ of range(20)) {
         seen.add((await ask(session, ...toTwo({ ':path': '/connection' }))).text);
-        await sleep(20);
+        await isGivenBack(proxy);
       }
       assert.ok(seen.size <= 2, `${seen.size} connections for 20 requests in turn to two workers`);
     }));

@@ -8,8 +8,8 @@ const server = http2.createServer({ settings }, (req, res) => {
   const url = new URL(req.url, 'http://x');
   const routes = {
     '/pid': () => res.end(String(process.pid)),
-    // Which of all connections to all workers.
-    '/connection': () => res.end(`${process.pid} ${(req.stream.session.number ??= ++connections)}`),
+    // Which of all connections to all workers, once the request is whole.
+    '/connection': () => req.resume().on('end', () => res.end(`${process.pid} ${(req.stream.session.number ??= ++connections)}`)),
     '/head': () => json(res, { method: req.method, url: req.url, authority: req.authority, version: req.httpVersion, headers: req.headers, pid: process.pid }),
     '/slow': () => setTimeout(() => res.end('slow'), Number(url.searchParams.get('ms'))),
     '/pause': () => {

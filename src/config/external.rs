@@ -1,7 +1,6 @@
 //! `apps.NAME.external`: workers that somebody else starts.
 
 use super::App;
-use super::apps::Apps;
 use super::error::shown;
 use super::fields::{Decoder, Field, Fields, tidy};
 use super::limits::LONGEST_SOCKET;
@@ -143,12 +142,14 @@ fn users(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Vec<u32> {
 }
 
 /// Who dials in is known by the directory it dials in: each app needs its own.
-pub(super) fn check(d: &mut Decoder<'_>, apps: &Apps<'_>, runtime_dir: &Path) {
+///
+/// `names`: where each app stands in the file.
+pub(super) fn check(d: &mut Decoder<'_>, apps: &[App], names: &[(String, Field<'_>)], runtime_dir: &Path) {
     let directory = |app: &App| app.spec.external.as_ref().map(|external| external.directory.clone());
     let mut seen: Vec<(PathBuf, &str)> = Vec::new();
-    for app in &apps.apps {
+    for app in apps {
         let Some(dir) = directory(app) else { continue };
-        let at = apps.names.iter().find(|(name, _)| *name == app.name).and_then(|(_, field)| field.key_at);
+        let at = names.iter().find(|(name, _)| *name == app.name).and_then(|(_, field)| field.key_at);
         let shown = dir.display().to_string();
         if dir.starts_with(runtime_dir) || runtime_dir.starts_with(&dir) {
             let message =

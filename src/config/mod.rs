@@ -366,7 +366,7 @@ fn decode(found: Findings, base: &Path, root: &Node, machine: &dyn Machine) -> L
     let logs = logs::decode(&mut d, &top);
     let alarms = alarms::decode(&mut d, &top);
     limits::check_socket_paths(&mut d, &top, &runtime_dir, &apps.apps);
-    external::check(&mut d, &apps, &runtime_dir);
+    external::check(&mut d, &apps.apps, &apps.names, &runtime_dir);
     let apps = apps.apps;
     let config = Config {
         server,

@@ -18,7 +18,6 @@ pub(crate) const PARENTS_ALLOWED: &[(&str, &str)] = &[
     ("config/yaml/mod.rs", "the type of a problem"),
     ("fleet/mod.rs", "the type Fleet; its rules are methods in a file for each topic"),
     ("pool/mod.rs", "the types Pool and Member"),
-    ("process/control/mod.rs", "the reports of a worker"),
     ("process/output/mod.rs", "the streams of a worker"),
     ("process/runtime_dir.rs", "the type of an app's directory"),
     ("server.rs", "how an app is wired, for the start and for a reload"),

@@ -1,0 +1,95 @@
+// What people do with an app besides requests.
+
+import assert from 'node:assert/strict';
+import http from 'node:http';
+import https from 'node:https';
+import { io } from 'socket.io-client';
+import WebSocket from 'ws';
+import { range, until, within } from '../../e2e/lib/wait.mjs';
+
+const ANSWER = 15_000;
+
+/** The promise of an event; an 'error' before it fails. */
+export const event = (emitter, name, errors = ['error']) =>
+  within(ANSWER, `the event ${name}`, new Promise((resolve, reject) => {
+    emitter.once(name, (...args) => resolve(args));
+    for (const error of errors) emitter.once(error, reject);
+  }));
+
+export const open = (target, path, protocols = []) =>
+  new WebSocket(`${target.ws}${path}`, protocols, { rejectUnauthorized: false, perMessageDeflate: false });
+
+/** Opens a WebSocket, says something and returns what comes back. */
+export async function webSocket(target, path, text) {
+  const socket = open(target, path);
+  try {
+    await event(socket, 'open');
+    const answer = event(socket, 'message');
+    socket.send(text);
+    return String((await answer)[0]);
+  } finally {
+    socket.terminate();
+  }
+}
+
+/** A Socket.IO client of one transport, or of both as they come by default. Close it in the end. */
+export function socketIo(target, { transports = ['polling', 'websocket'], namespace = '', ...more } = {}) {
+  const agent = target.scheme === 'https' ? new https.Agent({ keepAlive: true, rejectUnauthorized: false }) : new http.Agent({ keepAlive: true });
+  const socket = io(`${target.url}${namespace}`, {
+    forceNew: true,
+    transports,
+    agent,
+    rejectUnauthorized: false,
+    reconnectionDelay: 50,
+    reconnectionDelayMax: 200,
+    ...more,
+  });
+  const close = socket.close.bind(socket);
+  socket.leave = () => {
+    close();
+    agent.destroy();
+  };
+  return socket;
+}
+
+/** Several sessions at a time by one transport, each with an acknowledged message. `echo`: what its answer must be. */
+export async function socketIoRoundTrips(target, transport, { message = 'echo', data = 'hello', echo, count = 6, ...more } = {}) {
+  await Promise.all(
+    range(count).map(async n => {
+      const socket = socketIo(target, { transports: [transport], ...more });
+      try {
+        if (!socket.connected) await event(socket, 'connect', ['connect_error']);
+        for (let i = 0; i < 5; i++) {
+          const said = `${data} ${n}.${i}`;
+          const answer = await within(ANSWER, 'an acknowledgement', socket.timeout(ANSWER).emitWithAck(message, said));
+          assert.deepEqual(answer, echo ? echo(said) : said);
+        }
+        assert.equal(socket.io.engine.transport.name, transport);
+      } finally {
+        socket.leave();
+      }
+    }),
+  );
+}
+
+/** Sessions of both transports that are open while workers are replaced; returns what sees that they are connected again. */
+export async function lastingSession(target, { message = 'echo', data = 'still here', echo, ...more } = {}) {
+  const sockets = ['polling', 'websocket'].map(transport => socketIo(target, { transports: [transport], ...more }));
+  const refused = [];
+  for (const socket of sockets) socket.on('connect_error', error => refused.push(`${error.message} ${error.description ?? ''}`));
+  await Promise.all(sockets.map(socket => event(socket, 'connect', ['connect_error'])));
+  const first = sockets.map(socket => socket.id);
+  return async () => {
+    try {
+      for (const [n, socket] of sockets.entries()) {
+        // An acknowledgement is lost with its session: whoever asks again gets one.
+        const answer = await until(() => socket.timeout(2000).emitWithAck(message, data), { what: 'an answer to a session that began before' });
+        assert.deepEqual(answer, echo ? echo(data) : data);
+        assert.notEqual(socket.id, first[n], 'its worker was replaced');
+      }
+      assert.deepEqual(refused, [], 'no session was refused when it began anew');
+    } finally {
+      for (const socket of sockets) socket.leave();
+    }
+  };
+}

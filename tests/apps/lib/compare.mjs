@@ -1,0 +1,79 @@
+// The same requests to the app alone and behind the proxy: status, fields and body, but for what no two answers share.
+
+import assert from 'node:assert/strict';
+
+/** Fields of one connection or one moment; `date` is only seen to be there. */
+const NEVER = ['connection', 'keep-alive', 'date'];
+
+export const nameOf = request => request.name ?? `${request.method ?? 'GET'} ${request.path ?? '/'}`;
+
+/** Asks for all of them, one after the other, and looks at what each must have. */
+export async function ask(target, app) {
+  const answers = [];
+  for (const request of app.requests) {
+    const answer = await target.request(request);
+    check(answer, request, target);
+    answers.push(answer);
+  }
+  return answers;
+}
+
+/** What a request of the app says of its answer, whoever gave it. */
+export function check(answer, { expect = {}, ...request }, target) {
+  const where = `${nameOf(request)} ${target.alone ? 'alone' : 'behind the proxy'}`;
+  const seen = () => `${where}: ${answer.status} ${JSON.stringify(answer.headers)} ${answer.text.slice(0, 600)}`;
+  assert.equal(answer.status, expect.status ?? 200, seen());
+  for (const mark of [expect.contains ?? []].flat()) assert.ok(answer.text.includes(mark), `no "${mark}" in ${seen()}`);
+  for (const [name, value] of Object.entries(expect.headers ?? {})) {
+    const got = String(answer.headers[name]);
+    assert.ok(value instanceof RegExp ? value.test(got) : got === value, `${name} is ${got}, not ${value}: ${seen()}`);
+  }
+}
+
+function essence(answer, target, app, request) {
+  const unlike = new Set([...NEVER, ...(app.ignore ?? []), ...(request.ignore ?? [])]);
+  const mask = text => {
+    let masked = text.replaceAll(String(target.port), 'PORT');
+    for (const pattern of [...(app.mask ?? []), ...(request.mask ?? [])]) masked = masked.replaceAll(pattern, 'MASKED');
+    return masked;
+  };
+  // What is masked in a body changes its length, which is the body's own then.
+  const own = name => name === 'content-length' && answer.text !== mask(answer.text) && answer.headers[name] === String(answer.body.length);
+  const headers = Object.entries(answer.headers).filter(([name]) => !unlike.has(name) && !own(name));
+  return {
+    status: answer.status,
+    headers: Object.fromEntries(headers.map(([name, value]) => [name, mask(String(value))]).sort()),
+    body: request.compareBody === false ? undefined : mask(answer.text),
+  };
+}
+
+/** Every difference between the two, as text. */
+export function differences(app, alone, behind, targets) {
+  return app.requests.flatMap((request, i) => {
+    const [one, other] = [essence(alone[i], targets.alone, app, request), essence(behind[i], targets.behind, app, request)];
+    try {
+      assert.deepEqual(other, one);
+      return [];
+    } catch {
+      return [{ request: nameOf(request), text: describe(one, other) }];
+    }
+  });
+}
+
+function describe(one, other) {
+  const parts = [];
+  if (one.status !== other.status) parts.push(`status ${one.status} alone, ${other.status} behind the proxy`);
+  for (const name of new Set([...Object.keys(one.headers), ...Object.keys(other.headers)])) {
+    const [a, b] = [one.headers[name], other.headers[name]];
+    if (a !== b) parts.push(`${name}: ${JSON.stringify(a)} alone, ${JSON.stringify(b)} behind the proxy`);
+  }
+  if (one.body !== other.body) parts.push(`body: ${excerpt(one.body, other.body)}`);
+  return parts.join('; ');
+}
+
+function excerpt(a = '', b = '') {
+  let at = 0;
+  while (at < a.length && a[at] === b[at]) at++;
+  const part = text => JSON.stringify(text.slice(Math.max(0, at - 60), at + 160));
+  return `from byte ${at} of ${a.length} and ${b.length}: ${part(a)} alone, ${part(b)} behind the proxy`;
+}

@@ -1,0 +1,139 @@
+// Installs and builds an app in a folder outside of git, once for each state of its sources.
+//
+// `target/apps/NAME` (or `$APPS/NAME`) is a copy of the app's folder. `.state.json` there says for which sources, steps and
+// Node.js it was made. What is installed stays as long as the package files do.
+
+import { spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { cpSync, existsSync, mkdirSync, openSync, closeSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+export const zoo = path.dirname(path.dirname(fileURLToPath(import.meta.url)));
+export const cache = path.resolve(process.env.APPS ?? path.join(zoo, '../../target/apps'));
+
+const INSTALL_LIMIT = 10 * 60_000;
+const BUILD_LIMIT = 10 * 60_000;
+const PACKAGE_FILES = new Set(['package.json', 'package-lock.json', 'pnpm-lock.yaml', 'pnpm-workspace.yaml', 'yarn.lock', '.npmrc']);
+/** Written by the harness or by people; no app sees it. */
+const NOT_COPIED = new Set(['app.mjs', 'node_modules']);
+
+/** Nobody is to be told that a test runs, and nothing is to look for news. */
+export const QUIET = {
+  ASTRO_TELEMETRY_DISABLED: '1',
+  CHECKPOINT_DISABLE: '1',
+  COREPACK_ENABLE_DOWNLOAD_PROMPT: '0',
+  DISABLE_OPENCOLLECTIVE: '1',
+  DO_NOT_TRACK: '1',
+  NEXT_TELEMETRY_DISABLED: '1',
+  NO_UPDATE_NOTIFIER: '1',
+  NUXT_TELEMETRY_DISABLED: '1',
+  npm_config_audit: 'false',
+  npm_config_fund: 'false',
+  npm_config_update_notifier: 'false',
+};
+
+/** That an app cannot be had on this machine: its test is skipped, and says so. */
+export class NotHere extends Error {}
+
+/** The directory of the Node.js that an app wants: the running one's, or a newer one that came with the zoo's packages. */
+export function nodeFor(app) {
+  const have = Number(process.versions.node.split('.')[0]);
+  if (!app.node || have >= app.node) return path.dirname(process.execPath);
+  const bin = path.join(zoo, `node_modules/node-24-${process.arch}/bin`);
+  if (app.node > 24 || !existsSync(path.join(bin, 'node'))) throw new NotHere(`it needs Node.js ${app.node}, this is ${process.version}`);
+  return bin;
+}
+
+/** What an app's processes find: its Node.js first, the zoo's pnpm and yarn last. */
+export function environmentFor(app) {
+  const PATH = [nodeFor(app), process.env.PATH, path.join(zoo, 'node_modules/.bin')].join(path.delimiter);
+  const env = { ...process.env, ...QUIET, PATH };
+  for (const name of Object.keys(env)) {
+    // The runner's own, and npm's when it has started the runner.
+    if (/^(NODE_|npm_(?!config_))/.test(name) || name === 'PORT' || name === 'INIT_CWD') delete env[name];
+  }
+  return env;
+}
+
+const files = (dir, under = '') =>
+  readdirSync(path.join(dir, under), { withFileTypes: true }).flatMap(entry => {
+    if (under === '' && NOT_COPIED.has(entry.name)) return [];
+    const at = path.join(under, entry.name);
+    return entry.isDirectory() ? files(dir, at) : [at];
+  });
+
+function digest(dir, names, ...more) {
+  const hash = createHash('sha256');
+  for (const name of names.sort()) hash.update(`${name}\0`).update(readFileSync(path.join(dir, name)));
+  return hash.update(JSON.stringify(more)).digest('hex');
+}
+
+function installStep(app, source) {
+  if (app.install) return app.install;
+  const has = name => existsSync(path.join(source, name));
+  if (has('package-lock.json')) return [['npm', 'ci']];
+  if (has('pnpm-lock.yaml')) return [['pnpm', 'install', '--frozen-lockfile']];
+  if (has('yarn.lock')) return [['yarn', 'install', '--frozen-lockfile', '--non-interactive']];
+  return [];
+}
+
+/** Runs a step at low priority; its output goes to the log. */
+function run(step, { cwd, env, limit, log }) {
+  const [command, ...args] = step;
+  const out = openSync(log, 'a');
+  writeFileSync(out, `$ ${step.join(' ')}\n`);
+  return new Promise((resolve, reject) => {
+    const child = spawn('nice', ['-n', '15', command, ...args], { cwd, env, stdio: ['ignore', out, out], detached: true });
+    const timer = setTimeout(() => process.kill(-child.pid, 'SIGKILL'), limit);
+    child.once('error', reject);
+    child.once('exit', (code, signal) => {
+      clearTimeout(timer);
+      closeSync(out);
+      if (code === 0) return resolve();
+      const why = signal === 'SIGKILL' ? `was not done within ${limit / 1000} s` : `ended with ${code ?? signal}`;
+      reject(new Error(`${step.join(' ')} ${why}; the end of ${log}:\n${readFileSync(log, 'utf8').slice(-3000)}`));
+    });
+  });
+}
+
+/** The folder in which the app is ready to be started. */
+export async function prepare(app) {
+  const source = path.join(zoo, app.name);
+  const dir = path.join(cache, app.name);
+  const log = `${dir}.log`;
+  const stateFile = path.join(dir, '.state.json');
+  const install = installStep(app, source);
+  const build = app.build ?? [];
+  const names = files(source);
+  const env = { ...environmentFor(app), ...app.buildEnv };
+  const node = nodeFor(app);
+  const wanted = {
+    packages: digest(source, names.filter(name => PACKAGE_FILES.has(path.basename(name))), install, node, process.version),
+    sources: digest(source, names, build, app.buildEnv),
+  };
+  const state = existsSync(stateFile) ? JSON.parse(readFileSync(stateFile, 'utf8')) : {};
+  if (state.packages === wanted.packages && state.sources === wanted.sources) return dir;
+  const started = performance.now();
+  clear(dir, state.packages === wanted.packages ? ['node_modules'] : []);
+  mkdirSync(dir, { recursive: true });
+  writeFileSync(log, '');
+  for (const name of names) cpSync(path.join(source, name), path.join(dir, name));
+  if (state.packages !== wanted.packages) {
+    for (const step of install) {
+      await run(step, { cwd: dir, env, limit: INSTALL_LIMIT, log }).catch(error => {
+        throw new NotHere(`it cannot be installed: ${error.message}`);
+      });
+    }
+  }
+  writeFileSync(stateFile, JSON.stringify({ packages: wanted.packages }));
+  for (const step of build) await run(step, { cwd: dir, env, limit: BUILD_LIMIT, log });
+  writeFileSync(stateFile, JSON.stringify(wanted));
+  console.log(`prepared: ${app.name} (${Math.round((performance.now() - started) / 1000)} s)`);
+  return dir;
+}
+
+function clear(dir, keep) {
+  if (!existsSync(dir) || !statSync(dir).isDirectory()) return;
+  for (const name of readdirSync(dir)) if (!keep.includes(name)) rmSync(path.join(dir, name), { recursive: true, force: true });
+}

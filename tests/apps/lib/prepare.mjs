@@ -26,6 +26,7 @@ export const QUIET = {
   DISABLE_OPENCOLLECTIVE: '1',
   DO_NOT_TRACK: '1',
   NEXT_TELEMETRY_DISABLED: '1',
+  NO_COLOR: '1',
   NO_UPDATE_NOTIFIER: '1',
   NUXT_TELEMETRY_DISABLED: '1',
   npm_config_audit: 'false',
@@ -49,6 +50,7 @@ export function nodeFor(app) {
 export function environmentFor(app) {
   const PATH = [nodeFor(app), process.env.PATH, path.join(zoo, 'node_modules/.bin')].join(path.delimiter);
   const env = { ...process.env, ...QUIET, PATH };
+  delete env.FORCE_COLOR;
   for (const name of Object.keys(env)) {
     // The runner's own, and npm's when it has started the runner.
     if (/^(NODE_|npm_(?!config_))/.test(name) || name === 'PORT' || name === 'INIT_CWD') delete env[name];

@@ -46,12 +46,10 @@ async function askBehind(app, context, alone) {
   const report = { workers, differs: [] };
   let failed = true;
   try {
-    await until(async () => isReady(await target.request({ path: app.ready ?? '/' }), app), {
-      timeout: context.timeout,
-      every: 100,
-      what: `${app.name} to be ready behind the proxy`,
-    });
     await steady(proxy, workers, { timeout: context.timeout });
+    // What counts as listening need not be able to answer yet: Node-RED, say, still loads its flows.
+    const isThere = async () => isReady(await target.request({ path: app.ready ?? '/' }), app);
+    await until(isThere, { timeout: context.timeout, every: 100, what: `${app.name} to answer behind the proxy` });
     report.differs = judge(app, differences(app, alone.answers, await ask(target, app), { alone: alone.target, behind: target }));
     await use(app, target);
     const lasting = app.lasting ? await named('what lasts', app.lasting(target)) : null;

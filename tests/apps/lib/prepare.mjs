@@ -58,25 +58,30 @@ export function environmentFor(app) {
   return env;
 }
 
-const files = (dir, under = '') =>
+const filesIn = (dir, under = '') =>
   readdirSync(path.join(dir, under), { withFileTypes: true }).flatMap(entry => {
     if (under === '' && NOT_COPIED.has(entry.name)) return [];
     const at = path.join(under, entry.name);
-    return entry.isDirectory() ? files(dir, at) : [at];
+    return entry.isDirectory() ? filesIn(dir, at) : [at];
   });
 
-function digest(dir, names, ...more) {
+/** The app's files, from name to place: its own, on top of those of the app that it is like. */
+function sourcesOf(app) {
+  const folders = [app.like ?? [], app.name].flat().map(name => path.join(zoo, name));
+  return new Map(folders.flatMap(dir => filesIn(dir).map(name => [name, path.join(dir, name)])));
+}
+
+function digest(sources, ...more) {
   const hash = createHash('sha256');
-  for (const name of names.sort()) hash.update(`${name}\0`).update(readFileSync(path.join(dir, name)));
+  for (const [name, at] of [...sources].sort()) hash.update(`${name}\0`).update(readFileSync(at));
   return hash.update(JSON.stringify(more)).digest('hex');
 }
 
-function installStep(app, source) {
+function installStep(app, sources) {
   if (app.install) return app.install;
-  const has = name => existsSync(path.join(source, name));
-  if (has('package-lock.json')) return [['npm', 'ci']];
-  if (has('pnpm-lock.yaml')) return [['pnpm', 'install', '--frozen-lockfile']];
-  if (has('yarn.lock')) return [['yarn', 'install', '--frozen-lockfile', '--non-interactive']];
+  if (sources.has('package-lock.json')) return [['npm', 'ci']];
+  if (sources.has('pnpm-lock.yaml')) return [['pnpm', 'install', '--frozen-lockfile']];
+  if (sources.has('yarn.lock')) return [['yarn', 'install', '--frozen-lockfile', '--non-interactive']];
   return [];
 }
 
@@ -101,18 +106,18 @@ function run(step, { cwd, env, limit, log }) {
 
 /** The folder in which the app is ready to be started. */
 export async function prepare(app) {
-  const source = path.join(zoo, app.name);
+  const sources = sourcesOf(app);
   const dir = path.join(cache, app.name);
   const log = `${dir}.log`;
   const stateFile = path.join(dir, '.state.json');
-  const install = installStep(app, source);
+  const install = installStep(app, sources);
   const build = app.build ?? [];
-  const names = files(source);
+  const packages = new Map([...sources].filter(([name]) => PACKAGE_FILES.has(path.basename(name))));
   const env = { ...environmentFor(app), ...app.buildEnv };
   const node = nodeFor(app);
   const wanted = {
-    packages: digest(source, names.filter(name => PACKAGE_FILES.has(path.basename(name))), install, node, process.version),
-    sources: digest(source, names, build, app.buildEnv),
+    packages: digest(packages, install, node, process.version),
+    sources: digest(sources, build, app.buildEnv),
   };
   const state = existsSync(stateFile) ? JSON.parse(readFileSync(stateFile, 'utf8')) : {};
   if (state.packages === wanted.packages && state.sources === wanted.sources) return dir;
@@ -120,7 +125,7 @@ export async function prepare(app) {
   clear(dir, state.packages === wanted.packages ? ['node_modules'] : []);
   mkdirSync(dir, { recursive: true });
   writeFileSync(log, '');
-  for (const name of names) cpSync(path.join(source, name), path.join(dir, name));
+  for (const [name, at] of sources) cpSync(at, path.join(dir, name));
   if (state.packages !== wanted.packages) {
     for (const step of install) {
       await run(step, { cwd: dir, env, limit: INSTALL_LIMIT, log }).catch(error => {

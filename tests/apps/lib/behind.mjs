@@ -24,6 +24,8 @@ export async function startBehind(app, { cwd, env, ports, timeout }) {
         app: {
           cwd,
           instances: workers,
+          // Sessions move on at once.
+          drain_window: '1s',
           start_timeout: `${Math.round(timeout / 1000)}s`,
           ...start,
           env: { TMPDIR: temporary(own), ...fill({ ...app.env, ...start.env }, ports) },

@@ -30,7 +30,7 @@ export function check(answer, { expect = {}, ...request }, target) {
   }
 }
 
-function essence(answer, target, app, request) {
+function essence(answer, target, { app, request, targets }) {
   const unlike = new Set([...NEVER, ...(app.ignore ?? []), ...(request.ignore ?? [])]);
   // RFC 9110 8.6 forbids it there; the proxy drops it.
   if (answer.status === 204) unlike.add('content-length');
@@ -41,6 +41,8 @@ function essence(answer, target, app, request) {
   };
   // What is masked in a body changes its length, which is the body's own then.
   const own = name => name === 'content-length' && answer.text !== mask(answer.text) && answer.headers[name] === String(answer.body.length);
+  // HTTP/2 frames bodies by itself.
+  if (['http2', 'h2c'].includes(targets.alone.scheme)) unlike.add('transfer-encoding').add('content-length');
   const headers = Object.entries(answer.headers).filter(([name]) => !unlike.has(name) && !own(name));
   return {
     status: answer.status,
@@ -52,7 +54,8 @@ function essence(answer, target, app, request) {
 /** Every difference between the two, as text. */
 export function differences(app, alone, behind, targets) {
   return app.requests.flatMap((request, i) => {
-    const [one, other] = [essence(alone[i], targets.alone, app, request), essence(behind[i], targets.behind, app, request)];
+    const about = { app, request, targets };
+    const [one, other] = [essence(alone[i], targets.alone, about), essence(behind[i], targets.behind, about)];
     try {
       assert.deepEqual(other, one);
       return [];

@@ -32,7 +32,7 @@ export class Target {
       body = JSON.stringify(body);
     }
     if (body !== undefined) headers = { 'content-length': String(Buffer.byteLength(body)), ...headers };
-    const ask = this.scheme.startsWith('h') && /2/.test(this.scheme) ? askHttp2 : askHttp1;
+    const ask = ['http2', 'h2c'].includes(this.scheme) ? askHttp2 : askHttp1;
     return ask(this, { path, method, headers, body, agent });
   }
 

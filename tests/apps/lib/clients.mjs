@@ -93,3 +93,16 @@ export async function lastingSession(target, { message = 'echo', data = 'still h
     }
   };
 }
+
+/** Fetches the scripts and styles that a page names, which only a build knows. */
+export async function assetsOf(target, pattern, page = '/') {
+  const { text } = await target.get(page);
+  const paths = [...new Set([...text.matchAll(pattern)].map(([path]) => path.replaceAll('&amp;', '&').replace(/^\.\//, '/')))];
+  assert.ok(paths.length > 0, `scripts and styles in ${text.slice(0, 1000)}`);
+  for (const path of paths) {
+    const asset = await target.get(path);
+    assert.equal(asset.status, 200, path);
+    assert.match(asset.headers['content-type'], /javascript|css/, path);
+    assert.ok(asset.body.length > 0, path);
+  }
+}

@@ -1,6 +1,8 @@
 // One app through all of it: prepared, asked alone, asked behind the proxy, compared, replaced under load, asked again.
 
 import assert from 'node:assert/strict';
+import { rmSync } from 'node:fs';
+import path from 'node:path';
 import { freePort } from '../../e2e/lib/proxy.mjs';
 import { steady } from '../../e2e/lib/steer.mjs';
 import { until } from '../../e2e/lib/wait.mjs';
@@ -19,8 +21,15 @@ export async function runApp(app) {
   const ports = {};
   for (const name of app.ports ?? []) ports[name] = await freePort();
   const context = { cwd, env, ports, timeout: app.startTimeout ?? START };
+  forget(app, cwd);
   const alone = await askAlone(app, context);
+  forget(app, cwd);
   return askBehind(app, context, alone);
+}
+
+/** What the app has written down in its folder; both times it starts without. */
+function forget(app, cwd) {
+  for (const name of app.state ?? []) rmSync(path.join(cwd, name), { recursive: true, force: true });
 }
 
 async function askAlone(app, context) {

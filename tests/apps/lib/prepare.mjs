@@ -85,6 +85,13 @@ function installStep(app, sources) {
   return [];
 }
 
+/** npm says first what is wrong and then how it is used; compilers say it last. */
+function outcomeOf(log) {
+  const text = readFileSync(log, 'utf8');
+  const at = text.indexOf('npm error code');
+  return at >= 0 ? text.slice(at, at + 1200) : text.slice(-3000);
+}
+
 /** Runs a step at low priority; its output goes to the log. */
 function run(step, { cwd, env, limit, log }) {
   const [command, ...args] = step;
@@ -99,10 +106,16 @@ function run(step, { cwd, env, limit, log }) {
       closeSync(out);
       if (code === 0) return resolve();
       const why = signal === 'SIGKILL' ? `was not done within ${limit / 1000} s` : `ended with ${code ?? signal}`;
-      reject(new Error(`${step.join(' ')} ${why}; the end of ${log}:\n${readFileSync(log, 'utf8').slice(-3000)}`));
+      reject(new Error(`${step.join(' ')} ${why}; ${log}:\n${outcomeOf(log)}`));
     });
   });
 }
+
+/** A registry that is not there, a full disk or a slow machine; a wrong lock file is a mistake of the zoo. */
+const isOfTheMachine = error =>
+  /\b(ENOTFOUND|EAI_AGAIN|ECONN\w+|ETIMEDOUT|ENETUNREACH|ENOSPC|E40[134]|ETARGET|EBADENGINE|ENOENT)\b|was not done within/.test(error.message);
+
+const firstLines = error => error.message.split('\n').filter(Boolean).slice(0, 4).join(' | ');
 
 /** The folder in which the app is ready to be started. */
 export async function prepare(app) {
@@ -129,7 +142,7 @@ export async function prepare(app) {
   if (state.packages !== wanted.packages) {
     for (const step of install) {
       await run(step, { cwd: dir, env, limit: INSTALL_LIMIT, log }).catch(error => {
-        throw new NotHere(`it cannot be installed: ${error.message}`);
+        throw isOfTheMachine(error) ? new NotHere(`it cannot be installed: ${firstLines(error)}`) : error;
       });
     }
   }

@@ -41,7 +41,7 @@ export async function startBehind(app, { cwd, env, ports, timeout }) {
 const temporary = proxy => proxy.file('tmp/.keep', '').replace(/\/\.keep$/, '');
 
 /** Asks all the time until it is stopped; every answer must be what the app's requests say. */
-class Load {
+export class Load {
   done = 0;
   failed = [];
   #over = false;

@@ -112,7 +112,7 @@ function run(step, { cwd, env, limit, log }) {
 }
 
 /** A registry that is not there, a full disk or a slow machine; a wrong lock file is a mistake of the zoo. */
-const isOfTheMachine = error =>
+export const isOfTheMachine = error =>
   /\b(ENOTFOUND|EAI_AGAIN|ECONN\w+|ETIMEDOUT|ENETUNREACH|ENOSPC|E40[134]|ETARGET|EBADENGINE|ENOENT)\b|was not done within/.test(error.message);
 
 const firstLines = error => error.message.split('\n').filter(Boolean).slice(0, 4).join(' | ');

@@ -96,7 +96,7 @@ async function named(what, promise) {
 }
 
 /** Differences that the app's `expected` names must be there, and no others; returns their reasons. */
-function judge(app, found) {
+export function judge(app, found) {
   const expected = app.expected ?? {};
   const surprises = found.filter(({ request }) => !expected[request]).map(({ request, text }) => `${request}: ${text}`);
   assert.deepEqual(surprises, [], `${app.name} does not answer as it does alone`);

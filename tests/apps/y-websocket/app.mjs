@@ -4,6 +4,8 @@ import { WebsocketProvider } from 'y-websocket';
 import * as Y from 'yjs';
 import { range, until } from '../../e2e/lib/wait.mjs';
 
+// Each provider listens for the end of this process.
+process.setMaxListeners(0);
 let rooms = 0;
 
 /** A client of a document. The parameter names its room to the proxy, as the path does to the server. */

@@ -23,6 +23,7 @@ export class Alone {
       stdio: ['ignore', 'pipe', 'pipe'],
       detached: true,
     });
+    process.once('exit', () => this.kill());
     this.exit = new Promise((resolve, reject) => {
       this.child.once('error', reject);
       this.child.once('exit', (code, signal) => resolve((this.ended = { code, signal })));

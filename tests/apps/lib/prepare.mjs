@@ -46,6 +46,8 @@ export function nodeFor(app) {
   return bin;
 }
 
+const OF_THE_RUNNER = new Set(['INIT_CWD', 'NODE_APP_INSTANCE', 'NODE_ENV', 'NODE_OPTIONS', 'NODE_PATH', 'NODE_TEST_CONTEXT', 'NODE_V8_COVERAGE', 'PORT']);
+
 /** What an app's processes find: its Node.js first, the zoo's pnpm and yarn last. */
 export function environmentFor(app) {
   const PATH = [nodeFor(app), process.env.PATH, path.join(zoo, 'node_modules/.bin')].join(path.delimiter);
@@ -53,7 +55,7 @@ export function environmentFor(app) {
   delete env.FORCE_COLOR;
   for (const name of Object.keys(env)) {
     // The runner's own, and npm's when it has started the runner.
-    if (/^(NODE_|npm_(?!config_))/.test(name) || name === 'PORT' || name === 'INIT_CWD') delete env[name];
+    if (OF_THE_RUNNER.has(name) || /^npm_(?!config_)/.test(name)) delete env[name];
   }
   return env;
 }
@@ -99,10 +101,13 @@ function run(step, { cwd, env, limit, log }) {
   writeFileSync(out, `$ ${step.join(' ')}\n`);
   return new Promise((resolve, reject) => {
     const child = spawn('nice', ['-n', '15', command, ...args], { cwd, env, stdio: ['ignore', out, out], detached: true });
-    const timer = setTimeout(() => process.kill(-child.pid, 'SIGKILL'), limit);
+    const kill = () => process.kill(-child.pid, 'SIGKILL');
+    const timer = setTimeout(kill, limit);
+    process.once('exit', kill);
     child.once('error', reject);
     child.once('exit', (code, signal) => {
       clearTimeout(timer);
+      process.off('exit', kill);
       closeSync(out);
       if (code === 0) return resolve();
       const why = signal === 'SIGKILL' ? `was not done within ${limit / 1000} s` : `ended with ${code ?? signal}`;

@@ -39,8 +39,9 @@ function essence(answer, target, { app, request, targets }) {
     for (const pattern of [...(app.mask ?? []), ...(request.mask ?? [])]) masked = masked.replaceAll(pattern, 'MASKED');
     return masked;
   };
-  // What is masked in a body changes its length, which is the body's own then.
-  const own = name => name === 'content-length' && answer.text !== mask(answer.text) && answer.headers[name] === String(answer.body.length);
+  // A body that has something masked has a length and an entity tag of its own.
+  const masked = answer.text !== mask(answer.text);
+  const own = name => masked && (name === 'etag' || (name === 'content-length' && answer.headers[name] === String(answer.body.length)));
   // HTTP/2 frames bodies by itself.
   if (['http2', 'h2c'].includes(targets.alone.scheme)) unlike.add('transfer-encoding').add('content-length');
   const headers = Object.entries(answer.headers).filter(([name]) => !unlike.has(name) && !own(name));

@@ -55,7 +55,7 @@ export default {
   workers: 1,
   state: ['flows.json', '.flows.json.backup', '.config.nodes.json', '.config.runtime.json', '.config.users.json', 'context', 'lib'],
   requests: [
-    { path: '/', mask: [/\?v=[0-9a-z]+/g], ignore: ['etag'], expect: { contains: '<title>Node-RED</title>' } },
+    { path: '/', mask: [/\?v=[0-9a-z]+/g], expect: { contains: '<title>Node-RED</title>' } },
     { path: '/settings', expect: { contains: '"version":"5.0.7"' } },
     { path: '/nodes', headers: { accept: 'application/json' }, expect: { contains: '"http in"' } },
     { path: '/red/red.min.js', expect: { headers: { 'content-type': /javascript/ } } },

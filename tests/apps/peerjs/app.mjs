@@ -42,7 +42,7 @@ export default {
   ready: '/zoo',
   requests: [
     { path: '/zoo', expect: { contains: 'PeerJS' } },
-    { path: '/zoo/peerjs/id', mask: [/^[0-9a-f-]{36}$/g], ignore: ['etag'] },
+    { path: '/zoo/peerjs/id', mask: [/^[0-9a-f-]{36}$/g] },
     { path: '/zoo/peerjs/peers', expect: { contains: '[]' } },
     { path: '/none', expect: { status: 404 } },
   ],

@@ -11,7 +11,7 @@ export default {
   },
   requests: [
     { path: '/?name=zoo', compareBody: false, expect: { contains: ['React Router rendered this for', 'zoo', 'came later', 'Zoo of React Router'] } },
-    { path: '/_root.data?name=zoo', name: 'the data of a page', expect: { contains: 'zoo' } },
+    { path: '/_.data?name=zoo', name: 'the data of a page', expect: { contains: 'zoo' } },
     { path: '/?index', name: 'a form', method: 'POST', compareBody: false, headers: { 'content-type': 'application/x-www-form-urlencoded' }, body: 'name=Bob', expect: { contains: ['stored', 'Bob'] } },
     { path: '/api/sum?a=1&b=2', expect: { contains: '{"sum":3}' } },
     { path: '/old', expect: { status: 302, headers: { location: '/?name=moved' } } },

@@ -29,9 +29,10 @@ if (chosen.length === 0) throw new Error(`no app is called ${process.env.ONLY}`)
 for (const app of chosen) {
   test(`${app.title}: ${app.what}`, { timeout: LIMIT, ...needsProxy }, async t => {
     try {
-      const { workers, answered, differs } = await runApp(app);
+      const { workers, compared, answered, ms, differs } = await runApp(app);
       const uses = Object.keys(app.uses ?? {});
-      console.log(`works: ${app.title}: ${workers} workers, ${app.requests.length} requests compared, ${answered} answered during a reload`);
+      const seconds = (ms / 1000).toFixed(1);
+      console.log(`works: ${app.title}: workers: ${workers}; ${compared} requests compared; replaced in ${seconds} s, ${answered} requests meanwhile`);
       for (const use of uses) console.log(`works: ${app.title}: ${use}`);
       for (const difference of differs) console.log(`differs: ${app.title}: ${difference}`);
     } catch (error) {

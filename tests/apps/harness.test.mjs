@@ -6,7 +6,7 @@ import test from 'node:test';
 import { freePort } from '../e2e/lib/proxy.mjs';
 import { Alone } from './lib/alone.mjs';
 import { Load } from './lib/behind.mjs';
-import { ask, differences } from './lib/compare.mjs';
+import { ask, derived, differences } from './lib/compare.mjs';
 import { environmentFor, isOfTheMachine } from './lib/prepare.mjs';
 import { judge } from './lib/run.mjs';
 import { Target } from './lib/target.mjs';
@@ -54,6 +54,14 @@ test('a field more, a field less, another value, another body and another status
   }
   const failing = between(answer(), answer((_, response) => (response.statusCode = 502)));
   await assert.rejects(failing, /GET \/ behind the proxy: 502/);
+});
+
+test('what a browser asks besides is compared, too', async () => {
+  const tagged = answer((_, response) => response.setHeader('etag', '"1"'));
+  await served(tagged, async target => {
+    const names = derived(await ask(target, { requests: [{ path: '/' }, { path: '/', method: 'POST' }] })).map(({ name }) => name);
+    assert.deepEqual(names, ['GET /, by HEAD', 'GET /, compressed', 'GET /, unless it changed']);
+  });
 });
 
 test('a difference must be expected, and an expected one must be there', () => {

@@ -1,6 +1,9 @@
 import assert from 'node:assert/strict';
 import { event, lastingSession, socketIo, socketIoRoundTrips } from '../lib/clients.mjs';
 
+/** The package learns of a session after its client does: a second request that is quick is refused, alone too. */
+const patient = true;
+
 /** Two clients of one app worker meet in its cluster's adapter, whichever process of the cluster each has. */
 async function broadcast(target) {
   const sockets = Array.from({ length: 6 }, () => socketIo(target, { transports: ['websocket'] }));
@@ -25,14 +28,15 @@ export default {
     plain: { what: 'a cluster by node:cluster', start: { script: 'plain.js' }, workers: 2 },
     sticky: {
       what: 'a cluster with @socket.io/sticky and its adapter',
-      start: { script: 'sticky.js' },
+      // Its processes do not listen, so nobody can tell their sessions that it is time to go: they stay for all of this.
+      start: { script: 'sticky.js', drain_timeout: '3s' },
       workers: 2,
       uses: {
-        'Socket.IO round trips over polling': target => socketIoRoundTrips(target, 'polling'),
-        'Socket.IO round trips over websocket': target => socketIoRoundTrips(target, 'websocket'),
+        'Socket.IO round trips over polling': target => socketIoRoundTrips(target, 'polling', { patient }),
+        'Socket.IO round trips over websocket': target => socketIoRoundTrips(target, 'websocket', { patient }),
         'a message to everybody in the cluster': broadcast,
       },
-      lasting: target => lastingSession(target),
+      lasting: target => lastingSession(target, { patient }),
     },
   },
 };

@@ -12,15 +12,7 @@ if (cluster.isPrimary) {
   cluster.setupPrimary({ serialization: 'advanced' });
   httpServer.listen(process.env.PORT || 3000);
   for (let i = 0; i < 2; i++) cluster.fork();
-  cluster.on('exit', worker => {
-    if (!stopping) cluster.fork();
-  });
-  let stopping = false;
-  process.on('SIGTERM', () => {
-    stopping = true;
-    for (const worker of Object.values(cluster.workers)) worker.kill();
-    process.exit(0);
-  });
+  cluster.on('exit', () => cluster.fork());
 } else {
   const httpServer = http.createServer((request, response) => {
     response.setHeader('content-type', 'text/plain');

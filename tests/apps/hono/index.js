@@ -21,7 +21,10 @@ app.post('/form', async c => {
 });
 app.get('/events', c =>
   streamSSE(c, async stream => {
-    for (let id = 0; id < 3; id++) await stream.writeSSE({ data: `tick ${id}`, event: 'tick', id: String(id) });
+    for (let id = 0; id < 3; id++) {
+      await stream.writeSSE({ data: `tick ${id}`, event: 'tick', id: String(id) });
+      await stream.sleep(50);
+    }
   }),
 );
 app.use('/static/*', serveStatic({ root: './' }));

@@ -8,7 +8,7 @@ export default {
   scheme: 'https',
   workers: 2,
   requests: [
-    { path: '/' },
+    { path: '/', derive: false },
     { path: '/protocol', expect: { contains: '{"authorized":false,"servername":null}' } },
     { path: '/echo', method: 'POST', headers: { 'content-type': 'text/plain' }, body: 'zoo', expect: { contains: 'zoo' } },
   ],

@@ -23,7 +23,8 @@ export class Alone {
       stdio: ['ignore', 'pipe', 'pipe'],
       detached: true,
     });
-    process.once('exit', () => this.kill());
+    this.kill = this.kill.bind(this);
+    process.once('exit', this.kill);
     this.exit = new Promise((resolve, reject) => {
       this.child.once('error', reject);
       this.child.once('exit', (code, signal) => resolve((this.ended = { code, signal })));
@@ -55,6 +56,7 @@ export class Alone {
     } catch {
       // How an app ends by itself is not what is tested here.
     } finally {
+      process.off('exit', this.kill);
       this.kill();
     }
   }
@@ -79,7 +81,7 @@ function commandOf({ script, args = [], node_args = [], command }) {
   return ['node', ...node_args, script, ...args];
 }
 
-const fillText = (text, values) => String(text).replace(/\{(\w+)\}/g, (all, name) => values[name] ?? all);
+export const fillText = (text, values) => String(text).replace(/\{(\w+)\}/g, (all, name) => values[name] ?? all);
 
 /** `{name}` in values becomes a port. */
 export const fill = (env, values) => Object.fromEntries(Object.entries(env ?? {}).map(([name, text]) => [name, fillText(text, values)]));

@@ -5,7 +5,7 @@ import http from 'node:http';
 import { startProxy } from '../../e2e/lib/proxy.mjs';
 import { pidsOf, steady, succeed } from '../../e2e/lib/steer.mjs';
 import { range, sleep, until } from '../../e2e/lib/wait.mjs';
-import { fill } from './alone.mjs';
+import { fill, fillText } from './alone.mjs';
 import { check } from './compare.mjs';
 
 /** Of the load, in all; a rollout takes seconds. */
@@ -17,6 +17,7 @@ const ANSWERS_AROUND = 20;
 
 export async function startBehind(app, { cwd, env, ports, timeout }) {
   const { start, workers = 1, proxy: more = {} } = app;
+  const filled = JSON.parse(fillText(JSON.stringify(start), ports));
   const proxy = await startProxy(
     own => ({
       ...more,
@@ -27,7 +28,7 @@ export async function startBehind(app, { cwd, env, ports, timeout }) {
           // Sessions move on at once.
           drain_window: '1s',
           start_timeout: `${Math.round(timeout / 1000)}s`,
-          ...start,
+          ...filled,
           env: { TMPDIR: temporary(own), ...fill({ ...app.env, ...start.env }, ports) },
         },
       },
@@ -82,15 +83,16 @@ export class Load {
   }
 }
 
-/** Every worker is replaced while requests go on; returns how many were answered. None may fail. */
+/** Every worker is replaced while requests go on, and none of them may fail: how many there were, and how long it took. */
 export async function reloadUnderLoad(proxy, target, app, timeout) {
   const workers = app.workers ?? 1;
   const before = pidsOf(await steady(proxy, workers, { timeout }));
   const requests = app.load ?? app.requests.filter(({ method = 'GET' }) => method === 'GET');
   const load = new Load(target, requests);
+  let ms;
   try {
     await load.more(ANSWERS_AROUND);
-    await succeed(proxy, ['restart', 'app'], { timeout: 2 * timeout });
+    ({ ms } = await succeed(proxy, ['restart', 'app'], { timeout: 2 * timeout }));
     await load.more(ANSWERS_AROUND);
   } finally {
     await load.stop();
@@ -98,5 +100,5 @@ export async function reloadUnderLoad(proxy, target, app, timeout) {
   const after = pidsOf(await steady(proxy, workers, { timeout }));
   assert.deepEqual(after.filter(pid => before.includes(pid)), [], 'every worker is a new one');
   assert.deepEqual(load.failed.slice(0, 10), [], `${load.failed.length} requests of ${load.done + load.failed.length} failed`);
-  return load.done;
+  return { answered: load.done, ms };
 }

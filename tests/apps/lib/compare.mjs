@@ -7,19 +7,32 @@ const NEVER = ['connection', 'keep-alive', 'date'];
 
 export const nameOf = request => request.name ?? `${request.method ?? 'GET'} ${request.path ?? '/'}`;
 
-/** Asks for all of them, one after the other, and looks at what each must have. */
+/** Asks for all of them, one after the other, and looks at what each must have: `[{request, answer}]`. */
 export async function ask(target, app) {
-  const answers = [];
+  const asked = [];
   for (const request of app.requests) {
     const answer = await target.request(request);
     check(answer, request, target);
-    answers.push(answer);
+    asked.push({ request, answer });
   }
-  return answers;
+  return asked;
+}
+
+/** What else a browser asks of a page: by HEAD, compressed, and again with its entity tag. Only compared. */
+export function derived(asked) {
+  return asked.flatMap(({ request, answer }) => {
+    const { method = 'GET', headers = {}, derive = true } = request;
+    if (method !== 'GET' || !derive) return [];
+    const like = (what, more) => ({ ...request, expect: null, name: `${nameOf(request)}, ${what}`, ...more });
+    const list = [like('by HEAD', { method: 'HEAD' }), like('compressed', { headers: { ...headers, 'accept-encoding': 'gzip' } })];
+    if (answer.headers.etag) list.push(like('unless it changed', { headers: { ...headers, 'if-none-match': answer.headers.etag } }));
+    return list;
+  });
 }
 
 /** What a request of the app says of its answer, whoever gave it. */
 export function check(answer, { expect = {}, ...request }, target) {
+  if (expect === null) return;
   const where = `${nameOf(request)} ${target.alone ? 'alone' : 'behind the proxy'}`;
   const seen = () => `${where}: ${answer.status} ${JSON.stringify(answer.headers)} ${answer.text.slice(0, 600)}`;
   assert.equal(answer.status, expect.status ?? 200, seen());
@@ -42,6 +55,8 @@ function essence(answer, target, { app, request, targets }) {
   // A body that has something masked has a length and an entity tag of its own.
   const masked = answer.text !== mask(answer.text);
   const own = name => masked && (name === 'etag' || (name === 'content-length' && answer.headers[name] === String(answer.body.length)));
+  // How well a compressor works is a matter of when it was fed.
+  if (answer.headers['content-encoding']) unlike.add('content-length');
   // HTTP/2 frames bodies by itself.
   if (['http2', 'h2c'].includes(targets.alone.scheme)) unlike.add('transfer-encoding').add('content-length');
   const headers = Object.entries(answer.headers).filter(([name]) => !unlike.has(name) && !own(name));
@@ -54,9 +69,9 @@ function essence(answer, target, { app, request, targets }) {
 
 /** Every difference between the two, as text. */
 export function differences(app, alone, behind, targets) {
-  return app.requests.flatMap((request, i) => {
+  return alone.flatMap(({ request, answer }, i) => {
     const about = { app, request, targets };
-    const [one, other] = [essence(alone[i], targets.alone, about), essence(behind[i], targets.behind, about)];
+    const [one, other] = [essence(answer, targets.alone, about), essence(behind[i].answer, targets.behind, about)];
     try {
       assert.deepEqual(other, one);
       return [];

@@ -1,6 +1,7 @@
 // What both generations of Next.js are asked.
 
 import assert from 'node:assert/strict';
+import { inParts } from './clients.mjs';
 
 /** The scripts and styles that a page asks for, which only a build knows. */
 async function assets(target) {
@@ -56,5 +57,20 @@ export const next = {
   uses: {
     'the scripts and styles of a page': assets,
     'a link that is followed': navigation,
+    'a page that comes in parts': target => inParts(target, '/stream', 'came at once', 'came later'),
   },
 };
+
+/** A form without a script in the browser. Next.js takes it only from the host that it takes itself to be on. */
+export async function serverAction(target) {
+  const page = await target.get('/action');
+  const [, id] = /name="(\$ACTION_ID_[0-9a-f]+)"/.exec(page.text) ?? [];
+  assert.ok(id, page.text.slice(0, 500));
+  const body = ['--zoo', `content-disposition: form-data; name="${id}"`, '', '', '--zoo', 'content-disposition: form-data; name="name"', '', 'Ada', '--zoo--', ''];
+  const post = origin =>
+    target.request({ path: '/action', method: 'POST', headers: { origin, 'content-type': 'multipart/form-data; boundary=zoo' }, body: body.join('\r\n') });
+  const answer = await post(`http://${target.host}`);
+  assert.equal(answer.status, 303, answer.text.slice(0, 500));
+  assert.match(answer.headers.location, /\/dynamic\?by=Ada$/);
+  assert.equal((await post('http://evil.example')).status, 500, 'a form of another site');
+}

@@ -8,7 +8,7 @@ import { steady } from '../../e2e/lib/steer.mjs';
 import { until } from '../../e2e/lib/wait.mjs';
 import { Alone, isReady } from './alone.mjs';
 import { reloadUnderLoad, startBehind } from './behind.mjs';
-import { ask, differences } from './compare.mjs';
+import { ask, derived, differences } from './compare.mjs';
 import { environmentFor, prepare } from './prepare.mjs';
 import { Target } from './target.mjs';
 
@@ -37,15 +37,22 @@ async function askAlone(app, context) {
   const target = new Target({ port: process.port, scheme: app.scheme, alone: true, dir: context.cwd, ports: context.ports });
   try {
     await process.ready(target, app, context.timeout);
-    const answers = await ask(target, app);
+    const asked = await askAll(target, app);
     for (const [what, use] of Object.entries(app.uses ?? {})) await named(`${what}, alone`, use(target));
-    return { target, answers };
+    return { target, asked };
   } catch (error) {
     console.error(`--- output of ${app.name} alone\n${process.output.slice(-2500)}\n---`);
     throw error;
   } finally {
     await process.stop();
   }
+}
+
+/** The app's requests and what is derived from them; behind the proxy the same ones as alone. */
+async function askAll(target, app, before) {
+  const asked = await ask(target, app);
+  const more = before ? before.slice(asked.length).map(({ request }) => request) : derived(asked);
+  return [...asked, ...(await ask(target, { requests: more }))];
 }
 
 async function askBehind(app, context, alone) {
@@ -59,10 +66,11 @@ async function askBehind(app, context, alone) {
     // What counts as listening need not be able to answer yet: Node-RED, say, still loads its flows.
     const isThere = async () => isReady(await target.request({ path: app.ready ?? '/' }), app);
     await until(isThere, { timeout: context.timeout, every: 100, what: `${app.name} to answer behind the proxy` });
-    report.differs = judge(app, differences(app, alone.answers, await ask(target, app), { alone: alone.target, behind: target }));
+    report.differs = judge(app, differences(app, alone.asked, await askAll(target, app, alone.asked), { alone: alone.target, behind: target }));
+    report.compared = alone.asked.length;
     await use(app, target);
     const lasting = app.lasting ? await named('what lasts', app.lasting(target)) : null;
-    report.answered = await reloadUnderLoad(proxy, target, app, context.timeout);
+    Object.assign(report, await reloadUnderLoad(proxy, target, app, context.timeout));
     if (lasting) await named('what lasts, after the reload', lasting());
     await ask(target, app);
     await use(app, target);

@@ -3,6 +3,7 @@
 import http from 'node:http';
 import http2 from 'node:http2';
 import https from 'node:https';
+import { gunzipSync } from 'node:zlib';
 
 const TIMEOUT = 20_000;
 
@@ -48,7 +49,8 @@ export class Target {
 }
 
 const answerOf = (status, headers, chunks) => {
-  const body = Buffer.concat(chunks);
+  const raw = Buffer.concat(chunks);
+  const body = headers['content-encoding'] === 'gzip' && raw.length > 0 ? gunzipSync(raw) : raw;
   return { status, headers, body, text: body.toString('utf8') };
 };
 

@@ -1,3 +1,3 @@
-import { next } from '../lib/next.mjs';
+import { next, serverAction } from '../lib/next.mjs';
 
-export default { what: 'Next.js 16', ...next };
+export default { ...next, what: 'Next.js 16', uses: { ...next.uses, 'a form with a server action': serverAction } };

@@ -1,4 +1,4 @@
-import { assetsOf } from '../lib/clients.mjs';
+import { assetsOf, inParts } from '../lib/clients.mjs';
 
 export default {
   what: 'React Router as a framework, on its own server',
@@ -18,5 +18,8 @@ export default {
     { path: '/asset.txt', expect: { contains: 'the asset of react-router' } },
     { path: '/nothing', compareBody: false, expect: { status: 404 } },
   ],
-  uses: { 'the scripts of a page': target => assetsOf(target, /\/assets\/[^"'\s]+\.(?:js|css)/g) },
+  uses: {
+    'a page that comes in parts': target => inParts(target, '/', 'waits', 'came later'),
+    'the scripts of a page': target => assetsOf(target, /\/assets\/[^"'\s]+\.(?:js|css)/g),
+  },
 };

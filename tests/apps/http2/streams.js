@@ -8,7 +8,7 @@ server.on('stream', (stream, headers) => {
   stream.on('data', data => (length += data.length));
   stream.on('end', () => {
     stream.respond({ ':status': headers[':path'] === '/none' ? 404 : 200, 'content-type': 'application/json', link: '</style.css>; rel=preload' });
-    stream.end(JSON.stringify({ method: headers[':method'], url: headers[':path'], host: headers[':authority'] !== undefined, length }));
+    if (!stream.headRequest) stream.end(JSON.stringify({ method: headers[':method'], url: headers[':path'], host: headers[':authority'] !== undefined, length }));
   });
 });
 server.listen(Number(process.env.PORT) || 8080);

@@ -59,8 +59,9 @@ test('a field more, a field less, another value, another body and another status
 test('what a browser asks besides is compared, too', async () => {
   const tagged = answer((_, response) => response.setHeader('etag', '"1"'));
   await served(tagged, async target => {
-    const names = derived(await ask(target, { requests: [{ path: '/' }, { path: '/', method: 'POST' }] })).map(({ name }) => name);
-    assert.deepEqual(names, ['GET /, by HEAD', 'GET /, compressed', 'GET /, unless it changed']);
+    const about = { requests: [{ path: '/' }, { path: '/', method: 'POST' }, { path: '/other', mask: [/nonce-\d+/g] }] };
+    const names = derived(await ask(target, about), about, target).map(({ name }) => name);
+    assert.deepEqual(names, ['GET /, compressed', 'GET /, by HEAD', 'GET /, unless it changed', 'GET /other, compressed']);
   });
 });
 

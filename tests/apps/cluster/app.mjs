@@ -28,8 +28,11 @@ export default {
     plain: { what: 'a cluster by node:cluster', start: { script: 'plain.js' }, workers: 2 },
     sticky: {
       what: 'a cluster with @socket.io/sticky and its adapter',
-      // Its processes do not listen, so nobody can tell their sessions that it is time to go: they stay for all of this.
       start: { script: 'sticky.js', drain_timeout: '3s' },
+      notes: [
+        'its processes do not listen, so nothing tells their sessions that their worker goes: they keep it for all of drain_timeout',
+        'the package itself refuses a session now and then, alone too; its client tries again',
+      ],
       workers: 2,
       uses: {
         'Socket.IO round trips over polling': target => socketIoRoundTrips(target, 'polling', { patient }),

@@ -18,13 +18,23 @@ export async function ask(target, app) {
   return asked;
 }
 
+/** Hides what no two answers share: the port, and what the app or the request names. */
+const masking = (target, ...users) => text => {
+  let masked = text.replaceAll(String(target.port), 'PORT');
+  for (const pattern of users.flatMap(({ mask = [] }) => mask)) masked = masked.replaceAll(pattern, 'MASKED');
+  return masked;
+};
+
 /** What else a browser asks of a page: by HEAD, compressed, and again with its entity tag. Only compared. */
-export function derived(asked) {
+export function derived(asked, app, target) {
   return asked.flatMap(({ request, answer }) => {
     const { method = 'GET', headers = {}, derive = true } = request;
     if (method !== 'GET' || !derive) return [];
     const like = (what, more) => ({ ...request, expect: null, name: `${nameOf(request)}, ${what}`, ...more });
-    const list = [like('by HEAD', { method: 'HEAD' }), like('compressed', { headers: { ...headers, 'accept-encoding': 'gzip' } })];
+    const list = [like('compressed', { headers: { ...headers, 'accept-encoding': 'gzip' } })];
+    // Else its length and entity tag are of one moment.
+    if (masking(target, app, request)(answer.text) !== answer.text) return list;
+    list.push(like('by HEAD', { method: 'HEAD' }));
     if (answer.headers.etag) list.push(like('unless it changed', { headers: { ...headers, 'if-none-match': answer.headers.etag } }));
     return list;
   });
@@ -47,11 +57,7 @@ function essence(answer, target, { app, request, targets }) {
   const unlike = new Set([...NEVER, ...(app.ignore ?? []), ...(request.ignore ?? [])]);
   // RFC 9110 8.6 forbids it there; the proxy drops it.
   if (answer.status === 204) unlike.add('content-length');
-  const mask = text => {
-    let masked = text.replaceAll(String(target.port), 'PORT');
-    for (const pattern of [...(app.mask ?? []), ...(request.mask ?? [])]) masked = masked.replaceAll(pattern, 'MASKED');
-    return masked;
-  };
+  const mask = masking(target, app, request);
   // A body that has something masked has a length and an entity tag of its own.
   const masked = answer.text !== mask(answer.text);
   const own = name => masked && (name === 'etag' || (name === 'content-length' && answer.headers[name] === String(answer.body.length)));

@@ -51,7 +51,7 @@ async function askAlone(app, context) {
 /** The app's requests and what is derived from them; behind the proxy the same ones as alone. */
 async function askAll(target, app, before) {
   const asked = await ask(target, app);
-  const more = before ? before.slice(asked.length).map(({ request }) => request) : derived(asked);
+  const more = before ? before.slice(asked.length).map(({ request }) => request) : derived(asked, app, target);
   return [...asked, ...(await ask(target, { requests: more }))];
 }
 
@@ -108,10 +108,11 @@ export function judge(app, found) {
   const expected = app.expected ?? {};
   const surprises = found.filter(({ request }) => !expected[request]).map(({ request, text }) => `${request}: ${text}`);
   assert.deepEqual(surprises, [], `${app.name} does not answer as it does alone`);
-  return Object.entries(expected).map(([request, { differs, seen }]) => {
+  const reasons = Object.entries(expected).map(([request, { differs, seen }]) => {
     const difference = found.find(one => one.request === request);
     assert.ok(difference, `${request} is as alone: the entry in "expected" (${differs}) has had its day`);
     if (seen) assert.match(difference.text, seen);
     return `${request}: ${differs}`;
   });
+  return [...reasons, ...(app.notes ?? [])];
 }

@@ -168,6 +168,38 @@ describe('a server of another protocol serves plain HTTP/1.1', { concurrency: 3 
     assert.equal(worker.err, '');
   });
 
+  it("a 'stream' without a body ends with its head, as HTTP/2's does", async (t) => {
+    const proxy = await Proxy.start(t);
+    const worker = proxy.run(`
+      const server = require('http2').createServer();
+      server.on('stream', (stream, headers) => {
+        const [, status, then] = headers[':path'].split('/');
+        stream.on('close', () => console.log('closed', headers[':method'], headers[':path']));
+        stream.respond({ ':status': Number(status), 'x-head': String(stream.headRequest), 'x-end': String(stream.endAfterHeaders) });
+        if (then === 'end') stream.end('a body');
+        if (then === 'later') setImmediate(() => stream.end('a body'));
+        if (then === 'read') stream.on('data', (data) => console.log('read', String(data)));
+      });
+      server.listen(3000);`);
+    await proxy.main();
+    const seen = async (options) => {
+      const got = await proxy.get({ timeout: 5000, ...options });
+      return [got.status, got.headers['x-head'], got.headers['x-end'], got.body];
+    };
+    assert.deepEqual(await seen({ method: 'HEAD', path: '/200/' }), [200, 'true', 'true', '']);
+    assert.deepEqual(await seen({ method: 'HEAD', path: '/200/end' }), [200, 'true', 'true', '']);
+    assert.deepEqual(await seen({ method: 'HEAD', path: '/200/later' }), [200, 'true', 'true', '']);
+    assert.deepEqual(await seen({ path: '/304/' }), [304, 'false', 'true', '']);
+    assert.deepEqual(await seen({ path: '/204/end' }), [204, 'false', 'true', '']);
+    assert.deepEqual(await seen({ path: '/200/end' }), [200, 'false', 'true', 'a body']);
+    const body = 'sent';
+    assert.deepEqual(await seen({ method: 'POST', path: '/204/read', body }), [204, 'false', 'false', '']);
+    const lines = ['HEAD /200/', 'HEAD /200/end', 'HEAD /200/later', 'GET /304/', 'GET /204/end', 'POST /204/read'];
+    await until('streams that are closed', () => lines.every((line) => worker.out.includes(`closed ${line}`)));
+    assert.ok(worker.out.includes('read sent'));
+    assert.equal(worker.err, '');
+  });
+
   it('still speaks its own protocol on a port of its own', async (t) => {
     const proxy = await Proxy.start(t);
     const worker = proxy.run(`

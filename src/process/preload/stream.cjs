@@ -1,6 +1,8 @@
 'use strict';
 /** A request of HTTP/1.1 in the likeness of HTTP/2's 'stream' event. */
 
+/** Node.js ends a stream with the head of such an answer, as it does for HEAD. */
+const WITHOUT_BODY = [204, 205, 304];
 const HOP_BY_HOP = ['connection', 'host', 'keep-alive', 'proxy-connection', 'te', 'transfer-encoding', 'upgrade'];
 
 /**
@@ -19,6 +21,7 @@ function emitStream(server, request, response) {
   for (const name of Object.keys(request.headers)) {
     if (HOP_BY_HOP.indexOf(name) < 0) headers[name] = request.headers[name];
   }
+  const hasBody = Number(request.headers['content-length']) > 0 || request.headers['transfer-encoding'] !== undefined;
   /** @type {any} */
   const stream = new Duplex({
     read() {
@@ -26,11 +29,13 @@ function emitStream(server, request, response) {
     },
     write(chunk, encoding, done) {
       if (!response.headersSent) stream.respond();
-      response.write(chunk, encoding, done);
+      if (response.writableEnded) done();
+      else response.write(chunk, encoding, done);
     },
     final(done) {
       if (!response.headersSent) stream.respond();
-      response.end(done);
+      if (response.writableEnded) done();
+      else response.end(done);
     },
     destroy(error, done) {
       if (!response.writableEnded) response.destroy();
@@ -52,6 +57,8 @@ function emitStream(server, request, response) {
   Object.assign(stream, {
     id: 1,
     aborted: false,
+    headRequest: request.method === 'HEAD',
+    endAfterHeaders: !hasBody,
     pushAllowed: false,
     rstCode: 0,
     session: { socket: request.socket, encrypted: request.socket.encrypted, alpnProtocol: 'http/1.1' },
@@ -62,6 +69,7 @@ function emitStream(server, request, response) {
       stream.sentHeaders = Object.assign({ ':status': status }, given);
       response.writeHead(status, given);
       if (options && options.endStream) stream.end();
+      else if (stream.headRequest || WITHOUT_BODY.includes(Number(status))) endWithHead();
       else response.flushHeaders();
     },
     respondWithFD(fd, head) {
@@ -94,7 +102,13 @@ function emitStream(server, request, response) {
       stream.end();
     },
   });
-  server.emit('stream', stream, headers, request.complete ? 5 : 4, request.rawHeaders);
+  /** The app need not end the stream itself then, and whatever it writes goes nowhere. What it was sent can be read. */
+  function endWithHead() {
+    const close = () => stream.destroy();
+    response.end(() => (hasBody && !stream.readableEnded ? stream.once('end', close) : close()));
+  }
+
+  server.emit('stream', stream, headers, hasBody ? 4 : 5, request.rawHeaders);
 }
 
 module.exports = { emitStream };

@@ -1,0 +1,5 @@
+export interface Guest {
+  name: string;
+}
+
+export const greet = ({ name }: Guest): { hello: string } => ({ hello: name });

@@ -163,7 +163,7 @@ impl Saved {
             let moments = [w.ready_at, w.cordon, w.hot_since, Some(w.since), Some(w.spawned_at)];
             w.timers().chain(moments.into_iter().flatten())
         });
-        let seats = self.slots.values().flat_map(|seat| seat.timers().chain(seat.history.times()));
+        let seats = self.slots.values().flat_map(|seat| seat.timers().chain(seat.relief).chain(seat.history.times()));
         let rollout = self.rollout.as_ref().map(|rollout| rollout.since);
         workers.chain(seats).chain(self.scaler.times()).chain(rollout).chain([self.now])
     }

@@ -112,6 +112,7 @@ enum Told {
     SpawnFailed,
     Hello,
     HungUp,
+    Renounced,
     Path,
     PathClosed,
     AppReady,

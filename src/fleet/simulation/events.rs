@@ -3,6 +3,35 @@
 use super::*;
 
 impl World {
+    pub(super) fn dies(&mut self, incarnation: Incarnation) {
+        let Some(process) = self.processes.get_mut(&incarnation).filter(|p| p.alive) else { return };
+        process.alive = false;
+        self.tell(ms(1), Told::Exited, incarnation, 0);
+    }
+
+    pub(super) fn told(&mut self, told: Told, incarnation: Incarnation, attempt: u32) {
+        if let Some(process) = self.processes.get_mut(&incarnation).filter(|_| told == Told::Exited) {
+            process.told = true;
+        }
+        let text = || "said the world".to_owned();
+        self.handle(match told {
+            Told::Spawned => Event::Spawned { incarnation, pid: incarnation.0 + 1000 },
+            Told::SpawnFailed => Event::SpawnFailed { incarnation, why: text() },
+            Told::Hello => Event::Hello { incarnation },
+            Told::HungUp => Event::HungUp { incarnation },
+            Told::Renounced => Event::Renounced { incarnation, user: "nobody".to_owned() },
+            Told::Path => Event::Path { incarnation },
+            Told::PathClosed => Event::PathClosed { incarnation },
+            Told::AppReady => Event::AppReady { incarnation },
+            Told::ProbeOk => Event::ProbeOk { incarnation, attempt },
+            Told::ProbeFailed => Event::ProbeFailed { incarnation, attempt, why: text() },
+            Told::CheckOk => Event::Checked { incarnation, attempt, answer: Ok(()) },
+            Told::CheckFailed => Event::Checked { incarnation, attempt, answer: Err(text()) },
+            Told::Exited => Event::Exited { incarnation, how: text() },
+            Told::Cleaned => Event::Cleaned { incarnation },
+        });
+    }
+
     /// Goes on until `end`; returns early when the fleet is finished.
     pub(super) fn run(&mut self, end: Time) {
         for _ in 0..200_000 {

@@ -156,21 +156,22 @@ struct Ready {
     pid_file: PathBuf,
 }
 
-/// What is known of the workers, and the lock of their directory.
-type Inherited = (Snapshot, OwnedFd);
+/// What is known of the workers, the lock of their directory, and the sockets of those whose paths are gone.
+type Inherited = (Snapshot, OwnedFd, handover::Pins);
 
 /// Takes the sockets that a predecessor or systemd has passed, and what else the predecessor has given.
 fn inherit(
     doors: &Doors,
     takeover: Option<Takeover>,
 ) -> Result<(Option<Inherited>, Option<handoff::HandoffClient>), String> {
-    let Some(Takeover { snapshot, lock, sockets, client }) = takeover else {
+    let Some(Takeover { snapshot, lock, mut sockets, client }) = takeover else {
         doors.sockets.inherit(activation::take());
         return Ok((None, None));
     };
+    let pins = handover::pins(&mut sockets);
     doors.sockets.inherit(sockets);
     let snapshot = handover::snapshot(snapshot).map_err(|why| why.to_string())?;
-    Ok((Some((snapshot, lock)), Some(client)))
+    Ok((Some((snapshot, lock, pins)), Some(client)))
 }
 
 fn prepare(cli: Cli, mut config: Config, takeover: Option<Takeover>) -> Result<Ready, String> {
@@ -358,9 +359,12 @@ fn supervise(
     };
     let made = match inherited {
         None => Supervisor::new(setup).map(|(supervisor, control)| (supervisor, control, None)),
-        Some((snapshot, lock)) => RuntimeDir::inherit(&config.runtime_dir, lock)
+        Some((snapshot, lock, pins)) => RuntimeDir::inherit(&config.runtime_dir, lock)
             .and_then(|dir| Supervisor::successor(setup, dir, snapshot))
-            .map(|(supervisor, control, handle)| (supervisor, control, Some(handle))),
+            .map(|(supervisor, control, handle)| {
+                supervisor.pin(pins);
+                (supervisor, control, Some(handle))
+            }),
     };
     made.map_err(|error| error.to_string())
 }

@@ -23,6 +23,8 @@ pub(crate) struct Condition {
     pub(crate) since_beat: Duration,
     /// Why clients are not served although they should be.
     pub(crate) unserved: Option<String>,
+    /// Why the runtime directory is not whole, so that no worker can be started or replaced.
+    pub(crate) directory: Option<String>,
     /// It was asked to stop, or another process takes over.
     pub(crate) stopping: bool,
     pub(crate) apps: Vec<AppCondition>,
@@ -89,6 +91,7 @@ impl Condition {
                 if self.stopping {
                     reasons.push("the proxy stops".to_owned());
                 }
+                reasons.extend(self.directory.clone());
                 reasons.extend(apps.filter(|app| app.ready == 0).map(AppCondition::line));
             }
             Check::Startup => reasons.extend(apps.filter(|app| !app.was_ready).map(AppCondition::line)),
@@ -229,6 +232,10 @@ mod tests {
             Condition { unserved: Some("not served".into()), apps: vec![app("api", 2, true)], ..Condition::default() };
         assert_eq!(ask(&now, "/livez", ""), (503, "not served\n".to_owned()));
         assert_eq!((ask(&now, "/readyz", "").0, ask(&now, "/startupz", "").0), (503, 200));
+        now =
+            Condition { directory: Some("not whole".into()), apps: vec![app("api", 2, true)], ..Condition::default() };
+        assert_eq!(ask(&now, "/readyz", ""), (503, "not whole\n".to_owned()));
+        assert_eq!((ask(&now, "/livez", "").0, ask(&now, "/startupz", "").0), (200, 200));
         assert_eq!(ask(&now, "/health", "").0, 404);
     }
 

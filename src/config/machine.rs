@@ -1,6 +1,7 @@
 //! What a configuration is checked against: the environment, files, programs and users of this machine, or,
 //! on paper, of an imagined one.
 
+use crate::process::RuntimeDir;
 use crate::process::spec::Identity;
 use nix::unistd::{AccessFlags, Gid, Group, Uid, User, access, getegid, geteuid, getgrouplist};
 use std::ffi::OsString;
@@ -22,6 +23,9 @@ pub(super) enum Seen {
     /// It is there, but not for us; or the path is no path. In words.
     Closed(String),
 }
+
+/// The longest default in a home, in bytes: of a socket's 107 this leaves 16 for the name of an app.
+const MOST_OF_STATE: usize = 54;
 
 pub(super) trait Machine {
     fn var(&self, name: &str) -> Option<OsString>;
@@ -46,17 +50,45 @@ pub(super) trait Machine {
         std::env::split_paths(&path).filter(|dir| dir.is_absolute()).collect()
     }
 
-    /// `/run/...` for root, else below `$XDG_RUNTIME_DIR`, else in /tmp.
-    fn runtime_dir(&self) -> PathBuf {
+    /// Where the runtime directory is when nothing is said, the best place first: one that lives as long as the proxy. The
+    /// others are where one that runs may be: an older version had them first, or something has changed since.
+    fn runtime_dirs(&self) -> Vec<PathBuf> {
         const NAME: &str = "pingora-unix-proxy";
         if self.is_root() {
-            return Path::new("/run").join(NAME);
+            return vec![Path::new("/run").join(NAME)];
         }
-        match self.var("XDG_RUNTIME_DIR").map(PathBuf::from) {
-            Some(dir) if dir.is_absolute() => dir.join(NAME),
-            _ => PathBuf::from(format!("/tmp/{NAME}-{}", self.own().0)),
-        }
+        let absolute = |name| self.var(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
+        let own = self.own().0;
+        // Of a unit of systemd with RuntimeDirectory=, which goes with the unit.
+        let unit = absolute("RUNTIME_DIRECTORY");
+        let unit = unit.map(|dir| if dir.ends_with(NAME) { dir } else { dir.join(NAME) });
+        let session = absolute("XDG_RUNTIME_DIR");
+        // logind removes it when the user has logged out, unless the user lingers.
+        let goes = session.as_deref() == Some(Path::new(&format!("/run/user/{own}"))) && !self.lingers();
+        let session = session.map(|dir| dir.join(NAME));
+        let (lasting, passing) = if goes { (None, session) } else { (session, None) };
+        let home = || Some(absolute("HOME")?.join(".local/state"));
+        let state =
+            absolute("XDG_STATE_HOME").or_else(home).filter(|dir| self.is_usable(dir)).map(|dir| dir.join(NAME));
+        // Paths of sockets are short.
+        let state = state.filter(|dir| dir.as_os_str().len() <= MOST_OF_STATE);
+        let shared = PathBuf::from(format!("/tmp/{NAME}-{own}"));
+        unit.into_iter().chain(lasting).chain(state).chain([shared]).chain(passing).collect()
     }
+
+    /// Of the places of [`Machine::runtime_dirs`], the one where a proxy runs, else the best.
+    fn runtime_dir(&self) -> PathBuf {
+        let dirs = self.runtime_dirs();
+        let inhabited = dirs.iter().find(|dir| self.is_inhabited(dir));
+        inhabited.or(dirs.first()).cloned().unwrap_or_default()
+    }
+
+    /// Whether our user's processes may stay when the user has logged out, as `loginctl enable-linger` says.
+    fn lingers(&self) -> bool;
+    /// Whether a directory is ours, or could be made in one that is.
+    fn is_usable(&self, dir: &Path) -> bool;
+    /// Whether a proxy runs there.
+    fn is_inhabited(&self, dir: &Path) -> bool;
 }
 
 /// This machine, as the running process sees it.
@@ -78,6 +110,21 @@ impl Machine for Here {
     fn cpus(&self) -> u16 {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         u16::try_from(cpus).unwrap_or(u16::MAX).min(1024)
+    }
+
+    fn lingers(&self) -> bool {
+        // Whoever may not see names lingers or not: the home will do.
+        let name = User::from_uid(geteuid()).ok().flatten().map(|user| user.name);
+        name.is_some_and(|name| Path::new("/var/lib/systemd/linger").join(name).exists())
+    }
+
+    fn is_usable(&self, dir: &Path) -> bool {
+        let there = dir.ancestors().find_map(|dir| std::fs::metadata(dir).ok());
+        there.is_some_and(|meta| meta.is_dir() && meta.uid() == geteuid().as_raw())
+    }
+
+    fn is_inhabited(&self, dir: &Path) -> bool {
+        RuntimeDir::is_inhabited(dir)
     }
 
     fn look(&self, path: &Path, _: Seen) -> Seen {
@@ -186,6 +233,18 @@ impl Machine for Paper {
 
     fn cpus(&self) -> u16 {
         4
+    }
+
+    fn lingers(&self) -> bool {
+        false
+    }
+
+    fn is_usable(&self, _: &Path) -> bool {
+        true
+    }
+
+    fn is_inhabited(&self, _: &Path) -> bool {
+        false
     }
 
     fn look(&self, _: &Path, wanted: Seen) -> Seen {

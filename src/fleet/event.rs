@@ -37,6 +37,11 @@ pub(crate) enum Event {
     HungUp {
         incarnation: Incarnation,
     },
+    /// The process of a worker that was started as root has this user now.
+    Renounced {
+        incarnation: Incarnation,
+        user: String,
+    },
     /// It is known where the worker's main server listens, or that moved. Not for a repetition.
     Path {
         incarnation: Incarnation,

@@ -12,6 +12,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// For a heart's first beat, beside the time-out: whoever has just begun to serve may have much to do.
 const FIRST_BEAT: Duration = Duration::from_secs(2);
 
+/// Without a channel a worker ends by itself before long.
+const CANNOT_DIAL_IN: &str = "has given up root and cannot dial in any more";
+
 impl Fleet {
     /// It became ready: from now on it must show that it is well.
     pub(super) fn watch(&mut self, incarnation: Incarnation) {
@@ -53,9 +56,37 @@ impl Fleet {
         let now = self.now;
         let Some(worker) = self.workers.get_mut(&incarnation) else { return };
         worker.connected = false;
+        let mute = worker.mute;
         worker.health.due = worker.redial_limit(now);
         if worker.policy.external {
             self.guest_hung_up(incarnation);
+        }
+        if mute {
+            self.wear_out(incarnation, CANNOT_DIAL_IN.to_owned());
+        }
+    }
+
+    /// Its process has another user than it was started as. While its channel lasts that is no trouble.
+    pub(super) fn renounced(&mut self, incarnation: Incarnation, user: &str) {
+        let Some(worker) = self.workers.get_mut(&incarnation).filter(|w| w.is_alive() && !w.policy.external) else {
+            return;
+        };
+        let connected = worker.connected;
+        let is_news = !std::mem::replace(&mut worker.mute, true);
+        if is_news {
+            let text = format!(
+                "its process has given up root for {user}: it can never dial in again, and is replaced after an upgrade of the \
+                 proxy; write `user: {user}` instead"
+            );
+            self.note(Level::Warn, incarnation, &text);
+        }
+        if !connected {
+            if let Some(worker) = self.workers.get_mut(&incarnation) {
+                worker.health.due = None;
+                worker.health.stopped = false;
+            }
+            self.heal(incarnation);
+            self.wear_out(incarnation, CANNOT_DIAL_IN.to_owned());
         }
     }
 

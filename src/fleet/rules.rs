@@ -42,6 +42,7 @@ impl Fleet {
             }
             Event::Hello { incarnation } => self.said_hello(incarnation),
             Event::HungUp { incarnation } => self.hung_up(incarnation),
+            Event::Renounced { incarnation, user } => self.renounced(incarnation, &user),
             Event::AppReady { incarnation } => self.with(incarnation, |w| w.app_ready = true),
             Event::Path { incarnation } => self.path(incarnation),
             Event::PathClosed { incarnation } => self.path_closed(incarnation),

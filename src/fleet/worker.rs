@@ -122,6 +122,9 @@ pub(crate) struct Worker {
     pub(super) signal_at: Option<Time>,
     /// How often SIGKILL was sent.
     pub(super) kills: u32,
+    /// It may not dial in again: its process has given up the user that it was started as.
+    #[serde(default)]
+    pub(super) mute: bool,
     /// When an external worker that hung up counts as gone.
     #[serde(default)]
     pub(super) leaves_at: Option<Time>,
@@ -212,6 +215,7 @@ impl Worker {
             quiet: 0,
             signal_at: None,
             kills: 0,
+            mute: false,
             leaves_at: None,
         }
     }
@@ -226,6 +230,11 @@ impl Worker {
         self.connected
     }
 
+    /// Whether it is to be seen if it has another user by now, and that was not told.
+    pub(crate) fn may_renounce(&self) -> bool {
+        self.is_up() && (!self.mute || (!self.connected && self.replace.is_none()))
+    }
+
     /// Whether it must go on showing that it lives.
     pub(crate) fn is_heard(&self) -> bool {
         self.health.due.is_some()
@@ -234,7 +243,8 @@ impl Worker {
     /// When the heart of one without a channel counts as stopped, if it was heard before.
     pub(super) fn redial_limit(&self, now: Time) -> Option<Time> {
         let silence = REDIAL_TIMEOUT.saturating_add(self.policy.health.heartbeat_timeout);
-        self.health.due.map(|_| after(now, silence))
+        // Its socket is looked at all the same.
+        self.health.due.filter(|_| !self.mute).map(|_| after(now, silence))
     }
 
     /// Whether it is known where it listens.
@@ -284,6 +294,9 @@ pub(crate) struct Seat {
     pub(super) successor_failures: u32,
     /// Failures in a row.
     pub(crate) failures: u32,
+    /// When it may start although it backs off, if nobody else is there; `None` when its last worker never was ready.
+    #[serde(default)]
+    pub(super) relief: Option<Time>,
     pub(crate) history: History,
     /// Why the last process in it ended, for people.
     pub(crate) last_exit: Option<String>,
@@ -310,6 +323,7 @@ impl Seat {
             successor_due: None,
             successor_failures: 0,
             failures: 0,
+            relief: None,
             history: History::default(),
             last_exit: None,
         }

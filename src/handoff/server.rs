@@ -6,6 +6,7 @@ use super::predecessors::DrainingPredecessors;
 use super::roles::Predecessor;
 use super::wire::{Channel, Frame};
 use super::{Error, PROTOCOL, SOCKET};
+use crate::process::RuntimeDir;
 use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -21,6 +22,9 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 const REFUSED_HELLO_TIMEOUT: Duration = Duration::from_millis(100);
 /// Connections that have not said hello yet.
 const MAX_UNGREETED: usize = 8;
+
+/// Between two looks whether the socket is still there.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A successor that waits.
 struct Candidate {
@@ -89,10 +93,11 @@ impl HandoffServer {
         owner: &P,
         predecessors: &DrainingPredecessors,
     ) -> Result<(), Error> {
-        let listener = bind(dir).map_err(|e| Error(format!("binding {}: {e}", dir.join(SOCKET).display())))?;
+        let mut listener = bind(dir).map_err(|e| Error(format!("binding {}: {e}", dir.join(SOCKET).display())))?;
         let HandoffServer { mut begin, candidate: shown } = self;
         let mut candidate: Option<Candidate> = None;
         let mut ungreeted = JoinSet::new();
+        let mut look = tokio::time::interval(LOOK_INTERVAL);
         loop {
             shown.send_if_modified(|pid| std::mem::replace(pid, candidate.as_ref().map(|c| c.pid)) != *pid);
             tokio::select! {
@@ -110,6 +115,11 @@ impl HandoffServer {
                 Some(greeted) = ungreeted.join_next() => {
                     if let Ok(Some(new)) = greeted {
                         welcome(new, &mut candidate).await;
+                    }
+                }
+                _ = look.tick() => {
+                    if let Some(anew) = bind_again(dir) {
+                        listener = anew;
                     }
                 }
                 () = left(&candidate) => {
@@ -152,9 +162,19 @@ fn bind(dir: &Path) -> io::Result<UnixListener> {
     let fresh = dir.join(format!("{SOCKET}.{}", std::process::id()));
     let _ = std::fs::remove_file(&fresh);
     let listener = UnixListener::bind(&fresh)?;
-    std::fs::set_permissions(&fresh, Permissions::from_mode(0o600))?;
+    // The sticky bit on a file keeps systemd-tmpfiles away, to which a socket that was renamed seems dead.
+    std::fs::set_permissions(&fresh, Permissions::from_mode(0o1600))?;
     std::fs::rename(&fresh, &path)?;
     Ok(listener)
+}
+
+/// Where somebody has removed the socket, and the directory is still ours. It may not be there again yet.
+fn bind_again(dir: &Path) -> Option<UnixListener> {
+    let is_gone = std::fs::symlink_metadata(dir.join(SOCKET)).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
+    if !is_gone || RuntimeDir::holder(dir) != Some(Some(std::process::id())) {
+        return None;
+    }
+    bind(dir).inspect_err(|e| log::warn!("binding {} again: {e}", dir.join(SOCKET).display())).ok()
 }
 
 /// Hears who is there; `None` for one that is not let in.

@@ -8,6 +8,7 @@ pub(crate) mod affinity;
 mod engine;
 mod lease;
 mod numbers;
+mod pinned;
 mod queue;
 mod selector;
 #[cfg(test)]
@@ -17,6 +18,7 @@ mod tunnels;
 pub(crate) use engine::Engine;
 pub(crate) use lease::{Lease, Use};
 pub(crate) use numbers::Numbers;
+pub(crate) use pinned::Pinned;
 pub(crate) use queue::{Queue, QueuePolicy};
 pub(crate) use tunnels::{Closing, Tunnels};
 
@@ -38,6 +40,8 @@ pub(crate) struct Member {
     pub(crate) tag: Option<Tag>,
     /// Absolute path of its Unix socket.
     pub(crate) socket: Arc<str>,
+    /// What was found at that path last.
+    pub(crate) pinned: Pinned,
     /// The user whose process must listen there: our own, unless [`Member::of_user`] says another.
     pub(crate) user: u32,
     pub(crate) load: Load,
@@ -63,6 +67,7 @@ impl Member {
             id,
             tag,
             socket,
+            pinned: Pinned::default(),
             user: rustix::process::geteuid().as_raw(),
             load: Load::default(),
             tunnels: Tunnels::default(),

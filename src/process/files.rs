@@ -16,8 +16,8 @@ use std::sync::OnceLock;
 const MOST: rlim_t = 1 << 20;
 /// For listeners, log files, the runtime, commands, health and metrics, and a handoff.
 const OWN: usize = 64;
-/// For a worker's two pipes, its channel, its pidfd, and a probe.
-const PER_WORKER: usize = 6;
+/// For a worker's two pipes, its channel, its pidfd, its socket that is held, and a probe.
+const PER_WORKER: usize = 7;
 
 /// The soft limit at our start; empty when it was not raised.
 static AT_START: OnceLock<rlim_t> = OnceLock::new();

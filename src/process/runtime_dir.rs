@@ -1,6 +1,7 @@
 //! The private directory of one proxy process.
 //!
 //! ```text
+//! (itself, and the directories in it: locked against aging and made again when they are removed, see `heal`)
 //! lock                    held with flock while the proxy lives; holds "PID CREATED", of a guard "PID CREATED guard"
 //! control.sock            workers dial in here
 //! admin.sock              commands; bound by the server, 0600
@@ -13,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+mod heal;
 mod lock;
 mod names;
 mod tree;
@@ -25,15 +27,15 @@ use super::output::Stream;
 use super::spec::Identity;
 use crate::worker::{Incarnation, WorkerId};
 use names::{check_names, file_name, is_half_bound, parse_stem, stem, stem_of};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tree::{chmod, entries, is_dir, make, remove};
-pub(super) use tree::{make_with_parents, remove_upwards};
+pub(super) use tree::{lock_shared, make_with_parents, remove_upwards};
 
 /// Name of the socket in the directory on which commands are taken.
 pub(crate) const ADMIN_SOCKET: &str = "admin.sock";
@@ -59,7 +61,14 @@ pub(crate) struct RuntimeDir {
     path: PathBuf,
     lock: Mutex<File>,
     /// How many directories, from `path` upwards, are ours to remove.
-    created: usize,
+    created: AtomicUsize,
+    /// Its directories, locked against aging: see [`heal`].
+    shared: Mutex<BTreeMap<PathBuf, File>>,
+    /// What is in it once it was written, and so belongs there.
+    has_script: AtomicBool,
+    has_pid_file: AtomicBool,
+    /// Why something that is missing cannot be made again.
+    trouble: Mutex<Option<String>>,
     tenants: Mutex<Vec<Tenant>>,
     /// Highest incarnation that left something in here, per app.
     seen: HashMap<String, u32>,
@@ -84,7 +93,11 @@ impl RuntimeDir {
         RuntimeDir {
             path: path.into(),
             lock: Mutex::new(lock),
-            created,
+            created: AtomicUsize::new(created),
+            shared: Mutex::default(),
+            has_script: AtomicBool::new(false),
+            has_pid_file: AtomicBool::new(false),
+            trouble: Mutex::default(),
             tenants: Mutex::default(),
             seen: HashMap::new(),
             ceded: AtomicBool::new(false),
@@ -147,11 +160,13 @@ impl RuntimeDir {
     /// Writes the script that Node.js workers load first.
     pub(crate) fn write_preload(&self, text: &str) -> Result<PathBuf, Error> {
         let path = self.path.join("preload.cjs");
-        let mode = if self.is_shared() { 0o644 } else { 0o600 };
+        // The sticky bit on a file keeps systemd-tmpfiles away.
+        let mode = if self.is_shared() { 0o1644 } else { 0o1600 };
         remove(&path)
             .and_then(|()| fs::write(&path, text))
             .map_err(Error::io(format!("writing {}", path.display())))?;
         chmod(&path, mode)?;
+        self.has_script.store(true, Ordering::Release);
         Ok(path)
     }
 
@@ -180,7 +195,9 @@ impl RuntimeDir {
         let ours = |name: &str| name.strip_prefix(&stem).is_some_and(|rest| rest.starts_with(['.', '-']));
         let mut left = Vec::new();
         for dir in [Some(workers), own, Some(self.path.join("logs"))].into_iter().flatten() {
-            left.extend(entries(&dir)?.into_iter().filter(|path| file_name(path).is_some_and(ours)));
+            // One that was removed holds nothing.
+            let found = if is_dir(&dir) { entries(&dir)? } else { Vec::new() };
+            left.extend(found.into_iter().filter(|path| file_name(path).is_some_and(ours)));
         }
         Ok(left)
     }
@@ -207,8 +224,8 @@ impl RuntimeDir {
                 (self.path.clone(), 0o711),
                 (self.path.join("workers"), 0o711),
                 (self.path.join("logs"), 0o711),
-                (self.path.join("preload.cjs"), 0o644),
-                (self.control_socket(), 0o666),
+                (self.path.join("preload.cjs"), 0o1644),
+                (self.control_socket(), 0o1666),
             ] {
                 chmod(&path, mode)?;
             }
@@ -222,6 +239,18 @@ impl RuntimeDir {
 
     fn tenants(&self) -> std::sync::MutexGuard<'_, Vec<Tenant>> {
         self.tenants.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Of directories through which workers must come.
+    fn open_mode(&self) -> u32 {
+        if self.is_shared() { 0o711 } else { 0o700 }
+    }
+
+    fn make_rooms(&self) -> Result<(), Error> {
+        for name in ["workers", "logs"] {
+            make(&self.path.join(name), self.open_mode())?;
+        }
+        self.tenants().clone().iter().try_for_each(|tenant| self.make_room(tenant))
     }
 
     /// The directory that the sockets of another user's processes need.
@@ -240,14 +269,9 @@ impl RuntimeDir {
     pub(crate) fn furnish(&mut self, tenants: Vec<Tenant>, keep: &[WorkerId]) -> Result<(), Error> {
         self.settle(tenants)?;
         let keep: HashSet<String> = keep.iter().map(stem).collect();
-        let open = if self.is_shared() { 0o711 } else { 0o700 };
-        chmod(&self.path, open)?;
-        for (name, mode) in [("workers", open), ("logs", open)] {
-            make(&self.path.join(name), mode)?;
-        }
-        for tenant in self.tenants().clone() {
-            self.make_room(&tenant)?;
-        }
+        chmod(&self.path, self.open_mode())?;
+        self.make_rooms()?;
+        self.keep_from_aging();
         for name in ["control.sock", ADMIN_SOCKET] {
             remove(&self.path.join(name)).map_err(Error::io(format!("removing the old {name}")))?;
         }
@@ -284,7 +308,8 @@ impl RuntimeDir {
 
     /// Removes everything that is not in use, and the directories that were not there before.
     pub(crate) fn clear(&self) {
-        if self.ceded.load(Ordering::Acquire) {
+        // Removed while we ran, it may be another's by now.
+        if self.ceded.load(Ordering::Acquire) || (is_dir(&self.path) && !self.is_ours()) {
             return;
         }
         let mut dirs = vec![self.path.join("workers"), self.path.join("logs")];
@@ -308,7 +333,7 @@ impl RuntimeDir {
         ignore(remove(&self.path.join(format!("{PID_FILE}.old"))));
         // Last: from here on another proxy may take the directory.
         ignore(remove(&self.path.join("lock")));
-        remove_upwards(&self.path, self.created);
+        remove_upwards(&self.path, self.created.load(Ordering::Acquire));
     }
 }
 

@@ -9,7 +9,7 @@
 //! Unlike the runtime directory it may be written by others. One that the proxy makes has the sticky bit and a list of who may
 //! write there; of any other, its maker decides.
 
-use super::runtime_dir::{answers, connects, make_with_parents, remove_upwards};
+use super::runtime_dir::{answers, connects, lock_shared, make_with_parents, remove_upwards};
 use super::{Error, access_list};
 use rustix::fs::{Mode, OFlags};
 use std::fs::{self, OpenOptions, Permissions};
@@ -39,6 +39,8 @@ pub(crate) struct SharedDir {
     /// Each file of ours, held: another proxy may have put its own in the place, and while ours is held
     /// the numbers of no other are the same.
     ours: Mutex<Vec<(PathBuf, OwnedFd)>>,
+    /// Keeps it from aging.
+    _locked: Option<fs::File>,
 }
 
 impl SharedDir {
@@ -66,7 +68,7 @@ impl SharedDir {
                 "belongs to user {owner}, who could replace what is in it; add {owner} to external.users, or change its owner"
             ));
         }
-        let dir = SharedDir { path: path.into(), made, ours: Mutex::default() };
+        let dir = SharedDir { path: path.into(), made, ours: Mutex::default(), _locked: lock_shared(path) };
         if made == 0 {
             dir.admit_users(users)?;
         }
@@ -108,9 +110,16 @@ impl SharedDir {
         let failed = || Error::io(format!("binding {}", control.display()));
         ignore(fs::remove_file(&temporary));
         let listener = UnixListener::bind(&temporary).map_err(failed())?;
-        let placed = listener.set_nonblocking(true).and_then(|()| self.place(&temporary, CONTROL, Some(0o666)));
+        let placed = listener.set_nonblocking(true).and_then(|()| self.place(&temporary, CONTROL, Some(0o1666)));
         placed.map_err(failed())?;
         Ok(listener)
+    }
+
+    /// Whether what we have put there, or what has taken its place, is still there.
+    pub(crate) fn is_whole(&self) -> bool {
+        let ours = self.ours.lock().unwrap_or_else(|e| e.into_inner());
+        let is_gone = |path: &Path| fs::symlink_metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
+        !ours.iter().any(|(path, _)| is_gone(path))
     }
 
     /// Where a worker's socket of this name stands; `None` if it is no such name. A worker may know the
@@ -144,10 +153,11 @@ impl SharedDir {
         let temporary = self.temporary(name);
         ignore(fs::remove_file(&temporary));
         let mut options = OpenOptions::new();
-        options.write(true).create_new(true).mode(0o644).custom_flags(nix::libc::O_NOFOLLOW);
+        options.write(true).create_new(true).mode(0o1644).custom_flags(nix::libc::O_NOFOLLOW);
         let written = options.open(&temporary).and_then(|mut file| {
             file.write_all(text.as_bytes())?;
-            file.set_permissions(Permissions::from_mode(0o644))
+            // The sticky bit on a file keeps systemd-tmpfiles away.
+            file.set_permissions(Permissions::from_mode(0o1644))
         });
         let placed = written.and_then(|()| self.place(&temporary, name, None));
         placed.map_err(Error::io(format!("writing {}", self.path.join(name).display())))
@@ -301,6 +311,7 @@ mod tests {
         assert!(UnixStream::connect(path.join(CONTROL)).is_ok());
         drop((second, newer));
         // Whoever finds the directory finds the script.
+        assert_eq!(fs::metadata(path.join(SCRIPT)).unwrap().mode() & 0o7777, 0o1644);
         let left = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name());
         assert_eq!(left.collect::<Vec<_>>(), [SCRIPT]);
         fs::remove_dir_all(base).unwrap();
@@ -343,6 +354,20 @@ mod tests {
         assert!(UnixStream::connect(base.join(CONTROL)).is_ok());
         drop((third, listener));
         assert_eq!(fs::read_dir(&base).unwrap().count(), 1);
+        fs::remove_dir_all(base).unwrap();
+    }
+
+    #[test]
+    fn what_is_missing_is_seen_and_nothing_ages_meanwhile() {
+        use rustix::fs::{FlockOperation, flock};
+        let base = temp("whole");
+        let dir = SharedDir::open(&base, &[own()]).unwrap();
+        let _listener = dir.furnish("script", false).unwrap();
+        assert!(dir.is_whole());
+        let aging = flock(fs::File::open(&base).unwrap(), FlockOperation::NonBlockingLockExclusive);
+        assert_eq!(aging, Err(rustix::io::Errno::WOULDBLOCK));
+        fs::remove_file(base.join(CONTROL)).unwrap();
+        assert!(!dir.is_whole());
         fs::remove_dir_all(base).unwrap();
     }
 

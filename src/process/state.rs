@@ -63,7 +63,8 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = beside(path, "new");
     remove(&beside)?;
     let mut options = OpenOptions::new();
-    options.write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    // The sticky bit on a file keeps systemd-tmpfiles away.
+    options.write(true).create_new(true).mode(0o1600).custom_flags(libc::O_NOFOLLOW);
     let written = options.open(&beside).and_then(|mut file| file.write_all(bytes));
     let done = written.and_then(|()| fs::rename(&beside, path));
     if done.is_err() {

@@ -69,7 +69,7 @@ pub(super) fn stat_fields<const N: usize>(pid: u32, numbers: [usize; N]) -> io::
 }
 
 /// The user that a process runs as.
-pub(super) fn real_user(pid: u32) -> io::Result<u32> {
+pub(crate) fn real_user(pid: u32) -> io::Result<u32> {
     let path = format!("/proc/{pid}/status");
     let odd = || io::Error::new(io::ErrorKind::InvalidData, format!("{path} is not as expected"));
     let text = fs::read(&path)?;

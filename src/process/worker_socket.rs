@@ -10,6 +10,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tokio::net::UnixStream;
 
 /// In unit tests this process is the worker, too.
@@ -17,13 +18,35 @@ const OWN_SOCKETS_REFUSED: bool = cfg!(not(test));
 
 /// Connects to the socket of a worker that runs as `user`. A full accept queue is [`io::ErrorKind::WouldBlock`].
 ///
+/// Where nothing stands at the path any more, `pinned` is connected to: what [`prove`] has found there before. So a worker
+/// is reached although its directory was removed, and by the same rules.
+///
 /// Beyond the connection itself it costs four system calls: open, fstat, getsockopt, close.
 ///
 /// # Errors
 /// As connect(2) has it; [`io::ErrorKind::PermissionDenied`] where something else stands there, of which nothing was
 /// asked then.
-pub(crate) async fn connect(path: &Path, user: u32) -> io::Result<UnixStream> {
-    let held = hold(path)?;
+pub(crate) async fn connect(
+    path: &Path,
+    user: u32,
+    pinned: impl FnOnce() -> Option<Arc<OwnedFd>>,
+) -> io::Result<UnixStream> {
+    Ok(prove(path, user, pinned).await?.0)
+}
+
+/// The same; returns also what was connected to, which stays the same when its path is removed.
+///
+/// # Errors
+/// As [`connect`].
+pub(crate) async fn prove(
+    path: &Path,
+    user: u32,
+    pinned: impl FnOnce() -> Option<Arc<OwnedFd>>,
+) -> io::Result<(UnixStream, Arc<OwnedFd>)> {
+    let held = hold(path).or_else(|error| match is_gone(&error).then(pinned).flatten() {
+        Some(fd) => Held::of(fd, path),
+        None => Err(error),
+    })?;
     let shown = path.display();
     // Root gives sockets away: a master process binds, and its children run as another user.
     if held.owner != user && user != 0 {
@@ -40,16 +63,31 @@ pub(crate) async fn connect(path: &Path, user: u32) -> io::Result<UnixStream> {
     if OWN_SOCKETS_REFUSED && listener.pid() == i32::try_from(std::process::id()).ok() {
         return Err(refused(format_args!("{shown} is a socket of the proxy itself")));
     }
-    Ok(stream)
+    Ok((stream, held.fd))
+}
+
+/// Whether nothing stands at a path, as its directory was removed, say.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// A socket that stays the same whatever is put in the place of its path.
 pub(super) struct Held {
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
     owner: u32,
 }
 
 impl Held {
+    fn of(fd: Arc<OwnedFd>, path: &Path) -> io::Result<Held> {
+        let there = fstat(&fd)?;
+        let shown = path.display();
+        match FileType::from_raw_mode(there.st_mode) {
+            FileType::Socket => Ok(Held { fd, owner: there.st_uid }),
+            FileType::Symlink => Err(refused(format_args!("{shown} is a symbolic link"))),
+            _ => Err(refused(format_args!("{shown} is no socket"))),
+        }
+    }
+
     /// By which it can be connected to: proc_pid_fd(5).
     pub(super) fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.fd.as_raw_fd()))
@@ -62,13 +100,7 @@ impl Held {
 /// There is none, or something else: [`io::ErrorKind::PermissionDenied`].
 pub(super) fn hold(path: &Path) -> io::Result<Held> {
     let fd = open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-    let there = fstat(&fd)?;
-    let shown = path.display();
-    match FileType::from_raw_mode(there.st_mode) {
-        FileType::Socket => Ok(Held { fd, owner: there.st_uid }),
-        FileType::Symlink => Err(refused(format_args!("{shown} is a symbolic link"))),
-        _ => Err(refused(format_args!("{shown} is no socket"))),
-    }
+    Held::of(Arc::new(fd), path)
 }
 
 fn refused(why: fmt::Arguments<'_>) -> io::Error {
@@ -92,6 +124,10 @@ mod tests {
 
     fn own() -> u32 {
         rustix::process::geteuid().as_raw()
+    }
+
+    async fn connect(path: &Path, user: u32) -> io::Result<UnixStream> {
+        super::connect(path, user, || None).await
     }
 
     async fn why(path: &Path, user: u32) -> String {
@@ -133,6 +169,30 @@ mod tests {
         connect(&path, 0).await.unwrap();
         listener.accept().await.unwrap();
         assert!(why(&path, 65_534).await.starts_with("user 0 listens at "));
+    }
+
+    #[tokio::test]
+    async fn what_was_proved_is_reached_without_its_path_and_only_then() {
+        let temp = Temp::new();
+        let path = temp.0.join("worker.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let (_, pin) = prove(&path, own(), || None).await.unwrap();
+        listener.accept().await.unwrap();
+        std::fs::remove_dir_all(&temp.0).unwrap();
+        super::connect(&path, own(), || Some(pin.clone())).await.unwrap();
+        listener.accept().await.unwrap();
+        // The same rules hold.
+        let refused = super::connect(&path, own() + 1, || Some(pin.clone())).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+        // What stands there now is looked at first.
+        std::fs::create_dir(&temp.0).unwrap();
+        symlink("/", &path).unwrap();
+        let refused = super::connect(&path, own(), || Some(pin.clone())).await.unwrap_err();
+        assert!(refused.to_string().ends_with("is a symbolic link"), "{refused}");
+        std::fs::remove_file(&path).unwrap();
+        drop(listener);
+        let refused = super::connect(&path, own(), || Some(pin)).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[tokio::test]

@@ -272,8 +272,11 @@ impl<A: ServerApp + Send + Sync + 'static> Gated<A> {
     async fn serve(&self, listeners_per_fd: usize, ready: ServiceReadyNotifier) {
         let mut ready = Some(ready);
         let mut open = self.gate.open.subscribe();
+        let mut renewals = self.sockets.renewals();
+        let has_path = self.addresses.iter().any(|address| address.starts_with('/'));
         loop {
             until(&mut open, true).await;
+            renewals.mark_unchanged();
             let mut run = match self.run(listeners_per_fd) {
                 Ok(run) => run,
                 Err(why) => {
@@ -288,6 +291,8 @@ impl<A: ServerApp + Send + Sync + 'static> Gated<A> {
             }
             tokio::select! {
                 () = until(&mut open, false) => self.end(run, listeners_per_fd).await,
+                // The socket that it accepts on is reached by nobody any more.
+                Ok(()) = renewals.changed(), if has_path => {}
                 why = run.failure() => {
                     log::error!("{} stopped accepting connections and starts again: {why}", self.name);
                     sleep(PAUSE).await;

@@ -205,8 +205,9 @@ impl Predecessor for HandoffContext {
             |(name, fd): (String, Arc<OwnedFd>)| -> io::Result<_> { Ok((name, fd.as_fd().try_clone_to_owned()?)) };
         let given = || -> Result<FirstPayload, String> {
             let snapshot = serde_json::to_value(&snapshot).map_err(|e| format!("what is known of the workers: {e}"))?;
-            let sockets = self.doors.sockets.export().into_iter().map(copy).collect::<io::Result<_>>();
-            let sockets = sockets.map_err(|e| format!("copying the listening sockets: {e}"))?;
+            let sockets = self.doors.sockets.export().into_iter().map(copy).collect::<io::Result<Vec<_>>>();
+            let mut sockets = sockets.map_err(|e| format!("copying the listening sockets: {e}"))?;
+            sockets.extend(self.pinned());
             Ok(FirstPayload { snapshot, lock: self.control.lock()?, sockets })
         };
         match given() {
@@ -264,7 +265,39 @@ impl Predecessor for HandoffContext {
     }
 }
 
+/// What a worker's socket is called among those that are handed over.
+const WORKER: &str = "worker=";
+/// A message takes 200 descriptors.
+const MOST_PINNED: usize = 100;
+
+/// Sockets of workers, by app and incarnation, that a predecessor has handed over as their paths are gone.
+pub(super) type Pins = Vec<((String, Incarnation), OwnedFd)>;
+
+/// Takes them from among all sockets that were handed over.
+pub(super) fn pins(sockets: &mut Vec<(String, OwnedFd)>) -> Pins {
+    let id = |name: &str| {
+        let (app, incarnation) = name.strip_prefix(WORKER)?.rsplit_once(':')?;
+        Some((app.to_owned(), Incarnation(incarnation.parse().ok()?)))
+    };
+    let (found, rest) = std::mem::take(sockets).into_iter().partition(|(name, _)| name.starts_with(WORKER));
+    *sockets = rest;
+    found.into_iter().filter_map(|(name, fd): (String, OwnedFd)| Some((id(&name)?, fd))).collect()
+}
+
 impl HandoffContext {
+    /// The sockets of workers that a successor would not find by their paths, as these are gone.
+    fn pinned(&self) -> Vec<(String, OwnedFd)> {
+        let status = self.control.status();
+        let workers = status.apps.iter().flat_map(|app| app.workers.iter().map(|worker| (&app.name, worker)));
+        let pinned = workers.filter_map(|(app, worker)| {
+            let member = worker.carried.member()?;
+            let lost = std::fs::symlink_metadata(&*member.socket).is_err();
+            let fd = member.pinned.get().filter(|_| lost)?.try_clone().ok()?;
+            Some((format!("{WORKER}{app}:{}", worker.incarnation), fd))
+        });
+        pinned.take(MOST_PINNED).collect()
+    }
+
     /// Lets what is still open here end. Afterwards nothing can come late.
     async fn finish(&self) {
         self.doors.traffic.closed().await;

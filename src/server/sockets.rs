@@ -17,6 +17,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::watch;
 
 /// Connections that wait to be accepted. As Pingora's; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 65_535;
@@ -63,6 +64,8 @@ pub(crate) struct Sockets {
     bound: Mutex<Vec<Bound>>,
     /// Came from elsewhere and not claimed by a key yet.
     inherited: Mutex<Vec<Inherited>>,
+    /// How often a socket was bound anew.
+    renewed: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
@@ -135,6 +138,31 @@ impl Sockets {
         };
         self.add(purpose, address.to_owned(), fd);
         Ok(address.to_owned())
+    }
+
+    /// Listens anew on a path that somebody has removed. Services take it up, see [`Sockets::renewals`]. Tells whether it did.
+    ///
+    /// # Errors
+    /// What stands in the way.
+    pub(super) fn renew(&self, path: &Path) -> Result<bool, String> {
+        let is_gone = symlink_metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+        let held = path.to_str().is_some_and(|address| self.find(address).is_some());
+        if !is_gone || !held {
+            return Ok(false);
+        }
+        let fd =
+            bind_unix(path).map_err(|error| format!("cannot take commands on {} again: {error}", path.display()))?;
+        let fd = Arc::new(fd);
+        for bound in lock(&self.bound).iter_mut().filter(|bound| Path::new(&bound.address) == path) {
+            bound.fd = fd.clone();
+        }
+        self.renewed.send_modify(|times| *times += 1);
+        Ok(true)
+    }
+
+    /// Changes whenever a socket was renewed.
+    pub(super) fn renewals(&self) -> watch::Receiver<u64> {
+        self.renewed.subscribe()
     }
 
     fn claim(&self, fits: impl Fn(&Inherited) -> bool) -> Option<OwnedFd> {

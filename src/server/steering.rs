@@ -15,13 +15,14 @@ use crate::config::Config;
 use crate::config::verbs::{self, Asked};
 use crate::fleet::State;
 use crate::gateway;
+use crate::process::RuntimeDir;
 use crate::process::usage::Usage;
 use crate::supervisor::{self, AppStatus, Control, ScaleTo, SlotStatus, WorkerStatus};
 use async_trait::async_trait;
 use pingora_core::server::Server;
 use prometheus_client::registry::Registry;
 use std::io::{stderr, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,13 +90,35 @@ pub(super) fn serve(
     if let Some(path) = &config.admin {
         let address = doors.sockets.unix(Purpose::Admin, path)?;
         let api = Api::new(steering);
-        server.add_service(doors.own.service("admin", api, vec![address], &doors.sockets).threads(1));
+        let service = doors.own.service("admin", api, vec![address], &doors.sockets).threads(1);
+        let renewing = renew(doors.clone(), path.clone(), config.runtime_dir.clone());
+        server.add_service(service.beside(renewing));
     }
     if let Some(address) = config.metrics {
         server.add_service(doors.tcp("metrics", Scrape::new(registry), address));
         log::info!("metrics on http://{address}/metrics");
     }
     Ok(())
+}
+
+/// Takes commands again where somebody has removed the socket. Does not end.
+async fn renew(doors: Doors, path: PathBuf, runtime_dir: PathBuf) {
+    const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+    let mut failing = false;
+    loop {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        // Not that of another proxy, nor before its directory is there again.
+        let is_ours = || RuntimeDir::holder(&runtime_dir) == Some(Some(std::process::id()));
+        if !doors.own.is_open() || !is_ours() || !path.parent().is_some_and(Path::is_dir) {
+            continue;
+        }
+        match doors.sockets.renew(&path) {
+            Ok(true) => log::warn!("{} was removed; commands are taken there again", path.display()),
+            Ok(false) => failing = false,
+            Err(why) if !std::mem::replace(&mut failing, true) => log::error!("{why}"),
+            Err(_) => {}
+        }
+    }
 }
 
 /// The outcome for one app, whose name the caller says itself.

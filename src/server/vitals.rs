@@ -56,7 +56,8 @@ impl Vitals {
         };
         let apps = rules.pools().map(|pool| &*pool.app).map(app).collect();
         let unserved = self.unserved.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
-        Condition { since_beat: self.control.since_beat(), unserved, stopping: self.is_stopping(), apps }
+        let (since_beat, directory) = (self.control.since_beat(), self.control.directory_trouble());
+        Condition { since_beat, unserved, directory, stopping: self.is_stopping(), apps }
     }
 
     /// Whether an app's start is over: it has a ready worker, or one of its slots has failed for now.

@@ -250,6 +250,19 @@ impl ManagedApp {
         Ok(())
     }
 
+    /// Lets them in again where something of ours was removed. Tells whether it was.
+    pub(super) fn listen_again(&mut self, registry: &Registry, joins: &mpsc::Sender<Join>) -> Result<bool, Error> {
+        let Some(before) = self.listener.take_if(|listener| listener.is_lost()) else { return Ok(false) };
+        if let Err(e) = self.listen(registry, joins, false) {
+            self.listener = Some(before);
+            return Err(e);
+        }
+        if let Some(anew) = &mut self.listener {
+            anew.follow(before);
+        }
+        Ok(true)
+    }
+
     /// Why no command can start, replace or end its workers.
     pub(super) fn refuses_commands(&self) -> Option<String> {
         self.fleet.is_external().then(|| {

@@ -186,6 +186,17 @@ impl Apps {
         self.by_id.values_mut().try_for_each(|app| app.listen(&self.registry, &self.joins, take_over))
     }
 
+    /// Opens again what somebody has removed; tells the apps.
+    pub(super) fn reopen_listeners(&mut self) -> Result<Vec<Arc<str>>, Error> {
+        let mut opened = Vec::new();
+        for app in self.by_id.values_mut() {
+            if app.listen_again(&self.registry, &self.joins)? {
+                opened.push(app.name.clone());
+            }
+        }
+        Ok(opened)
+    }
+
     pub(super) async fn close_listeners(&mut self) {
         for listener in self.by_id.values_mut().filter_map(|app| app.listener.as_mut()) {
             listener.close().await;

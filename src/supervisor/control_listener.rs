@@ -15,6 +15,9 @@ struct Listening {
     path: PathBuf,
     /// Device and inode: while the socket is served no other file has the same.
     file: Option<(u64, u64)>,
+    /// Serves connections that came by a socket whose path is gone.
+    #[allow(dead_code)] // held: dropping it ends them
+    earlier: Option<Box<Listening>>,
 }
 
 impl Drop for Listening {
@@ -26,11 +29,24 @@ impl Drop for Listening {
 impl ControlListener {
     /// Binds over what is there.
     pub(super) fn open(&mut self, dir: &RuntimeDir, registry: &Registry) -> Result<(), Error> {
-        let path = dir.control_socket();
-        let listener = bind_over(&path, dir.is_shared())?;
-        let task = tokio::spawn(serve(listener, registry.clone()));
-        self.0 = Some(Listening { task, file: file_of(&path), path });
+        self.0 = Some(listen(dir, registry)?);
         Ok(())
+    }
+
+    /// The same where somebody has removed the socket: connections that have come by it stay.
+    pub(super) fn open_again(&mut self, dir: &RuntimeDir, registry: &Registry) -> Result<(), Error> {
+        let anew = listen(dir, registry)?;
+        let earlier = self.0.take().map(Box::new);
+        self.0 = Some(anew);
+        if let Some(listening) = &mut self.0 {
+            listening.earlier = earlier;
+        }
+        Ok(())
+    }
+
+    /// Whether it is open, and its path is gone.
+    pub(super) fn is_lost(&self) -> bool {
+        self.0.is_some() && !self.is_in_place()
     }
 
     /// Returns once nobody is accepted any more.
@@ -45,6 +61,13 @@ impl ControlListener {
     pub(super) fn is_in_place(&self) -> bool {
         self.0.as_ref().is_some_and(|listening| listening.file.is_some() && file_of(&listening.path) == listening.file)
     }
+}
+
+fn listen(dir: &RuntimeDir, registry: &Registry) -> Result<Listening, Error> {
+    let path = dir.control_socket();
+    let listener = bind_over(&path, dir.is_shared())?;
+    let task = tokio::spawn(serve(listener, registry.clone()));
+    Ok(Listening { task, file: file_of(&path), path, earlier: None })
 }
 
 fn file_of(path: &Path) -> Option<(u64, u64)> {

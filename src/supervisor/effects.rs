@@ -126,6 +126,8 @@ impl Start {
     /// Every process of a worker is started here.
     fn run(self) -> Result<Started, Error> {
         let user = self.spec.user.as_ref();
+        // What was removed a moment ago.
+        self.dir.heal()?;
         // A proxy that was killed may have come as far as this with the same worker.
         self.dir.remove_worker(&self.id)?;
         let (stdout, out) = output::make_pipe(&self.dir.log_pipe(&self.id, Stream::Out), user)?;

@@ -5,6 +5,7 @@ use super::commands::Commands;
 use super::control_listener::ControlListener;
 use super::guard::Guard;
 use super::handoff::{Predecessor, Reports, Takeover, disconnect_workers};
+use super::healing::Healing;
 use super::messages::{AppTarget, Command, CommandKind, EffectReport, HandoffRequest, Outcome, RunState};
 use super::panics::{Panics, catch};
 use super::running::Running;
@@ -30,6 +31,7 @@ pub(super) struct EventLoop {
     pub(super) channels: Channels,
     pub(super) control: ControlListener,
     pub(super) guard: Guard,
+    pub(super) healing: Healing,
     /// Keeps the state file, while the supervisor owns the workers.
     pub(super) writer: Option<SnapshotWriter>,
     /// Workers to take over at the start, and what is configured now.
@@ -195,6 +197,7 @@ impl EventLoop {
         self.apps.check_drains();
         if self.apps.must_measure() {
             self.guard.check(self.apps.dir.path(), self.apps.settings.orphan_timeout);
+            self.healing.heal(&mut self.apps, &mut self.control, self.writer.as_mut());
             self.apps.measure();
         }
         if let Some(request) = requested {

@@ -6,7 +6,7 @@ use super::child::ChildHandle;
 use super::effects;
 use super::messages::{AppId, EffectReport, EffectResult, Started};
 use super::output_readers::PausedReader;
-use super::unreached;
+use super::{renounced, unreached};
 use crate::fleet::{Event, State, Surroundings};
 use crate::process::control::{PortState, Report, Reported};
 use crate::process::memory;
@@ -54,6 +54,7 @@ impl Apps {
         let head_room = if scales { memory::head_room() } else { None };
         for app in self.by_id.values_mut() {
             unreached::search(app, now);
+            renounced::search(app, now);
             for (incarnation, record) in &mut app.workers {
                 let load = record.measure(passed);
                 app.fleet.handle(Event::Measured { incarnation: *incarnation, load }, now);

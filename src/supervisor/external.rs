@@ -14,11 +14,13 @@ pub(super) struct ExternalListener {
     dir: Arc<SharedDir>,
     /// `None` once closed.
     serving: Option<JoinHandle<()>>,
+    /// The same of a socket whose path is gone.
+    earlier: Vec<JoinHandle<()>>,
 }
 
 impl Drop for ExternalListener {
     fn drop(&mut self) {
-        self.serving.iter().for_each(JoinHandle::abort);
+        self.serving.iter().chain(&self.earlier).for_each(JoinHandle::abort);
     }
 }
 
@@ -37,7 +39,7 @@ impl ExternalListener {
         let listener = UnixListener::from_std(listener).map_err(|source| Error::Io { doing: doing(), source })?;
         let door = Arc::new(Door::new(app, external.directory.clone(), external.users.clone(), joins));
         let serving = tokio::spawn(serve_external(listener, registry, door.clone()));
-        let opened = ExternalListener { door, dir: Arc::new(dir), serving: Some(serving) };
+        let opened = ExternalListener { door, dir: Arc::new(dir), serving: Some(serving), earlier: Vec::new() };
         opened.sweep();
         log::info!("external workers join in {}", external.directory.display());
         Ok(opened)
@@ -49,6 +51,16 @@ impl ExternalListener {
         tokio::task::spawn_blocking(move || dir.sweep());
     }
 
+    /// Whether it is open, and something of ours was removed.
+    pub(super) fn is_lost(&self) -> bool {
+        self.serving.is_some() && !self.dir.is_whole()
+    }
+
+    /// Connections that have come by one before it stay.
+    pub(super) fn follow(&mut self, mut before: ExternalListener) {
+        self.earlier.extend(before.earlier.drain(..).chain(before.serving.take()));
+    }
+
     /// Workers of other users may join from now on.
     pub(super) fn admit_users(&self, users: &[u32]) -> Result<(), Error> {
         let admitted = self.dir.admit_users(users);
@@ -58,6 +70,7 @@ impl ExternalListener {
 
     /// Workers that are hung up on reach whoever took our place. Returns once nobody is accepted any more.
     pub(super) async fn close(&mut self) {
+        self.earlier.drain(..).for_each(|earlier| earlier.abort());
         if let Some(serving) = self.serving.take() {
             serving.abort();
             let _ = serving.await;

@@ -9,6 +9,7 @@ use super::effects::{Effects, ProcessEffects};
 use super::event_loop::{Channels, EventLoop};
 use super::guard::Guard;
 use super::handoff::{Predecessor, Takeover, TakeoverHandle, TakeoverState, takeover_channels};
+use super::healing::Healing;
 use super::heartbeat::LoopHeartbeat;
 use super::messages::{
     AppTarget, COMMANDS_MAX, Command, CommandKind, CommandOutcome, EffectReports, HANDOFF_REQUESTS_MAX, HandoffRequest,
@@ -23,6 +24,7 @@ use crate::pool::{Pool, QueuePolicy};
 use crate::process::control::Registry;
 use crate::process::output::Logs;
 use crate::process::{Error, RuntimeDir, Tenant};
+use crate::worker::Incarnation;
 use async_trait::async_trait;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
@@ -133,6 +135,19 @@ impl Supervisor {
         Ok((supervisor, control, handle))
     }
 
+    /// Workers are reached by these sockets although their paths are gone. Must be called before the start.
+    pub(crate) fn pin(&self, pins: Vec<((String, Incarnation), OwnedFd)>) {
+        let event_loop = self.event_loop.lock().unwrap_or_else(|e| e.into_inner());
+        let Some(apps) = event_loop.as_ref().map(|event_loop| &event_loop.apps) else { return };
+        for ((name, incarnation), fd) in pins {
+            let mut records = apps.by_id.values().filter(|app| *app.name == *name);
+            let member = records.find_map(|app| app.workers.get(&incarnation)?.member());
+            if let Some(member) = member {
+                member.pinned.set(Arc::new(fd));
+            }
+        }
+    }
+
     fn with(host: &Host<'_>, setup: Setup, dir: RuntimeDir, old: Option<Old>) -> (Supervisor, Control) {
         let (run_state, run_state_out) = watch::channel(RunState::Run);
         let (outcome, outcome_out) = watch::channel(None);
@@ -179,6 +194,7 @@ impl Supervisor {
             },
             control: ControlListener::default(),
             guard: Guard::new(guarded),
+            healing: Healing::new(),
             writer: None,
             takeover,
             handoff: Predecessor::default(),
@@ -336,9 +352,16 @@ impl Control {
         let _ = self.request(HandoffRequest::Release).await;
     }
 
+    /// Why the runtime directory is not whole, if it cannot be made so.
+    pub(crate) fn directory_trouble(&self) -> Option<String> {
+        self.dir.upgrade().and_then(|dir| dir.trouble())
+    }
+
     /// A copy of the descriptor that holds the runtime directory.
     pub(crate) fn lock(&self) -> Result<OwnedFd, String> {
         let dir = self.dir.upgrade().ok_or(ENDED)?;
+        // The successor looks for it there.
+        dir.heal().map_err(|e| e.to_string())?;
         dir.lock_fd().map_err(|e| format!("the lock cannot be copied: {e}"))
     }
 

@@ -17,9 +17,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Connects to a worker, and to nobody else: [`worker_socket::connect`].
 pub(super) async fn connect(member: &Member) -> Result<UnixStream, String> {
-    let connecting = worker_socket::connect(Path::new(&*member.socket), member.user);
+    let connecting = worker_socket::prove(Path::new(&*member.socket), member.user, || member.pinned.get());
     let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
-    connected.map_err(|_| "it does not accept".to_owned())?.map_err(|e| e.to_string())
+    let (stream, pin) = connected.map_err(|_| "it does not accept".to_owned())?.map_err(|e| e.to_string())?;
+    // Traffic finds it even if its path is removed.
+    member.pinned.set(pin);
+    Ok(stream)
 }
 
 /// An app's own health check: one request, each time on a new connection.

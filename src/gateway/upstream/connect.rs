@@ -9,7 +9,7 @@ use pingora_core::protocols::l4::stream::Stream;
 use pingora_core::{Error, ErrorType, OrErr, Result};
 use std::io;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::time::Instant;
@@ -22,11 +22,7 @@ const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// Connects to a worker, and to nobody else: [`worker_socket::connect`].
 pub(in crate::gateway) async fn connect(member: &Member) -> io::Result<UnixStream> {
-    open(Path::new(&*member.socket), member.user).await
-}
-
-async fn open(path: &Path, user: u32) -> io::Result<UnixStream> {
-    queue(path, user).await.inspect_err(|error| {
+    queue(member).await.inspect_err(|error| {
         if error.kind() == io::ErrorKind::PermissionDenied && may_warn() {
             log::warn!("no request goes to a socket that is not its worker's: {error}");
         }
@@ -45,11 +41,12 @@ fn may_warn() -> bool {
 
 /// A full accept queue answers `EAGAIN` at once on a Unix socket, where TCP
 /// would wait: the worker lives and is only busy, so we wait too.
-async fn queue(path: &Path, user: u32) -> io::Result<UnixStream> {
+async fn queue(member: &Member) -> io::Result<UnixStream> {
     let deadline = Instant::now() + CONNECT_LIMIT;
     let mut pause = Duration::from_millis(1);
+    let path = Path::new(&*member.socket);
     loop {
-        match worker_socket::connect(path, user).await {
+        match worker_socket::connect(path, member.user, || member.pinned.get()).await {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 if Instant::now() + pause > deadline {
                     return Err(io::Error::new(io::ErrorKind::TimedOut, "the worker's accept queue stays full"));
@@ -65,8 +62,8 @@ async fn queue(path: &Path, user: u32) -> io::Result<UnixStream> {
 /// The same for Pingora's own connections.
 #[derive(Debug)]
 pub(in crate::gateway) struct Connector {
-    /// See [`Member::user`].
-    pub(in crate::gateway) user: u32,
+    /// Whose socket it must be.
+    pub(in crate::gateway) member: Arc<Member>,
 }
 
 #[async_trait]
@@ -78,9 +75,11 @@ impl L4Connect for Connector {
         let Some(path) = unix.as_pathname() else {
             return Error::e_explain(ErrorType::ConnectError, "a worker's socket has a path");
         };
-        let stream =
-            open(path, self.user).await.or_err_with(ErrorType::ConnectError, || format!("to {}", path.display()))?;
-        Ok(stream.into())
+        if path != Path::new(&*self.member.socket) {
+            return Error::e_explain(ErrorType::ConnectError, "another worker's socket");
+        }
+        let connected = connect(&self.member).await;
+        Ok(connected.or_err_with(ErrorType::ConnectError, || format!("to {}", path.display()))?.into())
     }
 }
 
@@ -88,7 +87,6 @@ impl L4Connect for Connector {
 mod tests {
     use super::*;
     use crate::worker::{Incarnation, Slot, WorkerId};
-    use std::sync::Arc;
 
     #[tokio::test]
     async fn a_socket_of_another_user_gets_nothing() {
@@ -107,8 +105,8 @@ mod tests {
         assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
         assert!(refused.to_string().contains(&format!("belongs to user {own}")), "{refused}");
         let address = SocketAddr::Unix(std::os::unix::net::SocketAddr::from_pathname(&path).unwrap());
-        assert!(Connector { user: own }.connect(&address).await.is_ok());
-        assert!(Connector { user: own + 1 }.connect(&address).await.is_err());
+        assert!(Connector { member: Arc::new(member(own)) }.connect(&address).await.is_ok());
+        assert!(Connector { member: Arc::new(member(own + 1)) }.connect(&address).await.is_err());
         std::fs::remove_file(&path).unwrap();
     }
 }

@@ -34,7 +34,8 @@ const WRITE_LIMIT: Duration = Duration::from_secs(10);
 pub(crate) fn bind(path: &Path, shared: bool) -> Result<UnixListener, Error> {
     let failed = || Error::io(format!("binding {}", path.display()));
     let listener = UnixListener::bind(path).map_err(failed())?;
-    let mode = if shared { 0o666 } else { 0o600 };
+    // The sticky bit on a file keeps systemd-tmpfiles away, to which a socket that was renamed seems dead.
+    let mode = if shared { 0o1666 } else { 0o1600 };
     std::fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed())?;
     Ok(listener)
 }

@@ -27,7 +27,9 @@ mod writer;
 pub(crate) use files::Rotate;
 pub(crate) use format::Format;
 pub(crate) use logs::{Feed, FilePolicy, Logs, Policy};
-pub(crate) use pipe::{Pipe, make_pipe, open_reader};
+#[cfg(test)]
+use pipe::open_reader;
+pub(crate) use pipe::{Pipe, make_pipe, open_reader_of};
 pub(crate) use tail::Tail;
 
 use frame::Framer;

@@ -1,5 +1,6 @@
 //! The FIFO between a worker's stream and its reader.
 
+use super::Stream;
 use crate::process::Error;
 use crate::process::spec::Identity;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -35,6 +36,29 @@ pub(crate) fn open_reader(path: &Path) -> Result<Pipe, Error> {
     let failed = || Error::io(format!("opening {}", path.display()));
     let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOFOLLOW;
     let reader = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed())?;
+    Pipe::from_file(reader).map_err(failed())
+}
+
+/// The same; where its path is gone, by the end that process `pid` has as its standard output or error. Unread, it would
+/// block the worker once it is full.
+pub(crate) fn open_reader_of(pid: u32, path: &Path, stream: Stream) -> Result<Pipe, Error> {
+    let error = match open_reader(path) {
+        Ok(pipe) => return Ok(pipe),
+        Err(error) => error,
+    };
+    let number = match stream {
+        Stream::Out => 1,
+        Stream::Err => 2,
+    };
+    let end = Path::new("/proc").join(pid.to_string()).join("fd").join(number.to_string());
+    let mut removed = path.as_os_str().to_owned();
+    removed.push(" (deleted)");
+    // Anything else is its own affair.
+    if !std::fs::read_link(&end).is_ok_and(|target| target.as_os_str() == removed) {
+        return Err(error);
+    }
+    let failed = || Error::io(format!("opening {}", end.display()));
+    let reader = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(&end).map_err(failed())?;
     Pipe::from_file(reader).map_err(failed())
 }
 

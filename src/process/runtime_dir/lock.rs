@@ -9,6 +9,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// The word in the lock file of a guard that cleans up.
@@ -98,6 +99,17 @@ impl RuntimeDir {
         }
     }
 
+    /// Whether a proxy, or the guard of one, lives there now. Nothing is changed, and nobody is disturbed who begins to.
+    pub(crate) fn is_inhabited(path: &Path) -> bool {
+        let names_a_living = RuntimeDir::holder(path).flatten().is_some_and(guard::is_alive);
+        let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+        let opened = || OpenOptions::new().read(true).custom_flags(flags).open(path.join("lock"));
+        // A number may be another process's by now.
+        let is_held =
+            |file: File| flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK);
+        names_a_living && opened().is_ok_and(is_held)
+    }
+
     /// The process id that a file holds.
     pub(in crate::process) fn number_in(path: &Path) -> Option<u32> {
         words(path).ok()?.first()?.parse().ok()
@@ -144,7 +156,7 @@ impl RuntimeDir {
 
     fn write_holder(&self, what: &str) -> Result<(), Error> {
         let mut file = self.lock.lock().unwrap_or_else(|e| e.into_inner());
-        let text = format!("{} {} {what}\n", std::process::id(), self.created);
+        let text = format!("{} {} {what}\n", std::process::id(), self.created.load(Ordering::Acquire));
         let write = |file: &mut File| -> io::Result<()> {
             file.rewind()?;
             file.set_len(0)?;
@@ -155,12 +167,12 @@ impl RuntimeDir {
 }
 
 /// Takes the lock, which may be made; returns it with the number of directories that a dead proxy had made.
-fn lock(dir: &Path, make: bool) -> Result<(File, usize), Error> {
+pub(super) fn lock(dir: &Path, make: bool) -> Result<(File, usize), Error> {
     let path = dir.join("lock");
     let doing = || format!("locking {}", path.display());
     loop {
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(make).truncate(false).mode(0o600);
+        options.read(true).write(true).create(make).truncate(false).mode(0o1600);
         options.custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK);
         let opened = options.open(&path);
         if matches!(&opened, Err(e) if e.kind() == io::ErrorKind::PermissionDenied) {

@@ -2,7 +2,8 @@
 
 use super::Error;
 use crate::process::worker_socket::hold;
-use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use rustix::fs::{FlockOperation, flock};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -82,6 +83,14 @@ pub(super) fn is_dir(path: &Path) -> bool {
 pub(super) fn chmod(path: &Path, mode: u32) -> Result<(), Error> {
     let set = fs::set_permissions(path, Permissions::from_mode(mode));
     set.map_err(Error::io(format!("setting the mode of {}", path.display())))
+}
+
+/// Keeps a directory from aging, for as long as the file is open: systemd-tmpfiles(8) passes over what is locked.
+pub(in crate::process) fn lock_shared(path: &Path) -> Option<File> {
+    let flags = nix::libc::O_DIRECTORY | nix::libc::O_NOFOLLOW;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
+    // Whoever cleans up just now holds it for a moment: it is tried again.
+    flock(&file, FlockOperation::NonBlockingLockShared).ok().map(|()| file)
 }
 
 pub(super) fn entries(dir: &Path) -> Result<Vec<PathBuf>, Error> {

@@ -10,7 +10,7 @@ use super::super::snapshot::{PartialLine, Restored, expect_workers};
 use crate::fleet::{Event, State};
 use crate::pool::{Member, Seat};
 use crate::process::control::{Join, Report, Reported};
-use crate::process::output::{Rest, Stream, open_reader};
+use crate::process::output::{Rest, Stream, open_reader_of};
 use crate::process::{Error, Exit, worker_socket};
 use crate::worker::{Incarnation, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -212,9 +212,10 @@ fn begin_worker(
     let Some(record) = app.workers.get(&incarnation) else { return };
     match record.child.clone() {
         Some(child) => {
+            let pid = child.pid();
             let output = [Stream::Out, Stream::Err].into_iter().filter_map(|stream| {
                 let partial = partials.remove(&(app.name.to_string(), incarnation.0, stream)).unwrap_or_default();
-                let opened = open_reader(&apps.dir.log_pipe(&record.id, stream));
+                let opened = open_reader_of(pid, &apps.dir.log_pipe(&record.id, stream), stream);
                 let pipe = opened.map_err(|e| log::warn!("output is lost: {e}")).ok()?;
                 Some((stream, Rest { pipe, partial }))
             });
@@ -299,8 +300,13 @@ async fn check_sockets(workers: Vec<(ChildHandle, Arc<Member>)>) -> Result<(), S
 async fn accepts(member: &Member) -> std::io::Result<()> {
     use std::io::ErrorKind;
     // What else stands there is the health check's to find: no worker keeps us from taking over.
-    match timeout(CHECK_TIMEOUT, worker_socket::connect(Path::new(&*member.socket), member.user)).await {
+    let proving = worker_socket::prove(Path::new(&*member.socket), member.user, || member.pinned.get());
+    match timeout(CHECK_TIMEOUT, proving).await {
         Ok(Err(e)) if matches!(e.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) => Err(e),
+        Ok(Ok((_, pin))) => {
+            member.pinned.set(pin);
+            Ok(())
+        }
         _ => Ok(()),
     }
 }

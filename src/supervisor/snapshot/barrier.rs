@@ -37,6 +37,11 @@ impl WriteBarrier {
         self.demanded
     }
 
+    /// Whether something was handed over, and all of it is written.
+    pub(super) fn is_written(&self) -> bool {
+        self.handed_over > 0 && *self.written.borrow() == self.handed_over
+    }
+
     /// Another snapshot is handed over. Returns its number.
     pub(super) fn hand_over(&mut self) -> u64 {
         self.demanded = false;

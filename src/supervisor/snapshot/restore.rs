@@ -4,6 +4,7 @@ use super::super::alarms;
 use super::super::app::ManagedApp;
 use super::super::child::Adopt;
 use super::super::definition::Definition;
+use super::super::renounced;
 use super::super::tags::Tags;
 use super::super::worker_record::WorkerRecord;
 use super::format::{SavedApp, SavedDefinition, SavedWorker, Snapshot};
@@ -119,7 +120,8 @@ fn restore_workers(
         {
             return Err(format!("{id} shares tag {tag} with another"));
         }
-        if connected && (record.child.is_some() || shared.is_some()) {
+        let may_dial_in = record.child.is_some() && renounced::user_of(&record).is_none();
+        if connected && (may_dial_in || shared.is_some()) {
             restored.connected.push(id);
         }
         app.workers.insert(incarnation, record);

@@ -68,6 +68,15 @@ impl SnapshotWriter {
         }
     }
 
+    /// Writes again, as the file is gone. Tells whether it had been there.
+    pub(in crate::supervisor) fn write_again(&mut self) -> bool {
+        let was_there = self.barrier.is_written();
+        if was_there {
+            self.due = Some(Instant::now());
+        }
+        was_there
+    }
+
     /// When [`SnapshotWriter::write_changes`] must be called again.
     pub(in crate::supervisor) fn next_write(&self, apps: &Apps) -> Instant {
         self.due.unwrap_or(self.last + refresh_interval(apps))

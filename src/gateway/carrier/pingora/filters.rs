@@ -142,7 +142,7 @@ impl ProxyHttp for Proxy {
             // Pingora keeps connections by it, and even those that have failed.
             peer.group_key = ctx.number(lease.member());
         }
-        peer.options.custom_l4 = Some(Arc::new(connect::Connector { user: lease.member().user }));
+        peer.options.custom_l4 = Some(Arc::new(connect::Connector { member: lease.member().clone() }));
         ctx.lease = Some(lease);
         Ok(peer)
     }

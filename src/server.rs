@@ -4,6 +4,8 @@
 
 mod accept;
 mod adoption;
+mod background;
+mod console;
 mod gate;
 mod guard;
 mod handover;
@@ -31,6 +33,7 @@ use crate::process::init::Role;
 use crate::process::{self, activation};
 use crate::supervisor::{AppSpec, Control, Setup, Snapshot, Supervisor, TakeoverHandle, alarms};
 use arc_swap::ArcSwap;
+use background::{Background, Entered, Waiting};
 use handover::{HandoffContext, HandoffRole, Handover, TakeoverParts};
 use herald::Herald;
 use listen::Doors;
@@ -65,6 +68,9 @@ const IDLE_UNKNOWN: Duration = Duration::from_millis(1500);
 /// For a thread that serves connections to end, once everything else has.
 const LAST_TURN: Duration = Duration::from_secs(1);
 
+/// What a start with a wrong configuration ends with (EX_CONFIG of sysexits.h): no restart mends that.
+const WRONG_CONFIGURATION: u8 = 78;
+
 /// The whole program.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let held = process::init::hold_signals();
@@ -75,14 +81,13 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     if let Some(asked) = Asked::parse(&args) {
         return asked.map_or_else(stopped, steering::command);
     }
-    let cli = match Cli::parse(args) {
+    let mut cli = match Cli::parse(args) {
         Ok(cli) => cli,
         Err(stop) => return stopped(stop),
     };
     if cli.test {
         let (text, good) = config::report(&cli);
-        println!("{text}");
-        return if good { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        return console::say(&format!("{text}\n"), u8::from(!good));
     }
     // A successor joins the proxies under the init that is there.
     if cli.upgrade {
@@ -94,54 +99,81 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             Err(why) => return fail(&why.to_string()),
         }
     }
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,pingora_unix_proxy=info")).init();
-    let (config, warnings) = match config::from_cli(&cli) {
+    let (mut config, warnings) = match config::from_cli(&cli) {
         Ok(loaded) => loaded,
         Err(errors) => {
-            errors.iter().for_each(|error| eprintln!("{error}"));
-            return ExitCode::FAILURE;
+            errors.iter().for_each(|error| console::print_error(&format!("{error}\n")));
+            return ExitCode::from(WRONG_CONFIGURATION);
         }
     };
+    start_log(config.server.daemon);
     warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    let background = match background::enter(&mut cli, &mut config) {
+        Ok(Entered::Proxy(background)) => background,
+        Ok(Entered::Command(code)) => return code,
+        Err(why) => return fail(&why),
+    };
     process::files::raise_limit();
-    match run(cli, config) {
+    match run(cli, config, background) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => fail(&why),
     }
 }
 
-fn stopped(stop: Stop) -> ExitCode {
-    match stop.code {
-        0 => print!("{}", stop.text),
-        _ => eprint!("{}", stop.text),
+fn start_log(in_background: bool) {
+    let mut log =
+        env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,pingora_unix_proxy=info"));
+    if in_background {
+        // What begins on a terminal goes on in a file.
+        log.write_style(env_logger::WriteStyle::Never);
     }
+    log.init();
+}
+
+fn stopped(stop: Stop) -> ExitCode {
+    if stop.code == 0 {
+        return console::say(&stop.text, 0);
+    }
+    console::print_error(&stop.text);
     ExitCode::from(stop.code)
 }
 
 fn fail(why: &str) -> ExitCode {
-    eprintln!("pingora-unix-proxy: {why}");
+    console::complain(why);
     ExitCode::FAILURE
 }
 
 /// Runs until a signal or a failure ends it.
-fn run(cli: Cli, config: Config) -> Result<(), String> {
-    if !cli.upgrade {
-        // Before signals are listened to: one that comes now finds nothing made.
-        RuntimeDir::await_guard(&config.runtime_dir);
-        return prepare(cli, config, None)?.run();
-    }
-    let takeover = handoff::take_over(&config.runtime_dir).map_err(|why| format!("-u: {why}"))?;
-    let refusal = takeover.client.refusal();
-    match prepare(cli, config, Some(takeover)) {
+fn run(cli: Cli, config: Config, background: Option<Background>) -> Result<(), String> {
+    let upgrade = cli.upgrade;
+    match prepare_alone_or_after(cli, config) {
         Ok(ready) => {
-            drop(refusal);
-            ready.run()
+            // A predecessor's is in the file until we have taken over.
+            let pid_file = (!upgrade).then_some(ready.pid_file.as_path());
+            let waiting = background.map(|background| background.detach(pid_file)).transpose()?;
+            ready.run(waiting.flatten())
         }
         Err(why) => {
-            refusal.say(&why);
+            background.map(Background::fail);
             Err(why)
         }
     }
+}
+
+fn prepare_alone_or_after(cli: Cli, config: Config) -> Result<Ready, String> {
+    if !cli.upgrade {
+        // Before signals are listened to: one that comes now finds nothing made.
+        RuntimeDir::await_guard(&config.runtime_dir);
+        return prepare(cli, config, None);
+    }
+    let takeover = handoff::take_over(&config.runtime_dir).map_err(|why| format!("-u: {why}"))?;
+    let refusal = takeover.client.refusal();
+    let prepared = prepare(cli, config, Some(takeover));
+    match &prepared {
+        Ok(_) => drop(refusal),
+        Err(why) => refusal.say(why),
+    }
+    prepared
 }
 
 /// A server with everything in it, not started yet.
@@ -175,8 +207,7 @@ fn inherit(
 
 fn prepare(cli: Cli, mut config: Config, takeover: Option<Takeover>) -> Result<Ready, String> {
     let fixed = Fixed::of(&config);
-    // A daemon's foreground process is ended by signals as ever.
-    let listening = (!config.server.daemon).then(Listening::early).transpose()?;
+    let listening = Listening::early()?;
     let longest_start = config.apps.iter().map(|app| app.policy.start_timeout).max().unwrap_or_default();
     let doors = Doors::new(takeover.is_none());
     let (inherited, client) = inherit(&doors, takeover)?;
@@ -209,6 +240,7 @@ fn prepare(cli: Cli, mut config: Config, takeover: Option<Takeover>) -> Result<R
         doors: doors.clone(),
         role: role.clone(),
         pid_file: pid_file.clone(),
+        writes_pid: cli.daemon,
         admin: config.admin.clone(),
         policy: shutdown.clone(),
     };
@@ -245,7 +277,7 @@ fn prepare(cli: Cli, mut config: Config, takeover: Option<Takeover>) -> Result<R
     let failed = Arc::new(AtomicBool::new(false));
     let herald = Herald {
         control: control.clone(),
-        vitals,
+        vitals: vitals.clone(),
         doors: doors.clone(),
         longest_start,
         succeeds: is_taking_over,
@@ -256,7 +288,9 @@ fn prepare(cli: Cli, mut config: Config, takeover: Option<Takeover>) -> Result<R
         reloader,
         stop: Arc::new(stop),
         herald: Mutex::new(Some(herald)),
-        listening: Mutex::new(listening),
+        listening: Mutex::new(Some(listening)),
+        waiting: Mutex::default(),
+        vitals: vitals.clone(),
         failed: failed.clone(),
         upgrader,
         role: role.clone(),
@@ -265,7 +299,8 @@ fn prepare(cli: Cli, mut config: Config, takeover: Option<Takeover>) -> Result<R
 }
 
 impl Ready {
-    fn run(self) -> Result<(), String> {
+    fn run(self, waiting: Option<Waiting>) -> Result<(), String> {
+        *self.signals.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = waiting;
         self.server.run(RunArgs { shutdown_signal: Box::new(self.signals) });
         self.homes.end(LAST_TURN);
         self.doors.sockets.release();

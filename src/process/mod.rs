@@ -7,6 +7,7 @@ mod access_list;
 pub(crate) mod activation;
 mod apart;
 pub(crate) mod control;
+pub(crate) mod daemon;
 mod descriptor;
 mod ending;
 mod environment;

@@ -66,6 +66,8 @@ pub(super) struct HandoffContext {
     pub(super) doors: Doors,
     pub(super) role: Arc<watch::Sender<HandoffRole>>,
     pub(super) pid_file: PathBuf,
+    /// It is written in any case: we are in the background.
+    pub(super) writes_pid: bool,
     /// Where this process takes commands.
     pub(super) admin: Option<PathBuf>,
     pub(super) peers: Peers,
@@ -342,7 +344,7 @@ impl Successor for SuccessorSide {
         self.adopted().await;
         let _ = commit.send(partials);
         self.context.doors.own.open();
-        sockets::take_pid_file(&self.context.pid_file);
+        sockets::take_pid_file(&self.context.pid_file, self.context.writes_pid);
         self.context.role.send_replace(HandoffRole::Active);
         let _ = owned.send(());
         log::info!("took over; listening");

@@ -1,11 +1,13 @@
 //! What the process's signals do.
 
+use super::background::Waiting;
 use super::handover::HandoffRole;
 use super::herald::Herald;
 use super::notify;
 use super::reload::Reloader;
 use super::stop::Stopper;
 use super::upgrade::Upgrader;
+use super::vitals::Vitals;
 use crate::process;
 use crate::supervisor::Control;
 use async_trait::async_trait;
@@ -52,6 +54,9 @@ pub(super) struct Signals {
     pub(super) stop: Arc<Stopper>,
     /// HandoffClient when the server runs; so are the signals, where they are listened to already.
     pub(super) herald: Mutex<Option<Herald>>,
+    /// The command that started us in the background, where it waits.
+    pub(super) waiting: Mutex<Option<Waiting>>,
+    pub(super) vitals: Vitals,
     pub(super) listening: Mutex<Option<Listening>>,
     pub(super) failed: Arc<AtomicBool>,
     pub(super) upgrader: Upgrader,
@@ -71,6 +76,8 @@ impl Signals {
             listening.map_err(|error| format!("signals cannot be received: {error}"))?;
         let herald = self.herald.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
         herald.map(|herald| tokio::spawn(herald.run()));
+        let waiting = self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        waiting.map(|waiting| tokio::spawn(waiting.run(self.vitals.clone(), self.stop.clone())));
         loop {
             tokio::select! {
                 () = next(&mut terminate) => self.stop.signalled("SIGTERM"),

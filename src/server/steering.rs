@@ -1,5 +1,6 @@
 //! Joins the room of commands with the supervisor, and the page of metrics with everyone who measures.
 
+use super::console::{self, Output};
 use super::listen::Doors;
 use super::peers::Peers;
 use super::reload::Reloader;
@@ -20,7 +21,7 @@ use crate::supervisor::{self, AppStatus, Control, ScaleTo, SlotStatus, WorkerSta
 use async_trait::async_trait;
 use pingora_core::server::Server;
 use prometheus_client::registry::Registry;
-use std::io::{stderr, stdout};
+use std::io::stderr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -52,10 +53,12 @@ pub(super) fn command(asked: Asked) -> ExitCode {
     match socket.or_else(|why| if address { Ok(PathBuf::new()) } else { Err(why) }) {
         Ok(socket) => {
             let command = Command { socket, verb, timeout: asked.timeout };
-            ExitCode::from(command.run(&mut stdout().lock(), &mut stderr().lock()))
+            let mut output = Output::default();
+            let code = command.run(&mut output, &mut stderr().lock());
+            ExitCode::from(output.finish(code))
         }
         Err(why) => {
-            eprintln!("{why}");
+            console::print_error(&format!("{why}\n"));
             ExitCode::FAILURE
         }
     }

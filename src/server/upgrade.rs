@@ -132,7 +132,7 @@ async fn check(program: &Program, source: &Source) -> Result<(), String> {
 fn command(program: &Program, source: &Source, mode: &str) -> Command {
     let mut command = Command::new(&program.real);
     command.as_std_mut().arg0(&program.called);
-    command.arg(mode).stdin(Stdio::null());
+    command.arg(mode).stdin(Stdio::null()).env(process::daemon::DETACHED, "1");
     match source {
         Source::File(file) => command.arg("-c").arg(file),
         Source::Command(words) => command.arg("--").args(words),

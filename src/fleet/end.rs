@@ -184,6 +184,7 @@ impl Fleet {
         let how = if was == State::Killing { format!("{} ({how})", worker.reason) } else { how };
         let (slot, role, generation) = (worker.slot, worker.role, worker.generation);
         let cordoned = worker.cordon.is_some();
+        let ready_for = worker.ready_at.map(|at| now.saturating_sub(at));
         worker.probe.next = None;
         worker.signal_at = None;
         worker.leaves_at = None;
@@ -203,7 +204,7 @@ impl Fleet {
                 self.note(Level::Warn, incarnation, &text);
                 self.drop_seat(slot);
             }
-            Role::Seated => self.crashed(slot, incarnation, &text),
+            Role::Seated => self.crashed(slot, incarnation, ready_for, &text),
             Role::Successor => self.successor_failed(slot, incarnation, &text),
         }
         if role != Role::Retired && self.rollout.as_ref().is_some_and(|r| r.generation == generation) {
@@ -216,9 +217,11 @@ impl Fleet {
     }
 
     /// Nobody asked for its end.
-    fn crashed(&mut self, slot: Slot, incarnation: Incarnation, text: &str) {
+    fn crashed(&mut self, slot: Slot, incarnation: Incarnation, ready_for: Option<Duration>, text: &str) {
         let (now, policy) = (self.now, self.policy());
+        let relief = self.relief_after(ready_for);
         let Some(seat) = self.slots.get_mut(&slot) else { return };
+        seat.relief = relief;
         seat.failures = seat.failures.saturating_add(1);
         let looped = seat.history.looping();
         let recent = seat.history.crashed(&policy.crashes, now);
@@ -253,6 +256,7 @@ impl Fleet {
         }
         let Some(seat) = self.slots.get_mut(&slot) else { return };
         seat.failures = 0;
+        self.hasty = 0;
         if !seat.history.looping() {
             return;
         }

@@ -29,6 +29,7 @@
 //! | `start.rs` | coming up: spawn, path, probe, ready |
 //! | `end.rs` | drain, stop, kill, exit, back-off, crash loops |
 //! | `external.rs` | workers that others start |
+//! | `relief.rs` | nobody is ready: a slot starts although it backs off |
 //! | `health.rs` | heartbeat and checks |
 //! | `rollout.rs` | generations, successors, replacement |
 //! | `scaling.rs`, `size.rs` | how many workers; which one goes |
@@ -46,6 +47,7 @@ mod external;
 mod health;
 mod limits;
 pub(crate) mod policy;
+mod relief;
 mod rollout;
 mod rules;
 mod saved;
@@ -90,6 +92,8 @@ pub(crate) struct Fleet {
     /// What a person asked for instead of what the load asks for.
     manual: Option<u16>,
     scaler: Scaler,
+    /// Workers in a row that ended soon after they had become ready.
+    hasty: u32,
     slots: BTreeMap<Slot, Seat>,
     /// Every process that is not cleaned up yet, also those that have exited.
     workers: BTreeMap<Incarnation, Worker>,
@@ -131,6 +135,7 @@ impl Fleet {
             goal: Goal::Idle,
             manual: None,
             scaler: Scaler::default(),
+            hasty: 0,
             slots: BTreeMap::new(),
             workers: BTreeMap::new(),
             actions: VecDeque::new(),
@@ -181,7 +186,8 @@ impl Fleet {
     /// When to come back with [`Event::Tick`] if nothing happens before.
     pub(crate) fn next_deadline(&self) -> Option<Time> {
         let workers = self.workers.values().flat_map(Worker::timers);
-        workers.chain(self.slots.values().flat_map(Seat::timers)).min()
+        let slots = self.slots.values().flat_map(Seat::timers);
+        workers.chain(slots).chain(self.relief().map(|(at, _)| at)).min()
     }
 
     /// Whoever is published to has changed.

@@ -32,6 +32,8 @@ pub(crate) struct Saved {
     manual: Option<u16>,
     #[serde(default)]
     scaler: Scaler,
+    #[serde(default)]
+    hasty: u32,
     slots: BTreeMap<Slot, Seat>,
     workers: BTreeMap<Incarnation, Worker>,
     now: Time,
@@ -54,6 +56,7 @@ impl Fleet {
             desired: self.desired,
             manual: self.manual,
             scaler: self.scaler.clone(),
+            hasty: self.hasty,
             slots: self.slots.clone(),
             workers,
             now: self.now,
@@ -86,6 +89,7 @@ impl Fleet {
             desired: saved.desired,
             manual: saved.manual,
             scaler: saved.scaler,
+            hasty: saved.hasty,
             slots: saved.slots,
             workers,
             actions: VecDeque::new(),

@@ -16,10 +16,16 @@ impl Fleet {
             Occupant::Worker(_) => false,
         };
         let slots: Vec<Slot> = self.slots.iter().filter(|(_, s)| free(s.occupant)).map(|(slot, _)| *slot).collect();
-        for slot in slots {
-            let incarnation = self.spawn(slot, self.restart_generation(), Role::Seated);
-            self.seat_mut(slot).occupant = Occupant::Worker(incarnation);
+        slots.into_iter().for_each(|slot| self.fill(slot));
+        if let Some((_, slot)) = self.relief().filter(|(at, _)| *at <= now) {
+            self.note_app(Level::Warn, &format!("no worker is ready: slot {slot} does not wait any longer"));
+            self.fill(slot);
         }
+    }
+
+    fn fill(&mut self, slot: Slot) {
+        let incarnation = self.spawn(slot, self.restart_generation(), Role::Seated);
+        self.seat_mut(slot).occupant = Occupant::Worker(incarnation);
     }
 
     /// A crashed worker comes back as what is known to work, also while a rollout is under way.

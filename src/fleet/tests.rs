@@ -358,3 +358,35 @@ fn whose_heart_was_heard_must_be_heard_again_by_the_next_proxy() {
     silence(&mut play, 10_600);
     assert_eq!(play.state(), State::Unhealthy);
 }
+
+#[test]
+fn while_nobody_is_ready_a_slot_does_not_wait_unless_its_worker_never_was() {
+    let crashes = policy::Crashes { max: 1, ..Default::default() };
+    let mut play = Play::up(Policy { crashes, ..policy() });
+    let spawns = |asked: &[Action]| asked.iter().any(|action| matches!(action, Action::Spawn { .. }));
+    // It has served: the next one starts at once, although this is a crash loop by the rule.
+    assert!(spawns(play.at(5000, exited())));
+    let mut now = 5000;
+    for (round, pause) in [0, 100, 200, 400, 500, 500].into_iter().enumerate() {
+        let incarnation = Incarnation(A.0 + 1 + round as u32);
+        if pause > 0 {
+            assert_eq!(play.fleet.next_deadline(), Some(ms(now + pause)));
+            now += pause;
+            assert!(spawns(play.at(now, Event::Tick)), "after {pause} ms");
+        }
+        play.at(now, Event::Spawned { incarnation, pid: 12 });
+        play.at(now, Event::Path { incarnation });
+        play.at(now, Event::ProbeOk { incarnation, attempt: 1 });
+        assert_eq!(play.seats(), [(incarnation, true)]);
+        // Ready, and gone at once.
+        play.at(now, Event::Exited { incarnation, how: "exited with code 1".into() });
+        play.at(now, Event::Cleaned { incarnation });
+    }
+    now += 500;
+    assert!(spawns(play.at(now, Event::Tick)));
+    // This one never becomes ready.
+    let incarnation = Incarnation(A.0 + 7);
+    assert!(!spawns(play.at(now, Event::Exited { incarnation, how: "exited with code 1".into() })));
+    play.at(now, Event::Cleaned { incarnation });
+    assert_eq!(play.fleet.next_deadline(), Some(ms(now + 60_000)));
+}

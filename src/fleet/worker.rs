@@ -284,6 +284,9 @@ pub(crate) struct Seat {
     pub(super) successor_failures: u32,
     /// Failures in a row.
     pub(crate) failures: u32,
+    /// When it may start although it backs off, if nobody else is there; `None` when its last worker never was ready.
+    #[serde(default)]
+    pub(super) relief: Option<Time>,
     pub(crate) history: History,
     /// Why the last process in it ended, for people.
     pub(crate) last_exit: Option<String>,
@@ -310,6 +313,7 @@ impl Seat {
             successor_due: None,
             successor_failures: 0,
             failures: 0,
+            relief: None,
             history: History::default(),
             last_exit: None,
         }

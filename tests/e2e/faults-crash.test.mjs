@@ -9,7 +9,7 @@ import { needsProxy, withProxy } from './lib/proxy.mjs';
 import { ask, withSession } from './lib/streams.mjs';
 import { steady } from './lib/steer.mjs';
 import { upgradeHead } from './lib/upgrade.mjs';
-import { range, sleep } from './lib/wait.mjs';
+import { range, sleep, until } from './lib/wait.mjs';
 
 const options = { timeout: 60_000, ...needsProxy };
 
@@ -59,6 +59,9 @@ for (const [name, { most, send }] of Object.entries(crashes)) {
     }),
   );
 }
+
+/** Ends a moment after the first connection: that of the proxy, which sees that it is ready. */
+const BRIEF = `require('http').createServer(() => {}).on('connection', () => setTimeout(() => process.exit(3), 50)).listen()`;
 
 const hung = { instances: 3, heartbeat_timeout: '2s', min_ready: '0s' };
 
@@ -159,4 +162,58 @@ test('a hung worker: a session that is bound to it waits, and goes on', options,
       for (const client of clients) client.close();
     }
   }),
+);
+
+test('an app whose workers are crashed again and again answers all others: somebody is always ready, or starting', options, t =>
+  withProxy(noting({ instances: 4 }), async proxy => {
+    await steady(proxy, 4);
+    let over = false;
+    const answers = [];
+    const others = range(4).map(async () => {
+      while (!over) {
+        const asked = performance.now();
+        const { status, text } = await request(proxy.port, { path: '/pid', timeout: 20_000 });
+        answers.push({ status, text, took: performance.now() - asked });
+        await sleep(10);
+      }
+    });
+    // More often than it takes for each of the four slots to be in a crash loop.
+    const crashed = () => notes(proxy, /crashed/).length;
+    const booms = [];
+    const end = performance.now() + 25_000;
+    for (let n = 0; crashed() < 24 && performance.now() < end; n++) {
+      booms.push(request(proxy.port, { path: `/crash?id=${n}`, timeout: 30_000 }));
+      await sleep(400);
+    }
+    await Promise.all(booms);
+    const crashes = crashed();
+    const after = answers.length + 4;
+    await until(() => answers.length > after + 100, { timeout: 20_000, what: 'answers after it' });
+    over = true;
+    await Promise.all(others);
+    const longest = Math.round(Math.max(...answers.map(answer => answer.took)));
+    t.diagnostic(`${crashes} crashes, ${answers.length} answers to others, the longest after ${longest} ms`);
+    assert.ok(crashes >= 20, `${crashes} crashes`);
+    const count = status => answers.filter(answer => answer.status === status).length;
+    // Some lie in a worker that ends, and in the next one too, or are offered to four that have just ended.
+    assert.ok(count(200) > 0.8 * answers.length, `${count(200)} of ${answers.length} are served`);
+    assert.deepEqual(answers.slice(after).filter(({ status }) => status !== 200), []);
+    assert.ok(longest < 9000, `the longest wait is ${longest} ms`);
+  }),
+);
+
+test('an app that ends as soon as it is ready is not started without a pause', options, () =>
+  withProxy(
+    { apps: { web: { command: [process.execPath, '-e', BRIEF], instances: 2 } } },
+    { ready: false },
+    async proxy => {
+      const ends = () => proxy.lines.filter(({ text }) => /exited with code 3, ready for/.test(text));
+      // Failed slots: from here on only one is started at a time, because nobody else is there.
+      await proxy.line(/ALARM crash-loop/, { timeout: 30_000 });
+      const [from, since] = [ends().length, performance.now()];
+      await until(() => ends().length >= from + 6, { timeout: 30_000, what: 'more ends, although its slots have failed' });
+      const each = (performance.now() - since) / 6;
+      assert.ok(each > 400, `it is started every ${Math.round(each)} ms`);
+    },
+  ),
 );

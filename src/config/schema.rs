@@ -257,7 +257,7 @@ pub(super) const APP: Section = Section {
         key("drain_window", Duration(0, 86_400_000), Yaml("10s")),
         key("stop_signal", Other("signal name"), Yaml("SIGTERM")),
         key("min_ready", Duration(0, 3_600_000), Yaml("1s")),
-        key("surge", Integer(1, 1024, ""), Yaml("1")),
+        key("surge", Integer(0, 1024, ""), Yaml("1")),
         key("backoff", Map, Yaml("{min: 100ms, max: 30s}")),
         key("min_uptime", Duration(0, 86_400_000), Yaml("10s")),
         key("crash_loop", Map, Yaml("{max: 5, window: 60s, retry: 60s}")),

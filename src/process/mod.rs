@@ -23,6 +23,7 @@ pub(crate) mod listening;
 pub(crate) mod memory;
 mod other;
 pub(crate) mod output;
+pub(crate) mod port_taken;
 mod preload;
 pub(crate) mod program;
 mod runtime_dir;

@@ -154,7 +154,9 @@ fn run(cli: Cli, config: Config, background: Option<Background>) -> Result<(), S
             ready.run(waiting.flatten())
         }
         Err(why) => {
-            background.map(Background::fail);
+            if let Some(background) = background {
+                background.fail();
+            }
             Err(why)
         }
     }

@@ -113,7 +113,7 @@ pub(super) fn check(d: &mut Decoder<'_>, command: &Field<'_>, words: &[String], 
     let ending = |ending: &&str| PathBuf::from(format!("{}{ending}", whole.display()));
     let is_there = |path: &Path| !matches!(d.machine.look(path, Seen::File { executable: false }), Seen::Missing);
     let is_directory = d.machine.look(&whole, Seen::File { executable: false }) == Seen::Directory;
-    if (is_there(&whole) && !is_directory) || endings.iter().map(|e| ending(&e)).any(|path| is_there(&path)) {
+    if (is_there(&whole) && !is_directory) || endings.iter().map(ending).any(|path| is_there(&path)) {
         return;
     }
     let place = place_of(command, at + 1);

@@ -52,8 +52,9 @@ pub(crate) fn enter() -> Result<Role, Error> {
     }
     setsid().map_err(failed)?;
     // A leader of a session could get a terminal by opening one; its child cannot.
-    // SAFETY: as above; `_exit` runs nothing that belongs to the command.
+    // SAFETY: as above.
     if let ForkResult::Parent { .. } = unsafe { fork() }.map_err(failed)? {
+        // SAFETY: it runs nothing that belongs to the command, and ends this process.
         unsafe { libc::_exit(0) };
     }
     drop(hears);

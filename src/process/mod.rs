@@ -4,7 +4,6 @@
 //! Errors are [`Error`]s for people, never panics.
 
 mod access_list;
-pub(crate) mod activation;
 mod apart;
 pub(crate) mod control;
 pub(crate) mod daemon;
@@ -28,6 +27,7 @@ mod preload;
 pub(crate) mod program;
 mod runtime_dir;
 mod shared_dir;
+pub(crate) mod socket_activation;
 mod spawn;
 pub(crate) mod spec;
 pub(crate) mod state;

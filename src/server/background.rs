@@ -1,8 +1,8 @@
 //! `-d` and `server: {daemon: true}`: the proxy in the background, and what the command that started it is told.
 
 use super::console;
-use super::stop::Stopper;
-use super::vitals::Vitals;
+use super::health::ProxyHealth;
+use super::shutdown::GracefulShutdown;
 use crate::admin::health::Check;
 use crate::config::Config;
 use crate::config::cli::{Cli, Source};
@@ -131,10 +131,10 @@ pub(super) struct Waiting {
 
 impl Waiting {
     /// Until every app is ready, or it is clear that this will not be: then the proxy stops, and the command says why.
-    pub(super) async fn run(self, vitals: Vitals, stop: Arc<Stopper>) {
+    pub(super) async fn run(self, health: ProxyHealth, stop: Arc<GracefulShutdown>) {
         let end = Instant::now() + self.limit;
         let why = loop {
-            let against = vitals.condition().against(Check::Ready, None);
+            let against = health.condition().against(Check::Ready, None);
             if against.is_empty() {
                 return self.caller.release();
             }
@@ -143,7 +143,7 @@ impl Waiting {
                 break "it was stopped before it was ready".to_owned();
             } else if self.caller.is_gone() {
                 break format!("the command that waited has ended ({against})");
-            } else if vitals.has_failed() {
+            } else if health.has_failed() {
                 break format!("not ready: {against}");
             } else if Instant::now() >= end {
                 let limit = humantime::format_duration(self.limit);

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Vitals {
+pub(super) struct ProxyHealth {
     control: Control,
     rules: SharedRules,
     stopping: Arc<AtomicBool>,
@@ -20,9 +20,9 @@ pub(super) struct Vitals {
     unserved: Arc<Mutex<Option<String>>>,
 }
 
-impl Vitals {
-    pub(super) fn new(control: Control, rules: SharedRules) -> Vitals {
-        Vitals { control, rules, stopping: Arc::default(), were_ready: Arc::default(), unserved: Arc::default() }
+impl ProxyHealth {
+    pub(super) fn new(control: Control, rules: SharedRules) -> ProxyHealth {
+        ProxyHealth { control, rules, stopping: Arc::default(), were_ready: Arc::default(), unserved: Arc::default() }
     }
 
     /// What the last look at the listeners found: why clients are not served, or nothing.

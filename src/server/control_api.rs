@@ -1,14 +1,14 @@
 //! Joins the room of commands with the supervisor, and the page of metrics with everyone who measures.
 
 use super::console::{self, Output};
-use super::listen::Doors;
+use super::health::ProxyHealth;
+use super::listeners::Listeners;
 use super::peers::Peers;
 use super::reload::Reloader;
 use super::runtimes::{self, Homes};
 use super::signals::STOPPING;
 use super::sockets::Purpose;
 use super::upgrade::Upgrader;
-use super::vitals::Vitals;
 use crate::admin::commands::{Command, Verb};
 use crate::admin::health::{self, Health};
 use crate::admin::{self, Api, Hands, Outcome, Refusal, Scrape, Target, view};
@@ -79,23 +79,23 @@ pub(super) fn registry(control: &Control, service: &gateway::ProxyService, homes
 /// The services that the configuration asks for beside traffic.
 pub(super) fn serve(
     server: &mut Server,
-    doors: &Doors,
+    listeners: &Listeners,
     config: &Config,
-    steering: Steering,
+    backend: ControlBackend,
     registry: Registry,
 ) -> Result<(), String> {
-    let steering: Arc<dyn Hands> = Arc::new(steering);
+    let backend: Arc<dyn Hands> = Arc::new(backend);
     if let Some(address) = config.health {
-        server.add_service(doors.tcp("health", Health::new(steering.clone()), address));
+        server.add_service(listeners.tcp("health", Health::new(backend.clone()), address));
         log::info!("health on http://{address}/readyz");
     }
     if let Some(path) = &config.admin {
-        let address = doors.sockets.unix(Purpose::Admin, path)?;
-        let api = Api::new(steering);
-        server.add_service(doors.own.service("admin", api, vec![address], &doors.sockets).threads(1));
+        let address = listeners.sockets.unix(Purpose::Admin, path)?;
+        let api = Api::new(backend);
+        server.add_service(listeners.own.service("admin", api, vec![address], &listeners.sockets).threads(1));
     }
     if let Some(address) = config.metrics {
-        server.add_service(doors.tcp("metrics", Scrape::new(registry), address));
+        server.add_service(listeners.tcp("metrics", Scrape::new(registry), address));
         log::info!("metrics on http://{address}/metrics");
     }
     Ok(())
@@ -108,16 +108,16 @@ fn of(app: &str, outcome: Result<String, String>) -> Outcome {
 }
 
 /// What commands can do. Each operation is one method of [`Control`] or [`Reloader`].
-pub(super) struct Steering {
+pub(super) struct ControlBackend {
     pub(super) control: Control,
-    pub(super) vitals: Vitals,
+    pub(super) health: ProxyHealth,
     pub(super) reloader: Arc<Reloader>,
     pub(super) upgrader: Upgrader,
     pub(super) peers: Peers,
 }
 
 #[async_trait]
-impl Hands for Steering {
+impl Hands for ControlBackend {
     fn status(&self) -> view::Status {
         let status = self.control.status();
         let now = status.epoch.map(|epoch| epoch.elapsed()).unwrap_or_default();
@@ -130,7 +130,7 @@ impl Hands for Steering {
     }
 
     fn condition(&self) -> health::Condition {
-        self.vitals.condition()
+        self.health.condition()
     }
 
     fn objection(&self, pid: Option<u32>) -> Option<String> {
@@ -143,7 +143,7 @@ impl Hands for Steering {
 
     /// In a task of its own: that who asked has left does not end it.
     async fn upgrade(&self, program: Option<PathBuf>, conf: Option<PathBuf>) -> Outcome {
-        if self.vitals.is_stopping() {
+        if self.health.is_stopping() {
             return Err(Refusal::Failed(STOPPING.into()));
         }
         let upgrader = self.upgrader.clone();

@@ -3,22 +3,24 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+mod accept_gate;
 mod adoption;
-mod gate;
+mod background;
+mod console;
+mod control_api;
 mod guard;
 mod handover;
-mod herald;
-mod listen;
+mod health;
+mod listeners;
 mod notify;
 mod peers;
 mod reload;
 mod runtimes;
+mod shutdown;
 mod signals;
 mod sockets;
-mod steering;
-mod stop;
+mod systemd;
 mod upgrade;
-mod vitals;
 
 use crate::config::cli::{Cli, Stop};
 use crate::config::verbs::Asked;
@@ -28,18 +30,21 @@ use crate::handoff::{self, Takeover};
 use crate::pool::{Pool, Settings};
 use crate::process::RuntimeDir;
 use crate::process::init::Role;
-use crate::process::{self, activation};
+use crate::process::{self, socket_activation};
 use crate::supervisor::{AppSpec, Control, Setup, Snapshot, Supervisor, TakeoverHandle, alarms};
 use arc_swap::ArcSwap;
+use background::{Background, Entered, Waiting};
+use control_api::ControlBackend;
 use handover::{HandoffContext, HandoffRole, Handover, TakeoverParts};
-use herald::Herald;
-use listen::Doors;
+use health::ProxyHealth;
+use listeners::Listeners;
 use peers::Peers;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server};
 use pingora_core::services::background::background_service;
 use reload::{Fixed, Reloader};
 use runtimes::{Homes, Runtimes};
+use shutdown::GracefulShutdown;
 use signals::{Listening, Signals};
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
@@ -49,21 +54,22 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use steering::Steering;
-use stop::Stopper;
+use systemd::SystemdNotifier;
 use tokio::sync::watch;
 use upgrade::Upgrader;
-use vitals::Vitals;
 
 /// How long an idle connection to a worker with the preload script is kept. The script keeps its
-/// server's end longer (`KEEP_ALIVE`), so a request never meets a connection that just closed.
-const IDLE: Duration = Duration::from_secs(60);
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// server's end longer (`WORKER_KEEP_ALIVE_TIMEOUT`), so a request never meets a connection that just closed.
+const KEPT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const WORKER_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(75);
 /// The same for any other worker; uvicorn closes after 5 s, gunicorn after 2.
-const IDLE_UNKNOWN: Duration = Duration::from_millis(1500);
+const UNKNOWN_IDLE_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// For a thread that serves connections to end, once everything else has.
-const LAST_TURN: Duration = Duration::from_secs(1);
+const RUNTIME_END_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What a start with a wrong configuration ends with (EX_CONFIG of sysexits.h): no restart mends that.
+const WRONG_CONFIGURATION: u8 = 78;
 
 /// The whole program.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -73,16 +79,15 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         return code;
     }
     if let Some(asked) = Asked::parse(&args) {
-        return asked.map_or_else(stopped, steering::command);
+        return asked.map_or_else(stopped, control_api::command);
     }
-    let cli = match Cli::parse(args) {
+    let mut cli = match Cli::parse(args) {
         Ok(cli) => cli,
         Err(stop) => return stopped(stop),
     };
     if cli.test {
         let (text, good) = config::report(&cli);
-        println!("{text}");
-        return if good { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        return console::say(&format!("{text}\n"), u8::from(!good));
     }
     // A successor joins the proxies under the init that is there.
     if cli.upgrade {
@@ -94,61 +99,90 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             Err(why) => return fail(&why.to_string()),
         }
     }
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,pingora_unix_proxy=info")).init();
-    let (config, warnings) = match config::from_cli(&cli) {
+    let (mut config, warnings) = match config::from_cli(&cli) {
         Ok(loaded) => loaded,
         Err(errors) => {
-            errors.iter().for_each(|error| eprintln!("{error}"));
-            return ExitCode::FAILURE;
+            errors.iter().for_each(|error| console::print_error(&format!("{error}\n")));
+            return ExitCode::from(WRONG_CONFIGURATION);
         }
     };
+    start_log(config.server.daemon);
     warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    let background = match background::enter(&mut cli, &mut config) {
+        Ok(Entered::Proxy(background)) => background,
+        Ok(Entered::Command(code)) => return code,
+        Err(why) => return fail(&why),
+    };
     process::files::raise_limit();
-    match run(cli, config) {
+    match run(cli, config, background) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => fail(&why),
     }
 }
 
-fn stopped(stop: Stop) -> ExitCode {
-    match stop.code {
-        0 => print!("{}", stop.text),
-        _ => eprint!("{}", stop.text),
+fn start_log(in_background: bool) {
+    let mut log =
+        env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,pingora_unix_proxy=info"));
+    if in_background {
+        // What begins on a terminal goes on in a file.
+        log.write_style(env_logger::WriteStyle::Never);
     }
+    log.init();
+}
+
+fn stopped(stop: Stop) -> ExitCode {
+    if stop.code == 0 {
+        return console::say(&stop.text, 0);
+    }
+    console::print_error(&stop.text);
     ExitCode::from(stop.code)
 }
 
 fn fail(why: &str) -> ExitCode {
-    eprintln!("pingora-unix-proxy: {why}");
+    console::complain(why);
     ExitCode::FAILURE
 }
 
 /// Runs until a signal or a failure ends it.
-fn run(cli: Cli, config: Config) -> Result<(), String> {
-    if !cli.upgrade {
-        // Before signals are listened to: one that comes now finds nothing made.
-        RuntimeDir::await_guard(&config.runtime_dir);
-        return prepare(cli, config, None)?.run();
-    }
-    let takeover = handoff::take_over(&config.runtime_dir).map_err(|why| format!("-u: {why}"))?;
-    let refusal = takeover.client.refusal();
-    match prepare(cli, config, Some(takeover)) {
+fn run(cli: Cli, config: Config, background: Option<Background>) -> Result<(), String> {
+    let upgrade = cli.upgrade;
+    match prepare_alone_or_after(cli, config) {
         Ok(ready) => {
-            drop(refusal);
-            ready.run()
+            // A predecessor's is in the file until we have taken over.
+            let pid_file = (!upgrade).then_some(ready.pid_file.as_path());
+            let waiting = background.map(|background| background.detach(pid_file)).transpose()?;
+            ready.run(waiting.flatten())
         }
         Err(why) => {
-            refusal.say(&why);
+            if let Some(background) = background {
+                background.fail();
+            }
             Err(why)
         }
     }
+}
+
+fn prepare_alone_or_after(cli: Cli, config: Config) -> Result<Ready, String> {
+    if !cli.upgrade {
+        // Before signals are listened to: one that comes now finds nothing made.
+        RuntimeDir::await_guard(&config.runtime_dir);
+        return prepare(cli, config, None);
+    }
+    let takeover = handoff::take_over(&config.runtime_dir).map_err(|why| format!("-u: {why}"))?;
+    let refusal = takeover.client.refusal();
+    let prepared = prepare(cli, config, Some(takeover));
+    match &prepared {
+        Ok(_) => drop(refusal),
+        Err(why) => refusal.say(why),
+    }
+    prepared
 }
 
 /// A server with everything in it, not started yet.
 struct Ready {
     server: Server,
     signals: Signals,
-    doors: Doors,
+    listeners: Listeners,
     homes: Homes,
     failed: Arc<AtomicBool>,
     role: Arc<watch::Sender<HandoffRole>>,
@@ -161,28 +195,27 @@ type Inherited = (Snapshot, OwnedFd, handover::Pins);
 
 /// Takes the sockets that a predecessor or systemd has passed, and what else the predecessor has given.
 fn inherit(
-    doors: &Doors,
+    listeners: &Listeners,
     takeover: Option<Takeover>,
 ) -> Result<(Option<Inherited>, Option<handoff::HandoffClient>), String> {
     let Some(Takeover { snapshot, lock, mut sockets, client }) = takeover else {
-        doors.sockets.inherit(activation::take());
+        listeners.sockets.inherit(socket_activation::take());
         return Ok((None, None));
     };
     let pins = handover::pins(&mut sockets);
-    doors.sockets.inherit(sockets);
+    listeners.sockets.inherit(sockets);
     let snapshot = handover::snapshot(snapshot).map_err(|why| why.to_string())?;
     Ok((Some((snapshot, lock, pins)), Some(client)))
 }
 
 fn prepare(cli: Cli, mut config: Config, takeover: Option<Takeover>) -> Result<Ready, String> {
     let fixed = Fixed::of(&config);
-    // A daemon's foreground process is ended by signals as ever.
-    let listening = (!config.server.daemon).then(Listening::early).transpose()?;
+    let listening = Listening::early()?;
     let longest_start = config.apps.iter().map(|app| app.policy.start_timeout).max().unwrap_or_default();
-    let doors = Doors::new(takeover.is_none());
-    let (inherited, client) = inherit(&doors, takeover)?;
+    let listeners = Listeners::new(takeover.is_none());
+    let (inherited, client) = inherit(&listeners, takeover)?;
     // Whoever starts the same twice is told of the other proxy, not of the ports that it has.
-    let bound = doors.bind(&mut config);
+    let bound = listeners.bind(&mut config);
     bound.map_err(|why| client.is_none().then(|| other_proxy(&config.runtime_dir)).flatten().unwrap_or(why))?;
     let mut conf = std::mem::take(&mut config.server);
     let homes = homes(&mut conf);
@@ -207,9 +240,10 @@ fn prepare(cli: Cli, mut config: Config, takeover: Option<Takeover>) -> Result<R
         peers: peers.clone(),
         control: control.clone(),
         front: front.clone(),
-        doors: doors.clone(),
+        listeners: listeners.clone(),
         role: role.clone(),
         pid_file: pid_file.clone(),
+        writes_pid: cli.daemon,
         admin: config.admin.clone(),
         policy: shutdown.clone(),
     };
@@ -218,36 +252,36 @@ fn prepare(cli: Cli, mut config: Config, takeover: Option<Takeover>) -> Result<R
     server.add_service(background_service("handover", handover));
     let upgrader = Upgrader::new(&cli, trigger);
 
-    let vitals = Vitals::new(control.clone(), rules.clone());
+    let health = ProxyHealth::new(control.clone(), rules.clone());
     let reloader = Arc::new(Reloader::new(cli, fixed, rules, shutdown.clone(), control.clone()));
-    let stop = Stopper::new(front.clone(), doors.clone(), control.clone(), vitals.clone(), shutdown);
+    let stop = GracefulShutdown::new(front.clone(), listeners.clone(), control.clone(), health.clone(), shutdown);
     // Each room that measures registers its families here.
-    let registry = steering::registry(&control, &front, &homes);
+    let registry = control_api::registry(&control, &front, &homes);
     let adopt = adoption::adopt(front.clone(), control.clone(), homes.clone(), connections);
     let sweeper = front.clone();
     let mut adopt = Some(async move {
         tokio::join!(adopt, sweeper.sweep());
     });
-    for service in doors.traffic(&config, front, &homes) {
+    for service in listeners.traffic(&config, front, &homes) {
         // One of them is enough, and there is always a first.
         server.add_service(match adopt.take() {
             Some(adopt) => service.beside(adopt),
             None => service,
         });
     }
-    let steering = Steering {
+    let backend = ControlBackend {
         control: control.clone(),
-        vitals: vitals.clone(),
+        health: health.clone(),
         reloader: reloader.clone(),
         upgrader: upgrader.clone(),
         peers,
     };
-    steering::serve(&mut server, &doors, &config, steering, registry)?;
+    control_api::serve(&mut server, &listeners, &config, backend, registry)?;
     let failed = Arc::new(AtomicBool::new(false));
-    let herald = Herald {
+    let systemd = SystemdNotifier {
         control: control.clone(),
-        vitals,
-        doors: doors.clone(),
+        health: health.clone(),
+        listeners: listeners.clone(),
         longest_start,
         succeeds: is_taking_over,
         asked: config.health.is_some(),
@@ -256,20 +290,23 @@ fn prepare(cli: Cli, mut config: Config, takeover: Option<Takeover>) -> Result<R
         control,
         reloader,
         stop: Arc::new(stop),
-        herald: Mutex::new(Some(herald)),
-        listening: Mutex::new(listening),
+        systemd: Mutex::new(Some(systemd)),
+        listening: Mutex::new(Some(listening)),
+        waiting: Mutex::default(),
+        health: health.clone(),
         failed: failed.clone(),
         upgrader,
         role: role.clone(),
     };
-    Ok(Ready { server, signals, doors, homes, failed, role, admin: config.admin, pid_file })
+    Ok(Ready { server, signals, listeners, homes, failed, role, admin: config.admin, pid_file })
 }
 
 impl Ready {
-    fn run(self) -> Result<(), String> {
+    fn run(self, waiting: Option<Waiting>) -> Result<(), String> {
+        *self.signals.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = waiting;
         self.server.run(RunArgs { shutdown_signal: Box::new(self.signals) });
-        self.homes.end(LAST_TURN);
-        self.doors.sockets.release();
+        self.homes.end(RUNTIME_END_TIMEOUT);
+        self.listeners.sockets.release();
         match &*self.role.borrow() {
             HandoffRole::Active => {
                 self.admin.iter().for_each(|socket| sockets::remove_path(socket));
@@ -295,7 +332,7 @@ fn wire(config: &mut Config, mut pool: impl FnMut(&Arc<str>, Settings) -> Arc<Po
     for app in std::mem::take(&mut config.apps) {
         let name: Arc<str> = app.name.into();
         let pool = pool(&name, Settings { affinity: app.affinity, balance: app.balance, queue: app.queue });
-        let keep_alive = if app.spec.preload { IDLE } else { IDLE_UNKNOWN };
+        let keep_alive = if app.spec.preload { KEPT_IDLE_TIMEOUT } else { UNKNOWN_IDLE_TIMEOUT };
         wiring.apps.push(gateway::App::new(pool.clone(), app.protocol, app.response_timeout, keep_alive));
         wiring.specs.push(AppSpec { name, spec: app.spec, policy: app.policy, pool });
     }
@@ -350,7 +387,7 @@ fn supervise(
         apps,
         runtime_dir: config.runtime_dir.clone(),
         port: config.listeners.first().map_or(0, |listener| listener.address.port()),
-        keep_alive: KEEP_ALIVE,
+        keep_alive: WORKER_KEEP_ALIVE_TIMEOUT,
         orphan_timeout: config.orphan_timeout,
         logs: config.logs.clone(),
         alarms: alarms(&config.alarms),

@@ -86,6 +86,34 @@ fn the_metric_that_scales_is_the_one_of_the_rule_and_documented() {
 }
 
 #[test]
+fn the_unit_names_what_an_install_puts_there_and_stops_at_mistakes_that_no_restart_mends() {
+    let unit = std::fs::read_to_string("deploy/systemd/pingora-unix-proxy.service").expect("readable");
+    let steps = std::fs::read_to_string("docs/deployment.md").expect("readable");
+    let values = |key: &str| {
+        let lines = unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        lines.flat_map(str::split_whitespace).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(values("RestartPreventExitStatus"), ["2", "78"]);
+    assert!(values("ExecStartPre").is_empty(), "its exit code would not count");
+    let pages = values("Documentation");
+    assert!(!pages.is_empty());
+    for page in pages {
+        let (dir, name) = page.strip_prefix("file://").and_then(|page| page.rsplit_once('/')).expect("a file");
+        assert!(Path::new("docs").join(name).exists(), "{page}");
+        assert!(steps.contains(&format!("-t {dir} docs/*.md")), "{page} is installed by no step");
+    }
+}
+
+#[test]
+fn documents_use_no_option_that_the_oldest_systemd_lacks() {
+    for page in ["docs/configuration.md", "docs/deployment.md", "docs/operations.md", "README.md"] {
+        let text = std::fs::read_to_string(page).expect("readable");
+        // From 252 on; the unit works from 247 on.
+        assert!(!text.contains("--kill-whom"), "{page}");
+    }
+}
+
+#[test]
 fn the_configuration_for_systemd_is_good() {
     let files = files("deploy/systemd");
     assert_eq!(files.len(), 1);

@@ -2,10 +2,10 @@
 
 use super::error::shown;
 use super::fields::{Decoder, Field, Fields};
-use super::machine::Seen;
+use super::machine::{Barrier, Seen};
 use super::schema::{APP, QUEUE};
 use super::yaml::{Node, Value};
-use super::{App, affinity, command, policy};
+use super::{App, affinity, command, policy, startable};
 use crate::gateway::Protocol;
 use crate::pool::QueuePolicy;
 use crate::process::spec::{Identity, Spec};
@@ -122,7 +122,7 @@ fn app(d: &mut Decoder<'_>, name: &str, field: &Field<'_>) -> Option<App> {
     let queue = queue(d, &fields);
     let command = command?;
     if let Some(user) = &user {
-        check_access(d, &fields, &cwd, user);
+        check_access(d, &fields, &cwd, user, &command.words);
     }
     if policy.wait_ready && !command.preload {
         let at = fields.get("wait_ready").and_then(|field| field.at());
@@ -280,15 +280,29 @@ fn identity(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<Identity> {
 }
 
 /// A common trap: a directory below /root or /home that the workers' user cannot enter.
-fn check_access(d: &mut Decoder<'_>, fields: &Fields<'_>, cwd: &Path, user: &Identity) {
-    let script = fields.get("script").and_then(|field| Some((field.at(), cwd.join(field.text()?))));
+fn check_access(d: &mut Decoder<'_>, fields: &Fields<'_>, cwd: &Path, user: &Identity, words: &[String]) {
+    let what = fields.get("script").or_else(|| fields.get("command"));
+    let at = what.as_ref().and_then(Field::at);
+    let file = match fields.get("script") {
+        Some(script) => script.text(),
+        None => startable::script(words),
+    };
+    // A program need not be readable.
+    let program = words.first().filter(|program| program.contains('/')).map(|program| cwd.join(program));
     let dir = fields.get("cwd").map_or(fields.at, |field| field.at());
-    for (at, path) in [Some((dir, cwd.to_owned())), script].into_iter().flatten() {
-        if let Some(barrier) = d.machine.barrier(&path, user) {
+    let paths = [
+        Some((dir, cwd.to_owned())),
+        file.map(|file| (at, cwd.join(file))),
+        program.and_then(|program| Some((at, program.parent()?.to_owned()))),
+    ];
+    for (at, path) in paths.into_iter().flatten() {
+        if let Some(Barrier { at: closed, has_list }) = d.machine.barrier(&path, user) {
             let message = format!("user {} cannot reach {}", user.name, path.display());
-            let hint =
-                format!("permissions of {} bar the way, unless an access control list opens it", barrier.display());
-            return d.found.warn(at, message, hint);
+            let hint = format!("permissions of {} bar the way", closed.display());
+            return match has_list {
+                true => d.found.warn(at, message, format!("{hint}, unless its access control list opens it")),
+                false => d.found.error(at, message, hint),
+            };
         }
     }
 }

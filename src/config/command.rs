@@ -2,7 +2,9 @@
 
 use super::error::{nearest, shown};
 use super::fields::{Decoder, Field, Fields, tidy};
+use super::lookup::{file_hint, find};
 use super::machine::Seen;
+use super::startable;
 use std::path::{Path, PathBuf};
 
 /// Programs that are Node.js or start it, so that `NODE_OPTIONS` reaches the app.
@@ -117,7 +119,10 @@ fn from_script(
     env: &[(String, String)],
 ) -> Option<Vec<String>> {
     let interpreter = match fields.get("interpreter") {
-        Some(field) => d.word(&field).inspect(|program| check_program(d, &field, program, cwd, env)),
+        Some(field) => d.word(&field).inspect(|program| {
+            check_program(d, &field, program, cwd, env);
+            startable::check_shebang(d, &field, program, cwd, env);
+        }),
         None => {
             let interpreter = "node".to_owned();
             check_program(d, script, &interpreter, cwd, env);
@@ -161,7 +166,16 @@ fn from_command(
         d.found.error(command.at(), message, "write variables under env");
         return None;
     }
+    let before = d.found.count();
     check_program(d, command, program, cwd, env);
+    let is_there = |field: &Field<'_>| {
+        let dir = tidy(&d.base.join(field.text().unwrap_or_default()));
+        d.machine.look(&dir, Seen::Directory) == Seen::Directory
+    };
+    // A wrong `cwd` is told once.
+    if d.found.count() == before && fields.get("cwd").is_none_or(|field| is_there(&field)) {
+        startable::check(d, command, &words, cwd, env);
+    }
     Some(words)
 }
 
@@ -220,21 +234,7 @@ fn missing_script_hint(d: &Decoder<'_>, file: &str, whole: &Path) -> String {
     if !file.contains('/') && find(d, file, &[]).is_some() {
         return format!("write command: [{file}, argument] for a program");
     }
-    if let Some(near) = neighbour(whole) {
-        return format!("looked at {}; did you mean {near}?", whole.display());
-    }
-    format!("looked at {}; a script is looked for in cwd", whole.display())
-}
-
-/// The most similar name in the same directory.
-fn neighbour(path: &Path) -> Option<String> {
-    /// A directory may be large; the first entries are enough for a hint.
-    const MOST: usize = 500;
-    let name = path.file_name()?.to_str()?;
-    let entries = std::fs::read_dir(path.parent()?).ok()?.take(MOST);
-    let mut names: Vec<String> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
-    names.sort();
-    nearest(name, names.iter().map(String::as_str)).map(str::to_owned)
+    file_hint(whole)
 }
 
 pub(super) fn check_program(
@@ -281,17 +281,6 @@ fn absent_program_hint(d: &Decoder<'_>, program: &str, cwd: &Path) -> String {
         return format!("write ./{program}");
     }
     "install it, or write its whole path".to_owned()
-}
-
-/// Looks for a program in the app's PATH, else the proxy's.
-fn find(d: &Decoder<'_>, program: &str, env: &[(String, String)]) -> Option<PathBuf> {
-    let own = env.iter().find(|(name, _)| name == "PATH");
-    let dirs = match own {
-        Some((_, path)) => std::env::split_paths(path).filter(|dir| dir.is_absolute()).collect(),
-        None => d.machine.path(),
-    };
-    let mut candidates = dirs.into_iter().map(|dir| dir.join(program));
-    candidates.find(|path| d.machine.look(path, Seen::File { executable: true }) == Seen::File { executable: true })
 }
 
 /// `{port}` and misspelt placeholders would reach the program as they are.

@@ -4,7 +4,10 @@
 use crate::process::RuntimeDir;
 use crate::process::spec::Identity;
 use nix::unistd::{AccessFlags, Gid, Group, Uid, User, access, getegid, geteuid, getgrouplist};
+use rustix::fs::getxattr;
+use rustix::io::Errno;
 use std::ffi::OsString;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +30,14 @@ pub(super) enum Seen {
 /// The longest default in a home, in bytes: of a socket's 107 this leaves 16 for the name of an app.
 const MOST_OF_STATE: usize = 54;
 
+/// What keeps a user from a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Barrier {
+    pub(super) at: PathBuf,
+    /// There is an access control list, which may open what the permission bits close.
+    pub(super) has_list: bool,
+}
+
 pub(super) trait Machine {
     fn var(&self, name: &str) -> Option<OsString>;
     fn is_root(&self) -> bool;
@@ -36,13 +47,14 @@ pub(super) trait Machine {
     fn cpus(&self) -> u16;
     /// What stands at an absolute path; `wanted` is what the caller hopes for.
     fn look(&self, path: &Path, wanted: Seen) -> Seen;
+    /// The first bytes of a regular file; `None` where that cannot be read, or is only imagined.
+    fn read(&self, path: &Path, most: usize) -> Option<Vec<u8>>;
     /// By name, or by number. `Ok(None)` when there is none.
     fn user(&self, name: &str) -> Result<Option<Identity>, String>;
     fn group(&self, name: &str) -> Result<Option<u32>, String>;
 
-    /// The first part of an absolute path that a user may not enter or, at its end, read, as far as permission
-    /// bits tell.
-    fn barrier(&self, path: &Path, user: &Identity) -> Option<PathBuf>;
+    /// The first part of an absolute path that a user may not enter or, at its end, read.
+    fn barrier(&self, path: &Path, user: &Identity) -> Option<Barrier>;
 
     /// Directories in which programs are looked for.
     fn path(&self) -> Vec<PathBuf> {
@@ -151,6 +163,15 @@ impl Machine for Here {
         }
     }
 
+    fn read(&self, path: &Path, most: usize) -> Option<Vec<u8>> {
+        if !std::fs::metadata(path).ok()?.is_file() {
+            return None;
+        }
+        let mut bytes = Vec::new();
+        std::fs::File::open(path).ok()?.take(most as u64).read_to_end(&mut bytes).ok()?;
+        Some(bytes)
+    }
+
     fn user(&self, name: &str) -> Result<Option<Identity>, String> {
         let number = name.parse::<u32>().ok();
         let found = match number {
@@ -166,7 +187,7 @@ impl Machine for Here {
         }))
     }
 
-    fn barrier(&self, path: &Path, user: &Identity) -> Option<PathBuf> {
+    fn barrier(&self, path: &Path, user: &Identity) -> Option<Barrier> {
         if user.uid == 0 {
             return None;
         }
@@ -177,7 +198,8 @@ impl Machine for Here {
         let mut parts: Vec<&Path> = real.ancestors().collect();
         parts.reverse();
         let closed = |part: &&Path| std::fs::metadata(part).is_ok_and(|meta| !admits(&meta, user, &groups));
-        parts.into_iter().find(closed).map(Path::to_owned)
+        let at = parts.into_iter().find(closed)?;
+        Some(Barrier { at: at.to_owned(), has_list: has_access_list(at) })
     }
 
     fn group(&self, name: &str) -> Result<Option<u32>, String> {
@@ -188,6 +210,13 @@ impl Machine for Here {
         let group = Group::from_name(name).map_err(|error| error.desc().to_lowercase())?;
         Ok(group.map(|group| group.gid.as_raw()))
     }
+}
+
+/// Whether more than the permission bits decides (acl(5)).
+fn has_access_list(path: &Path) -> bool {
+    let mut list = [0_u8; 512];
+    // A longer one is one, too.
+    matches!(getxattr(path, "system.posix_acl_access", &mut list[..]), Ok(1..) | Err(Errno::RANGE))
 }
 
 /// Whether permission bits let a user read (files) or enter (directories).
@@ -251,6 +280,10 @@ impl Machine for Paper {
         wanted
     }
 
+    fn read(&self, _: &Path, _: usize) -> Option<Vec<u8>> {
+        None
+    }
+
     fn user(&self, name: &str) -> Result<Option<Identity>, String> {
         let known = [("root", 0), ("paper", 1000), ("www-data", 33), ("node", 1001), ("chat", 1002)];
         let found = known.into_iter().find(|(known, uid)| *known == name || uid.to_string() == name);
@@ -262,7 +295,7 @@ impl Machine for Paper {
         }))
     }
 
-    fn barrier(&self, _: &Path, _: &Identity) -> Option<PathBuf> {
+    fn barrier(&self, _: &Path, _: &Identity) -> Option<Barrier> {
         None
     }
 

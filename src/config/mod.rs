@@ -20,6 +20,7 @@ mod interpolate;
 mod limits;
 mod listeners;
 mod logs;
+mod lookup;
 mod machine;
 mod pingora;
 mod policy;
@@ -27,6 +28,7 @@ mod routes;
 mod scalars;
 mod schema;
 mod shutdown;
+mod startable;
 #[cfg(test)]
 mod tests;
 mod usage;

@@ -84,7 +84,6 @@ fn daemon(d: &mut Decoder<'_>, fields: &Fields<'_>, conf: &mut ServerConf) {
     });
     conf.daemon_wait_for_ready = d.flag(fields, "daemon_wait_for_ready").unwrap_or(conf.daemon_wait_for_ready);
     conf.daemon_ready_timeout_seconds = d.integer(fields, "daemon_ready_timeout_seconds").and_then(NonZeroU64::new);
-    conf.daemon_notify_timeout_seconds = d.integer(fields, "daemon_notify_timeout_seconds").and_then(NonZeroU64::new);
 }
 
 /// A file that will be written: its directory must be there.

@@ -150,13 +150,16 @@ pub(super) const SERVER: Section = Section {
         key("fast_timeout_to_tokio_threshold_seconds", Integer(1, 31_536_000, "none"), Yaml("900")),
         key("daemon", Flag, Yaml("false")),
         key("pid_file", Other("file"), Words("pingora-unix-proxy.pid in runtime_dir")),
-        key("error_log", Other("file"), Words("standard error")),
+        key("error_log", Other("file"), Words("none")),
         key("working_directory", Other("directory"), Words("unchanged")),
         key("daemon_wait_for_ready", Flag, Yaml("false")),
         key("daemon_ready_timeout_seconds", Integer(1, 86_400, ""), Words("600")),
-        key("daemon_notify_timeout_seconds", Integer(1, 86_400, ""), Words("60")),
     ],
     elsewhere: &[
+        (
+            "daemon_notify_timeout_seconds",
+            Useless("the process in the background says that it is ready through a pipe, and waits for nobody"),
+        ),
         ("upgrade_sock", Useless("an upgrade goes by handoff.sock in runtime_dir")),
         (
             "upgrade_sock_connect_accept_max_retries",
@@ -254,7 +257,7 @@ pub(super) const APP: Section = Section {
         key("drain_window", Duration(0, 86_400_000), Yaml("10s")),
         key("stop_signal", Other("signal name"), Yaml("SIGTERM")),
         key("min_ready", Duration(0, 3_600_000), Yaml("1s")),
-        key("surge", Integer(1, 1024, ""), Yaml("1")),
+        key("surge", Integer(0, 1024, ""), Yaml("1")),
         key("backoff", Map, Yaml("{min: 100ms, max: 30s}")),
         key("min_uptime", Duration(0, 86_400_000), Yaml("10s")),
         key("crash_loop", Map, Yaml("{max: 5, window: 60s, retry: 60s}")),

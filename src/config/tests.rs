@@ -447,8 +447,13 @@ fn hostile_yaml_is_bounded() {
 
 #[test]
 fn a_command_needs_no_file() {
-    let config =
-        from_command(&["node".into(), "--inspect".into(), "/tmp/some dir/My app.v2.js".into()]).expect("good").0;
+    let dir = std::env::temp_dir().join(format!("pup some dir {}", std::process::id()));
+    let script = dir.join("My app.v2.js");
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(&script, "").unwrap();
+    let command = ["node".into(), "--inspect".into(), script.to_str().unwrap().to_owned()];
+    let config = from_command(&command).expect("good").0;
+    std::fs::remove_dir_all(&dir).unwrap();
     let [app] = config.apps.as_slice() else { panic!() };
     assert_eq!(app.name, "My-app-v2");
     assert_eq!(app.spec.cwd, std::env::current_dir().unwrap());
@@ -612,7 +617,8 @@ fn a_barred_way_is_found() {
     [&dir, &dir.join("closed"), &inner].into_iter().for_each(|path| set(path, 0o755));
     assert_eq!(Here.barrier(&inner, &stranger), None);
     set(&dir.join("closed"), 0o750);
-    assert_eq!(Here.barrier(&inner, &stranger), Some(dir.canonicalize().unwrap().join("closed")));
+    let at = dir.canonicalize().unwrap().join("closed");
+    assert_eq!(Here.barrier(&inner, &stranger), Some(machine::Barrier { at, has_list: false }));
     std::fs::remove_dir_all(&dir).unwrap();
 }
 
@@ -627,8 +633,9 @@ fn the_command_line_is_read() {
     assert_eq!(cli("p -t --conf c.yaml"), Ok(file(true, false, false)));
     assert_eq!(cli("p -udc c.yaml"), Ok(file(false, true, true)));
     assert_eq!(cli("p --upgrade --daemon --test --conf=c.yaml"), Ok(file(true, true, true)));
-    let command = cli("p -t -- node app.js -c x --help").expect("good");
-    assert_eq!(command.source, Source::Command(["node", "app.js", "-c", "x", "--help"].map(str::to_owned).to_vec()));
+    const APP: &str = "tests/config/files/app.js";
+    let command = cli(&format!("p -t -- node {APP} -c x --help")).expect("good");
+    assert_eq!(command.source, Source::Command(["node", APP, "-c", "x", "--help"].map(str::to_owned).to_vec()));
     let (text, good) = report(&command);
     assert!(good, "{text}");
     assert!(text.starts_with("command line: ok: 1 app, "), "{text}");

@@ -95,11 +95,15 @@ impl Fleet {
     pub(super) fn ask_tunnels(&mut self) {
         let now = self.now;
         let stopping = self.goal >= Goal::Stop;
-        if !stopping && self.serving() == 0 {
-            return;
-        }
-        let (code, most) = if stopping { (GOING_AWAY, STOP_WINDOW) } else { (SERVICE_RESTART, Duration::MAX) };
-        let due = |w: &&mut super::Worker| w.state == State::Draining && !w.drain.asked;
+        let alone = !stopping && self.serving() == 0;
+        let (code, most) = match (stopping, alone) {
+            (true, _) => (GOING_AWAY, STOP_WINDOW),
+            // Nobody serves until it is gone.
+            (false, true) => (SERVICE_RESTART, Duration::ZERO),
+            (false, false) => (SERVICE_RESTART, Duration::MAX),
+        };
+        let due =
+            |w: &&mut super::Worker| w.state == State::Draining && !w.drain.asked && (!alone || w.drain.makes_room);
         for worker in self.workers.values_mut().filter(due) {
             worker.drain.asked = true;
             // The last to be closed need a moment to leave before the drain's end.
@@ -121,6 +125,7 @@ impl Fleet {
         let elsewhere = self.serving() > 0;
         let Some(worker) = self.workers.get_mut(&incarnation).filter(|w| w.state == State::Draining) else { return };
         let ending = worker.drain.until.is_some_and(|until| now < until);
+        let elsewhere = elsewhere || worker.drain.makes_room;
         if !stopping && worker.drain.asked && elsewhere && carried.tunnels == 0 && !worker.drain.silent {
             let sessions = worker.load.map_or(0, |load| load.sessions);
             // One that is between two polls must find it: only its worker can end it.

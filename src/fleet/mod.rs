@@ -22,7 +22,7 @@
 //! A worker is *seated* in its slot, is the *successor* of the one that is (it comes up in the same
 //! slot, gets no traffic, and takes the seat when it has been ready for `min_ready`), or has
 //! *retired* (it drains and ends). A rollout, and a worker that has reached a limit, replace through
-//! successors, so no step of our own takes a worker away before another stands in its place.
+//! successors, so no step of our own takes a worker away before another stands in its place, unless `surge` is 0.
 //!
 //! | file | rules of |
 //! |---|---|
@@ -32,6 +32,7 @@
 //! | `relief.rs` | nobody is ready: a slot starts although it backs off |
 //! | `health.rs` | heartbeat and checks |
 //! | `rollout.rs` | generations, successors, replacement |
+//! | `in_place.rs` | replacement without surge: the old one goes first |
 //! | `scaling.rs`, `size.rs` | how many workers; which one goes |
 //! | `limits.rs` | memory, requests, lifetime |
 //! | `saved.rs` | written down, and taken up again by another process |
@@ -45,6 +46,7 @@ mod end;
 mod event;
 mod external;
 mod health;
+mod in_place;
 mod limits;
 pub(crate) mod policy;
 mod relief;

@@ -45,6 +45,9 @@ impl Fleet {
         self.policies.insert(generation, policy.clone());
         let workers = self.workers.values_mut().filter(|w| w.generation == generation);
         workers.for_each(|worker| worker.policy = policy.clone());
+        if self.replaces_in_place() {
+            self.kill_successors("the one before it is to go first");
+        }
         self.resize();
     }
 
@@ -150,8 +153,11 @@ impl Fleet {
 
     /// Begins to replace what should be, as far as the surge allows.
     pub(super) fn replace_workers(&mut self) {
-        let wanted = self.rollout.as_ref().map_or(self.generation, |rollout| rollout.generation);
-        let surge = usize::from(self.policy_of(wanted).surge.max(1));
+        if self.replaces_in_place() {
+            return self.replace_in_place();
+        }
+        let wanted = self.wanted();
+        let surge = usize::from(self.policy_of(wanted).surge);
         let leaving = self.workers.values().filter(|w| w.is_alive() && w.role == Role::Retired && w.drain.replaced);
         let mut room = surge.saturating_sub(leaving.count());
         room = room.saturating_sub(self.slots.values().filter(|seat| seat.successor.is_some()).count());
@@ -177,7 +183,7 @@ impl Fleet {
 
     /// Since when a seat's worker is to be replaced, for order's sake: another generation comes
     /// first, then who has been there longest.
-    fn is_due(&self, seat: &super::Seat, wanted: Generation) -> Option<Time> {
+    pub(super) fn is_due(&self, seat: &super::Seat, wanted: Generation) -> Option<Time> {
         if seat.successor.is_some() || seat.successor_due.is_some() {
             return None;
         }

@@ -88,7 +88,7 @@ impl Fleet {
 
     /// Who is still there comes back without a boot: the one with the most sessions first.
     fn uncordon(&mut self) -> bool {
-        let wanted = self.rollout.as_ref().map_or(self.generation, |rollout| rollout.generation);
+        let wanted = self.wanted();
         let back = |w: &&super::Worker| w.state == State::Cordoned && w.generation == wanted;
         let best = self.workers.values().filter(back).max_by_key(|w| (sessions(w), Reverse(w.slot)));
         let Some(incarnation) = best.map(|w| w.incarnation) else { return false };

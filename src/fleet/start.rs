@@ -24,6 +24,10 @@ impl Fleet {
     }
 
     fn fill(&mut self, slot: Slot) {
+        if self.is_held_free(slot) {
+            self.seat_mut(slot).occupant = Occupant::Empty;
+            return;
+        }
         let incarnation = self.spawn(slot, self.restart_generation(), Role::Seated);
         self.seat_mut(slot).occupant = Occupant::Worker(incarnation);
     }

@@ -411,3 +411,62 @@ fn who_has_given_up_root_is_not_waited_for_and_is_replaced_once_it_has_lost_its_
     play.at(60_000, Event::Tick);
     assert_eq!((play.seats(), play.fleet.workers().next().unwrap().state), (vec![(A, true)], State::Ready));
 }
+
+/// Brings a worker of a slot up, from its spawn on.
+fn comes_up(play: &mut Play, now: u64, incarnation: Incarnation) {
+    play.at(now, Event::Spawned { incarnation, pid: incarnation.0 });
+    play.at(now, Event::Hello { incarnation });
+    play.at(now, Event::Path { incarnation });
+    play.at(now, Event::ProbeOk { incarnation, attempt: 1 });
+}
+
+fn ends(play: &mut Play, now: u64, incarnation: Incarnation) {
+    play.at(now, Event::Exited { incarnation, how: "exited with code 0".into() });
+}
+
+#[test]
+fn without_surge_the_old_worker_goes_first_and_its_tunnels_close_at_once() {
+    let policy = Policy { surge: 0, min_ready: ms(1000), ..policy() };
+    let mut play = Play::up(policy.clone());
+    let next = Incarnation(A.0 + 1);
+    let asked = play.at(2000, Event::Roll { generation: Generation(2), policy: Box::new(policy) }).to_vec();
+    let closes = Action::CloseTunnels { incarnation: A, code: 1012, window: Duration::ZERO };
+    assert!(asked.contains(&closes), "{asked:?}");
+    assert!(!asked.iter().any(|action| matches!(action, Action::Spawn { .. })), "{asked:?}");
+    assert_eq!(play.seats(), [(A, false)], "it finishes, and takes no new session");
+    let carried = Carried::default();
+    for now in [2200, 2400, 2600] {
+        play.at(now, Event::Carries { incarnation: A, carried });
+    }
+    assert_eq!(play.state(), State::Stopping);
+    play.at(2700, Event::Exited { incarnation: A, how: "exited with code 0".into() });
+    let spawn = Action::Spawn { slot: Slot(0), incarnation: next, generation: Generation(2) };
+    assert!(play.asked.contains(&spawn), "{:?}", play.asked);
+    comes_up(&mut play, 2800, next);
+    assert_eq!(play.seats(), [(next, true)], "it has nobody to prove itself beside");
+    assert!(
+        play.asked.iter().any(|action| matches!(action, Action::Rolled { outcome: Ok(_), .. })),
+        "{:?}",
+        play.asked
+    );
+}
+
+#[test]
+fn without_surge_a_generation_that_fails_leaves_its_slot_to_the_one_before() {
+    let policy = Policy { surge: 0, drain_timeout: ms(0), ..policy() };
+    let mut play = Play::up(policy.clone());
+    let (bad, good) = (Incarnation(A.0 + 1), Incarnation(A.0 + 2));
+    play.at(2000, Event::Roll { generation: Generation(2), policy: Box::new(policy) });
+    ends(&mut play, 2100, A);
+    play.at(2200, Event::Spawned { incarnation: bad, pid: 2 });
+    ends(&mut play, 2300, bad);
+    assert!(
+        play.asked.iter().any(|action| matches!(action, Action::Rolled { outcome: Err(_), .. })),
+        "{:?}",
+        play.asked
+    );
+    let spawn = Action::Spawn { slot: Slot(0), incarnation: good, generation: Generation(1) };
+    assert!(play.asked.contains(&spawn), "{:?}", play.asked);
+    comes_up(&mut play, 2400, good);
+    assert_eq!(play.seats(), [(good, true)]);
+}

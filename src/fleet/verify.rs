@@ -85,9 +85,17 @@ impl Fleet {
             let waits = self.workers.get(&successor).is_some_and(|w| w.slot == slot && w.is_alive());
             check(waits && running, || format!("slot {slot} waits for #{successor}, who is not there"))?;
         }
+        if self.replaces_in_place() && seat.successor.is_some() {
+            // One that came before the rule is killed.
+            let sits = matches!(seat.occupant, Occupant::Worker(_));
+            check(!sits, || format!("slot {slot} has two workers"))?;
+        }
         check(seat.timers().all(|t| t > self.now), || format!("slot {slot} has an overdue timer"))?;
         match seat.occupant {
-            Occupant::Empty => check(!running, || format!("slot {slot} is empty while the fleet runs")),
+            Occupant::Empty => {
+                let is_held_free = self.is_held_free(slot) || seat.successor.is_some();
+                check(!running || is_held_free, || format!("slot {slot} is empty while the fleet runs"))
+            }
             Occupant::Worker(incarnation) => {
                 let sits = self.workers.get(&incarnation).is_some_and(|w| w.slot == slot && w.is_alive());
                 check(sits, || format!("slot {slot} holds #{incarnation}, who is not there"))

@@ -173,6 +173,9 @@ pub(super) struct Drain {
     pub(super) until: Option<Time>,
     /// Another took its seat, so it counts against the surge.
     pub(super) replaced: bool,
+    /// Another is to take its seat, and cannot come before it is gone.
+    #[serde(default)]
+    pub(super) makes_room: bool,
 }
 
 impl Worker {

@@ -1,5 +1,6 @@
 //! The words a worker is started with: command, environment, and what the protocol adds to them.
 
+use super::daemon::DETACHED;
 use super::init::VARIABLES;
 use super::spec::Spec;
 use crate::worker::Slot;
@@ -24,8 +25,9 @@ pub(super) fn environment(
     slot: Slot,
     preload: Option<(&Path, String)>,
 ) -> BTreeMap<OsString, OsString> {
-    let mut env: BTreeMap<OsString, OsString> =
-        inherited.filter(|(name, _)| !NOT_INHERITED.iter().chain(&VARIABLES).any(|n| name == n)).collect();
+    let mut env: BTreeMap<OsString, OsString> = inherited
+        .filter(|(name, _)| !NOT_INHERITED.iter().chain(&VARIABLES).chain([&DETACHED]).any(|n| name == n))
+        .collect();
     if let Some(user) = &spec.user {
         env.insert("HOME".into(), user.home.clone().into());
         env.insert("USER".into(), user.name.clone().into());
@@ -80,7 +82,8 @@ mod tests {
 
     #[test]
     fn options_are_added_and_values_filled() {
-        let inherited = [("NODE_OPTIONS", "--enable-source-maps"), ("NOTIFY_SOCKET", "/x"), ("KEPT", "1")];
+        let inherited =
+            [("NODE_OPTIONS", "--enable-source-maps"), ("NOTIFY_SOCKET", "/x"), (DETACHED, "1"), ("KEPT", "1")];
         let inherited = inherited.iter().map(|(k, v)| (OsString::from(k), OsString::from(v)));
         let spec = spec(&[("SOCKET", "unix:{socket}"), ("N", "{slot}"), ("KEPT", "2")]);
         let preload = Some((Path::new("/run/a b/pre\"load.cjs"), "{}".to_owned()));
@@ -91,6 +94,6 @@ mod tests {
         assert_eq!(get("N").as_deref(), Some("3"));
         assert_eq!(get("KEPT").as_deref(), Some("2"));
         assert_eq!(get("NODE_APP_INSTANCE").as_deref(), Some("3"));
-        assert_eq!(get("NOTIFY_SOCKET"), None);
+        assert_eq!((get("NOTIFY_SOCKET"), get(DETACHED)), (None, None));
     }
 }

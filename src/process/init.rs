@@ -109,18 +109,31 @@ pub(crate) fn enter(mut held: Held) -> Result<Role, Error> {
 
 /// What a child of the init has to know.
 fn introduce(init: u32) {
-    let own = std::process::id().to_string();
     // SAFETY: one thread (the promise of `enter`), so nobody reads the environment meanwhile.
     unsafe {
         std::env::remove_var(ASKED);
         std::env::set_var(INIT_PID, init.to_string());
-        // The service manager meant the process that it started; that is what the proxy is to everybody.
-        for name in ["LISTEN_PID", "WATCHDOG_PID"] {
-            if std::env::var(name).is_ok_and(|pid| pid == init.to_string()) {
-                std::env::set_var(name, &own);
-            }
+        meant_for_us(init);
+    }
+}
+
+/// What the service manager has said to the process that it started, it says to the proxy that this one is.
+///
+/// # Safety
+/// The process has one thread.
+pub(super) unsafe fn meant_for_us(started: u32) {
+    let own = std::process::id().to_string();
+    for name in ["LISTEN_PID", "WATCHDOG_PID"] {
+        if std::env::var(name).is_ok_and(|pid| pid == started.to_string()) {
+            // SAFETY: nobody reads the environment meanwhile (the caller's promise).
+            unsafe { std::env::set_var(name, &own) };
         }
     }
+}
+
+/// Whether an init of ours has started this process, and lives as long as it.
+pub(crate) fn is_parent() -> bool {
+    find().is_some_and(|init| init == nix::unistd::getppid().as_raw())
 }
 
 /// Tells the init, if there is one, that `successor` (of this process namespace) is to be the proxy should this one end from now on.

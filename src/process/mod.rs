@@ -4,9 +4,9 @@
 //! Errors are [`Error`]s for people, never panics.
 
 mod access_list;
-pub(crate) mod activation;
 mod apart;
 pub(crate) mod control;
+pub(crate) mod daemon;
 mod descriptor;
 mod ending;
 mod environment;
@@ -22,10 +22,12 @@ pub(crate) mod listening;
 pub(crate) mod memory;
 mod other;
 pub(crate) mod output;
+pub(crate) mod port_taken;
 mod preload;
 pub(crate) mod program;
 mod runtime_dir;
 mod shared_dir;
+pub(crate) mod socket_activation;
 mod spawn;
 pub(crate) mod spec;
 pub(crate) mod state;

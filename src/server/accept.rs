@@ -16,9 +16,9 @@ use tokio::sync::watch;
 /// Connections accepted in a row, before others have their turn.
 const BATCH: usize = 32;
 /// Before the next attempt where the system has no room for another connection.
-const PAUSE: Duration = Duration::from_millis(100);
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 /// Between two words about that.
-const WARN_EVERY: Duration = Duration::from_secs(10);
+const WARN_INTERVAL: Duration = Duration::from_secs(10);
 /// When a client that has vanished without a word is noticed: after 60 s + 4 x 15 s.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
@@ -86,7 +86,7 @@ pub(super) async fn accept(
             Err(error) => {
                 complain(&address, error);
                 tokio::select! {
-                    () = tokio::time::sleep(PAUSE) => {}
+                    () = tokio::time::sleep(RETRY_DELAY) => {}
                     _ = stop.wait_for(|stop| *stop) => return Ok(()),
                 }
             }
@@ -137,7 +137,7 @@ fn tune(socket: impl AsFd) -> io::Result<()> {
 fn complain(address: &str, error: Errno) {
     static LAST: Mutex<Option<Instant>> = Mutex::new(None);
     let mut last = LAST.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    if last.is_some_and(|at| at.elapsed() < WARN_EVERY) {
+    if last.is_some_and(|at| at.elapsed() < WARN_INTERVAL) {
         return;
     }
     *last = Some(Instant::now());

@@ -1,7 +1,7 @@
 //! Joins the handoff with what is handed over: the supervisor's workers, the sockets that listen, and traffic.
 
 use super::adoption::{self, Adopt, worker};
-use super::listen::Doors;
+use super::listeners::Listeners;
 use super::notify;
 use super::peers::Peers;
 use super::sockets;
@@ -63,9 +63,11 @@ impl HandoffRole {
 pub(super) struct HandoffContext {
     pub(super) control: Control,
     pub(super) front: ProxyService,
-    pub(super) doors: Doors,
+    pub(super) listeners: Listeners,
     pub(super) role: Arc<watch::Sender<HandoffRole>>,
     pub(super) pid_file: PathBuf,
+    /// It is written in any case: we are in the background.
+    pub(super) writes_pid: bool,
     /// Where this process takes commands.
     pub(super) admin: Option<PathBuf>,
     pub(super) peers: Peers,
@@ -205,7 +207,7 @@ impl Predecessor for HandoffContext {
             |(name, fd): (String, Arc<OwnedFd>)| -> io::Result<_> { Ok((name, fd.as_fd().try_clone_to_owned()?)) };
         let given = || -> Result<FirstPayload, String> {
             let snapshot = serde_json::to_value(&snapshot).map_err(|e| format!("what is known of the workers: {e}"))?;
-            let sockets = self.doors.sockets.export().into_iter().map(copy).collect::<io::Result<Vec<_>>>();
+            let sockets = self.listeners.sockets.export().into_iter().map(copy).collect::<io::Result<Vec<_>>>();
             let mut sockets = sockets.map_err(|e| format!("copying the listening sockets: {e}"))?;
             sockets.extend(self.pinned());
             Ok(FirstPayload { snapshot, lock: self.control.lock()?, sockets })
@@ -255,8 +257,8 @@ impl Predecessor for HandoffContext {
         }
         let (give, late) = mpsc::channel(LATE_QUEUE);
         self.front.set_phase(Phase::Migrating(give));
-        self.doors.traffic.close();
-        self.doors.own.close();
+        self.listeners.traffic.close();
+        self.listeners.own.close();
         self.role.send_replace(HandoffRole::Released(successor));
         self.control.release().await;
         let context = self.clone();
@@ -300,10 +302,10 @@ impl HandoffContext {
 
     /// Lets what is still open here end. Afterwards nothing can come late.
     async fn finish(&self) {
-        self.doors.traffic.closed().await;
-        self.doors.own.closed().await;
+        self.listeners.traffic.closed().await;
+        self.listeners.own.closed().await;
         // As long as we had them, too, clients of a successor that is killed would wait at them, and nobody could start another.
-        self.doors.sockets.release();
+        self.listeners.sockets.release();
         // The successor's, unless it takes commands elsewhere.
         self.admin.iter().for_each(|socket| sockets::remove_path(socket));
         let max_drain = self.policy.load().max_drain;
@@ -370,12 +372,12 @@ impl Successor for SuccessorSide {
         };
         // First of all those that stand still.
         let _ = self.adopt.send(Adopt::Activate).await;
-        self.context.doors.traffic.open();
+        self.context.listeners.traffic.open();
         // A worker whose tunnels are not counted yet could be stopped under them.
         self.adopted().await;
         let _ = commit.send(partials);
-        self.context.doors.own.open();
-        sockets::take_pid_file(&self.context.pid_file);
+        self.context.listeners.own.open();
+        sockets::take_pid_file(&self.context.pid_file, self.context.writes_pid);
         self.context.role.send_replace(HandoffRole::Active);
         let _ = owned.send(());
         log::info!("took over; listening");

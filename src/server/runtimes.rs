@@ -36,7 +36,7 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 /// Between two looks at the inboxes, while something waits in them.
-const LOOK: Duration = Duration::from_millis(10);
+const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 /// Where connections are served.
 #[derive(Clone)]
 pub(super) enum Homes {
@@ -86,7 +86,7 @@ impl Homes {
     pub(super) async fn begun(&self) {
         if let Homes::Own(runtimes) = self {
             while runtimes.lanes().iter().any(|lane| lane.inbox.len() > 0) {
-                sleep(LOOK).await;
+                sleep(CHECK_INTERVAL).await;
             }
         }
     }
@@ -207,7 +207,7 @@ impl Runtimes {
         loop {
             self.placed.notified().await;
             while self.lanes().iter().any(Lane::is_asked) {
-                sleep(LOOK).await;
+                sleep(CHECK_INTERVAL).await;
                 self.relieve();
             }
         }

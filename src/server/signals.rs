@@ -1,10 +1,12 @@
 //! What the process's signals do.
 
+use super::background::Waiting;
 use super::handover::HandoffRole;
-use super::herald::Herald;
+use super::health::ProxyHealth;
 use super::notify;
 use super::reload::Reloader;
-use super::stop::Stopper;
+use super::shutdown::GracefulShutdown;
+use super::systemd::SystemdNotifier;
 use super::upgrade::Upgrader;
 use crate::process;
 use crate::supervisor::Control;
@@ -49,9 +51,12 @@ impl Listening {
 pub(super) struct Signals {
     pub(super) control: Control,
     pub(super) reloader: Arc<Reloader>,
-    pub(super) stop: Arc<Stopper>,
+    pub(super) stop: Arc<GracefulShutdown>,
     /// HandoffClient when the server runs; so are the signals, where they are listened to already.
-    pub(super) herald: Mutex<Option<Herald>>,
+    pub(super) systemd: Mutex<Option<SystemdNotifier>>,
+    /// The command that started us in the background, where it waits.
+    pub(super) waiting: Mutex<Option<Waiting>>,
+    pub(super) health: ProxyHealth,
     pub(super) listening: Mutex<Option<Listening>>,
     pub(super) failed: Arc<AtomicBool>,
     pub(super) upgrader: Upgrader,
@@ -61,7 +66,7 @@ pub(super) struct Signals {
 /// A stop that has begun is not put off.
 pub(super) const STOPPING: &str = "the proxy is stopping, and hands over to nobody";
 /// For commands' answers to leave.
-const LAST_ANSWERS: Duration = Duration::from_secs(2);
+const LAST_ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Signals {
     async fn wait(&self) -> Result<(), String> {
@@ -69,8 +74,10 @@ impl Signals {
         let listening = early.map_or_else(Listening::new, Ok);
         let Listening { mut terminate, mut interrupt, mut quit, mut hangup, mut user1 } =
             listening.map_err(|error| format!("signals cannot be received: {error}"))?;
-        let herald = self.herald.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
-        herald.map(|herald| tokio::spawn(herald.run()));
+        let systemd = self.systemd.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        systemd.map(|systemd| tokio::spawn(systemd.run()));
+        let waiting = self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        waiting.map(|waiting| tokio::spawn(waiting.run(self.health.clone(), self.stop.clone())));
         loop {
             tokio::select! {
                 () = next(&mut terminate) => self.stop.signalled("SIGTERM"),
@@ -160,7 +167,7 @@ impl Signals {
             Ok(HandoffRole::Failed(why)) => Err(why),
             _ => {
                 // Commands that asked for this read their answers.
-                let _ = tokio::time::timeout(LAST_ANSWERS, self.stop.doors.own.emptied()).await;
+                let _ = tokio::time::timeout(LAST_ANSWERS_TIMEOUT, self.stop.listeners.own.emptied()).await;
                 log::info!("the successor has everything, this process ends");
                 Ok(())
             }

@@ -321,24 +321,21 @@ fn vacant(path: &Path, purpose: Purpose) -> Result<(), String> {
     }
 }
 
-/// Where a predecessor's process id is written, ours is from now on.
-pub(super) fn take_pid_file(path: &Path) {
-    if std::fs::read_to_string(path).is_ok_and(|text| text.trim().parse::<u32>().is_ok())
+/// Where a predecessor's process id is written, ours is from now on; `always` also where none is.
+pub(super) fn take_pid_file(path: &Path, always: bool) {
+    let has_other = || std::fs::read_to_string(path).is_ok_and(|text| text.trim().parse::<u32>().is_ok());
+    if (always || has_other())
         && let Err(error) = std::fs::write(path, format!("{}\n", std::process::id()))
     {
         log::warn!("writing the process id into {}: {error}", path.display());
     }
 }
 
-/// Removes the file of a process id that is still ours. Pingora writes one as a daemon and leaves it behind.
+/// Removes the file of a process id that is still ours.
 pub(super) fn remove_pid_file(path: &Path) {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     if text.trim().parse() == Ok(std::process::id()) {
         let _ = std::fs::remove_file(path);
-        // Where Pingora puts the one that it found.
-        let mut old = path.as_os_str().to_owned();
-        old.push(".old");
-        let _ = std::fs::remove_file(old);
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 /// For the new program to check its configuration.
-const CHECK: Duration = Duration::from_secs(30);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(30);
 /// What an inherited environment must not say twice: it was meant for this process.
 const NOT_PASSED_ON: [&str; 5] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID", "MAINPID"];
 
@@ -118,9 +118,9 @@ async fn start(program: &Program, source: &Source) -> Result<u32, String> {
 async fn check(program: &Program, source: &Source) -> Result<(), String> {
     let mut command = command(program, source, "-t");
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let output = match timeout(CHECK, command.output()).await {
+    let output = match timeout(CHECK_TIMEOUT, command.output()).await {
         Ok(output) => output.map_err(|e| cannot_start(&program.called, &e))?,
-        Err(_) => return Err(format!("{} -t does not end within {CHECK:?}", program.called.display())),
+        Err(_) => return Err(format!("{} -t does not end within {CHECK_TIMEOUT:?}", program.called.display())),
     };
     if output.status.success() {
         return Ok(());
@@ -132,7 +132,7 @@ async fn check(program: &Program, source: &Source) -> Result<(), String> {
 fn command(program: &Program, source: &Source, mode: &str) -> Command {
     let mut command = Command::new(&program.real);
     command.as_std_mut().arg0(&program.called);
-    command.arg(mode).stdin(Stdio::null());
+    command.arg(mode).stdin(Stdio::null()).env(process::daemon::DETACHED, "1");
     match source {
         Source::File(file) => command.arg("-c").arg(file),
         Source::Command(words) => command.arg("--").args(words),

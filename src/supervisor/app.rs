@@ -8,6 +8,7 @@ use super::worker_record::WorkerRecord;
 use crate::fleet::{Event, Fleet, Occupant, State, Time};
 use crate::pool::{Pool, Seat};
 use crate::process::control::{Join, Registry};
+use crate::process::port_taken;
 use crate::process::spec::External;
 use crate::process::{Error, Exit};
 use crate::worker::{Generation, Incarnation, Slot};
@@ -99,6 +100,9 @@ impl ManagedApp {
                 text.push_str("\n  ");
                 text.push_str(line);
             });
+            if let Some(advice) = port_taken::advice(words).filter(|_| self.fleet.policy().surge > 0) {
+                text.push_str(&format!("\n{advice}"));
+            }
         }
         text
     }

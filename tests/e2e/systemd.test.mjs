@@ -117,6 +117,23 @@ test('systemd: start, reload, kill -9, a watchdog that is not fed, stop', option
     assert.equal((await machine.run('test', '-e', '/run/pingora-unix-proxy')).code, 1, 'the runtime directory is gone');
   }));
 
+test('systemd: a wrong configuration is not tried again and again', options, t =>
+  installed(t, async ({ machine, systemctl, now }) => {
+    const good = machine.read(CONF);
+    await machine.run('sh', '-c', `printf '\\nnonsense: 1\\n' >>${CONF}`);
+    assert.notEqual((await machine.run('systemctl', 'start', UNIT)).code, 0);
+    const { ExecMainStatus } = await machine.show(UNIT);
+    assert.equal(ExecMainStatus, '78');
+    const wrong = await now();
+    assert.deepEqual([wrong.state, wrong.restarts], ['failed (failed)', 0]);
+    assert.match(machine.read('/run/log'), /conf\.yaml:\d+:1: .*nonsense/);
+    await machine.run('sh', '-c', `printf %s "$1" >${CONF}`, 'sh', good);
+    await systemctl('start', UNIT);
+    assert.equal((await now()).state, 'active (running)');
+    await systemctl('stop', UNIT);
+    await empty(machine);
+  }));
+
 test('systemd: an upgrade under a request that lasts: MAINPID moves; a crash and a stop meanwhile', options, t =>
   installed(t, async ({ machine, ask, systemctl, command, now, workers }) => {
     await systemctl('start', UNIT);

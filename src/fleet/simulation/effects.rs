@@ -32,7 +32,8 @@ impl World {
                 _ => false,
             };
             let lost = self.fleet.workers().filter(ill).filter(|w| served.contains(&w.incarnation)).count();
-            let floor = before.min(usize::from(self.fleet.desired())).saturating_sub(lost);
+            let makes_room = usize::from(self.fleet.policies.values().any(|policy| policy.surge == 0));
+            let floor = before.min(usize::from(self.fleet.desired())).saturating_sub(lost + makes_room);
             let seen =
                 || self.fleet.workers().map(|w| format!("{} {} {:?} {}", w.incarnation, w.state, w.role, w.reason));
             assert!(self.serving() >= floor, "{before} served, {lost} fell ill: {:#?}", seen().collect::<Vec<_>>());
@@ -138,6 +139,10 @@ impl World {
             };
             assert_eq!(self.processes.iter().filter(alive).count(), 0, "slot {slot} is taken");
             assert_eq!(generation, self.committed, "a restart is no deploy");
+        }
+        if self.fleet.replaces_in_place() {
+            let alive = |p: &&Process| p.slot == slot && p.alive && !p.told && !p.fate.immortal;
+            assert_eq!(self.processes.values().filter(alive).count(), 0, "slot {slot} is not free yet");
         }
         self.seated.insert(incarnation, slot);
         if self.chance(10) {

@@ -46,7 +46,7 @@ impl World {
             backoff_max: backoff_min + ms(random.u64(0..5000)),
             min_uptime: ms(random.u64(0..3000)),
             min_ready: ms(random.u64(0..1500)),
-            surge: random.u16(1..3),
+            surge: random.u16(0..3),
             drain_window: ms(random.u64(0..2000)),
             crashes: Crashes {
                 max: random.u32(1..8),

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Vitals {
+pub(super) struct ProxyHealth {
     control: Control,
     rules: SharedRules,
     stopping: Arc<AtomicBool>,
@@ -20,9 +20,9 @@ pub(super) struct Vitals {
     unserved: Arc<Mutex<Option<String>>>,
 }
 
-impl Vitals {
-    pub(super) fn new(control: Control, rules: SharedRules) -> Vitals {
-        Vitals { control, rules, stopping: Arc::default(), were_ready: Arc::default(), unserved: Arc::default() }
+impl ProxyHealth {
+    pub(super) fn new(control: Control, rules: SharedRules) -> ProxyHealth {
+        ProxyHealth { control, rules, stopping: Arc::default(), were_ready: Arc::default(), unserved: Arc::default() }
     }
 
     /// What the last look at the listeners found: why clients are not served, or nothing.
@@ -62,12 +62,21 @@ impl Vitals {
 
     /// Whether an app's start is over: it has a ready worker, or one of its slots has failed for now.
     pub(super) fn is_settled(&self) -> bool {
+        let failed = self.failed();
+        self.condition().apps.iter().all(|app| app.was_ready || failed.contains(&app.name))
+    }
+
+    /// Whether an app cannot start: it had no ready worker yet, and one of its slots has failed for now.
+    pub(super) fn has_failed(&self) -> bool {
+        let failed = self.failed();
+        self.condition().apps.iter().any(|app| !app.was_ready && failed.contains(&app.name))
+    }
+
+    /// Names of apps with a slot that has failed for now.
+    fn failed(&self) -> HashSet<String> {
         let status = self.control.status();
-        let failed = |name: &str| {
-            let slots = status.apps.iter().filter(|app| &*app.name == name).flat_map(|app| &app.slots);
-            slots.into_iter().any(|slot| slot.is_failed)
-        };
-        self.condition().apps.iter().all(|app| app.was_ready || failed(&app.name))
+        let failed = status.apps.iter().filter(|app| app.slots.iter().any(|slot| slot.is_failed));
+        failed.map(|app| app.name.to_string()).collect()
     }
 }
 

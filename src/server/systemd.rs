@@ -1,9 +1,9 @@
 //! Tells systemd how the proxy is, for as long as it runs, and feeds its watchdog while it is alive.
 
-use super::listen::Doors;
+use super::health::ProxyHealth;
+use super::listeners::Listeners;
 use super::notify;
 use super::sockets::Purpose;
-use super::vitals::Vitals;
 use crate::admin::health::{Check, HUNG};
 use crate::supervisor::Control;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -12,20 +12,20 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How far ahead more time is asked for while something takes long.
-const EXTENSION: Duration = Duration::from_secs(15);
+const EXTEND_TIMEOUT: Duration = Duration::from_secs(15);
 /// Beyond the longest `start_timeout` of an app.
-const SLACK: Duration = Duration::from_secs(10);
+const START_MARGIN: Duration = Duration::from_secs(10);
 /// Between two looks at the listeners, where no watchdog wants more.
-const VISITS: Duration = Duration::from_secs(5);
+const VISIT_INTERVAL: Duration = Duration::from_secs(5);
 /// For a listener to take a connection and to end it.
-const PROBE: Duration = Duration::from_secs(5);
+const VISIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-pub(super) struct Herald {
+pub(super) struct SystemdNotifier {
     pub(super) control: Control,
-    pub(super) vitals: Vitals,
-    pub(super) doors: Doors,
+    pub(super) health: ProxyHealth,
+    pub(super) listeners: Listeners,
     /// How long an app may take to have its first ready worker.
     pub(super) longest_start: Duration,
     /// Takes the place of another process.
@@ -34,17 +34,17 @@ pub(super) struct Herald {
     pub(super) asked: bool,
 }
 
-impl Herald {
+impl SystemdNotifier {
     /// Until the supervisor has ended.
     pub(super) async fn run(self) {
         let watchdog = notify::watchdog_limit(self.succeeds).filter(|_| notify::is_wanted());
         if self.asked || watchdog.is_some() {
-            tokio::spawn(watch(self.control.clone(), self.vitals.clone(), self.doors.clone(), watchdog));
+            tokio::spawn(watch(self.control.clone(), self.health.clone(), self.listeners.clone(), watchdog));
         }
         // Also without systemd: who was ready once is noted here.
         let mut changes = self.control.clone();
         let (began, mut ready, mut told) = (Instant::now(), false, String::new());
-        let mut look = interval(LOOK);
+        let mut look = interval(CHECK_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -54,22 +54,23 @@ impl Herald {
                 _ = look.tick() => {}
             }
             let line = self.line();
-            let stopping = self.vitals.is_stopping();
-            if !ready && !stopping && (self.vitals.is_settled() || began.elapsed() > self.longest_start + SLACK) {
+            let stopping = self.health.is_stopping();
+            if !ready && !stopping && (self.health.is_settled() || began.elapsed() > self.longest_start + START_MARGIN)
+            {
                 ready = true;
                 notify::ready(&line);
             } else if line != told {
                 notify::status(&line);
             }
             if stopping || !ready {
-                notify::extend(EXTENSION);
+                notify::extend(EXTEND_TIMEOUT);
             }
             told = line;
         }
     }
 
     fn line(&self) -> String {
-        let condition = self.vitals.condition();
+        let condition = self.health.condition();
         if condition.stopping {
             return "stopping".to_owned();
         }
@@ -84,8 +85,8 @@ impl Herald {
 
 /// Notes whether clients are served, and feeds the watchdog at half of its limit, until the supervisor has ended: in another
 /// process it goes on, maybe.
-async fn watch(control: Control, vitals: Vitals, doors: Doors, watchdog: Option<Duration>) {
-    let mut look = interval(watchdog.map_or(VISITS, |limit| limit / 2));
+async fn watch(control: Control, health: ProxyHealth, listeners: Listeners, watchdog: Option<Duration>) {
+    let mut look = interval(watchdog.map_or(VISIT_INTERVAL, |limit| limit / 2));
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut well = true;
     loop {
@@ -94,8 +95,8 @@ async fn watch(control: Control, vitals: Vitals, doors: Doors, watchdog: Option<
             _ = control.finished() => return,
             _ = look.tick() => {}
         }
-        let served = served(&doors, watchdog.map_or(PROBE, |limit| PROBE.min(limit / 3))).await;
-        vitals.note_unserved(served.clone().err());
+        let served = served(&listeners, watchdog.map_or(VISIT_TIMEOUT, |limit| VISIT_TIMEOUT.min(limit / 3))).await;
+        health.note_unserved(served.clone().err());
         match decides(&control).and(served) {
             Ok(()) => {
                 if watchdog.is_some() {
@@ -120,16 +121,16 @@ fn decides(control: &Control) -> Result<(), String> {
 }
 
 /// Whether the front takes connections.
-async fn served(doors: &Doors, limit: Duration) -> Result<(), String> {
-    if !doors.traffic.is_open() {
+async fn served(listeners: &Listeners, limit: Duration) -> Result<(), String> {
+    if !listeners.traffic.is_open() {
         return Ok(());
     }
-    let addresses = doors.sockets.addresses(Purpose::Listeners);
+    let addresses = listeners.sockets.addresses(Purpose::Listeners);
     let Some(address) = addresses.first().and_then(|address| address.parse::<SocketAddr>().ok()) else { return Ok(()) };
     let outcome = timeout(limit, visit(address)).await;
     // It may have closed meanwhile.
     match outcome {
-        _ if !doors.traffic.is_open() => Ok(()),
+        _ if !listeners.traffic.is_open() => Ok(()),
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(format!("{address} takes no connection: {error}")),
         Err(_) => Err(format!("a connection to {address} was not served within {limit:?}")),
@@ -155,14 +156,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_listener_that_nobody_serves_is_noticed() {
-        let doors = Doors::new(true);
+        let listeners = Listeners::new(true);
         let limit = Duration::from_millis(200);
-        assert_eq!(served(&doors, limit).await, Ok(()), "there is none");
-        let address = doors.sockets.tcp(Purpose::Listeners, "127.0.0.1:0".parse().unwrap()).unwrap();
+        assert_eq!(served(&listeners, limit).await, Ok(()), "there is none");
+        let address = listeners.sockets.tcp(Purpose::Listeners, "127.0.0.1:0".parse().unwrap()).unwrap();
         // The kernel takes the connection, and nobody else.
-        let why = served(&doors, limit).await.unwrap_err();
+        let why = served(&listeners, limit).await.unwrap_err();
         assert_eq!(why, format!("a connection to {address} was not served within 200ms"));
-        doors.traffic.close();
-        assert_eq!(served(&doors, limit).await, Ok(()), "it is not to be served now");
+        listeners.traffic.close();
+        assert_eq!(served(&listeners, limit).await, Ok(()), "it is not to be served now");
     }
 }

@@ -21,17 +21,17 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 /// Before a service that failed is started again.
-const PAUSE: Duration = Duration::from_secs(1);
+const RESTART_DELAY: Duration = Duration::from_secs(1);
 /// How long a closing gate lets in those who have connected already.
-const LAST_CALL: Duration = Duration::from_millis(200);
-const LOOK: Duration = Duration::from_millis(1);
-const EMPTY_LOOK: Duration = Duration::from_millis(10);
+const LAST_CALL_TIMEOUT: Duration = Duration::from_millis(200);
+const PENDING_CHECK_INTERVAL: Duration = Duration::from_millis(1);
+const EMPTY_CHECK_INTERVAL: Duration = Duration::from_millis(10);
 /// How often services start again for connections that came while they ended.
-const LAST_LOOKS: usize = 3;
+const LAST_ROUNDS: usize = 3;
 
 /// A set of services that accept together.
 #[derive(Clone, Debug)]
-pub(crate) struct Gate {
+pub(crate) struct AcceptGate {
     open: Arc<watch::Sender<bool>>,
     /// How many services accept now.
     accepting: Arc<watch::Sender<usize>>,
@@ -39,16 +39,20 @@ pub(crate) struct Gate {
     open_connections: Arc<AtomicUsize>,
 }
 
-impl Gate {
-    pub(crate) fn new(open: bool) -> Gate {
-        Gate { open: Arc::new(watch::Sender::new(open)), accepting: Arc::default(), open_connections: Arc::default() }
+impl AcceptGate {
+    pub(crate) fn new(open: bool) -> AcceptGate {
+        AcceptGate {
+            open: Arc::new(watch::Sender::new(open)),
+            accepting: Arc::default(),
+            open_connections: Arc::default(),
+        }
     }
 
     pub(crate) fn open(&self) {
         self.open.send_replace(true);
     }
 
-    /// Returns at once; [`Gate::closed`] waits until it is so.
+    /// Returns at once; [`AcceptGate::closed`] waits until it is so.
     pub(crate) fn close(&self) {
         self.open.send_replace(false);
     }
@@ -60,7 +64,7 @@ impl Gate {
     /// Waits until every connection that came through it has ended.
     pub(crate) async fn emptied(&self) {
         while self.open_connections.load(Ordering::Acquire) > 0 {
-            sleep(EMPTY_LOOK).await;
+            sleep(EMPTY_CHECK_INTERVAL).await;
         }
     }
 
@@ -77,8 +81,14 @@ impl Gate {
     }
 
     /// Puts a service behind this gate, which accepts on these addresses of `sockets`.
-    pub(crate) fn service<A>(&self, name: &str, app: A, addresses: Vec<String>, sockets: &Arc<Sockets>) -> Gated<A> {
-        Gated {
+    pub(crate) fn service<A>(
+        &self,
+        name: &str,
+        app: A,
+        addresses: Vec<String>,
+        sockets: &Arc<Sockets>,
+    ) -> GatedService<A> {
+        GatedService {
             name: name.to_owned(),
             threads: None,
             app: Arc::new(app),
@@ -96,7 +106,7 @@ impl Gate {
 struct Accepting(Arc<watch::Sender<usize>>);
 
 impl Accepting {
-    fn new(gate: &Gate) -> Accepting {
+    fn new(gate: &AcceptGate) -> Accepting {
         gate.accepting.send_modify(|accepting| *accepting += 1);
         Accepting(gate.accepting.clone())
     }
@@ -112,7 +122,7 @@ impl Drop for Accepting {
 struct Served(Arc<AtomicUsize>);
 
 impl Served {
-    fn new(gate: &Gate) -> Served {
+    fn new(gate: &AcceptGate) -> Served {
         gate.open_connections.fetch_add(1, Ordering::Relaxed);
         Served(gate.open_connections.clone())
     }
@@ -125,13 +135,13 @@ impl Drop for Served {
 }
 
 /// A listening service behind a gate.
-pub(super) struct Gated<A> {
+pub(super) struct GatedService<A> {
     name: String,
     threads: Option<usize>,
     app: Arc<A>,
     addresses: Vec<String>,
     sockets: Arc<Sockets>,
-    gate: Gate,
+    gate: AcceptGate,
     homes: Homes,
     admission: Option<Admission>,
     aside: Option<Aside>,
@@ -159,7 +169,7 @@ impl Run {
         self.stop.send_replace(true);
         while self.tasks.join_next().await.is_some() {}
         // What was accepted counts where it is served, and not before.
-        let _ = tokio::time::timeout(LAST_CALL, self.homes.begun()).await;
+        let _ = tokio::time::timeout(LAST_CALL_TIMEOUT, self.homes.begun()).await;
     }
 
     /// Waits for what should not happen, and says what.
@@ -178,15 +188,15 @@ impl Drop for Run {
     }
 }
 
-impl<A: ServerApp + Send + Sync + 'static> Gated<A> {
+impl<A: ServerApp + Send + Sync + 'static> GatedService<A> {
     /// On so many threads of Pingora's, as with [`Homes::Here`] its connections are served there.
-    pub(super) fn threads(mut self, threads: usize) -> Gated<A> {
+    pub(super) fn threads(mut self, threads: usize) -> GatedService<A> {
         self.threads = Some(threads);
         self
     }
 
     /// Its connections are served there; it only accepts them.
-    pub(super) fn served_at(mut self, homes: Homes) -> Gated<A> {
+    pub(super) fn served_at(mut self, homes: Homes) -> GatedService<A> {
         if let Homes::Own(_) = homes {
             self.threads = Some(1);
         }
@@ -196,13 +206,16 @@ impl<A: ServerApp + Send + Sync + 'static> Gated<A> {
 
     /// Asks for a place for each connection as soon as it is accepted: what waits for its thread counts, too. One that gets
     /// none is closed at once. The place is given back as the service takes the connection, which takes its own.
-    pub(super) fn admitted_by(mut self, admission: impl Fn() -> Option<Place> + Send + Sync + 'static) -> Gated<A> {
+    pub(super) fn admitted_by(
+        mut self,
+        admission: impl Fn() -> Option<Place> + Send + Sync + 'static,
+    ) -> GatedService<A> {
         self.admission = Some(Arc::new(admission));
         self
     }
 
     /// Runs beside the service from its start on, whether the gate is open or not.
-    pub(super) fn beside(mut self, aside: impl Future<Output = ()> + Send + Sync + 'static) -> Gated<A> {
+    pub(super) fn beside(mut self, aside: impl Future<Output = ()> + Send + Sync + 'static) -> GatedService<A> {
         self.aside = Some(Box::pin(aside));
         self
     }
@@ -249,13 +262,13 @@ impl<A: ServerApp + Send + Sync + 'static> Gated<A> {
 
     /// Ends a run. Whoever has connected before is still let in.
     async fn end(&self, mut run: Run, listeners_per_fd: usize) {
-        for _ in 0..LAST_LOOKS {
+        for _ in 0..LAST_ROUNDS {
             let settled = async {
                 while self.sockets.pending(&self.addresses) {
-                    sleep(LOOK).await;
+                    sleep(PENDING_CHECK_INTERVAL).await;
                 }
             };
-            let _ = tokio::time::timeout(LAST_CALL, settled).await;
+            let _ = tokio::time::timeout(LAST_CALL_TIMEOUT, settled).await;
             run.end().await;
             if !self.sockets.pending(&self.addresses) {
                 return;
@@ -281,7 +294,7 @@ impl<A: ServerApp + Send + Sync + 'static> Gated<A> {
                 Ok(run) => run,
                 Err(why) => {
                     log::error!("{} cannot accept connections: {why}", self.name);
-                    sleep(PAUSE).await;
+                    sleep(RESTART_DELAY).await;
                     continue;
                 }
             };
@@ -295,7 +308,7 @@ impl<A: ServerApp + Send + Sync + 'static> Gated<A> {
                 Ok(()) = renewals.changed(), if has_path => {}
                 why = run.failure() => {
                     log::error!("{} stopped accepting connections and starts again: {why}", self.name);
-                    sleep(PAUSE).await;
+                    sleep(RESTART_DELAY).await;
                 }
             }
         }
@@ -305,7 +318,7 @@ impl<A: ServerApp + Send + Sync + 'static> Gated<A> {
     async fn start_homes(&self) {
         while let Err(why) = self.homes.start() {
             log::error!("{} has nowhere to serve connections: {why}", self.name);
-            sleep(PAUSE).await;
+            sleep(RESTART_DELAY).await;
         }
     }
 }
@@ -319,7 +332,7 @@ async fn until(watch: &mut watch::Receiver<bool>, wanted: bool) {
 }
 
 #[async_trait]
-impl<A: ServerApp + Send + Sync + 'static> ServiceWithDependents for Gated<A> {
+impl<A: ServerApp + Send + Sync + 'static> ServiceWithDependents for GatedService<A> {
     /// Pingora's table stays empty: the sockets are ours.
     async fn start_service(
         &mut self,
@@ -388,7 +401,7 @@ mod tests {
 
     #[tokio::test]
     async fn it_opens_and_closes_as_often_as_asked() {
-        let (sockets, gate, ended) = (Arc::new(Sockets::default()), Gate::new(false), Arc::default());
+        let (sockets, gate, ended) = (Arc::new(Sockets::default()), AcceptGate::new(false), Arc::default());
         let address = sockets.tcp(Purpose::Listeners, "127.0.0.1:0".parse().unwrap()).unwrap();
         let addresses = sockets.addresses(Purpose::Listeners);
         let mut service = gate.service("echo", Echo { ended: Arc::clone(&ended) }, addresses, &sockets);

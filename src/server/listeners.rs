@@ -1,6 +1,6 @@
 //! Where clients, Prometheus and commands come in.
 
-use super::gate::{Gate, Gated};
+use super::accept_gate::{AcceptGate, GatedService};
 use super::runtimes::Homes;
 use super::sockets::{Purpose, Sockets};
 use crate::config::Config;
@@ -17,25 +17,25 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 /// For one question and its answer, in all: whoever is slower must not keep a connection.
-const BRIEFLY: Duration = Duration::from_secs(10);
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Questions that are asked at once, of one address. One more, and the oldest of them is closed: a flood does not keep a probe
 /// from its answer.
-const QUESTIONS: usize = 1024;
+const MOST_QUESTIONS: usize = 1024;
 
 /// The sockets and the gates before them.
 #[derive(Clone)]
-pub(super) struct Doors {
+pub(super) struct Listeners {
     pub(super) sockets: Arc<Sockets>,
     /// Before the clients' listeners.
-    pub(super) traffic: Gate,
+    pub(super) traffic: AcceptGate,
     /// Before commands and whatever watches the proxy: open as long as it runs.
-    pub(super) own: Gate,
+    pub(super) own: AcceptGate,
 }
 
-impl Doors {
+impl Listeners {
     /// Those of an heir open when everything is its own.
-    pub(super) fn new(open: bool) -> Doors {
-        Doors { sockets: Arc::default(), traffic: Gate::new(open), own: Gate::new(open) }
+    pub(super) fn new(open: bool) -> Listeners {
+        Listeners { sockets: Arc::default(), traffic: AcceptGate::new(open), own: AcceptGate::new(open) }
     }
 
     /// Listens on every address of the configuration, which then has the real ones.
@@ -60,7 +60,12 @@ impl Doors {
 
     /// The services of the clients' listeners. Those with HTTP/2 without TLS are apart: the listeners of one
     /// service share one application.
-    pub(super) fn traffic(&self, config: &Config, front: ProxyService, homes: &Homes) -> Vec<Gated<ProxyService>> {
+    pub(super) fn traffic(
+        &self,
+        config: &Config,
+        front: ProxyService,
+        homes: &Homes,
+    ) -> Vec<GatedService<ProxyService>> {
         let with_h2c = front.with_h2c();
         let mut services = Vec::new();
         for (name, h2c, app) in [("front", false, front), ("front-h2c", true, with_h2c)] {
@@ -79,18 +84,18 @@ impl Doors {
     }
 
     /// A small service of our own on one address, with one answer for each connection.
-    pub(super) fn tcp<A>(&self, name: &str, app: A, address: SocketAddr) -> Gated<Brief<A>>
+    pub(super) fn tcp<A>(&self, name: &str, app: A, address: SocketAddr) -> GatedService<ShortLived<A>>
     where
         A: ServerApp + Send + Sync + 'static,
     {
-        let app = Brief::new(app, BRIEFLY, QUESTIONS);
+        let app = ShortLived::new(app, QUESTION_TIMEOUT, MOST_QUESTIONS);
         self.own.service(name, app, vec![address.to_string()], &self.sockets).threads(1)
     }
 }
 
 /// An application whose connections are short, and not too many: nobody who can reach its address takes the file descriptors
 /// from clients. Pingora limits each read alone, so a head that drips would stay open for ever.
-pub(super) struct Brief<A> {
+pub(super) struct ShortLived<A> {
     app: Arc<A>,
     limit: Duration,
     most: usize,
@@ -98,9 +103,9 @@ pub(super) struct Brief<A> {
     open: Mutex<VecDeque<oneshot::Sender<()>>>,
 }
 
-impl<A> Brief<A> {
-    fn new(app: A, limit: Duration, most: usize) -> Brief<A> {
-        Brief { app: Arc::new(app), limit, most, open: Mutex::default() }
+impl<A> ShortLived<A> {
+    fn new(app: A, limit: Duration, most: usize) -> ShortLived<A> {
+        ShortLived { app: Arc::new(app), limit, most, open: Mutex::default() }
     }
 
     /// Ends when it is this connection's turn to make room.
@@ -116,7 +121,7 @@ impl<A> Brief<A> {
 }
 
 #[async_trait]
-impl<A: ServerApp + Send + Sync + 'static> ServerApp for Brief<A> {
+impl<A: ServerApp + Send + Sync + 'static> ServerApp for ShortLived<A> {
     async fn process_new(self: &Arc<Self>, session: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let closed = self.admit();
         tokio::select! {
@@ -147,7 +152,7 @@ mod tests {
         }
     }
 
-    fn ask(app: &Arc<Brief<Patient>>) -> DuplexStream {
+    fn ask(app: &Arc<ShortLived<Patient>>) -> DuplexStream {
         let (client, server) = duplex(64);
         let app = app.clone();
         tokio::spawn(async move { app.process_new(Box::new(server), &watch::channel(false).1).await });
@@ -156,7 +161,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_client_loses_its_connection_and_the_oldest_makes_room() {
-        let app = Arc::new(Brief::new(Patient, BRIEFLY, 2));
+        let app = Arc::new(ShortLived::new(Patient, QUESTION_TIMEOUT, 2));
         let began = tokio::time::Instant::now();
         let mut asked = Vec::new();
         for _ in 0..3 {
@@ -164,9 +169,9 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(asked[0].read(&mut [0]).await.unwrap(), 0, "one too many");
-        assert!(began.elapsed() < BRIEFLY);
+        assert!(began.elapsed() < QUESTION_TIMEOUT);
         assert_eq!(asked[2].read(&mut [0]).await.unwrap(), 0, "it said nothing");
-        assert!(began.elapsed() >= BRIEFLY);
+        assert!(began.elapsed() >= QUESTION_TIMEOUT);
         assert!(app.open.lock().unwrap().len() <= 2);
     }
 }

@@ -4,10 +4,10 @@
 //! idle connections end, requests in flight are finished, WebSockets are closed, and workers end as soon as nothing
 //! can come to them any more. At the limit everything that is left is cut off.
 
-use super::listen::Doors;
+use super::health::ProxyHealth;
+use super::listeners::Listeners;
 use super::notify;
 use super::sockets::Purpose;
-use super::vitals::Vitals;
 use crate::config::{SHUTDOWN_MARGIN, Shutdown};
 use crate::gateway::{Phase, ProxyService};
 use crate::supervisor::Control;
@@ -18,19 +18,19 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// For the listeners' tasks to end: they have nothing to wait for but clients that have connected already.
-const CLOSING: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// For busy keep-alive connections to end by an answer.
-const LEAVE: Duration = Duration::from_millis(150);
+const LEAVE_DELAY: Duration = Duration::from_millis(150);
 /// Between two looks at whether a request may still come.
-const LOOK: Duration = Duration::from_millis(20);
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 /// For the last answers to leave, once no worker is left.
-const LAST_ANSWERS: Duration = Duration::from_secs(3);
+const LAST_ANSWERS_TIMEOUT: Duration = Duration::from_secs(3);
 
-pub(super) struct Stopper {
+pub(super) struct GracefulShutdown {
     pub(super) front: ProxyService,
-    pub(super) doors: Doors,
+    pub(super) listeners: Listeners,
     pub(super) control: Control,
-    pub(super) vitals: Vitals,
+    pub(super) health: ProxyHealth,
     /// As the newest configuration says.
     pub(super) policy: Arc<ArcSwap<Shutdown>>,
     begun: AtomicBool,
@@ -38,15 +38,23 @@ pub(super) struct Stopper {
     cut: AtomicBool,
 }
 
-impl Stopper {
+impl GracefulShutdown {
     pub(super) fn new(
         front: ProxyService,
-        doors: Doors,
+        listeners: Listeners,
         control: Control,
-        vitals: Vitals,
+        health: ProxyHealth,
         policy: Arc<ArcSwap<Shutdown>>,
-    ) -> Stopper {
-        Stopper { front, doors, control, vitals, policy, begun: AtomicBool::new(false), cut: AtomicBool::new(false) }
+    ) -> GracefulShutdown {
+        GracefulShutdown {
+            front,
+            listeners,
+            control,
+            health,
+            policy,
+            begun: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
+        }
     }
 
     /// A signal to stop: the first is for a graceful stop, the next for one at once.
@@ -66,15 +74,15 @@ impl Stopper {
 
     fn cut(&self) {
         self.cut.store(true, Ordering::Release);
-        self.doors.traffic.close();
-        self.doors.sockets.close(Purpose::Listeners);
+        self.listeners.traffic.close();
+        self.listeners.sockets.close(Purpose::Listeners);
         self.control.kill();
     }
 
     async fn gracefully(&self) {
         let began = Instant::now();
         let Shutdown { pre_stop_delay, limit, .. } = **self.policy.load();
-        self.vitals.stop();
+        self.health.stop();
         notify::stopping();
         let end = limit.map(|limit| began + limit.saturating_sub(SHUTDOWN_MARGIN));
         let at_limit = async {
@@ -96,15 +104,15 @@ impl Stopper {
     async fn steps(&self, pre_stop_delay: Duration) {
         self.front.set_phase(Phase::KeepAliveOff);
         sleep(pre_stop_delay).await;
-        self.doors.sockets.narrow(Purpose::Listeners);
-        self.doors.traffic.close();
-        if timeout(CLOSING, self.doors.traffic.closed()).await.is_err() {
-            log::warn!("listeners took over {CLOSING:?} to close");
+        self.listeners.sockets.narrow(Purpose::Listeners);
+        self.listeners.traffic.close();
+        if timeout(CLOSE_TIMEOUT, self.listeners.traffic.closed()).await.is_err() {
+            log::warn!("listeners took over {CLOSE_TIMEOUT:?} to close");
         }
-        self.doors.sockets.close(Purpose::Listeners);
+        self.listeners.sockets.close(Purpose::Listeners);
         // A client that is busy hears `Connection: close` before its connection is idle for good: closed between two
         // requests, the next one may be on its way.
-        let leave = LEAVE.saturating_sub(pre_stop_delay);
+        let leave = LEAVE_DELAY.saturating_sub(pre_stop_delay);
         if !leave.is_zero() && self.front.connections().load(Ordering::Acquire) > 0 {
             sleep(leave).await;
         }
@@ -113,7 +121,7 @@ impl Stopper {
         self.front.set_phase(Phase::Draining);
         self.control.stop();
         while self.undecided() > 0 {
-            sleep(LOOK).await;
+            sleep(CHECK_INTERVAL).await;
         }
         self.control.expect_requests(false);
         // The limit holds until the end.
@@ -133,7 +141,7 @@ impl Stopper {
     /// After the workers' end: what they answered last, and refusals of what they could not, may be on its way.
     pub(super) async fn last_answers(&self) {
         if self.begun.load(Ordering::Acquire) && !self.cut.load(Ordering::Acquire) {
-            let _ = timeout(LAST_ANSWERS, self.front.emptied()).await;
+            let _ = timeout(LAST_ANSWERS_TIMEOUT, self.front.emptied()).await;
         }
     }
 }

@@ -1,13 +1,14 @@
 //! Joins the room of commands with the supervisor, and the page of metrics with everyone who measures.
 
-use super::listen::Doors;
+use super::console::{self, Output};
+use super::health::ProxyHealth;
+use super::listeners::Listeners;
 use super::peers::Peers;
 use super::reload::Reloader;
 use super::runtimes::{self, Homes};
 use super::signals::STOPPING;
 use super::sockets::Purpose;
 use super::upgrade::Upgrader;
-use super::vitals::Vitals;
 use crate::admin::commands::{Command, Verb};
 use crate::admin::health::{self, Health};
 use crate::admin::{self, Api, Hands, Outcome, Refusal, Scrape, Target, view};
@@ -21,7 +22,7 @@ use crate::supervisor::{self, AppStatus, Control, ScaleTo, SlotStatus, WorkerSta
 use async_trait::async_trait;
 use pingora_core::server::Server;
 use prometheus_client::registry::Registry;
-use std::io::{stderr, stdout};
+use std::io::stderr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -53,10 +54,12 @@ pub(super) fn command(asked: Asked) -> ExitCode {
     match socket.or_else(|why| if address { Ok(PathBuf::new()) } else { Err(why) }) {
         Ok(socket) => {
             let command = Command { socket, verb, timeout: asked.timeout };
-            ExitCode::from(command.run(&mut stdout().lock(), &mut stderr().lock()))
+            let mut output = Output::default();
+            let code = command.run(&mut output, &mut stderr().lock());
+            ExitCode::from(output.finish(code))
         }
         Err(why) => {
-            eprintln!("{why}");
+            console::print_error(&format!("{why}\n"));
             ExitCode::FAILURE
         }
     }
@@ -77,42 +80,42 @@ pub(super) fn registry(control: &Control, service: &gateway::ProxyService, homes
 /// The services that the configuration asks for beside traffic.
 pub(super) fn serve(
     server: &mut Server,
-    doors: &Doors,
+    listeners: &Listeners,
     config: &Config,
-    steering: Steering,
+    backend: ControlBackend,
     registry: Registry,
 ) -> Result<(), String> {
-    let steering: Arc<dyn Hands> = Arc::new(steering);
+    let backend: Arc<dyn Hands> = Arc::new(backend);
     if let Some(address) = config.health {
-        server.add_service(doors.tcp("health", Health::new(steering.clone()), address));
+        server.add_service(listeners.tcp("health", Health::new(backend.clone()), address));
         log::info!("health on http://{address}/readyz");
     }
     if let Some(path) = &config.admin {
-        let address = doors.sockets.unix(Purpose::Admin, path)?;
-        let api = Api::new(steering);
-        let service = doors.own.service("admin", api, vec![address], &doors.sockets).threads(1);
-        let renewing = renew(doors.clone(), path.clone(), config.runtime_dir.clone());
+        let address = listeners.sockets.unix(Purpose::Admin, path)?;
+        let api = Api::new(backend);
+        let service = listeners.own.service("admin", api, vec![address], &listeners.sockets).threads(1);
+        let renewing = renew(listeners.clone(), path.clone(), config.runtime_dir.clone());
         server.add_service(service.beside(renewing));
     }
     if let Some(address) = config.metrics {
-        server.add_service(doors.tcp("metrics", Scrape::new(registry), address));
+        server.add_service(listeners.tcp("metrics", Scrape::new(registry), address));
         log::info!("metrics on http://{address}/metrics");
     }
     Ok(())
 }
 
 /// Takes commands again where somebody has removed the socket. Does not end.
-async fn renew(doors: Doors, path: PathBuf, runtime_dir: PathBuf) {
+async fn renew(listeners: Listeners, path: PathBuf, runtime_dir: PathBuf) {
     const LOOK_INTERVAL: Duration = Duration::from_secs(1);
     let mut failing = false;
     loop {
         tokio::time::sleep(LOOK_INTERVAL).await;
         // Not that of another proxy, nor before its directory is there again.
         let is_ours = || RuntimeDir::holder(&runtime_dir) == Some(Some(std::process::id()));
-        if !doors.own.is_open() || !is_ours() || !path.parent().is_some_and(Path::is_dir) {
+        if !listeners.own.is_open() || !is_ours() || !path.parent().is_some_and(Path::is_dir) {
             continue;
         }
-        match doors.sockets.renew(&path) {
+        match listeners.sockets.renew(&path) {
             Ok(true) => log::warn!("{} was removed; commands are taken there again", path.display()),
             Ok(false) => failing = false,
             Err(why) if !std::mem::replace(&mut failing, true) => log::error!("{why}"),
@@ -128,16 +131,16 @@ fn of(app: &str, outcome: Result<String, String>) -> Outcome {
 }
 
 /// What commands can do. Each operation is one method of [`Control`] or [`Reloader`].
-pub(super) struct Steering {
+pub(super) struct ControlBackend {
     pub(super) control: Control,
-    pub(super) vitals: Vitals,
+    pub(super) health: ProxyHealth,
     pub(super) reloader: Arc<Reloader>,
     pub(super) upgrader: Upgrader,
     pub(super) peers: Peers,
 }
 
 #[async_trait]
-impl Hands for Steering {
+impl Hands for ControlBackend {
     fn status(&self) -> view::Status {
         let status = self.control.status();
         let now = status.epoch.map(|epoch| epoch.elapsed()).unwrap_or_default();
@@ -150,7 +153,7 @@ impl Hands for Steering {
     }
 
     fn condition(&self) -> health::Condition {
-        self.vitals.condition()
+        self.health.condition()
     }
 
     fn objection(&self, pid: Option<u32>) -> Option<String> {
@@ -163,7 +166,7 @@ impl Hands for Steering {
 
     /// In a task of its own: that who asked has left does not end it.
     async fn upgrade(&self, program: Option<PathBuf>, conf: Option<PathBuf>) -> Outcome {
-        if self.vitals.is_stopping() {
+        if self.health.is_stopping() {
             return Err(Refusal::Failed(STOPPING.into()));
         }
         let upgrader = self.upgrader.clone();

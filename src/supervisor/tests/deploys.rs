@@ -166,10 +166,10 @@ async fn tunnels_of_a_replaced_worker_are_closed_and_waited_for() {
     stage.ready(1).await;
     let lease = stage.pools[0].select(Wanted::Any, Use::Parked, &[]).unwrap();
     let old = lease.member().clone();
-    let key = old.tunnels.enter(std::task::Waker::noop().clone());
+    let key = old.tunnels.enter(std::task::Waker::noop().clone(), None);
     let outcome = stage.control.restart(None).await;
     assert!(outcome.is_ok(), "{outcome:?}");
-    let closing = old.tunnels.asked().unwrap();
+    let closing = old.tunnels.asked(key).unwrap();
     assert_eq!((closing.code, closing.window), (1012, Duration::from_millis(200)));
     let draining = |status: &Status| status.apps[0].workers.iter().any(|w| w.state == State::Draining);
     stage.until("draining", draining).await;

@@ -6,6 +6,7 @@
 mod access_list;
 pub(crate) mod activation;
 mod apart;
+pub(crate) mod cause;
 pub(crate) mod control;
 mod descriptor;
 mod ending;
@@ -33,6 +34,7 @@ pub(crate) mod strays;
 #[cfg(test)]
 mod tests;
 mod transfer;
+pub(crate) mod tree;
 pub(crate) mod usage;
 pub(crate) mod worker_socket;
 

@@ -28,7 +28,7 @@ pub(crate) use files::Rotate;
 pub(crate) use format::Format;
 pub(crate) use logs::{Feed, FilePolicy, Logs, Policy};
 pub(crate) use pipe::{Pipe, make_pipe, open_reader};
-pub(crate) use tail::Tail;
+pub(crate) use tail::{LastWords, Tail};
 
 use frame::Framer;
 use serde::{Deserialize, Serialize};

@@ -28,10 +28,12 @@ pub(crate) enum Kind {
     LogDrops,
     /// A disk is nearly full.
     Disk,
+    /// Workers of one generation have different servers.
+    ServersDiffer,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 11] = [
+    pub(crate) const ALL: [Kind; 12] = [
         Kind::Memory,
         Kind::Elu,
         Kind::Lag,
@@ -43,6 +45,7 @@ impl Kind {
         Kind::QueueOverflow,
         Kind::LogDrops,
         Kind::Disk,
+        Kind::ServersDiffer,
     ];
 
     pub(crate) fn as_str(self) -> &'static str {
@@ -58,6 +61,7 @@ impl Kind {
             Kind::QueueOverflow => "queue-overflow",
             Kind::LogDrops => "log-drops",
             Kind::Disk => "disk",
+            Kind::ServersDiffer => "servers-differ",
         }
     }
 }

@@ -5,13 +5,9 @@
 //! asked to close, and their clients come back where the room is now.
 
 use super::affinity::Affinity;
-use super::{Closing, Member, Pool};
+use super::{Member, Pool};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
-
-/// Another worker takes over (1012). The clients come back at once, so the closes are spread a little.
-pub(super) const MOVED: Closing = Closing { code: 1012, window: Duration::from_secs(2) };
 
 /// A room by the hash of its name: rooms that share one share a worker, which harms nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +60,7 @@ impl Pool {
         let at = CHANGES.fetch_add(1, Ordering::AcqRel) + 1;
         for member in self.members() {
             let moved = |room| self.host(room, &|_| true).is_some_and(|host| host.id != member.id);
-            member.tunnels.close_rooms(MOVED, at, moved);
+            member.tunnels.close_rooms(at, moved);
         }
     }
 }

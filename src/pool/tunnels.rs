@@ -15,6 +15,9 @@ pub(crate) struct Closing {
     pub(crate) window: Duration,
 }
 
+/// Its room is at another worker now (1012). The clients come back at once, so the closes are spread a little.
+const MOVED: Closing = Closing { code: 1012, window: Duration::from_secs(2) };
+
 /// The lock is taken when a tunnel opens or closes and at a drain, never for a message.
 #[derive(Debug, Default)]
 pub(crate) struct Tunnels {
@@ -50,13 +53,13 @@ impl Tunnels {
     }
 
     /// Asks the tunnels of some rooms to close.
-    pub(super) fn close_rooms(&self, closing: Closing, at: u64, moved: impl Fn(Room) -> bool) {
+    pub(super) fn close_rooms(&self, at: u64, moved: impl Fn(Room) -> bool) {
         let mut inner = self.lock();
         inner.moved_at = at;
         let open = inner.entries.iter_mut().map(|(_, entry)| entry).filter(|entry| entry.closing.is_none());
         let mut asked = 0;
         for entry in open.filter(|entry| entry.room.is_some_and(|led| moved(led.room))) {
-            entry.closing = Some(closing);
+            entry.closing = Some(MOVED);
             entry.waker.wake_by_ref();
             asked += 1;
         }
@@ -84,7 +87,7 @@ impl Tunnels {
         let mut inner = self.lock();
         // While it opened, its room may have moved.
         let is_late = room.is_some_and(|led| led.at < inner.moved_at);
-        let closing = is_late.then_some(super::room::MOVED);
+        let closing = is_late.then_some(MOVED);
         if is_late {
             inner.asked_alone += 1;
             self.asked.store(true, Ordering::Release);

@@ -1,11 +1,13 @@
 //! The status for people: one block of lines per app, within 80 columns.
 
-use super::view::{App, Status, Worker};
+use super::view::{App, Port, Status, Worker};
 
 /// A usual terminal.
 const WIDTH: usize = 80;
-/// Lines of stderr that are shown of a worker that is not well; the rest is in the JSON.
+/// Lines that are shown of a worker that is not well: its last ones, or those around the error that it died of. The
+/// rest is in the JSON.
 const LAST_WORDS: usize = 5;
+const LAST_ERROR: usize = 8;
 
 const HEAD: [&str; 11] = ["SLOT", "PID", "STATE", "SINCE", "ACTIVE", "PARKED", "SESS", "ELU", "LAG", "RSS", "RESTARTS"];
 /// Which column is text; numbers stand on the right.
@@ -33,6 +35,7 @@ pub(super) fn render(status: &Status) -> String {
         lines.push(line(&HEAD.map(str::to_owned), &widths, gap));
         for (cells, worker) in rows.iter().zip(&app.workers) {
             lines.push(line(cells, &widths, gap));
+            lines.extend(wrapped(&further_ports(worker)).map(|line| format!("       {line}")));
             remarks(worker, &mut lines);
         }
     }
@@ -76,6 +79,22 @@ fn line(cells: &[String; 11], widths: &[usize; 11], gap: &str) -> String {
     format!("  {}", cells.join(gap)).trim_end().to_owned()
 }
 
+/// What became of servers beside the main one.
+fn further_ports(worker: &Worker) -> String {
+    if worker.further_ports.is_empty() {
+        return String::new();
+    }
+    let main = worker.port.map(|port| format!("port {port}; ")).unwrap_or_default();
+    let one = |further: &Port| match (further.state.as_str(), further.at) {
+        ("listens", Some(at)) if at != further.port => format!("{} at {at}", further.port),
+        ("listens", _) => format!("{} here", further.port),
+        ("taken", _) => format!("{} with another process", further.port),
+        (state, _) => format!("{} {state}", further.port),
+    };
+    let further: Vec<String> = worker.further_ports.iter().map(one).collect();
+    format!("{main}further ports: {}", further.join(", "))
+}
+
 /// Why a worker is not as it should be.
 fn remarks(worker: &Worker, lines: &mut Vec<String>) {
     let ready = worker.state == "ready";
@@ -102,10 +121,16 @@ fn remarks(worker: &Worker, lines: &mut Vec<String>) {
         add(format!("starts again in {soon}"));
     }
     lines.extend(wrapped(&text).map(|line| format!("       {line}")));
-    let skip = worker.last_stderr.len().saturating_sub(LAST_WORDS);
-    for words in worker.last_stderr.iter().skip(skip) {
-        lines.push(format!("       | {}", words.chars().take(WIDTH - 9).collect::<String>()));
-    }
+    let shown = |words: &str| words.chars().take(WIDTH - 9).collect::<String>();
+    let Some(error) = &worker.last_error else {
+        let skip = worker.last_stderr.len().saturating_sub(LAST_WORDS);
+        lines.extend(worker.last_stderr.iter().skip(skip).map(|words| format!("       | {}", shown(words))));
+        return;
+    };
+    // What it died of first, then where.
+    lines.push(format!("       > {}", shown(error)));
+    let around = worker.last_error_lines.iter().filter(|line| !line.trim().is_empty() && line.trim() != error);
+    lines.extend(around.take(LAST_ERROR).map(|line| format!("       | {}", shown(line))));
 }
 
 fn wrapped(text: &str) -> impl Iterator<Item = String> {

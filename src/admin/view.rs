@@ -30,8 +30,14 @@ pub(crate) struct App {
 #[serde(default)]
 pub(crate) struct Worker {
     pub(crate) slot: u16,
-    /// `null` before the process was started, and for a slot that waits.
+    /// Of the process that serves. `null` before the process was started, and for a slot that waits.
     pub(crate) pid: Option<u32>,
+    /// Of the process that was started, if it is another one: npm, a shell.
+    pub(crate) launcher_pid: Option<u32>,
+    /// That the main server asked for.
+    pub(crate) port: Option<u16>,
+    /// Of its other servers.
+    pub(crate) further_ports: Vec<Port>,
     pub(crate) incarnation: Option<u32>,
     pub(crate) generation: Option<u32>,
     /// `spawned` by the proxy, or `external`: it dialled in by itself. Empty for a slot that waits.
@@ -62,6 +68,21 @@ pub(crate) struct Worker {
     pub(crate) retry_seconds: Option<f64>,
     /// How the process before ended.
     pub(crate) last_exit: Option<String>,
-    /// The last lines of stderr, of a worker that is not well.
+    /// What the process before died of, as its output tells it; of a worker that is not well.
+    pub(crate) last_error: Option<String>,
+    /// That line and those around it.
+    pub(crate) last_error_lines: Vec<String>,
+    /// The last lines of stderr, or of stdout if the error is told there, of a worker that is not well.
     pub(crate) last_stderr: Vec<String>,
+}
+
+/// A TCP port of a server that is not the main one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Port {
+    pub(crate) port: u16,
+    /// `listens`, `taken`: by another process, most likely another worker; `off`, as configured; `refused: CODE`.
+    pub(crate) state: String,
+    /// Where it listens.
+    pub(crate) at: Option<u16>,
 }

@@ -2,8 +2,12 @@
 
 use super::error::{nearest, shown};
 use super::fields::{Decoder, Field, Fields};
+use super::schema::Kind as Takes;
 use super::yaml::Value;
 use crate::pool::affinity::{Affinity, Balance};
+
+/// A path has hardly more segments that mean anything.
+const LAST_SEGMENT: u64 = 32;
 
 /// What keeps a client on its worker.
 pub(super) fn affinity(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<Affinity> {
@@ -17,10 +21,13 @@ pub(super) fn affinity(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<Affin
         ("cookie", "write {cookie: NAME}"),
         ("header", "write {header: NAME}"),
         ("query", "write {query: NAME}"),
+        ("path", "write {path: N}, the number of the path's segment, from 1"),
+        ("room", "write {path: N}, the number of the path's segment, from 1"),
         ("false", "write none"),
         ("true", "write socket.io"),
     ];
-    const EXPECTED: &str = "socket.io, none, client-address, {cookie: NAME}, {header: NAME} or {query: NAME}";
+    const EXPECTED: &str =
+        "socket.io, none, client-address, {cookie: NAME}, {header: NAME}, {query: NAME} or {path: N}";
     let field = fields.get("affinity")?;
     let Value::Map(entries) = &field.node.value else {
         return match d.choice(&field, WORDS, HINTS)? {
@@ -34,13 +41,19 @@ pub(super) fn affinity(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<Affin
         return None;
     };
     let inner = Field { path: format!("{}.{}", field.path, entry.key), key_at: entry.key_at, node: &entry.node };
+    if entry.key == "path" {
+        let nth = d.number(&inner, Takes::Integer(1, LAST_SEGMENT, ""))?;
+        return u8::try_from(nth).ok().map(Affinity::Path);
+    }
     let make = match entry.key.as_str() {
         "cookie" => Affinity::Cookie,
         "header" => Affinity::Header,
         "query" => Affinity::Query,
         other => {
-            let near = nearest(other, ["cookie", "header", "query"]).map(|name| format!("did you mean {name}?"));
-            let hint = near.unwrap_or_else(|| "write {cookie: NAME}, {header: NAME} or {query: NAME}".into());
+            let near =
+                nearest(other, ["cookie", "header", "query", "path"]).map(|name| format!("did you mean {name}?"));
+            let hint =
+                near.unwrap_or_else(|| "write {cookie: NAME}, {header: NAME}, {query: NAME} or {path: N}".into());
             d.found.error(entry.key_at, format!("unknown key {} in {}", shown(other), field.path), hint);
             return None;
         }

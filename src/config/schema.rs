@@ -245,7 +245,7 @@ pub(super) const APP: Section = Section {
         key("instances", Integer(1, 1024, "auto, max, {min, max}"), Yaml("1")),
         key(
             "affinity",
-            Other("socket.io, none, client-address, {cookie: NAME}, {header: NAME} or {query: NAME}"),
+            Other("socket.io, none, client-address, {cookie: NAME}, {header: NAME}, {query: NAME} or {path: N}"),
             Yaml("socket.io"),
         ),
         key("balance", Other("least-loaded or round-robin"), Yaml("least-loaded")),

@@ -14,6 +14,8 @@ pub(crate) enum Affinity {
     Header(String),
     /// Consistent hash of this query parameter's value.
     Query(String),
+    /// Consistent hash of this segment of the path, from 1: the room that several clients share.
+    Path(u8),
     /// Consistent hash of the client's IP address.
     ClientAddress,
 }

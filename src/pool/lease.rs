@@ -1,7 +1,7 @@
 //! The right to use one worker. Load ends when the lease does, so it must live as long as the
 //! response or tunnel it stands for.
 
-use super::{Member, Queue};
+use super::{Led, Member, Queue};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -21,13 +21,15 @@ pub(crate) struct Lease {
     usage: Use,
     /// Where others wait for the room that this one takes.
     queue: Option<Arc<Queue>>,
+    /// The room that led to the worker.
+    room: Option<Led>,
 }
 
 impl Lease {
     pub(super) fn new(member: Arc<Member>, usage: Use, queue: Option<Arc<Queue>>) -> Lease {
         counter(&member, usage).fetch_add(1, Ordering::Relaxed);
         member.load.total.fetch_add(1, Ordering::Relaxed);
-        Lease { member, usage, queue }
+        Lease { member, usage, queue, room: None }
     }
 
     /// For a tunnel that another process has opened: it is no new use.
@@ -38,7 +40,16 @@ impl Lease {
     /// For what another process still has with the worker: no new use either.
     pub(crate) fn lent(member: Arc<Member>, usage: Use) -> Lease {
         counter(&member, usage).fetch_add(1, Ordering::Relaxed);
-        Lease { member, usage, queue: None }
+        Lease { member, usage, queue: None, room: None }
+    }
+
+    pub(crate) fn of_room(mut self, room: Option<Led>) -> Lease {
+        self.room = room;
+        self
+    }
+
+    pub(crate) fn room(&self) -> Option<Led> {
+        self.room
     }
 
     /// The request has become a tunnel: it is no load any more, and makes room for others.

@@ -10,6 +10,7 @@ mod lease;
 mod numbers;
 mod pinned;
 mod queue;
+mod room;
 mod selector;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ pub(crate) use lease::{Lease, Use};
 pub(crate) use numbers::Numbers;
 pub(crate) use pinned::Pinned;
 pub(crate) use queue::{Queue, QueuePolicy};
+pub(crate) use room::{Led, Room};
 pub(crate) use tunnels::{Closing, Tunnels};
 
 use crate::worker::{Tag, WorkerId};
@@ -156,6 +158,8 @@ pub(crate) enum Wanted<'a> {
     Sid { sid: &'a [u8], path: &'a [u8] },
     /// The worker that this key leads to.
     Key(&'a [u8]),
+    /// The worker on which this room is.
+    Room(Room),
 }
 
 /// How an app's requests are led to its workers.
@@ -219,6 +223,7 @@ impl Pool {
         old.seats.iter().filter(|seat| !stays(&seat.member)).for_each(|seat| seat.member.leave());
         // Discovery reads the snapshot and cannot fail.
         let _ = self.by_hash.update().await;
+        self.close_moved();
         self.queue.wake.notify_waiters();
     }
 
@@ -238,6 +243,7 @@ impl Pool {
 
     /// Picks a worker, or `None` when no worker may take this. `avoid` are workers that were tried.
     pub(crate) fn select(&self, wanted: Wanted<'_>, usage: Use, avoid: &[Arc<Member>]) -> Option<Lease> {
+        let led = if let Wanted::Room(room) = wanted { Some(room.led_now()) } else { None };
         let snapshot = self.snapshot.load();
         let settings = self.settings.load();
         let max = settings.queue.max_concurrency;
@@ -255,6 +261,8 @@ impl Pool {
                 (member, usage)
             }
             Wanted::Key(key) => (self.hashed(key, &usable), usage),
+            // Who finds its worker full waits: elsewhere it would be alone.
+            Wanted::Room(room) => (self.host(room, &|host| !tried(host)).filter(usable), usage),
             Wanted::Sid { sid, path } => match self.owner(&snapshot, sid).filter(|(owner, _)| !tried(owner)) {
                 // A session's own requests are never held back: its owner alone can serve them.
                 Some((owner, is_learnt)) if is_privileged(owner, is_learnt, path) => (Some(owner.clone()), usage),
@@ -263,7 +271,7 @@ impl Pool {
             },
         };
         let queue = max.filter(|_| usage == Use::Request).map(|_| self.queue.clone());
-        member.map(|member| Lease::new(member, usage, queue))
+        member.map(|member| Lease::new(member, usage, queue).of_room(led))
     }
 
     /// Picks among all workers that are left, cordoned ones too: for the last requests before they end.

@@ -30,24 +30,30 @@ impl BackendSelection for Rendezvous {
     }
 
     fn iter(self: &Arc<Self>, key: &[u8]) -> RendezvousIter {
-        let key = hash(key);
-        let score = |(at, (id, backend)): (usize, &(u64, Backend))| (weighted_score(mix(key ^ id), backend.weight), at);
-        let mut order: Vec<(f64, usize)> = self.backends.iter().enumerate().map(score).collect();
-        order.sort_unstable_by(|a, b| b.0.total_cmp(&a.0));
-        RendezvousIter { selector: self.clone(), order: order.into_iter() }
+        RendezvousIter { selector: self.clone(), key: hash(key), last: None }
     }
 }
 
-/// The backends for one key, best first.
+/// The backends for one key, best first. Hardly anybody asks for the second, so each step is a scan and nothing is
+/// allocated.
 pub(super) struct RendezvousIter {
     selector: Arc<Rendezvous>,
-    order: std::vec::IntoIter<(f64, usize)>,
+    key: u64,
+    /// Score and place of the one before.
+    last: Option<(f64, usize)>,
 }
 
 impl BackendIter for RendezvousIter {
     fn next(&mut self) -> Option<&Backend> {
-        let (_, at) = self.order.next()?;
-        self.selector.backends.get(at).map(|(_, backend)| backend)
+        // Of equal scores the first in place wins.
+        let better = |a: &(f64, usize), b: &(f64, usize)| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1));
+        let score =
+            |(at, (id, backend)): (usize, &(u64, Backend))| (weighted_score(mix(self.key ^ id), backend.weight), at);
+        let scores = self.selector.backends.iter().enumerate().map(score);
+        let left = scores.filter(|one| self.last.as_ref().is_none_or(|last| better(one, last).is_lt()));
+        let best = left.max_by(better)?;
+        self.last = Some(best);
+        self.selector.backends.get(best.1).map(|(_, backend)| backend)
     }
 }
 

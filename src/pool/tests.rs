@@ -208,14 +208,60 @@ async fn a_full_worker_takes_only_what_is_its_own() {
     assert!(pool.select(Wanted::Any, Use::Request, &[]).is_some());
 }
 
+async fn pool_of_rooms(seats: Vec<Seat>, policy: QueuePolicy) -> Pool {
+    let pool = Pool::new("app".into(), Affinity::Path(1), Balance::LeastLoaded, policy);
+    pool.publish(seats).await;
+    pool
+}
+
+fn room(n: u32) -> Wanted<'static> {
+    Wanted::Room(Room::named(n.to_be_bytes().into_iter()))
+}
+
+#[tokio::test]
+async fn tunnels_of_rooms_that_moved_are_asked_to_close_and_no_others() {
+    let (a, b, c) = (member(0, 1, None), member(1, 2, None), member(2, 3, None));
+    let pool = pool_of_rooms(vec![seat(&a, true), seat(&b, true)], QueuePolicy::default()).await;
+    let leases: Vec<Lease> = (0..60).map(|n| pool.select(room(n), Use::Request, &[]).unwrap()).collect();
+    let enter = |lease: &Lease| lease.member().tunnels.enter(std::task::Waker::noop().clone(), lease.room());
+    let keys: Vec<usize> = leases.iter().map(enter).collect();
+    pool.publish(vec![seat(&a, true), seat(&b, true), seat(&c, true)]).await;
+    let mut moved = 0;
+    for (n, (lease, key)) in leases.iter().zip(&keys).enumerate() {
+        let to = slot_of(pool.select(room(n as u32), Use::Request, &[]));
+        let asked = lease.member().tunnels.asked(*key);
+        assert_eq!(asked.is_some(), to != lease.member().id.slot.0, "room {n}");
+        assert!(asked.is_none_or(|closing| closing.code == 1012 && to == 2));
+        moved += u32::from(asked.is_some());
+    }
+    assert!((10..30).contains(&moved), "{moved} of 60 moved");
+    // What opened while the workers changed may be at the wrong one.
+    let late = enter(&leases[0]);
+    assert!(leases[0].member().tunnels.asked(late).is_some());
+}
+
+#[tokio::test]
+async fn a_room_waits_for_its_worker_and_goes_elsewhere_only_when_that_is_gone() {
+    let (a, b) = (member(0, 1, None), member(1, 2, None));
+    let policy = QueuePolicy { max_concurrency: Some(1), ..QueuePolicy::default() };
+    let pool = pool_of_rooms(vec![seat(&a, true), seat(&b, true)], policy).await;
+    let first = pool.select(room(1), Use::Request, &[]).unwrap();
+    assert!(pool.select(room(1), Use::Request, &[]).is_none());
+    let host = first.member().clone();
+    let other = pool.select(room(1), Use::Request, std::slice::from_ref(&host)).unwrap();
+    assert_ne!(other.member().id, host.id);
+    drop((first, other));
+    assert_eq!(pool.select(room(1), Use::Request, &[]).unwrap().member().id, host.id);
+}
+
 #[test]
 fn a_drain_wakes_every_tunnel() {
     let tunnels = Tunnels::default();
-    let key = tunnels.enter(std::task::Waker::noop().clone());
-    assert_eq!((tunnels.open(), tunnels.asked()), (1, None));
+    let key = tunnels.enter(std::task::Waker::noop().clone(), None);
+    assert_eq!((tunnels.open(), tunnels.asked(key)), (1, None));
     let closing = Closing { code: 1012, window: Duration::from_secs(10) };
     tunnels.close(closing);
-    assert_eq!(tunnels.asked(), Some(closing));
+    assert_eq!(tunnels.asked(key), Some(closing));
     tunnels.leave(key);
     tunnels.leave(key);
     assert_eq!(tunnels.open(), 0);

@@ -5,6 +5,7 @@
 
 mod access_list;
 mod apart;
+pub(crate) mod cause;
 pub(crate) mod control;
 pub(crate) mod daemon;
 mod descriptor;
@@ -35,6 +36,7 @@ pub(crate) mod strays;
 #[cfg(test)]
 mod tests;
 mod transfer;
+pub(crate) mod tree;
 pub(crate) mod usage;
 pub(crate) mod worker_socket;
 

@@ -2,11 +2,28 @@
 
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit};
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::time::Duration;
 
-/// Of one process, without its children.
+/// What a process uses, and who it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stat {
+    /// In clock ticks since the boot.
+    pub(super) started: u64,
+    pub(super) usage: Usage,
+}
+
+impl Stat {
+    /// Reads into `buffer`, which keeps its memory for the next.
+    pub(super) fn of(pid: u32, buffer: &mut Vec<u8>) -> io::Result<Stat> {
+        buffer.clear();
+        File::open(format!("/proc/{pid}/stat"))?.read_to_end(buffer)?;
+        parse_stat(buffer, ticks_per_second(), page_size()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+}
+
+/// Without its children, where it is of one process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
     /// Processor time since its start, of all its threads.
@@ -85,17 +102,25 @@ fn fields(stat: &[u8]) -> Option<Vec<&str>> {
     Some(std::str::from_utf8(stat.get(after + 1..)?).ok()?.split_ascii_whitespace().collect())
 }
 
-/// Counted from the closing parenthesis of the name, which may hold anything.
 fn parse(stat: &[u8], ticks: u64, page: u64) -> Option<Usage> {
-    let fields = fields(stat)?;
-    let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+    parse_stat(stat, ticks, page).map(|stat| stat.usage)
+}
+
+/// Counted from the closing parenthesis of the name, which may hold anything.
+fn parse_stat(stat: &[u8], ticks: u64, page: u64) -> Option<Stat> {
+    let after = stat.iter().rposition(|byte| *byte == b')')?;
+    let mut fields = std::str::from_utf8(stat.get(after + 1..)?).ok()?.split_ascii_whitespace();
+    let mut next = 3;
+    // In rising order.
+    let mut field = |number: usize| {
+        let value = fields.nth(number - next)?.parse::<u64>().ok();
+        next = number + 1;
+        value
+    };
     let cpu = field(14)?.checked_add(field(15)?)?;
-    let whole = Duration::from_secs(cpu / ticks);
-    Some(Usage {
-        cpu: whole + Duration::from_secs(1).mul_f64((cpu % ticks) as f64 / ticks as f64),
-        threads: field(20)?,
-        rss: field(24)?.saturating_mul(page),
-    })
+    let (threads, started, rss) = (field(20)?, field(22)?, field(24)?.saturating_mul(page));
+    let cpu = Duration::from_secs(cpu / ticks) + Duration::from_secs(1).mul_f64((cpu % ticks) as f64 / ticks as f64);
+    Some(Stat { started, usage: Usage { cpu, rss, threads } })
 }
 
 fn ticks_per_second() -> u64 {

@@ -16,8 +16,8 @@ use crate::config::Config;
 use crate::config::verbs::{self, Asked};
 use crate::fleet::State;
 use crate::gateway;
-use crate::process::RuntimeDir;
-use crate::process::usage::Usage;
+use crate::process::control::PortState;
+use crate::process::{RuntimeDir, cause};
 use crate::supervisor::{self, AppStatus, Control, ScaleTo, SlotStatus, WorkerStatus};
 use async_trait::async_trait;
 use pingora_core::server::Server;
@@ -203,13 +203,16 @@ fn view_of(app: &AppStatus, now: Duration) -> view::App {
 }
 
 fn process(worker: &WorkerStatus, slot: Option<&SlotStatus>, now: Duration) -> view::Worker {
-    let usage = worker.pid.filter(|_| worker.state != State::Exited).and_then(|pid| Usage::of(pid).ok());
+    let usage = worker.used();
     let stats = worker.stats;
     let well = worker.state == State::Ready && slot.is_none_or(|slot| slot.failures == 0);
     let slot = slot.cloned();
     view::Worker {
         slot: worker.slot.0,
-        pid: worker.pid,
+        pid: worker.shown_pid(),
+        launcher_pid: worker.pid.filter(|pid| worker.shown_pid() != Some(*pid)),
+        port: worker.ports.main,
+        further_ports: worker.ports.further.iter().map(further_port).collect(),
         // The app knows.
         origin: String::new(),
         incarnation: Some(worker.incarnation.0),
@@ -230,7 +233,7 @@ fn process(worker: &WorkerStatus, slot: Option<&SlotStatus>, now: Duration) -> v
         failures: slot.as_ref().map_or(0, |slot| slot.failures),
         retry_seconds: None,
         last_exit: slot.as_ref().and_then(|slot| slot.last_exit.clone()),
-        last_stderr: slot.filter(|_| !well).map(|slot| slot.last_words.to_vec()).unwrap_or_default(),
+        ..last_words(slot.as_ref().filter(|_| !well))
     }
 }
 
@@ -244,6 +247,27 @@ fn waiting(slot: &SlotStatus, retry_at: Duration, now: Duration) -> view::Worker
         failures: slot.failures,
         retry_seconds: Some(seconds(retry_at.saturating_sub(now))),
         last_exit: slot.last_exit.clone(),
+        ..last_words(Some(slot))
+    }
+}
+
+fn further_port((port, state): (&u16, &PortState)) -> view::Port {
+    let (state, at) = match state {
+        PortState::Tcp { at } => ("listens".to_owned(), Some(*at)),
+        PortState::Taken => ("taken".to_owned(), None),
+        PortState::Off => ("off".to_owned(), None),
+        PortState::Refused(code) => (format!("refused: {code}"), None),
+    };
+    view::Port { port: *port, state, at }
+}
+
+/// What the last process of a slot said, and died of.
+fn last_words(slot: Option<&SlotStatus>) -> view::Worker {
+    let Some(slot) = slot else { return view::Worker::default() };
+    let cause = cause::of(&slot.last_words);
+    view::Worker {
+        last_error: cause.as_ref().map(|cause| cause.headline.clone()),
+        last_error_lines: cause.map(|cause| cause.lines).unwrap_or_default(),
         last_stderr: slot.last_words.to_vec(),
         ..view::Worker::default()
     }

@@ -7,6 +7,7 @@ use super::status::{AppStatus, Carried, SlotStatus, Waiting, WorkerStatus};
 use super::worker_record::WorkerRecord;
 use crate::fleet::{Event, Fleet, Occupant, State, Time};
 use crate::pool::{Pool, Seat};
+use crate::process::cause;
 use crate::process::control::{Join, Registry};
 use crate::process::port_taken;
 use crate::process::spec::External;
@@ -15,6 +16,9 @@ use crate::worker::{Generation, Incarnation, Slot};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 use tokio::sync::mpsc;
+
+/// Lines that explain an end whose cause is not seen.
+const LAST_LINES: usize = 12;
 
 pub(super) struct ManagedApp {
     pub(super) name: Arc<str>,
@@ -87,22 +91,31 @@ impl ManagedApp {
         self.definitions.retain(|generation, _| self.fleet.needs(*generation));
     }
 
-    /// A reason with the slot and the last lines of stderr.
+    /// A reason with the slot, and what its process died of as its output tells it; else its last lines.
     pub(super) fn why_failed(&self, slot: Option<Slot>, why: &str) -> String {
         let Some(slot) = slot else { return why.to_owned() };
         let exit = self.fleet.slots().find(|(s, _)| *s == slot).and_then(|(_, seat)| seat.last_exit.clone());
         let exit =
             exit.filter(|exit| !why.contains(exit.as_str())).map(|exit| format!(" ({exit})")).unwrap_or_default();
         let mut text = format!("slot {slot}: {why}{exit}");
-        if let Some(words) = self.last_words.get(&slot).filter(|words| !words.is_empty()) {
-            text.push_str("; its last lines of stderr:");
-            words.iter().for_each(|line| {
-                text.push_str("\n  ");
-                text.push_str(line);
-            });
-            if let Some(advice) = port_taken::advice(words).filter(|_| self.fleet.policy().surge > 0) {
-                text.push_str(&format!("\n{advice}"));
+        let Some(words) = self.last_words.get(&slot).filter(|words| !words.is_empty()) else { return text };
+        let lines = match cause::of(words) {
+            Some(cause) => {
+                text.push_str(": ");
+                text.push_str(&cause.headline);
+                cause.lines
             }
+            None => {
+                text.push_str("; its last lines of output:");
+                words.iter().skip(words.len().saturating_sub(LAST_LINES)).cloned().collect()
+            }
+        };
+        lines.iter().for_each(|line| {
+            text.push_str("\n  ");
+            text.push_str(line);
+        });
+        if let Some(advice) = port_taken::advice(words).filter(|_| self.fleet.policy().surge > 0) {
+            text.push_str(&format!("\n{advice}"));
         }
         text
     }
@@ -201,7 +214,9 @@ impl ManagedApp {
                 since: worker.since,
                 socket: record.and_then(WorkerRecord::member).map(|member| member.socket.clone()),
                 stats: record.and_then(|record| record.stats),
-                rss: record.and_then(|record| record.usage).map(|usage| usage.rss),
+                serving_pid: record.and_then(|record| record.serving_pid),
+                ports: record.map(|record| record.ports.clone()).unwrap_or_default(),
+                usage: record.and_then(|record| record.usage),
                 cpu: record.and_then(|record| record.cpu),
                 carried: Carried::new(record.map(|record| record.members.clone()).unwrap_or_default()),
             }

@@ -173,11 +173,15 @@ impl Apps {
         let Some(record) = app.workers.get_mut(&incarnation) else { return };
         let event = match report {
             Report::Hello { pid, .. } => {
-                record.serving_pid = pid.or(record.serving_pid);
+                // Until the main server is known: the first to dial in may be a launcher.
+                record.serving_pid = record.serving_pid.or(pid);
                 Event::Hello { incarnation }
             }
             Report::HungUp => Event::HungUp { incarnation },
-            Report::Path(socket, _port) => {
+            Report::Path { socket, port, pid } => {
+                record.serving_pid = pid.or(record.serving_pid);
+                record.ports.main = port;
+                record.ports.further.retain(|further, _| Some(*further) != port);
                 record.moved(socket);
                 Event::Path { incarnation }
             }
@@ -197,7 +201,11 @@ impl Apps {
                 record.sessions = Some(sessions);
                 return record.publish_engine();
             }
-            Report::Port { port, state } => return log_port(id, port, &state),
+            Report::Port { port, state } => {
+                log_port(id, port, &state);
+                record.ports.further.insert(port, state);
+                return;
+            }
             // Messages between workers: to come.
             Report::Message(_) => return,
         };

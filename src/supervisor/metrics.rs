@@ -48,8 +48,7 @@ impl fmt::Debug for Workers {
 
 impl Collector for Workers {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
-        // A process may end between the status and this look at it.
-        write(encoder, &self.0.status(), |pid| Usage::of(pid).ok())
+        write(encoder, &self.0.status())
     }
 }
 
@@ -63,7 +62,7 @@ type Measure = fn(&Reading<'_>) -> Option<f64>;
 
 /// Gauges by app and slot. A worker without the preload script says nothing of itself.
 const GAUGES: [(&str, &str, Measure); 8] = [
-    ("worker_resident_memory_bytes", "Resident memory of the slot's process.", |read| {
+    ("worker_resident_memory_bytes", "Resident memory of the slot's processes.", |read| {
         let said = read.worker.stats.map(|stats| stats.rss);
         read.usage.map(|usage| usage.rss).or(said).map(|bytes| bytes as f64)
     }),
@@ -86,7 +85,7 @@ const GAUGES: [(&str, &str, Measure); 8] = [
     }),
 ];
 
-fn write(mut encoder: DescriptorEncoder, status: &Status, usage: impl Fn(u32) -> Option<Usage>) -> fmt::Result {
+fn write(mut encoder: DescriptorEncoder, status: &Status) -> fmt::Result {
     let states: Vec<_> =
         status.apps.iter().flat_map(|app| by_state(app).map(move |(state, n)| (app, state, n))).collect();
     let workers = states.iter().map(|(app, state, n)| ([("app", &*app.name), ("state", state)], ConstGauge::new(*n)));
@@ -98,7 +97,7 @@ fn write(mut encoder: DescriptorEncoder, status: &Status, usage: impl Fn(u32) ->
     let help = "Workers started again, by how the process before had ended.";
     family(&mut encoder, "worker_restarts", help, restarts)?;
 
-    let readings: Vec<_> = status.apps.iter().flat_map(|app| slots(app, &usage)).collect();
+    let readings: Vec<_> = status.apps.iter().flat_map(slots).collect();
     for (name, help, measure) in GAUGES {
         let values = readings.iter().filter_map(|(app, slot, read)| {
             Some(([("app", *app), ("slot", slot.as_str())], ConstGauge::new(measure(read)?)))
@@ -109,7 +108,7 @@ fn write(mut encoder: DescriptorEncoder, status: &Status, usage: impl Fn(u32) ->
         let cpu = read.usage?.cpu.as_secs_f64();
         Some(([("app", *app), ("slot", slot.as_str())], ConstCounter::new(cpu)))
     });
-    family(&mut encoder, "worker_cpu_seconds", "Processor time of the slot's process; begins anew with it.", cpu)
+    family(&mut encoder, "worker_cpu_seconds", "Processor time of the slot's processes; begins anew with them.", cpu)
 }
 
 fn family<'l, M: EncodeMetric + TypedMetric>(
@@ -139,10 +138,7 @@ fn by_state(app: &AppStatus) -> impl Iterator<Item = (String, i64)> + use<> {
 }
 
 /// Each slot's newest process.
-fn slots<'s>(
-    app: &'s AppStatus,
-    usage: impl Fn(u32) -> Option<Usage>,
-) -> impl Iterator<Item = (&'s str, String, Reading<'s>)> {
+fn slots(app: &AppStatus) -> impl Iterator<Item = (&str, String, Reading<'_>)> {
     let mut newest: BTreeMap<Slot, &WorkerStatus> = BTreeMap::new();
     for worker in app.workers.iter().filter(|worker| worker.state != State::Exited) {
         let seen = newest.entry(worker.slot).or_insert(worker);
@@ -150,9 +146,9 @@ fn slots<'s>(
             *seen = worker;
         }
     }
-    newest.into_iter().map(move |(slot, worker)| {
-        (&*app.name, slot.to_string(), Reading { worker, usage: worker.pid.and_then(&usage) })
-    })
+    newest
+        .into_iter()
+        .map(move |(slot, worker)| (&*app.name, slot.to_string(), Reading { worker, usage: worker.used() }))
 }
 
 #[cfg(test)]
@@ -171,8 +167,7 @@ mod tests {
 
     impl Collector for Fixed {
         fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
-            let cpu = Duration::from_millis(1500);
-            write(encoder, &self.0, |pid| (pid == 11).then_some(Usage { cpu, rss: 4096, threads: 1 }))
+            write(encoder, &self.0)
         }
     }
 
@@ -188,7 +183,9 @@ mod tests {
             socket: Some("/run/x/workers/chat.0.1.sock".into()),
             stats: None,
             carried: Carried::default(),
-            rss: None,
+            serving_pid: None,
+            ports: Default::default(),
+            usage: (pid == 11).then_some(Usage { cpu: Duration::from_millis(1500), rss: 4096, threads: 1 }),
             cpu: None,
         }
     }

@@ -34,7 +34,7 @@ impl OutputReaders {
         let PausedReader { stream, rest, reading } = from;
         let (Some(child), Some(exited)) = (&worker.child, worker.exited.clone()) else { return };
         let feed = self.logs.feed(&worker.id, child.pid(), generation, stream);
-        let tail = (stream == Stream::Err).then(|| worker.tail.clone());
+        let tail = Some(worker.tail.of(stream));
         let ends = Ends { exited, hush: self.paused.subscribe() };
         let read = read(rest, feed, tail, ends);
         let task = tokio::spawn(async move { (read.await, reading) });

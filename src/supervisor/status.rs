@@ -3,8 +3,10 @@
 use super::restarts::Cause;
 use crate::fleet::State;
 use crate::pool::{Closing, Member, Pool};
-use crate::process::control::Stats;
+use crate::process::control::{PortState, Stats};
+use crate::process::usage::Usage;
 use crate::worker::{Generation, Incarnation, Slot};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -57,10 +59,35 @@ pub(crate) struct WorkerStatus {
     /// The newest it said of itself.
     pub(crate) stats: Option<Stats>,
     pub(crate) carried: Carried,
-    /// Resident bytes.
-    pub(crate) rss: Option<u64>,
+    /// The process that serves, where it has said so: a descendant of the other, mostly.
+    pub(crate) serving_pid: Option<u32>,
+    pub(crate) ports: Ports,
+    /// Of all its processes, as measured in the last second.
+    pub(crate) usage: Option<Usage>,
     /// Processors used in the last second.
     pub(crate) cpu: Option<f64>,
+}
+
+/// The TCP ports that a worker's servers asked for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Ports {
+    /// The main server's.
+    pub(crate) main: Option<u16>,
+    /// What became of the others.
+    pub(crate) further: BTreeMap<u16, PortState>,
+}
+
+impl WorkerStatus {
+    /// Of the process that serves; of the one that was started until that is known.
+    pub(crate) fn shown_pid(&self) -> Option<u32> {
+        self.serving_pid.or(self.pid)
+    }
+
+    /// What all its processes use; of the moment, until it was measured.
+    pub(crate) fn used(&self) -> Option<Usage> {
+        let living = self.state != State::Exited;
+        self.usage.or_else(|| Usage::of(self.shown_pid()?).ok()).filter(|_| living)
+    }
 }
 
 /// An app's queue, read at the moment of asking.
@@ -80,7 +107,7 @@ pub(crate) struct SlotStatus {
     pub(crate) restarts: u64,
     /// How the last process in it ended.
     pub(crate) last_exit: Option<String>,
-    /// Its last lines of stderr.
+    /// Its last lines of output.
     pub(crate) last_words: Arc<[String]>,
     /// When it starts again, since the supervisor's start, if it backs off.
     pub(crate) retry_at: Option<Duration>,

@@ -1,11 +1,13 @@
 //! One worker, beside what the fleet knows of it.
 
 use super::child::ChildHandle;
+use super::status::Ports;
 use crate::fleet;
 use crate::pool::Member;
 use crate::process::Group;
 use crate::process::control::{Stats, Token};
-use crate::process::output::{Rest, Stream, Tail};
+use crate::process::output::{LastWords, Rest, Stream};
+use crate::process::tree::Tree;
 use crate::process::usage::Usage;
 use crate::worker::{Tag, WorkerId};
 use std::path::PathBuf;
@@ -30,11 +32,15 @@ pub(super) struct WorkerRecord {
     pub(super) sessions: Option<u64>,
     /// The process that serves, which may be a descendant of the one that was started.
     pub(super) serving_pid: Option<u32>,
+    /// Of all its processes.
     pub(super) usage: Option<Usage>,
+    tree: Tree,
+    /// Port of its main server, and what became of its others.
+    pub(super) ports: Ports,
     /// Processors used in the last second.
     pub(super) cpu: Option<f64>,
-    /// The last lines of its stderr.
-    pub(super) tail: Arc<Tail>,
+    /// The last lines of its output.
+    pub(super) tail: LastWords,
     /// Requests of members that are forgotten.
     pub(super) served: u64,
     /// The tasks that read its output.
@@ -72,8 +78,10 @@ impl WorkerRecord {
             sessions: None,
             serving_pid: None,
             usage: None,
+            tree: Tree::default(),
+            ports: Ports::default(),
             cpu: None,
-            tail: Arc::default(),
+            tail: LastWords::default(),
             served: 0,
             readers: Vec::new(),
             exited: None,
@@ -132,11 +140,10 @@ impl WorkerRecord {
 
     /// Looks at what it uses; `passed` since the last look.
     pub(super) fn measure(&mut self, passed: Duration) -> fleet::Load {
-        let pid = self.serving_pid.or(self.child.as_ref().map(|child| child.pid()));
-        let usage = pid.and_then(|pid| Usage::of(pid).ok());
+        let used = self.tree.look(self.child.as_ref().map(|child| child.pid()).into_iter().chain(self.serving_pid));
         let seconds = passed.as_secs_f64().max(0.001);
-        let used = |now: &Usage, then: &Usage| now.cpu.saturating_sub(then.cpu).as_secs_f64() / seconds;
-        self.cpu = usage.as_ref().zip(self.usage.as_ref()).map(|(now, then)| used(now, then));
+        self.cpu = used.and_then(|used| used.lately).map(|lately| lately.as_secs_f64() / seconds);
+        let usage = used.map(|used| used.all);
         self.usage = usage;
         fleet::Load {
             elu: self.stats.map(|stats| stats.elu),

@@ -7,7 +7,8 @@ import path from 'node:path';
 import test from 'node:test';
 import { request } from './lib/http.mjs';
 import { withListener } from './lib/listener.mjs';
-import { freePort, needsProxy, withProxy } from './lib/proxy.mjs';
+import { apps, freePort, needsProxy, withProxy } from './lib/proxy.mjs';
+import { appStatus, succeed } from './lib/steer.mjs';
 import { sleep, until } from './lib/wait.mjs';
 
 const options = { timeout: 90_000, ...needsProxy };
@@ -58,6 +59,61 @@ test('a webhook arrives at once, then once per interval, and when it is over', o
       await proxy.line(/INFO.*ALARM memory web\[0\] is over/);
     });
   }));
+
+/** As people start their apps: the process that serves is not the one that was started. */
+const launchers = {
+  'npm start': proxy => {
+    const dir = path.join(proxy.dir, 'own', 'package');
+    mkdirSync(dir, { recursive: true });
+    const scripts = { start: `node --expose-gc ${path.join(apps, 'alarm.js')}` };
+    writeFileSync(path.join(dir, 'package.json'), JSON.stringify({ name: 'packaged', version: '1.0.0', private: true, scripts }));
+    return { command: ['npm', 'start'], cwd: dir };
+  },
+  npx: () => ({ command: ['npx', '-c', `node --expose-gc ${path.join(apps, 'alarm.js')}`] }),
+  'a shell': () => ({ command: ['sh', '-c', 'node --expose-gc ./alarm.js; exit'], preload: true }),
+};
+
+for (const [name, launcher] of Object.entries(launchers)) {
+  test(`memory behind a launcher is the worker's, and the pid is of who serves: ${name}`, options, async () => {
+    const metrics = await freePort();
+    await withListener({}, listener =>
+      withProxy(
+        proxy => ({
+          apps: { web: launcher(proxy) },
+          metrics: { address: `127.0.0.1:${metrics}` },
+          alarms: { ...quiet, for: '0s', memory: '300mib', webhook: webhook(listener) },
+        }),
+        async proxy => {
+          const [serving] = await proxy.pids(1);
+          await ask(proxy, '/hold?mb=350');
+          const { body } = await listener.notice(body => body.kind === 'memory', { timeout: 30_000 });
+          assert.ok(Number(body.detail.match(/^(\d+) MiB/)[1]) >= 300, body.detail);
+          const { workers: [worker] } = await appStatus(proxy, 'web', ({ workers }) => workers[0].rss_bytes > 350 << 20, 'its memory');
+          assert.equal(worker.pid, serving);
+          assert.ok(worker.launcher_pid > 0 && worker.launcher_pid !== serving, JSON.stringify(worker));
+          const { text } = await request(metrics, { path: '/metrics' });
+          assert.ok(Number(text.match(/worker_resident_memory_bytes\{app="web",slot="0"\} ([\d.]+)/)[1]) > 350 << 20, text);
+        },
+      ));
+  });
+}
+
+test('further ports of workers are shown, and workers that differ in them are told of', options, async () => {
+  const port = await freePort();
+  const app = { script: './servers.js', args: ['unlike'], port: 3000, instances: 2, env: { METRICS: String(port) } };
+  await withListener({}, listener =>
+    withProxy({ apps: { web: app }, alarms: { ...quiet, for: '1s', webhook: webhook(listener) } }, async proxy => {
+      const { body } = await listener.notice(body => body.kind === 'servers-differ', { timeout: 30_000 });
+      assert.deepEqual([body.status, body.app, body.slot], ['raised', 'web', null]);
+      assert.match(body.detail, new RegExp(`worker 0: main server on port 3000; worker 1: main server on port 3000, further ports ${port}$`));
+      const { workers } = await appStatus(proxy, 'web', ({ ready }) => ready === 2);
+      assert.deepEqual(workers.map(worker => [worker.port, worker.further_ports]), [[3000, []], [3000, [{ port, state: 'listens', at: port }]]]);
+      const { out } = await succeed(proxy, ['status']);
+      assert.match(out, new RegExp(`^ +port 3000; further ports: ${port} here$`, 'm'));
+      await succeed(proxy, ['scale', 'web', '1']);
+      await listener.notice(body => body.kind === 'servers-differ' && body.status === 'resolved', { timeout: 40_000 });
+    }));
+});
 
 test('a late event loop: alarm; the worker is killed: over', options, () =>
   withListener({}, listener =>

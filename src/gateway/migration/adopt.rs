@@ -4,7 +4,7 @@ use super::format::{self, Contents};
 use crate::gateway::ProxyService;
 use crate::gateway::downstream::connection::{Connection, client_of};
 use crate::gateway::tunnel::relay::{Ends, Relay};
-use crate::pool::{Lease, Member};
+use crate::pool::{Lease, Member, Room};
 use crate::worker::{Incarnation, Slot, Tag, WorkerId};
 use bytes::BytesMut;
 use std::os::fd::OwnedFd;
@@ -91,7 +91,8 @@ impl ProxyService {
         let member = member.unwrap_or_else(|| Arc::new(Member::new(id, tag, said.socket.as_str().into())));
         let metrics = app.map(|app| app.metrics.clone()).unwrap_or_default();
         let guard = self.registry().register_adopted();
-        let (lease, _tunnel) = (Lease::resumed(member), metrics.moved_tunnel());
+        let lease = Lease::resumed(member).of_room(said.room.map(|room| Room::from_hash(room).led_now()));
+        let _tunnel = metrics.moved_tunnel();
         Relay::resume(said, waiting, ends, Ends { guard, lease, _tunnel })
     }
 }

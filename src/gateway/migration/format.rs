@@ -57,6 +57,9 @@ pub(in crate::gateway) struct Tunnel {
     pub(in crate::gateway) to_worker: Direction,
     /// Its Close frame's code, and how long until it is said, in milliseconds.
     pub(in crate::gateway) farewell: Option<(u16, u64)>,
+    /// The room that leads it to its worker.
+    #[serde(default)]
+    pub(in crate::gateway) room: Option<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

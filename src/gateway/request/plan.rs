@@ -4,7 +4,7 @@ use super::limits::RequestLimits;
 use super::socketio;
 use crate::gateway::http1::head::Head;
 use crate::pool::affinity::Affinity;
-use crate::pool::{Lease, Use, Wanted};
+use crate::pool::{Lease, Room, Use, Wanted};
 use http::header::HeaderMap;
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -59,6 +59,7 @@ enum RoutingKey<'a> {
     /// The session, and the path that it was asked for on.
     Sid(Cow<'a, [u8]>, &'a [u8]),
     Key(Cow<'a, [u8]>),
+    Room(Room),
     Address([u8; 16]),
 }
 
@@ -88,6 +89,7 @@ impl Plan<'_> {
             RoutingKey::NewSession => Wanted::NewSession,
             RoutingKey::Sid(sid, path) => Wanted::Sid { sid, path },
             RoutingKey::Key(key) => Wanted::Key(key),
+            RoutingKey::Room(room) => Wanted::Room(*room),
             RoutingKey::Address(octets) => Wanted::Key(octets),
         }
     }
@@ -108,6 +110,7 @@ pub(in crate::gateway) fn plan<'a>(
         Affinity::Cookie(name) => keyed(headers.cookie(name).map(Cow::Borrowed)),
         Affinity::Header(name) => keyed(headers.first(name).map(Cow::Borrowed)),
         Affinity::Query(name) => keyed(socketio::param(target, name)),
+        Affinity::Path(nth) => room(path_of(target), *nth).map_or(RoutingKey::None, RoutingKey::Room),
         Affinity::ClientAddress => client.map_or(RoutingKey::None, |ip| RoutingKey::Address(octets(ip))),
     };
     // An upgrade is a request until its 101.
@@ -138,9 +141,41 @@ fn path_of(target: &[u8]) -> &[u8] {
     &target[..memchr::memchr(b'?', target).unwrap_or(target.len())]
 }
 
+/// The room that a segment of a path names, from 1. Empty segments are none, and what is percent-encoded is the same as
+/// what is not: apps that tell them apart have both on one worker.
+fn room(path: &[u8], nth: u8) -> Option<Room> {
+    let mut segments = path.split(|&b| b == b'/').filter(|segment| !segment.is_empty());
+    segments.nth(usize::from(nth).checked_sub(1)?).map(|segment| Room::named(socketio::percent_decoded(segment)))
+}
+
 fn octets(ip: IpAddr) -> [u8; 16] {
     match ip {
         IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
         IpAddr::V6(ip) => ip.octets(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_of_the_path_names_the_room() {
+        let none = HeaderMap::new();
+        let key = |nth, target| plan(&Affinity::Path(nth), target, &none, None, true, false).key;
+        let named = |name: &[u8]| RoutingKey::Room(Room::named(name.iter().copied()));
+        for (nth, target, name) in [
+            (1, &b"/a"[..], &b"a"[..]),
+            (1, b"/a/b?c=/d", b"a"),
+            (1, b"//a//b", b"a"),
+            (2, b"/x/%61+b/", b"a+b"),
+            (2, b"/x/%zz", b"%zz"),
+            (3, b"/sockjs/000/abcdef12/xhr_send", b"abcdef12"),
+        ] {
+            assert_eq!(key(nth, target), named(name), "{}", String::from_utf8_lossy(target));
+        }
+        for (nth, target) in [(1, &b"/"[..]), (1, b"/?a/b"), (2, b"/a/?b"), (3, b"/sockjs/info")] {
+            assert_eq!(key(nth, target), RoutingKey::None, "{}", String::from_utf8_lossy(target));
+        }
     }
 }

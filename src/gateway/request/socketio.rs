@@ -105,14 +105,24 @@ fn is_encoded(text: &[u8]) -> bool {
     memchr::memchr2(b'%', b'+', text).is_some()
 }
 
-/// The bytes of a form-encoded text. A `%` without two hex digits stands for itself.
+/// The bytes of a form-encoded text.
 fn decoded(text: &[u8]) -> impl Iterator<Item = u8> {
+    unescaped(text, b' ')
+}
+
+/// The bytes of a percent-encoded text.
+pub(crate) fn percent_decoded(text: &[u8]) -> impl Iterator<Item = u8> {
+    unescaped(text, b'+')
+}
+
+/// A `%` without two hex digits stands for itself.
+fn unescaped(text: &[u8], plus: u8) -> impl Iterator<Item = u8> {
     let mut rest = text;
     std::iter::from_fn(move || {
         let (&first, after) = rest.split_first()?;
         rest = after;
         match (first, after) {
-            (b'+', _) => Some(b' '),
+            (b'+', _) => Some(plus),
             (b'%', [high, low, ..]) => match (hex(*high), hex(*low)) {
                 (Some(high), Some(low)) => {
                     rest = &after[2..];

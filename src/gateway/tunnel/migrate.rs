@@ -89,6 +89,7 @@ impl Relay {
             to_client: self.to_client.to_transfer(),
             to_worker: self.to_worker.to_transfer(),
             farewell: closing,
+            room: self.ends.lease.room().map(|led| led.room.hash()),
         }));
         let bytes = contents.pack(&[&self.to_client.waiting, &self.to_worker.waiting])?;
         Ok((bytes, [format::descriptor(&self.client)?, self.worker.as_fd()]))

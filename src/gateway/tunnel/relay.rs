@@ -155,16 +155,16 @@ impl Relay {
         self.ends.guard.rewatch(cx);
         self.ends.guard.count_tunnel();
         let tunnels = &self.ends.lease.member().tunnels;
-        let key = tunnels.enter(cx.waker().clone());
-        if let Some(before) = self.key.replace(key) {
-            tunnels.leave(before);
+        match self.key {
+            Some(key) => tunnels.rewatch(key, cx.waker()),
+            None => self.key = Some(tunnels.enter(cx.waker().clone(), self.ends.lease.room())),
         }
     }
 
     /// Ends both directions with a Close frame once this tunnel's turn has come.
     fn start_closing(&mut self, cx: &mut Context<'_>) {
         if let CloseHandshake::None = self.closing
-            && let Some(asked) = self.ends.lease.member().tunnels.asked()
+            && let Some(asked) = self.key.and_then(|key| self.ends.lease.member().tunnels.asked(key))
         {
             let turn = asked.window.mul_f64(fastrand::f64());
             self.closing = CloseHandshake::After(turn, asked.code, Deadline::default());

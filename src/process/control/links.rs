@@ -45,6 +45,8 @@ struct Claim {
 struct Link {
     id: LinkId,
     who: Who,
+    /// Its process as the kernel numbers it.
+    peer: Option<u32>,
     /// Its newest main server.
     main: Option<Claim>,
     /// Where its Engine.IO servers serve; `None` until it says.
@@ -62,8 +64,9 @@ impl Links {
     /// How often it is news what becomes of a port: each time is a line in the log.
     const MOST_PORT_NEWS: u32 = 100;
 
-    /// Returns the connections that this one supersedes: those of the same thread of a process.
-    pub(super) fn open(&mut self, id: LinkId, who: Who) -> Result<Vec<LinkId>, String> {
+    /// Returns the connections that this one supersedes: those of the same thread of a process. `peer` is the process as
+    /// the kernel numbers it.
+    pub(super) fn open(&mut self, id: LinkId, who: Who, peer: Option<u32>) -> Result<Vec<LinkId>, String> {
         let same = |link: &Link| link.who == who;
         let superseded: Vec<LinkId> = self.links.iter().filter(|l| same(l)).map(|l| l.id).collect();
         if self.links.len() - superseded.len() >= Self::MOST {
@@ -75,7 +78,7 @@ impl Links {
         let old = self.links.get(at);
         let (engine, sessions) = old.map_or((None, 0), |old| (old.engine.clone(), old.sessions));
         self.links.retain(|link| !same(link));
-        self.links.insert(at.min(self.links.len()), Link { id, who, main: None, engine, sessions });
+        self.links.insert(at.min(self.links.len()), Link { id, who, peer, main: None, engine, sessions });
         Ok(superseded)
     }
 
@@ -197,18 +200,20 @@ impl Links {
     }
 
     /// The strongest claim to be the main server, the oldest connection's among equals.
-    fn speaker(&self) -> Option<&Claim> {
+    fn speaker(&self) -> Option<(&Claim, Option<u32>)> {
         // Of equal ones `max_by_key` takes the last.
-        self.links.iter().rev().filter_map(|link| link.main.as_ref()).max_by_key(|claim| claim.why)
+        let claims = self.links.iter().rev().filter_map(|link| Some((link.main.as_ref()?, link.peer)));
+        claims.max_by_key(|(claim, _)| claim.why)
     }
 
     fn settle(&mut self) -> Option<Report> {
-        let Claim { path, port, .. } = self.speaker()?.clone();
+        let (claim, pid) = self.speaker()?;
+        let (path, port) = (claim.path.clone(), claim.port);
         if self.main.as_ref() == Some(&path) {
             return None;
         }
         self.main = Some(path.clone());
-        Some(Report::Path(path, port))
+        Some(Report::Path { socket: path, port, pid })
     }
 }
 
@@ -223,12 +228,12 @@ mod tests {
     use super::*;
 
     fn path(text: &str) -> Option<Report> {
-        Some(Report::Path(text.into(), Some(3000)))
+        Some(Report::Path { socket: text.into(), port: Some(3000), pid: None })
     }
 
     impl Links {
         fn joins(&mut self, id: LinkId, pid: u32) -> Result<Vec<LinkId>, String> {
-            self.open(id, Who { pid, thread: 0 })
+            self.open(id, Who { pid, thread: 0 }, None)
         }
 
         fn says(&mut self, id: LinkId, path: &str, main: bool) -> Option<Report> {
@@ -270,9 +275,9 @@ mod tests {
     fn threads_of_one_process_do_not_supersede_each_other() {
         let mut links = Links::default();
         let who = |thread| Who { pid: 100, thread };
-        assert_eq!(links.open(1, who(0)), Ok(vec![]));
-        assert_eq!(links.open(2, who(1)), Ok(vec![]));
-        assert_eq!(links.open(3, who(1)), Ok(vec![2]));
+        assert_eq!(links.open(1, who(0), None), Ok(vec![]));
+        assert_eq!(links.open(2, who(1), None), Ok(vec![]));
+        assert_eq!(links.open(3, who(1), None), Ok(vec![2]));
     }
 
     #[test]

@@ -35,8 +35,9 @@ pub(crate) enum Report {
     Hello { pid: Option<u32>, node: Option<String> },
     /// Its last connection is gone.
     HungUp,
-    /// Its main server listens here, or moved here; with the port that it asked for.
-    Path(Arc<str>, Option<u16>),
+    /// Its main server listens here, or moved here; with the port that it asked for, and the process that it is in, as
+    /// [`Report::Hello`] has it.
+    Path { socket: Arc<str>, port: Option<u16>, pid: Option<u32> },
     /// What became of a port of a server that is not the main one.
     Port { port: u16, state: PortState },
     /// Its main server no longer listens.

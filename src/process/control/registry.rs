@@ -245,7 +245,7 @@ impl Registry {
                 return Err("wrong token".to_owned());
             }
             let first = entry.senders.is_empty();
-            for old in entry.links.open(link, Who { pid: hello.pid, thread: hello.thread })? {
+            for old in entry.links.open(link, Who { pid: hello.pid, thread: hello.thread }, pid)? {
                 entry.senders.remove(&old);
             }
             entry.senders.insert(link, Sender { lines, waiting: waiting.clone(), settled: hello.settled, end });

@@ -120,7 +120,10 @@ async fn a_worker_says_all_it_can() {
     assert_eq!(stage.report().await, Report::Hello { pid: Some(std::process::id()), node: Some("20.20.2".into()) });
     worker.say(&json!({"type": "path", "path": "/w/chat.1.7-9000.sock", "port": 9000, "main": false})).await;
     worker.say(&json!({"type": "path", "path": "/w/chat.1.7.sock", "port": null, "main": true})).await;
-    assert_eq!(stage.report().await, Report::Path("/w/chat.1.7.sock".into(), None));
+    assert_eq!(
+        stage.report().await,
+        Report::Path { socket: "/w/chat.1.7.sock".into(), port: None, pid: Some(std::process::id()) }
+    );
     worker.say(&json!({"type": "of a later version", "x": 1})).await;
     worker.say(&json!({"type": "ready"})).await;
     assert_eq!(stage.report().await, Report::Ready);
@@ -220,7 +223,7 @@ async fn a_redial_replaces_the_old_connection() {
     let mut old = stage.worker(1).await;
     stage.report().await;
     old.say(&json!({"type": "path", "path": "/w/chat.1.7.sock", "main": true})).await;
-    assert!(matches!(stage.report().await, Report::Path(..)));
+    assert!(matches!(stage.report().await, Report::Path { .. }));
     let mut new = stage.worker(1).await;
     old.is_closed().await;
     new.say(&json!({"type": "path", "path": "/w/chat.1.7.sock", "main": true})).await;

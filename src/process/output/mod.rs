@@ -30,7 +30,7 @@ pub(crate) use logs::{Feed, FilePolicy, Logs, Policy};
 #[cfg(test)]
 use pipe::open_reader;
 pub(crate) use pipe::{Pipe, make_pipe, open_reader_of};
-pub(crate) use tail::Tail;
+pub(crate) use tail::{LastWords, Tail};
 
 use frame::Framer;
 use serde::{Deserialize, Serialize};

@@ -1,10 +1,34 @@
-//! The last words of a slot.
+//! The last words of a worker.
 
+use super::Stream;
 use super::format::printable;
+use crate::process::cause;
 use std::collections::VecDeque;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
-/// The last lines of stderr, bounded in number and size: what a crash is explained with.
+/// The last lines of both streams.
+#[derive(Debug, Default)]
+pub(crate) struct LastWords {
+    out: Arc<Tail>,
+    err: Arc<Tail>,
+}
+
+impl LastWords {
+    pub(crate) fn of(&self, stream: Stream) -> Arc<Tail> {
+        match stream {
+            Stream::Out => self.out.clone(),
+            Stream::Err => self.err.clone(),
+        }
+    }
+
+    /// Those of stderr, or those of stdout where they tell the cause of an end and stderr does not: some apps log there.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let (out, err) = (self.out.lines(), self.err.lines());
+        if err.is_empty() || cause::sureness(&out) > cause::sureness(&err) { out } else { err }
+    }
+}
+
+/// The last lines of a stream, bounded in number and size: what a crash is explained with.
 #[derive(Debug, Default)]
 pub(crate) struct Tail(Mutex<VecDeque<Vec<u8>>>);
 

@@ -429,6 +429,22 @@ fn busy_streams_gather_and_quiet_ones_do_not_wait() {
 }
 
 #[test]
+fn stdout_has_the_last_word_where_it_alone_tells_the_cause() {
+    let words = |out: &str, err: &str| {
+        let words = LastWords::default();
+        for (text, stream) in [(out, Stream::Out), (err, Stream::Err)] {
+            text.lines().for_each(|line| words.of(stream).push(line.as_bytes()));
+        }
+        words.lines()
+    };
+    assert_eq!(words("up", "bye"), ["bye"]);
+    assert_eq!(words("up", ""), ["up"]);
+    assert_eq!(words("Error: no database", "Warning: old"), ["Error: no database"]);
+    assert_eq!(words("ERROR no luck", "Error: no database"), ["Error: no database"]);
+    assert_eq!(words("Error: no database", "npm error code 1"), ["Error: no database"]);
+}
+
+#[test]
 fn the_last_words_are_bounded() {
     let tail = Tail::default();
     (0..200).for_each(|n| tail.push(format!("{n} {}", "é".repeat(1000)).as_bytes()));

@@ -107,11 +107,15 @@ impl Alarms {
     }
 
     fn tell(&self, notice: Arc<Notice>) {
-        // One line: the rest of the detail is for those who read the whole notice.
-        let first = notice.detail.lines().next().unwrap_or_default();
+        // One line, which those who ship logs keep together; with all of it when it begins.
+        let mut lines = notice.detail.lines().map(str::trim_end).filter(|line| !line.is_empty());
+        let first = lines.next().unwrap_or_default();
         let Notice { key, status, .. } = &*notice;
         match status {
-            Status::Raised => log::warn!("ALARM {key}: {first}"),
+            Status::Raised => {
+                let all = lines.fold(first.to_owned(), |all, line| all + " | " + line.trim_start());
+                log::warn!("ALARM {key}: {all}");
+            }
             Status::Repeated => log::warn!("ALARM {key} still lasts: {first}"),
             Status::Resolved => log::info!("ALARM {key} is over: {first}"),
         }

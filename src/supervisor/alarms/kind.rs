@@ -30,6 +30,8 @@ pub(crate) enum Kind {
     Disk,
     /// Something was removed from the runtime directory.
     RuntimeDirectory,
+    /// Workers of one generation have different servers.
+    ServersDiffer,
 }
 
 impl Kind {
@@ -46,6 +48,7 @@ impl Kind {
         Kind::LogDrops,
         Kind::Disk,
         Kind::RuntimeDirectory,
+        Kind::ServersDiffer,
     ];
 
     pub(crate) fn as_str(self) -> &'static str {
@@ -62,6 +65,7 @@ impl Kind {
             Kind::LogDrops => "log-drops",
             Kind::Disk => "disk",
             Kind::RuntimeDirectory => "runtime-directory",
+            Kind::ServersDiffer => "servers-differ",
         }
     }
 }

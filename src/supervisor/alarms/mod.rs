@@ -20,6 +20,7 @@ mod kind;
 mod metrics;
 mod rules;
 mod saved;
+mod servers;
 mod state;
 #[cfg(test)]
 mod tests;

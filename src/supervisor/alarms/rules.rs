@@ -53,6 +53,8 @@ pub(crate) struct AppSample {
     pub(crate) refused: u64,
     /// Lines of output dropped since the start.
     pub(crate) log_drops: u64,
+    /// In what servers its workers differ, for people.
+    pub(crate) differing: Option<String>,
 }
 
 /// One worker; `None` where it is not known.
@@ -137,6 +139,10 @@ impl Judge {
                     changes.extend(self.gate(key, worker.incarnation, reading, now));
                 }
             }
+            let over = sample.differing.is_some();
+            let reading = Reading { over, under: !over, detail: sample.differing.clone().unwrap_or_default() };
+            let key = Key { kind: Kind::ServersDiffer, app: sample.app.clone(), slot: None };
+            changes.extend(self.gate(key, Incarnation(0), reading, now));
             let counters = [
                 (Kind::QueueOverflow, self.rules.queue_overflow, sample.refused, "requests were refused by the queue"),
                 (Kind::LogDrops, self.rules.log_drops, sample.log_drops, "lines of output were dropped"),

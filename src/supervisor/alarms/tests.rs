@@ -105,7 +105,7 @@ fn worker(slot: u16, incarnation: u32, lag_ms: u64) -> WorkerSample {
 }
 
 fn app(workers: Vec<WorkerSample>) -> Measurements {
-    let app = AppSample { app: "chat".into(), workers, refused: 0, log_drops: 0 };
+    let app = AppSample { app: "chat".into(), workers, refused: 0, log_drops: 0, differing: None };
     Measurements { apps: vec![app], disks: Vec::new() }
 }
 
@@ -128,6 +128,18 @@ fn spans(values: impl Iterator<Item = Measurements>) -> Vec<(u64, bool)> {
 
 fn lags(values: impl Iterator<Item = u64>) -> Vec<(u64, bool)> {
     spans(values.map(|lag| app(vec![worker(0, 1, lag)])))
+}
+
+#[test]
+fn workers_with_different_servers_are_told_of_when_they_stay_so() {
+    let differing = |says: Option<&str>| {
+        let mut measured = app(vec![]);
+        measured.apps[0].differing = says.map(str::to_owned);
+        measured
+    };
+    // A worker that starts opens its ports one after the other.
+    assert_eq!(spans((0..300).map(|s| differing((s % 30 < 20).then_some("x")))), []);
+    assert_eq!(spans((0..200).map(|s| differing((s < 100).then_some("x")))), [(30, true), (130, false)]);
 }
 
 #[test]

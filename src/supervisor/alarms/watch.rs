@@ -2,9 +2,9 @@
 
 use super::handle::Alarms;
 use super::rules::{AppSample, DiskSample, Measurements, WorkerSample};
+use super::servers::differing;
 use crate::fleet::State;
 use crate::process::output::Logs;
-use crate::process::usage::Usage;
 use crate::supervisor::status::{AppStatus, Status, WorkerStatus};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,17 +42,18 @@ fn sample(app: &AppStatus, drops: &[(Arc<str>, u64)]) -> AppSample {
         app: app.name.clone(),
         workers: app.workers.iter().filter(living).filter_map(worker).collect(),
         refused: app.queue.refused(),
+        differing: differing(app),
         log_drops: drops.iter().find(|(name, _)| *name == app.name).map_or(0, |(_, n)| *n),
     }
 }
 
 fn worker(worker: &WorkerStatus) -> Option<WorkerSample> {
-    let pid = worker.pid?;
+    worker.pid?;
     let said = worker.stats;
     Some(WorkerSample {
         slot: worker.slot,
         incarnation: worker.incarnation,
-        memory: Usage::of(pid).ok().map(|usage| usage.rss).or(said.map(|stats| stats.rss)),
+        memory: worker.used().map(|usage| usage.rss).or(said.map(|stats| stats.rss)),
         elu: said.map(|stats| stats.elu),
         lag: said.and_then(|stats| Duration::try_from_secs_f64(stats.lag_ms / 1000.0).ok()),
     })

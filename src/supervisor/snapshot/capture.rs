@@ -56,6 +56,7 @@ impl SavedWorker {
             incarnation: record.id.incarnation,
             process: child.and_then(|child| Some((child.pid(), child.start_time()?))),
             serving_pid: record.serving_pid,
+            main_port: record.ports.main,
             connected,
             token: record.token.clone(),
             tag: record.tag,

@@ -63,6 +63,9 @@ pub(super) struct SavedWorker {
     /// Its process and when that was started (proc_pid_stat(5), field 22): together they name it.
     pub(super) process: Option<(u32, u64)>,
     pub(super) serving_pid: Option<u32>,
+    /// Of its main server.
+    #[serde(default)]
+    pub(super) main_port: Option<u16>,
     /// Whether it had a control channel.
     pub(super) connected: bool,
     pub(super) token: Option<Token>,

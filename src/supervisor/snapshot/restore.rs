@@ -160,7 +160,7 @@ impl SavedWorker {
         record.token = self.token;
         (record.uid, record.is_external) = (self.uid, shared.is_some());
         record.members = self.paths.into_iter().map(|path| record.member_at(path.into())).collect();
-        record.serving_pid = self.serving_pid;
+        (record.serving_pid, record.ports.main) = (self.serving_pid, self.main_port);
         record.served = self.served;
         record.stats = self.stats;
         (record.engine, record.sessions) = (self.engine, self.sessions.or(self.stats.map(|stats| stats.sessions)));

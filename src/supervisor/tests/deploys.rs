@@ -82,7 +82,7 @@ async fn code_that_exits_at_boot_changes_nothing_and_says_why() {
     let broken = "console.error('no database'); process.exit(7)";
     let outcome = stage.control.reload(vec![app(&stage, node(broken), two.clone())]).await;
     let why = outcome.unwrap_err();
-    for part in ["generation 1 goes on", "slot 0: exited with code 7", "its last lines of stderr:\n  no database"] {
+    for part in ["generation 1 goes on", "slot 0: exited with code 7", "its last lines of output:\n  no database"] {
         assert!(why.contains(part), "{part:?} is not in {why}");
     }
     let after = stage.until("alone", |status| status.apps[0].workers.len() == 2).await;
@@ -166,10 +166,10 @@ async fn tunnels_of_a_replaced_worker_are_closed_and_waited_for() {
     stage.ready(1).await;
     let lease = stage.pools[0].select(Wanted::Any, Use::Parked, &[]).unwrap();
     let old = lease.member().clone();
-    let key = old.tunnels.enter(std::task::Waker::noop().clone());
+    let key = old.tunnels.enter(std::task::Waker::noop().clone(), None);
     let outcome = stage.control.restart(None).await;
     assert!(outcome.is_ok(), "{outcome:?}");
-    let closing = old.tunnels.asked().unwrap();
+    let closing = old.tunnels.asked(key).unwrap();
     assert_eq!((closing.code, closing.window), (1012, Duration::from_millis(200)));
     let draining = |status: &Status| status.apps[0].workers.iter().any(|w| w.state == State::Draining);
     stage.until("draining", draining).await;
@@ -237,7 +237,7 @@ async fn a_stopped_worker_gets_nothing_and_is_replaced() {
     let stage = Stage::start(vec![(node(&saying("one")), Policy { instances: 2, health, ..quick() })]);
     let status = stage.ready(2).await;
     // Its heart must have begun to beat.
-    stage.until("measured", |s| s.apps[0].workers.iter().all(|w| w.stats.is_some() && w.rss.is_some())).await;
+    stage.until("measured", |s| s.apps[0].workers.iter().all(|w| w.stats.is_some() && w.usage.is_some())).await;
     let victim = &status.apps[0].workers[0];
     let pid = victim.pid.unwrap();
     kill(pid, rustix::process::Signal::STOP);

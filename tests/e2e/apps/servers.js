@@ -39,6 +39,11 @@ const apps = {
     starts[0]();
     setTimeout(starts[1], 200);
   },
+  // Workers that are not alike: every second one has a server more.
+  unlike() {
+    serve('api', 3000);
+    if (Number(process.env.NODE_APP_INSTANCE) % 2 === 1) serve('metrics', Number(process.env.METRICS));
+  },
   // A launcher that says something before there is an app, as pm2-runtime and nodemon do.
   launcher() {
     process.send({ type: 'launched' });

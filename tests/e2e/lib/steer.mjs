@@ -38,6 +38,16 @@ export async function statusByCommand(proxy) {
   return JSON.parse((await succeed(proxy, ['status', '--json'])).out);
 }
 
+/** The status of one app, once `fits` says so. */
+export async function appStatus(proxy, name, fits, what = 'a status') {
+  let last;
+  const look = async () => {
+    last = (await statusByCommand(proxy)).apps.find(app => app.name === name);
+    return fits(last) && last;
+  };
+  return until(look, { timeout: 40_000, every: 100, what: () => `${what}; the last was ${JSON.stringify(last)}` });
+}
+
 /** Asks on the socket for commands, without the cost of a process: for those who look often. */
 export const asked = (proxy, path_, headers = {}) =>
   new Promise((resolve, reject) => {

@@ -19,6 +19,7 @@ mod runtimes;
 mod shutdown;
 mod signals;
 mod sockets;
+mod source;
 mod systemd;
 mod upgrade;
 
@@ -46,6 +47,7 @@ use reload::{Fixed, Reloader};
 use runtimes::{Homes, Runtimes};
 use shutdown::GracefulShutdown;
 use signals::{Listening, Signals};
+use source::InForce;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -210,6 +212,7 @@ fn inherit(
 
 fn prepare(cli: Cli, mut config: Config, takeover: Option<Takeover>) -> Result<Ready, String> {
     let fixed = Fixed::of(&config);
+    let in_force = InForce::new(&cli.source);
     let listening = Listening::early()?;
     let longest_start = config.apps.iter().map(|app| app.policy.start_timeout).max().unwrap_or_default();
     let listeners = Listeners::new(takeover.is_none());
@@ -250,10 +253,10 @@ fn prepare(cli: Cli, mut config: Config, takeover: Option<Takeover>) -> Result<R
     let takeover = client.zip(takeover).map(|(client, supervisor)| TakeoverParts { client, supervisor });
     let (handover, trigger, connections) = Handover::new(context, config.runtime_dir.clone(), takeover);
     server.add_service(background_service("handover", handover));
-    let upgrader = Upgrader::new(&cli, trigger);
+    let upgrader = Upgrader::new(in_force.clone(), trigger);
 
     let health = ProxyHealth::new(control.clone(), rules.clone());
-    let reloader = Arc::new(Reloader::new(cli, fixed, rules, shutdown.clone(), control.clone()));
+    let reloader = Arc::new(Reloader::new(cli, in_force, fixed, rules, shutdown.clone(), control.clone()));
     let stop = GracefulShutdown::new(front.clone(), listeners.clone(), control.clone(), health.clone(), shutdown);
     // Each room that measures registers its families here.
     let registry = control_api::registry(&control, &front, &homes);

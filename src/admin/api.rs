@@ -4,7 +4,7 @@
 //! instead.
 
 use super::http::{Answer, read_body};
-use super::{Hands, Outcome, Refusal, Target, health};
+use super::{Hands, Outcome, Refusal, Target, health, sent};
 use crate::process::peer_pid;
 use async_trait::async_trait;
 use http::{Method, Response, StatusCode};
@@ -17,13 +17,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bytes of a request's body.
+/// Bytes of a request's body; and where variables come with it, written as JSON.
 const LARGEST_BODY: usize = 64 * 1024;
+const LARGEST_WITH_ENV: usize = 512 * 1024;
 /// After this time an operation is answered as not known; the supervisor's own limits are far below.
 const LONGEST: Duration = Duration::from_secs(6 * 3600);
 const ROUTES: &str = "GET /v1/status, GET /v1/version, POST /v1/reload, POST /v1/apps/APP/scale, POST /v1/apps/APP/restart, \
      POST /v1/upgrade";
 const SCALE_HINT: &str = r#"write {"to": 4}, {"to": "+1"}, {"to": "-1"} or {"to": "auto"}"#;
+const RESTART_HINT: &str = r#"write {"env": {"NAME": "value"}}, or leave the body out"#;
+const RELOAD_HINT: &str =
+    r#"write {"app": "NAME", "conf": "/path/of/conf.yaml", "env": {"NAME": "value"}}, or leave them out"#;
 const UPGRADE_HINT: &str =
     r#"write {"program": "/path/of/the/binary", "conf": "/path/of/conf.yaml"}, or leave them out"#;
 
@@ -57,7 +61,7 @@ impl Api {
                 let version = json!({"name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION"), "api": 1});
                 json(StatusCode::OK, &version)
             }
-            Route::Reload => operation(self.hands.reload()).await,
+            Route::Reload => self.reload(&fields).await,
             Route::Scale(app) => match (self.unknown(app), target(&fields)) {
                 (Some(unknown), _) => unknown,
                 (None, Err(text)) => error(StatusCode::BAD_REQUEST, text, SCALE_HINT),
@@ -67,10 +71,29 @@ impl Api {
                 (Err(text), _) | (_, Err(text)) => error(StatusCode::BAD_REQUEST, text, UPGRADE_HINT),
                 (Ok(program), Ok(conf)) => operation(self.hands.upgrade(program, conf)).await,
             },
-            Route::Restart(app) => match self.unknown(app) {
-                Some(unknown) => unknown,
-                None => operation(self.hands.restart(app)).await,
+            Route::Restart(app) => match (self.unknown(app), sent::of(&fields)) {
+                (Some(unknown), _) => unknown,
+                (None, Err(text)) => error(StatusCode::BAD_REQUEST, text, RESTART_HINT),
+                (None, Ok(env)) => operation(self.hands.restart(app, env)).await,
             },
+        }
+    }
+
+    async fn reload(&self, fields: &Map<String, Value>) -> Answer {
+        let app = match fields.get("app") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(app)) => Some(app.clone()),
+            Some(other) => return error(StatusCode::BAD_REQUEST, format!("\"app\" is {other}"), RELOAD_HINT),
+        };
+        if let Some(unknown) = app.as_deref().and_then(|app| self.unknown(app)) {
+            return unknown;
+        }
+        match (place(fields, "conf"), sent::of(fields)) {
+            (Err(text), _) | (_, Err(text)) => error(StatusCode::BAD_REQUEST, text, RELOAD_HINT),
+            (Ok(_), Ok(Some(_))) if app.is_none() => {
+                error(StatusCode::BAD_REQUEST, "\"env\" is for one app".to_owned(), "name it under \"app\"")
+            }
+            (Ok(conf), Ok(env)) => operation(self.hands.reload(app, conf, env)).await,
         }
     }
 
@@ -112,9 +135,14 @@ impl ServeHttp for Api {
             session.set_keepalive(None);
             return answer.into_response();
         }
-        let answer = match read_body(session, LARGEST_BODY).await {
+        let has_env = Route::of(&path).is_some_and(|route| route.takes().contains(&"env"));
+        let most = if has_env { LARGEST_WITH_ENV } else { LARGEST_BODY };
+        let answer = match read_body(session, most).await {
             Ok(body) => self.answer(&method, &path, &body).await,
-            Err(status) => error(status, format!("the body could not be read: {status}"), "it has at most 64 KiB"),
+            Err(status) => {
+                let hint = format!("it has at most {} KiB", most / 1024);
+                error(status, format!("the body could not be read: {status}"), &hint)
+            }
         };
         answer.into_response()
     }
@@ -156,6 +184,8 @@ impl<'p> Route<'p> {
         match self {
             Route::Scale(_) => &["to"],
             Route::Upgrade => &["program", "conf"],
+            Route::Reload => &["app", "conf", "env"],
+            Route::Restart(_) => &["env"],
             _ => &[],
         }
     }
@@ -166,6 +196,8 @@ fn fields(body: &[u8], known: &[&str]) -> Result<Map<String, Value>, (String, St
     let hint = match known {
         [] => "leave the body out",
         ["to"] => SCALE_HINT,
+        ["env"] => RESTART_HINT,
+        ["app", ..] => RELOAD_HINT,
         _ => UPGRADE_HINT,
     };
     if body.trim_ascii().is_empty() {

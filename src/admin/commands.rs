@@ -2,6 +2,7 @@
 
 use super::client::{self, Failure, Reply, Request};
 use super::health::Check;
+use super::sent::Variables;
 use super::table;
 use super::view::Status;
 use serde::Deserialize;
@@ -26,7 +27,12 @@ pub(crate) enum Verb {
     Status {
         json: bool,
     },
-    Reload,
+    /// Every app that changed, or one in any case. `conf` is in force from then on.
+    Reload {
+        app: Option<String>,
+        conf: Option<PathBuf>,
+        env: Option<Variables>,
+    },
     /// `to` as a person writes it: 4, +1, -1, auto.
     Scale {
         app: String,
@@ -35,6 +41,7 @@ pub(crate) enum Verb {
     /// All apps, one after the other, if none is named.
     Restart {
         app: Option<String>,
+        env: Option<Variables>,
     },
     /// By this program and configuration; those of the running one, where not named.
     Upgrade {
@@ -88,19 +95,22 @@ impl Command {
                 print(out, String::from_utf8_lossy(&reply.body).trim_end());
             }
             Verb::Status { json: false } => print(out, table::render(&self.status()?).trim_end()),
-            Verb::Reload => self.operate(out, "", "/v1/reload", "")?,
+            Verb::Reload { app, conf, env } => {
+                let body = json!({"app": app, "conf": conf, "env": env.as_ref().map(object)}).to_string();
+                self.operate(out, "", "/v1/reload", &body)?;
+            }
             Verb::Scale { app, to } => {
                 self.operate(out, app, &format!("/v1/apps/{app}/scale"), &json!({"to": to}).to_string())?;
             }
-            Verb::Restart { app: Some(app) } => self.restart(out, app)?,
+            Verb::Restart { app: Some(app), env } => self.restart(out, app, env.as_ref())?,
             Verb::Upgrade { program, conf } => {
                 let body = json!({"program": program, "conf": conf}).to_string();
                 self.operate(out, "", "/v1/upgrade", &body)?;
             }
             Verb::Health { check, address } => self.health(out, *check, *address)?,
-            Verb::Restart { app: None } => {
+            Verb::Restart { app: None, env } => {
                 for app in self.status()?.apps {
-                    self.restart(out, &app.name)?;
+                    self.restart(out, &app.name, env.as_ref())?;
                 }
             }
         }
@@ -118,8 +128,9 @@ impl Command {
         serde_json::from_slice(&reply.body).map_err(|error| self.odd(error.to_string()))
     }
 
-    fn restart(&self, out: &mut dyn Write, app: &str) -> Result<(), String> {
-        self.operate(out, app, &format!("/v1/apps/{app}/restart"), "")
+    fn restart(&self, out: &mut dyn Write, app: &str, env: Option<&Variables>) -> Result<(), String> {
+        let body = env.map(|env| json!({"env": object(env)}).to_string()).unwrap_or_default();
+        self.operate(out, app, &format!("/v1/apps/{app}/restart"), &body)
     }
 
     fn health(&self, out: &mut dyn Write, check: Check, address: Option<SocketAddr>) -> Result<(), String> {
@@ -157,6 +168,10 @@ impl Command {
     fn odd(&self, what: String) -> String {
         Failure::Odd { socket: self.socket.clone(), what }.to_string()
     }
+}
+
+fn object(variables: &Variables) -> serde_json::Map<String, serde_json::Value> {
+    variables.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect()
 }
 
 fn print(out: &mut dyn Write, text: &str) {

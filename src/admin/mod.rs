@@ -21,6 +21,7 @@ pub(crate) mod health;
 mod http;
 mod own;
 mod scrape;
+pub(crate) mod sent;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -44,8 +45,9 @@ pub(crate) trait Hands: Send + Sync {
     /// Why this process may ask nothing, if that is so. `None` as its number: of another PID namespace.
     fn objection(&self, pid: Option<u32>) -> Option<String>;
 
-    /// Reads the configuration again and rolls out what changed.
-    async fn reload(&self) -> Outcome;
+    /// Reads the configuration again, that of `conf` from now on if there is one, and rolls out what changed, or what
+    /// changed in the configuration and `app` in any case, which gets the variables `env`.
+    async fn reload(&self, app: Option<String>, conf: Option<PathBuf>, env: Option<sent::Variables>) -> Outcome;
 
     /// The app is one of [`Hands::status`].
     async fn scale(&self, app: &str, to: Target) -> Outcome;
@@ -53,8 +55,8 @@ pub(crate) trait Hands: Send + Sync {
     /// Replaces this process by another of a program and a configuration; its own, where not named.
     async fn upgrade(&self, program: Option<PathBuf>, conf: Option<PathBuf>) -> Outcome;
 
-    /// Replaces every worker of the app, which is one of [`Hands::status`].
-    async fn restart(&self, app: &str) -> Outcome;
+    /// Replaces every worker of the app, which is one of [`Hands::status`]; the new ones get the variables `env`.
+    async fn restart(&self, app: &str, env: Option<sent::Variables>) -> Outcome;
 }
 
 /// What was done, in a sentence, or why it was not.

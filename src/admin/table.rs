@@ -16,6 +16,7 @@ const STATE: usize = 2;
 pub(super) fn render(status: &Status) -> String {
     let up = duration(status.uptime_seconds);
     let mut lines = vec![format!("pingora-unix-proxy {}, pid {}, up {up}", status.version, status.pid)];
+    lines.extend(status.file.as_ref().map(|file| format!("configuration: {file}")));
     // One layout for all apps, so that the eye runs down.
     let rows: Vec<Vec<[String; 11]>> = status.apps.iter().map(|app| app.workers.iter().map(row).collect()).collect();
     let mut widths = HEAD.map(str::len);

@@ -42,7 +42,7 @@ impl Hands for Fake {
         (pid == Some(666)).then(|| "it is a worker".to_owned())
     }
 
-    async fn reload(&self) -> Outcome {
+    async fn reload(&self, _: Option<String>, _: Option<PathBuf>, _: Option<sent::Variables>) -> Outcome {
         Err(Refusal::Failed("the new code ends at once\n  Error: no database".to_owned()))
     }
 
@@ -50,7 +50,7 @@ impl Hands for Fake {
         self.note(format!("scale {app} {to}"))
     }
 
-    async fn restart(&self, _app: &str) -> Outcome {
+    async fn restart(&self, _app: &str, _: Option<sent::Variables>) -> Outcome {
         Err(Refusal::Unsupported("cannot restart yet".to_owned()))
     }
 
@@ -99,6 +99,7 @@ fn status() -> Status {
     };
     let app = |name: &str, ready: usize, workers| App { name: name.to_owned(), ready, workers };
     Status {
+        file: None,
         version: "1.2.3".to_owned(),
         pid: 4242,
         uptime_seconds: 273_600.0,
@@ -167,7 +168,13 @@ async fn mistakes_are_answered_with_what_to_write() {
         (Method::POST, scale, r#"{"to": "many"}"#, 400, "\"many\"", "{\"to\": 4}"),
         (Method::POST, scale, r#"{"to": 1.5}"#, 400, "\"1.5\"", "{\"to\": 4}"),
         (Method::POST, scale, r#"{"to": null}"#, 400, "null", "{\"to\": 4}"),
-        (Method::POST, "/v1/reload", r#"{"to": 4}"#, 400, "unknown key \"to\"", "leave the body out"),
+        (Method::POST, "/v1/reload", r#"{"to": 4}"#, 400, "unknown key \"to\"", "or leave them out"),
+        (Method::POST, "/v1/reload", r#"{"app": "chatt"}"#, 404, "no app \"chatt\"", "did you mean \"chat\"?"),
+        (Method::POST, "/v1/reload", r#"{"app": 4}"#, 400, "\"app\" is 4", "\"app\": \"NAME\""),
+        (Method::POST, "/v1/reload", r#"{"conf": "x.yaml"}"#, 400, "no absolute path", ""),
+        (Method::POST, "/v1/reload", r#"{"env": {"A": "1"}}"#, 400, "\"env\" is for one app", "under \"app\""),
+        (Method::POST, "/v1/apps/chat/restart", r#"{"env": {"A": 1}}"#, 400, "is no text", "or leave the body out"),
+        (Method::POST, "/v1/status", r#"{"env": {}}"#, 405, "takes GET", ""),
     ] {
         let (status, said) = ask(&hands, method.clone(), path, body).await;
         let case = format!("{method} {path} {body}: {said}");
@@ -272,7 +279,7 @@ fn read_head(stream: &mut UnixStream) -> String {
 #[test]
 fn a_command_without_a_proxy_says_so() {
     let place = Place::new();
-    let (code, out, err) = run(place.socket(), Verb::Reload, None);
+    let (code, out, err) = run(place.socket(), Verb::Reload { app: None, conf: None, env: None }, None);
     assert_eq!((code, out.as_str()), (1, ""));
     assert!(err.contains("no proxy runs at") && err.contains("--runtime-dir"), "{err}");
     // A socket that a killed proxy left.

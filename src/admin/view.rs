@@ -13,6 +13,8 @@ pub(crate) struct Status {
     pub(crate) pid: u32,
     /// Since the workers began to be started.
     pub(crate) uptime_seconds: f64,
+    /// The configuration that it runs with, which a reload without another one reads; `null` without a file.
+    pub(crate) file: Option<String>,
     pub(crate) apps: Vec<App>,
 }
 

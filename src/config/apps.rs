@@ -5,7 +5,7 @@ use super::fields::{Decoder, Field, Fields};
 use super::machine::{Barrier, Seen};
 use super::schema::{APP, QUEUE};
 use super::yaml::{Node, Value};
-use super::{App, affinity, command, policy, startable};
+use super::{App, affinity, command, policy, startable, variables};
 use crate::gateway::Protocol;
 use crate::pool::QueuePolicy;
 use crate::process::spec::{Identity, Spec};
@@ -16,8 +16,6 @@ use std::time::Duration;
 const MOST: usize = 256;
 /// Longest name of an app, in bytes; the runtime directory may allow less.
 const LONGEST_NAME: usize = 64;
-/// Variables that the proxy sets itself.
-const OURS: &str = "PINGORA_UNIX_PROXY_";
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Every app that could be read, in the order of the file. A name whose app is wrong stays in `names`, so
@@ -108,7 +106,8 @@ fn app(d: &mut Decoder<'_>, name: &str, field: &Field<'_>) -> Option<App> {
         return external(d, name, &fields, &field);
     }
     let cwd = cwd(d, &fields);
-    let env = env(d, &fields);
+    let env = variables::env(d, &fields);
+    let env_file = variables::env_file(d, &fields);
     let command = command::decode(d, &fields, &cwd, &env);
     let user = identity(d, &fields);
     let umask = umask(d, &fields);
@@ -143,7 +142,9 @@ fn app(d: &mut Decoder<'_>, name: &str, field: &Field<'_>) -> Option<App> {
     if !preload {
         no_ports_without_preload(d, &fields);
     }
-    let spec = Spec { command: command.words, cwd, env, preload, user, umask, rlimits, ports, external: None };
+    let command = command.words;
+    let given = Default::default();
+    let spec = Spec { command, cwd, env, env_file, given, preload, user, umask, rlimits, ports, external: None };
     Some(App { name: name.to_owned(), spec, policy, affinity, balance, queue, response_timeout, protocol })
 }
 
@@ -197,29 +198,6 @@ fn cwd(d: &mut Decoder<'_>, fields: &Fields<'_>) -> PathBuf {
     };
     d.found.error(field.at(), message, "a relative path begins at the directory of the configuration file");
     cwd
-}
-
-fn env(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Vec<(String, String)> {
-    let Some(field) = fields.filled("env") else { return Vec::new() };
-    let Some(entries) = d.named(&field) else {
-        d.wrong(&field, "a map of names and values", "write env: {NAME: value}");
-        return Vec::new();
-    };
-    let mut env = Vec::new();
-    for (entry, field) in entries {
-        let name = &entry.key;
-        if name.is_empty() || name.contains(['=', '\0']) {
-            let message = format!("{} cannot be the name of a variable", shown(name));
-            d.found.error(field.key_at, message, "a name is not empty and has no =");
-        } else if name.starts_with(OURS) || name == "NODE_APP_INSTANCE" {
-            d.found.error(field.key_at, format!("{} is set by the proxy", field.path), "remove it");
-        } else if field.node.value == Value::Null {
-            d.wrong(&field, "text", "write \"\" for an empty value");
-        } else if let Some(value) = d.word(&field) {
-            env.push((name.clone(), value));
-        }
-    }
-    env
 }
 
 fn identity(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<Identity> {

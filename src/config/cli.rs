@@ -41,7 +41,7 @@ pub enum Source {
         pingora-unix-proxy status|reload|scale|restart|upgrade|health [-c FILE | --runtime-dir DIR]",
     after_help = "FOR A RUNNING PROXY (--help after the command shows more):\n    \
         status [--json]                        show the apps and their workers\n    \
-        reload                                 read the file again, replace workers of changed apps\n    \
+        reload [APP]                           read the file again, replace workers of changed apps, or of APP\n    \
         scale APP N|+1|-1|auto                 set how many workers an app has\n    \
         restart [APP]                          replace all workers one by one\n    \
         upgrade                                replace the proxy by this program, losing nothing\n    \

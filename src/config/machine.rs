@@ -2,6 +2,7 @@
 //! on paper, of an imagined one.
 
 use crate::process::RuntimeDir;
+use crate::process::env_file;
 use crate::process::spec::Identity;
 use nix::unistd::{AccessFlags, Gid, Group, Uid, User, access, getegid, geteuid, getgrouplist};
 use rustix::fs::getxattr;
@@ -55,6 +56,9 @@ pub(super) trait Machine {
 
     /// The first part of an absolute path that a user may not enter or, at its end, read.
     fn barrier(&self, path: &Path, user: &Identity) -> Option<Barrier>;
+
+    /// Whether a file of variables can be read; else where and why not, in words.
+    fn variables(&self, path: &Path) -> Result<(), String>;
 
     /// Directories in which programs are looked for.
     fn path(&self) -> Vec<PathBuf> {
@@ -202,6 +206,10 @@ impl Machine for Here {
         Some(Barrier { at: at.to_owned(), has_list: has_access_list(at) })
     }
 
+    fn variables(&self, path: &Path) -> Result<(), String> {
+        env_file::read(path).map(drop)
+    }
+
     fn group(&self, name: &str) -> Result<Option<u32>, String> {
         if let Ok(gid) = name.parse::<u32>() {
             // The kernel takes any number; it need not have a name.
@@ -297,6 +305,10 @@ impl Machine for Paper {
 
     fn barrier(&self, _: &Path, _: &Identity) -> Option<Barrier> {
         None
+    }
+
+    fn variables(&self, _: &Path) -> Result<(), String> {
+        Ok(())
     }
 
     fn group(&self, name: &str) -> Result<Option<u32>, String> {

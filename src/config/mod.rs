@@ -32,6 +32,7 @@ mod startable;
 #[cfg(test)]
 mod tests;
 mod usage;
+mod variables;
 pub mod verbs;
 mod yaml;
 

@@ -25,7 +25,11 @@ pub enum Verb {
     Status {
         json: bool,
     },
-    Reload,
+    /// Every app that changed; one in any case, if it is named.
+    Reload {
+        app: Option<String>,
+        update_env: bool,
+    },
     /// `to` is a count from 1, `+N`, `-N` or `auto`.
     Scale {
         app: String,
@@ -34,6 +38,7 @@ pub enum Verb {
     /// All apps, if none is named.
     Restart {
         app: Option<String>,
+        update_env: bool,
     },
     /// By this very program.
     Upgrade,
@@ -117,8 +122,13 @@ enum Options {
         #[structopt(flatten)]
         common: Common,
     },
-    /// Reads the configuration file again and replaces the workers of apps that changed
+    /// Reads the configuration file again and replaces the workers of apps whose configuration or code changed
     Reload {
+        /// Name of an app that is replaced in any case; others are then, if they are configured otherwise
+        app: Option<String>,
+        /// Gives the app's new workers the environment of this command
+        #[structopt(long, requires = "app")]
+        update_env: bool,
         #[structopt(flatten)]
         common: Common,
     },
@@ -137,6 +147,9 @@ enum Options {
     Restart {
         /// Name of the app; every app, if there is none
         app: Option<String>,
+        /// Gives the new workers the environment of this command
+        #[structopt(long)]
+        update_env: bool,
         #[structopt(flatten)]
         common: Common,
     },
@@ -196,9 +209,9 @@ impl From<Options> for Asked {
     fn from(options: Options) -> Asked {
         let (verb, common) = match options {
             Options::Status { json, common } => (Verb::Status { json }, common),
-            Options::Reload { common } => (Verb::Reload, common),
+            Options::Reload { app, update_env, common } => (Verb::Reload { app, update_env }, common),
             Options::Scale { app, to, common } => (Verb::Scale { app, to }, common),
-            Options::Restart { app, common } => (Verb::Restart { app }, common),
+            Options::Restart { app, update_env, common } => (Verb::Restart { app, update_env }, common),
             Options::Upgrade { common } => (Verb::Upgrade, common),
             Options::Health { live, startup, common, .. } => {
                 let check = match (live, startup) {
@@ -298,7 +311,7 @@ mod tests {
             let verb = Verb::Scale { app: "chat".into(), to: to.into() };
             assert_eq!(asked(&format!("p scale chat {to}")).unwrap().verb, verb);
         }
-        assert_eq!(asked("p restart").unwrap().verb, Verb::Restart { app: None });
+        assert_eq!(asked("p restart").unwrap().verb, Verb::Restart { app: None, update_env: false });
         for (line, check) in [
             ("p health", Check::Ready),
             ("p health --ready", Check::Ready),
@@ -307,11 +320,22 @@ mod tests {
         ] {
             assert_eq!(asked(line).unwrap().verb, Verb::Health { check }, "{line}");
         }
-        assert_eq!(asked("p restart chat").unwrap().verb, Verb::Restart { app: Some("chat".into()) });
+        let chat = || Some("chat".to_owned());
+        for (line, verb) in [
+            ("p restart chat", Verb::Restart { app: chat(), update_env: false }),
+            ("p restart --update-env", Verb::Restart { app: None, update_env: true }),
+            ("p reload chat --update-env", Verb::Reload { app: chat(), update_env: true }),
+            ("p reload", Verb::Reload { app: None, update_env: false }),
+        ] {
+            assert_eq!(asked(line).unwrap().verb, verb, "{line}");
+        }
         let upgrade = asked("p --socket /run/a.sock upgrade -c c.yaml").unwrap();
         assert_eq!((upgrade.proxy, upgrade.socket), (Proxy::Conf("c.yaml".into()), Some("/run/a.sock".into())));
         let reload = asked("p reload -c c.yaml --timeout 1m30s").unwrap();
-        assert_eq!((reload.verb, reload.timeout), (Verb::Reload, Some(Duration::from_secs(90))));
+        assert_eq!(
+            (reload.verb, reload.timeout),
+            (Verb::Reload { app: None, update_env: false }, Some(Duration::from_secs(90)))
+        );
     }
 
     #[test]
@@ -326,6 +350,7 @@ mod tests {
             ("p status -c a --runtime-dir b", "cannot be used with"),
             ("p status --socket a --runtime-dir b", "cannot be used with"),
             ("p health --live --ready", "cannot be used with"),
+            ("p reload --update-env", "<app>"),
         ];
         for (line, told) in cases {
             let stop = asked(line).expect_err(line);

@@ -12,6 +12,11 @@ use std::path::Path;
 const NOT_INHERITED: &[&str] =
     &["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID", "MAINPID"];
 
+/// Whether the proxy itself sets this variable of its workers.
+pub(crate) fn is_ours(name: &str) -> bool {
+    name.starts_with("PINGORA_UNIX_PROXY_") || name == "NODE_APP_INSTANCE"
+}
+
 /// Puts the socket and the slot into a word of the command or the environment.
 pub(super) fn fill(text: &str, socket: &Path, slot: Slot) -> String {
     text.replace("{socket}", &socket.to_string_lossy()).replace("{slot}", &slot.to_string())
@@ -25,7 +30,9 @@ pub(super) fn environment(
     slot: Slot,
     preload: Option<(&Path, String)>,
 ) -> BTreeMap<OsString, OsString> {
+    let sent = spec.given.sent.iter().map(|(name, value)| (name.into(), value.into()));
     let mut env: BTreeMap<OsString, OsString> = inherited
+        .chain(sent)
         .filter(|(name, _)| !NOT_INHERITED.iter().chain(&VARIABLES).chain([&DETACHED]).any(|n| name == n))
         .collect();
     if let Some(user) = &spec.user {
@@ -33,6 +40,7 @@ pub(super) fn environment(
         env.insert("USER".into(), user.name.clone().into());
         env.insert("LOGNAME".into(), user.name.clone().into());
     }
+    env.extend(spec.given.read.iter().map(|(name, value)| (name.into(), value.into())));
     for (name, value) in &spec.env {
         env.insert(name.into(), fill(value, socket, slot).into());
     }
@@ -77,7 +85,24 @@ mod tests {
             rlimits: Default::default(),
             ports: Default::default(),
             external: None,
+            env_file: Vec::new(),
+            given: Default::default(),
         }
+    }
+
+    #[test]
+    fn what_is_configured_counts_before_files_and_these_before_what_was_sent() {
+        let inherited = ["A", "B", "C", "D"].map(|name| (OsString::from(name), OsString::from("inherited")));
+        let pairs = |names: &[&str], value: &str| names.iter().map(|n| (n.to_string(), value.to_owned())).collect();
+        let mut spec = spec(&[("D", "{slot}")]);
+        spec.given.sent = pairs(&["B", "C", "D", "WATCHDOG_USEC", "NODE_OPTIONS"], "sent{slot}");
+        spec.given.read = pairs(&["C", "D"], "read{slot}");
+        let preload = Some((Path::new("/p.cjs"), "{}".to_owned()));
+        let env = environment(inherited.into_iter(), &spec, Path::new("/s.sock"), Slot(3), preload);
+        let get = |name: &str| env.get(std::ffi::OsStr::new(name)).map(|v| v.to_string_lossy().into_owned());
+        let told = ["A", "B", "C", "D", "NODE_OPTIONS"].map(|name| get(name).unwrap_or_default());
+        assert_eq!(told, ["inherited", "sent{slot}", "read{slot}", "3", "sent{slot} --require /p.cjs"]);
+        assert_eq!(get("WATCHDOG_USEC"), None);
     }
 
     #[test]

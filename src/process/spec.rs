@@ -14,6 +14,12 @@ pub(crate) struct Spec {
     pub(crate) cwd: PathBuf,
     /// Added to the inherited environment; values may hold `{socket}` and `{slot}`.
     pub(crate) env: Vec<(String, String)>,
+    /// Files of variables, absolute; read when a generation begins. `env` counts before them.
+    #[serde(default)]
+    pub(crate) env_file: Vec<PathBuf>,
+    /// Empty in what is configured.
+    #[serde(default)]
+    pub(crate) given: Given,
     /// Whether a Node.js preload script takes over `listen()`. Without it the command must
     /// bind `{socket}` itself.
     pub(crate) preload: bool,
@@ -28,6 +34,34 @@ pub(crate) struct Spec {
     /// Nothing is started: workers dial in by themselves, and the rest of this says nothing.
     #[serde(default)]
     pub(crate) external: Option<External>,
+}
+
+/// Variables that a generation was begun with, beside those that are configured. They are taken as they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Given {
+    /// By who asked for it; in the place of what this process has inherited.
+    pub(crate) sent: Vec<(String, String)>,
+    /// From `env_file`; a later one of the same name counts.
+    pub(crate) read: Vec<(String, String)>,
+}
+
+impl Spec {
+    /// The keys of the configuration in which two differ.
+    pub(crate) fn differences(&self, other: &Spec) -> Vec<&'static str> {
+        let keys = [
+            ("command", self.command != other.command),
+            ("cwd", self.cwd != other.cwd),
+            ("env", self.env != other.env),
+            ("env_file", self.env_file != other.env_file),
+            ("preload", self.preload != other.preload),
+            ("user", self.user != other.user),
+            ("umask", self.umask != other.umask),
+            ("rlimits", self.rlimits != other.rlimits),
+            ("ports", self.ports != other.ports),
+            ("external", self.external != other.external),
+        ];
+        keys.into_iter().filter(|(_, differ)| *differ).map(|(key, _)| key).collect()
+    }
 }
 
 /// Which of an app's servers is for everybody, and where the others are.

@@ -66,6 +66,8 @@ fn spec(command: &[&str]) -> Spec {
         rlimits: Default::default(),
         ports: Default::default(),
         external: None,
+        env_file: Vec::new(),
+        given: Default::default(),
     }
 }
 

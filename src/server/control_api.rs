@@ -4,7 +4,7 @@ use super::console::{self, Output};
 use super::health::ProxyHealth;
 use super::listeners::Listeners;
 use super::peers::Peers;
-use super::reload::Reloader;
+use super::reload::{Reloader, Wish};
 use super::runtimes::{self, Homes};
 use super::signals::STOPPING;
 use super::sockets::Purpose;
@@ -18,7 +18,7 @@ use crate::fleet::State;
 use crate::gateway;
 use crate::process::control::PortState;
 use crate::process::{RuntimeDir, cause};
-use crate::supervisor::{self, AppStatus, Control, ScaleTo, SlotStatus, WorkerStatus};
+use crate::supervisor::{self, AppStatus, Control, ScaleTo, Sent, SlotStatus, WorkerStatus};
 use async_trait::async_trait;
 use pingora_core::server::Server;
 use prometheus_client::registry::Registry;
@@ -35,9 +35,11 @@ const PREFIX: &str = "pingora_unix_proxy";
 pub(super) fn command(asked: Asked) -> ExitCode {
     let verb = match asked.verb {
         verbs::Verb::Status { json } => Verb::Status { json },
-        verbs::Verb::Reload => Verb::Reload,
+        verbs::Verb::Reload { app, update_env } => {
+            Verb::Reload { app, conf: asked.proxy.conf(), env: update_env.then(admin::sent::own) }
+        }
         verbs::Verb::Scale { app, to } => Verb::Scale { app, to },
-        verbs::Verb::Restart { app } => Verb::Restart { app },
+        verbs::Verb::Restart { app, update_env } => Verb::Restart { app, env: update_env.then(admin::sent::own) },
         verbs::Verb::Upgrade => Verb::Upgrade { program: std::env::current_exe().ok(), conf: asked.proxy.conf() },
         verbs::Verb::Health { check } => {
             let check = match check {
@@ -148,6 +150,7 @@ impl Hands for ControlBackend {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_seconds: seconds(now),
+            file: self.reloader.in_force().file().map(|file| file.display().to_string()),
             apps: status.apps.iter().map(|app| view_of(app, now)).collect(),
         }
     }
@@ -160,8 +163,8 @@ impl Hands for ControlBackend {
         self.peers.objection(pid, "admin.sock")
     }
 
-    async fn reload(&self) -> Outcome {
-        self.reloader.reload().await.map_err(Refusal::Failed)
+    async fn reload(&self, app: Option<String>, conf: Option<PathBuf>, env: Option<Sent>) -> Outcome {
+        self.reloader.reload(Wish { conf, app, sent: env }).await.map_err(Refusal::Failed)
     }
 
     /// In a task of its own: that who asked has left does not end it.
@@ -183,8 +186,8 @@ impl Hands for ControlBackend {
         of(app, self.control.scale(app, to).await)
     }
 
-    async fn restart(&self, app: &str) -> Outcome {
-        of(app, self.control.restart(Some(app.to_owned())).await)
+    async fn restart(&self, app: &str, env: Option<Sent>) -> Outcome {
+        of(app, self.control.restart(Some(app.to_owned()), env).await)
     }
 }
 

@@ -1,66 +1,98 @@
 //! Reload: the configuration is read and checked again, and takes the place of the running one as a
 //! whole or not at all.
 
+use super::source::{self, InForce};
 use super::{AppWiring, wire};
-use crate::config::cli::Cli;
+use crate::config::cli::{Cli, Source};
 use crate::config::{self, Config};
 use crate::gateway::SharedRules;
 use crate::pool::{Pool, Settings};
-use crate::process::output;
-use crate::supervisor::Control;
+use crate::supervisor::{Control, ReloadScope, Sent};
 use arc_swap::ArcSwap;
+use pingora_core::server::configuration::ServerConf;
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::Mutex;
 
-/// What a reload cannot change, because connections or processes hang on it.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Fixed {
-    listeners: Vec<SocketAddr>,
-    runtime_dir: PathBuf,
-    orphan_timeout: std::time::Duration,
-    admin: Option<PathBuf>,
-    metrics: Option<SocketAddr>,
-    health: Option<SocketAddr>,
-    logs: output::Policy,
-    alarms: config::Alarms,
-}
+/// What a reload cannot change, because connections or processes hang on it: keys with what they say. Most of it is
+/// changed by an upgrade.
+#[derive(Clone)]
+pub(super) struct Fixed(Vec<(&'static str, String)>);
 
 impl Fixed {
+    /// Before anything is taken out of the configuration.
     pub(super) fn of(config: &Config) -> Fixed {
-        Fixed {
-            listeners: config.listeners.iter().map(|listener| listener.address).collect(),
-            runtime_dir: config.runtime_dir.clone(),
-            orphan_timeout: config.orphan_timeout,
-            admin: config.admin.clone(),
-            metrics: config.metrics,
-            health: config.health,
-            logs: config.logs.clone(),
-            alarms: config.alarms.clone(),
-        }
+        Fixed(vec![
+            ("listeners", format!("{:?}", config.listeners)),
+            ("runtime_dir", format!("{:?}", config.runtime_dir)),
+            ("orphan_timeout", format!("{:?}", config.orphan_timeout)),
+            ("admin", format!("{:?}", config.admin)),
+            ("metrics", format!("{:?}", config.metrics)),
+            ("health", format!("{:?}", config.health)),
+            ("logs", format!("{:?}", config.logs)),
+            ("alarms", format!("{:?}", config.alarms)),
+            ("server", server(&config.server)),
+        ])
     }
 
     /// The keys in which `next` differs.
     fn changed(&self, next: &Fixed) -> Vec<&'static str> {
-        let keys = [
-            ("listeners", self.listeners != next.listeners),
-            ("runtime_dir", self.runtime_dir != next.runtime_dir),
-            ("orphan_timeout", self.orphan_timeout != next.orphan_timeout),
-            ("admin", self.admin != next.admin),
-            ("metrics", self.metrics != next.metrics),
-            ("health", self.health != next.health),
-            ("logs", self.logs != next.logs),
-            ("alarms", self.alarms != next.alarms),
-        ];
-        keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+        let pairs = self.0.iter().zip(&next.0);
+        pairs.filter(|(own, next)| own != next).map(|((key, _), _)| *key).collect()
     }
+}
+
+/// `threads: auto` follows the processors, which may become more or fewer while the proxy runs.
+fn server(conf: &ServerConf) -> String {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut values = serde_json::to_value(conf).unwrap_or_default();
+    // It says how the process was begun, and is settled then.
+    values.as_object_mut().map(|values| values.remove("daemon"));
+    if let Some(threads) = values.get_mut("threads").filter(|_| conf.threads == cpus) {
+        *threads = "auto".into();
+    }
+    values.to_string()
+}
+
+/// Why a reload with other values of these keys is refused, and what changes them.
+fn refusal(changed: &[&'static str], source: &Source) -> String {
+    let mut lines = vec![format!("nothing was changed: a reload does not change {}", listed(changed))];
+    let by_upgrade: Vec<&str> = changed.iter().copied().filter(|key| *key != "runtime_dir").collect();
+    if let (false, Source::File(file)) = (by_upgrade.is_empty(), source) {
+        let socket = if by_upgrade.contains(&"admin") { " --socket PATH (where commands are taken now)" } else { "" };
+        let command = format!("pingora-unix-proxy upgrade -c {}{socket}", file.display());
+        lines.push(format!("`{command}` changes {} without a loss", listed(&by_upgrade)));
+    }
+    if changed.contains(&"runtime_dir") {
+        lines.push("runtime_dir changes by a stop and a start only".to_owned());
+    }
+    lines.join("; ")
+}
+
+fn listed(words: &[&str]) -> String {
+    match words {
+        [] => String::new(),
+        [only] => (*only).to_owned(),
+        [first @ .., last] => format!("{} and {last}", first.join(", ")),
+    }
+}
+
+/// What is asked for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Wish {
+    /// The file that is to be in force from here on; `None`: the one that is.
+    pub(super) conf: Option<PathBuf>,
+    /// The app that is to roll in any case; `None`: all that changed.
+    pub(super) app: Option<String>,
+    /// Variables for its workers.
+    pub(super) sent: Option<Sent>,
 }
 
 /// Carries out reloads.
 pub(super) struct Reloader {
     cli: Cli,
+    in_force: InForce,
     fixed: Fixed,
     rules: SharedRules,
     shutdown: Arc<ArcSwap<config::Shutdown>>,
@@ -73,30 +105,60 @@ pub(super) struct Reloader {
 impl Reloader {
     pub(super) fn new(
         cli: Cli,
+        in_force: InForce,
         fixed: Fixed,
         rules: SharedRules,
         shutdown: Arc<ArcSwap<config::Shutdown>>,
         control: Control,
     ) -> Reloader {
         let pools = rules.load().pools().map(|pool| (pool.app.clone(), pool.clone())).collect();
-        Reloader { cli, fixed, rules, shutdown, control, pools: Mutex::new(pools) }
+        Reloader { cli, in_force, fixed, rules, shutdown, control, pools: Mutex::new(pools) }
+    }
+
+    /// Where the configuration in force comes from.
+    pub(super) fn in_force(&self) -> &InForce {
+        &self.in_force
     }
 
     /// Reads the configuration anew and puts it into force. Tells what came of it, for people.
     ///
     /// # Errors
-    /// Every mistake of the file, or why an app's new generation failed; the old one serves on.
-    pub(super) async fn reload(&self) -> Result<String, String> {
-        let (mut config, warnings) = self.read().await?;
+    /// Every mistake of the file, or why an app's new generation failed; the old one serves on, and the file in force
+    /// stays the one that it was.
+    pub(super) async fn reload(&self, wish: Wish) -> Result<String, String> {
+        let before = self.in_force.get();
+        let other = wish.conf.clone().filter(|file| !source::is_same(&before, file));
+        let source = other.map_or_else(|| before.clone(), Source::File);
+        let outcome = self.reload_from(&source, wish).await;
+        if source == before {
+            return outcome;
+        }
+        let name = source::name;
+        match outcome {
+            Ok(text) => {
+                let text =
+                    format!("{} is the configuration from now on, instead of {}\n{text}", name(&source), name(&before));
+                self.in_force.set(source);
+                Ok(text)
+            }
+            Err(why) => Err(format!("{why}\n{} stays the configuration", name(&before))),
+        }
+    }
+
+    async fn reload_from(&self, source: &Source, wish: Wish) -> Result<String, String> {
+        let (mut config, warnings) = self.read(source).await?;
         warnings.iter().for_each(|warning| log::warn!("{warning}"));
         let changed = self.fixed.changed(&Fixed::of(&config));
         if !changed.is_empty() {
-            let keys = changed.join(", ");
-            return Err(format!("nothing was changed: {keys} cannot change without a restart of the proxy"));
+            return Err(refusal(&changed, source));
+        }
+        if let Some(app) = wish.app.as_ref().filter(|app| config.apps.iter().all(|known| known.name != **app)) {
+            return Err(format!("nothing was changed: there is no app {app} in {}", source::name(source)));
         }
         let (wiring, settings) = self.wiring(&mut config).await;
         let AppWiring { specs, apps } = wiring;
-        let outcome = self.control.reload(specs).await?;
+        let scope = wish.app.map_or(ReloadScope::Changed, ReloadScope::App);
+        let outcome = self.control.reload(specs, scope, wish.sent).await?;
         let new = super::rules(&config, apps);
         let mut pools = self.pools.lock().await;
         *pools = new.pools().map(|pool| (pool.app.clone(), pool.clone())).collect();
@@ -111,8 +173,8 @@ impl Reloader {
         Ok(outcome)
     }
 
-    async fn read(&self) -> Result<(Config, Vec<config::Warning>), String> {
-        let cli = self.cli.clone();
+    async fn read(&self, source: &Source) -> Result<(Config, Vec<config::Warning>), String> {
+        let cli = Cli { source: source.clone(), ..self.cli.clone() };
         let loaded = tokio::task::spawn_blocking(move || config::from_cli(&cli)).await;
         loaded.map_err(|error| error.to_string())?.map_err(|errors| {
             let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();

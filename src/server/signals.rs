@@ -4,7 +4,7 @@ use super::background::Waiting;
 use super::handover::HandoffRole;
 use super::health::ProxyHealth;
 use super::notify;
-use super::reload::Reloader;
+use super::reload::{Reloader, Wish};
 use super::shutdown::GracefulShutdown;
 use super::systemd::SystemdNotifier;
 use super::upgrade::Upgrader;
@@ -107,7 +107,7 @@ impl Signals {
         notify::reloading();
         let reloader = self.reloader.clone();
         tokio::spawn(async move {
-            match reloader.reload().await {
+            match reloader.reload(Wish::default()).await {
                 Ok(outcome) => {
                     log::info!("reloaded: {outcome}");
                     notify::ready(&format!("reloaded: {outcome}"));

@@ -1,6 +1,7 @@
 //! Upgrades on demand: starts a successor, and hands over to it.
 
-use crate::config::cli::{Cli, Source};
+use super::source::InForce;
+use crate::config::cli::Source;
 use crate::handoff::{self, HandoffTrigger};
 use crate::process::program::trusted;
 use crate::process::{self, Other, spawn_apart};
@@ -23,7 +24,7 @@ const NOT_PASSED_ON: [&str; 5] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", 
 #[derive(Clone)]
 pub(super) struct Upgrader {
     trigger: HandoffTrigger,
-    source: Source,
+    source: InForce,
     /// This program, as it was called: another may stand there now.
     program: PathBuf,
     /// One at a time.
@@ -31,8 +32,8 @@ pub(super) struct Upgrader {
 }
 
 impl Upgrader {
-    pub(super) fn new(cli: &Cli, trigger: HandoffTrigger) -> Upgrader {
-        Upgrader { trigger, source: cli.source.clone(), program: program(), busy: Arc::default() }
+    pub(super) fn new(source: InForce, trigger: HandoffTrigger) -> Upgrader {
+        Upgrader { trigger, source, program: program(), busy: Arc::default() }
     }
 
     /// Hands over to the successor that waits. Tells what came of it, for people.
@@ -48,7 +49,7 @@ impl Upgrader {
         self.vacant()?;
         let called = program.unwrap_or_else(|| self.program.clone());
         let program = Program { real: trusted(&called)?, called };
-        let source = conf.map_or_else(|| self.source.clone(), Source::File);
+        let source = conf.map_or_else(|| self.source.get(), Source::File);
         check(&program, &source).await?;
         let pid = start(&program, &source).await?;
         let watched = Other::open(pid).map_err(|e| format!("the successor, process {pid}, cannot be watched: {e}"));

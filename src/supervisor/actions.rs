@@ -128,6 +128,9 @@ impl Apps {
             return Ok(());
         };
         let definition = app.definition_of(incarnation).cloned().ok_or("its definition is gone")?;
+        if let Some(obstacle) = &definition.obstacle {
+            return Err(obstacle.clone());
+        }
         let worker = WorkerId { app: app.name.clone(), slot, incarnation };
         let socket = self.dir.socket(&worker);
         // First, so that a failure is cleaned up after.
@@ -148,7 +151,8 @@ impl Apps {
         let (spec, dir) = (definition.pinned.clone(), self.dir.clone());
         self.starting.insert((id, incarnation));
         let written = barrier.map(WriteBarrier::demand);
-        self.effects.start(Start { app: id, id: worker, spec, dir, socket, preload, written });
+        let watch = definition.watch();
+        self.effects.start(Start { app: id, id: worker, spec, dir, socket, preload, written, watch });
         Ok(())
     }
 

@@ -78,6 +78,11 @@ impl ManagedApp {
         const ROLLOUTS_MAX: usize = 8;
         let outcome = match outcome {
             Ok(text) => Ok(format!("{}: {text}", self.name)),
+            Err((None, why)) if self.fleet.newest() > generation => {
+                // What goes on is not known yet: a newer one is on its way.
+                let newer = self.fleet.newest();
+                Err(format!("{}: generation {generation} was given up for generation {newer}: {why}", self.name))
+            }
             Err((slot, why)) => {
                 let kept = self.fleet.generations().0;
                 let why = self.why_failed(slot, &why);

@@ -2,8 +2,11 @@
 
 use super::app::ManagedApp;
 use super::apps::Apps;
-use super::definition::Definition;
-use super::messages::{AppId, AppTarget, Command, CommandKind, CommandOutcome, RunState, ScaleTo};
+use super::definition::{Compare, Definition};
+use super::messages::{
+    AppId, AppTarget, Command, CommandKind, CommandOutcome, Defined, ReloadScope, RunState, ScaleTo,
+};
+use super::setup::AppSpec;
 use crate::fleet::Event;
 use crate::worker::{Generation, Slot};
 use tokio::sync::{mpsc, oneshot};
@@ -27,7 +30,12 @@ struct Pending {
 
 enum Condition {
     /// The rollout has ended.
-    Rolled { app: AppId, generation: Generation },
+    Rolled {
+        app: AppId,
+        generation: Generation,
+        /// What had changed.
+        why: String,
+    },
     /// The app has as many ready workers as it is to have. `excused` are slots that had failed before.
     Up { app: AppId, excused: Vec<Slot> },
 }
@@ -44,9 +52,14 @@ impl Commands {
     pub(super) fn execute(&mut self, Command { kind, reply }: Command, run_state: RunState, apps: &mut Apps) {
         let begun = match kind {
             _ if run_state != RunState::Run => Err("the proxy is stopping".to_owned()),
-            CommandKind::Reload(targets) => reload(apps, targets),
-            CommandKind::Restart(app) => restart(apps, app.as_deref()),
+            CommandKind::Reload(targets, scope) => reload(apps, targets, &scope),
+            CommandKind::Restart { targets, named } => restart(apps, targets, named),
             CommandKind::Scale(app, to) => scale(apps, &app, to),
+            CommandKind::Show(app, shown) => {
+                // Nobody may listen any more.
+                let _ = shown.send(show(apps, app.as_deref()));
+                Ok(Pending::default())
+            }
         };
         match begun {
             Ok(pending) => self.pending.push((pending, reply)),
@@ -74,9 +87,26 @@ impl Commands {
     }
 }
 
-fn reload(apps: &mut Apps, targets: Vec<AppTarget>) -> Result<Pending, String> {
+fn show(apps: &Apps, name: Option<&str>) -> Vec<Defined> {
+    let asked = apps.by_id.values().filter(|app| !app.removed && name.is_none_or(|name| *app.name == *name));
+    let defined = |app: &ManagedApp| {
+        let definition = app.definitions.get(&app.fleet.generations().0)?;
+        let (spec, policy) = (definition.spec.clone(), definition.policy.clone());
+        let spec = AppSpec { name: app.name.clone(), spec, policy, pool: app.pool.clone() };
+        Some((spec, definition.pinned.given.sent.clone()))
+    };
+    asked.filter_map(defined).collect()
+}
+
+fn reload(apps: &mut Apps, targets: Vec<AppTarget>, scope: &ReloadScope) -> Result<Pending, String> {
     if targets.is_empty() {
         return Err("nothing was changed: no app would be left".into());
+    }
+    if let ReloadScope::App(name) = scope {
+        let id = apps.find(name)?;
+        if let Some(why) = apps.get(id).and_then(ManagedApp::refuses_commands) {
+            return Err(why);
+        }
     }
     let mut pending = Pending::default();
     let now = apps.now();
@@ -89,7 +119,7 @@ fn reload(apps: &mut Apps, targets: Vec<AppTarget>) -> Result<Pending, String> {
     }
     for target in targets {
         match apps.find(&target.name) {
-            Ok(id) => change(apps, id, target, &mut pending),
+            Ok(id) => change(apps, id, target, scope, &mut pending),
             Err(_) => add(apps, target, &mut pending),
         }
     }
@@ -97,7 +127,7 @@ fn reload(apps: &mut Apps, targets: Vec<AppTarget>) -> Result<Pending, String> {
 }
 
 /// Makes of a running app what is configured now.
-fn change(apps: &mut Apps, id: AppId, target: AppTarget, pending: &mut Pending) {
+fn change(apps: &mut Apps, id: AppId, mut target: AppTarget, scope: &ReloadScope, pending: &mut Pending) {
     let now = apps.now();
     let Some(app) = apps.by_id.get_mut(&id) else { return };
     if let Some(why) = app.cannot_become(&target.definition) {
@@ -107,28 +137,54 @@ fn change(apps: &mut Apps, id: AppId, target: AppTarget, pending: &mut Pending) 
     let (present, rolling) = app.fleet.generations();
     let newest = rolling.unwrap_or(present);
     app.admit_users(&target.definition);
-    let same = app.definitions.get(&newest).is_some_and(|d| d.runs_the_same(&target.definition));
-    let same = same || app.fleet.is_external();
-    if !same {
+    let Some(known) = app.definitions.get_mut(&newest) else { return };
+    target.definition.keep_sent(known);
+    let why = reasons(&app.name, known, &target.definition, scope);
+    if !why.is_empty() && !app.fleet.is_external() {
         if let Err(e) = apps.dir.admit(target.definition.tenant(&target.name)) {
             return pending.done.push(Err(format!("{}: {e}", target.name)));
         }
         let generation = app.roll(target.definition, now);
-        return pending.conditions.push(Condition::Rolled { app: id, generation });
+        return pending.conditions.push(Condition::Rolled { app: id, generation, why: why.join(", ") });
     }
     if let Some(generation) = rolling {
-        return pending.conditions.push(Condition::Rolled { app: id, generation });
+        let why = "it was under way".to_owned();
+        return pending.conditions.push(Condition::Rolled { app: id, generation, why });
     }
-    let alike = |d: &Definition| d.policy == target.definition.policy && d.spec == target.definition.spec;
-    let unchanged = app.definitions.get(&newest).is_some_and(alike);
-    if unchanged {
-        return pending.done.push(Ok(format!("{}: unchanged", app.name)));
+    known.adopt_release(&target.definition);
+    if known.policy == target.definition.policy && known.spec == target.definition.spec {
+        return pending.done.push(Ok(unchanged(&app.name, known, scope)));
     }
     let policy = target.definition.policy.clone();
-    app.definitions.insert(newest, target.definition);
+    // Its processes stay, and so does what they were started from.
+    let definition = if app.fleet.is_external() { target.definition } else { known.ruled(policy.clone()) };
+    app.definitions.insert(newest, definition);
     app.fleet.handle(Event::Adopt(Box::new(policy)), now);
     pending.done.push(Ok(format!("{}: new rules, the same workers", app.name)));
     pending.conditions.push(Condition::Up { app: id, excused: app.failing() });
+}
+
+/// Why a reload is to replace the workers of an app; nothing when it is not.
+fn reasons(name: &str, known: &Definition, target: &Definition, scope: &ReloadScope) -> Vec<String> {
+    match scope {
+        ReloadScope::Configured => known.differences(target, Compare::Configured),
+        ReloadScope::App(asked) if asked != name => known.differences(target, Compare::Configured),
+        ReloadScope::Changed => known.differences(target, Compare::Files),
+        // In any case.
+        ReloadScope::App(_) => match known.differences(target, Compare::Files) {
+            none if none.is_empty() => vec!["as was asked".to_owned()],
+            found => found,
+        },
+    }
+}
+
+fn unchanged(name: &str, known: &Definition, scope: &ReloadScope) -> String {
+    match (scope, &known.release) {
+        (ReloadScope::Changed, Some(release)) => {
+            format!("{name}: unchanged since {}; `reload {name}` rolls it", release.since())
+        }
+        _ => format!("{name}: unchanged"),
+    }
 }
 
 fn add(apps: &mut Apps, target: AppTarget, pending: &mut Pending) {
@@ -145,27 +201,27 @@ fn add(apps: &mut Apps, target: AppTarget, pending: &mut Pending) {
     pending.conditions.push(Condition::Up { app: id, excused: Vec::new() });
 }
 
-fn restart(apps: &mut Apps, app: Option<&str>) -> Result<Pending, String> {
-    let ids = match app {
-        Some(app) => vec![apps.find(app)?],
-        None => apps.by_id.iter().filter(|(_, app)| !app.removed).map(|(id, _)| *id).collect(),
-    };
+fn restart(apps: &mut Apps, targets: Vec<AppTarget>, named: bool) -> Result<Pending, String> {
     let now = apps.now();
     let mut pending = Pending::default();
-    for id in ids {
-        let Some(managed) = apps.get_mut(id) else { continue };
-        if let Some(why) = managed.refuses_commands() {
-            match app {
-                Some(_) => return Err(why),
+    for target in targets {
+        let Ok(id) = apps.find(&target.name) else { continue };
+        let Some(app) = apps.get_mut(id) else { continue };
+        if let Some(why) = app.refuses_commands() {
+            match named {
+                true => return Err(why),
                 // Of all apps, those that can.
-                None => pending.done.push(Ok(why)),
+                false => pending.done.push(Ok(why)),
             }
             continue;
         }
-        let (present, _) = managed.fleet.generations();
-        let Some(definition) = managed.definitions.get(&present).cloned() else { continue };
-        let generation = managed.roll(definition, now);
-        pending.conditions.push(Condition::Rolled { app: id, generation });
+        let (present, _) = app.fleet.generations();
+        let Some(known) = app.definitions.get(&present) else { continue };
+        // A reload that came between has pinned it anew.
+        let changed = known.spec != target.definition.spec || known.policy != target.definition.policy;
+        let definition = if changed { known.clone() } else { target.definition };
+        let generation = app.roll(definition, now);
+        pending.conditions.push(Condition::Rolled { app: id, generation, why: String::new() });
     }
     Ok(pending)
 }
@@ -219,8 +275,11 @@ impl Condition {
     /// `None` while it is open.
     fn outcome(&self, apps: &Apps) -> Option<CommandOutcome> {
         match self {
-            Condition::Rolled { app, generation } => match apps.get(*app) {
-                Some(app) => app.rollouts.get(generation).cloned(),
+            Condition::Rolled { app, generation, why } => match apps.get(*app) {
+                Some(app) => {
+                    let outcome = app.rollouts.get(generation).cloned()?;
+                    Some(outcome.map(|text| if why.is_empty() { text } else { format!("{text} ({why})") }))
+                }
                 None => Some(Err("the app is gone".into())),
             },
             Condition::Up { app, excused } => match apps.get(*app).filter(|app| !app.removed) {

@@ -1,6 +1,7 @@
 //! What takes time: each effect is a task that ends with a report to the event loop.
 
 use super::child::ChildHandle;
+use super::definition::FileCheck;
 use super::messages::{AppId, EffectReport, EffectReports, EffectResult, Started};
 use super::probe::{self, HttpCheck};
 use super::snapshot::Written;
@@ -43,6 +44,8 @@ pub(super) struct Start {
     pub(super) preload: Option<(PathBuf, String)>,
     /// The state file must name the worker first. `None`: it does already, or there is none.
     pub(super) written: Option<Written>,
+    /// Whether files are to be looked at, which may have changed since its generation began.
+    pub(super) watch: Option<FileCheck>,
 }
 
 /// How a worker's health is found out.
@@ -124,7 +127,8 @@ impl Effects for ProcessEffects {
 
 impl Start {
     /// Every process of a worker is started here.
-    fn run(self) -> Result<Started, Error> {
+    fn run(mut self) -> Result<Started, Error> {
+        self.watch.take().into_iter().for_each(|check| check.run(&self.id.app));
         let user = self.spec.user.as_ref();
         // What was removed a moment ago.
         self.dir.heal()?;

@@ -6,7 +6,7 @@ use super::control_listener::ControlListener;
 use super::guard::Guard;
 use super::handoff::{Predecessor, Reports, Takeover, disconnect_workers};
 use super::healing::Healing;
-use super::messages::{AppTarget, Command, CommandKind, EffectReport, HandoffRequest, Outcome, RunState};
+use super::messages::{AppTarget, Command, CommandKind, EffectReport, HandoffRequest, Outcome, ReloadScope, RunState};
 use super::panics::{Panics, catch};
 use super::running::Running;
 use super::snapshot::SnapshotWriter;
@@ -93,7 +93,8 @@ impl EventLoop {
         self.equip().map_err(|e| e.to_string())?;
         taken.begin(&mut self.apps);
         let (reply, answer) = oneshot::channel();
-        self.execute(Command { kind: CommandKind::Reload(configured), reply });
+        // Nobody has asked for new code: what is configured counts, not what was deployed meanwhile.
+        self.execute(Command { kind: CommandKind::Reload(configured, ReloadScope::Configured), reply });
         tokio::spawn(async move {
             match answer.await {
                 Ok(Ok(text)) => log::info!("took over: {text}"),

@@ -12,8 +12,8 @@ use super::handoff::{Predecessor, Takeover, TakeoverHandle, TakeoverState, takeo
 use super::healing::Healing;
 use super::heartbeat::LoopHeartbeat;
 use super::messages::{
-    AppTarget, COMMANDS_MAX, Command, CommandKind, CommandOutcome, EffectReports, HANDOFF_REQUESTS_MAX, HandoffRequest,
-    JOINS_MAX, Outcome, REPORTS_MAX, RunState, ScaleTo,
+    AppTarget, COMMANDS_MAX, Command, CommandKind, CommandOutcome, Defined, EffectReports, HANDOFF_REQUESTS_MAX,
+    HandoffRequest, JOINS_MAX, Outcome, REPORTS_MAX, ReloadScope, RunState, ScaleTo, Sent,
 };
 use super::output_readers::OutputReaders;
 use super::setup::{AppSpec, Settings, Setup};
@@ -220,6 +220,18 @@ impl Supervisor {
     }
 }
 
+/// Pins all, or nothing is to be changed.
+async fn pin(apps: Vec<Defined>) -> Result<Vec<AppTarget>, String> {
+    let all = move || apps.into_iter().map(AppTarget::pin).collect::<Vec<_>>();
+    let pinned = tokio::task::spawn_blocking(all).await.map_err(|e| e.to_string())?;
+    let (good, bad): (Vec<_>, Vec<_>) = pinned.into_iter().partition(Result::is_ok);
+    if !bad.is_empty() {
+        let bad: Vec<String> = bad.into_iter().filter_map(Result::err).collect();
+        return Err(format!("nothing was changed: {}", bad.join("\n")));
+    }
+    Ok(good.into_iter().filter_map(Result::ok).collect())
+}
+
 fn tenants(apps: &[AppSpec]) -> Vec<Tenant> {
     apps.iter().map(|app| Tenant { app: app.name.to_string(), user: app.spec.user.clone() }).collect()
 }
@@ -294,23 +306,37 @@ impl Control {
         self.status.borrow_and_update().clone()
     }
 
-    /// Makes the apps as they are given: those whose definition or real directory changed roll out,
-    /// new ones start, missing ones stop; all others are not touched. An app that fails keeps its
-    /// old generation. A newer reload takes the place of one under way.
-    pub(crate) async fn reload(&self, apps: Vec<AppSpec>) -> CommandOutcome {
-        let pin = move || apps.into_iter().map(AppTarget::pin).collect::<Vec<_>>();
-        let pinned = tokio::task::spawn_blocking(pin).await.map_err(|e| e.to_string())?;
-        let (good, bad): (Vec<_>, Vec<_>) = pinned.into_iter().partition(Result::is_ok);
-        if !bad.is_empty() {
-            let bad: Vec<String> = bad.into_iter().filter_map(Result::err).collect();
-            return Err(format!("nothing was changed: {}", bad.join("\n")));
-        }
-        self.command(CommandKind::Reload(good.into_iter().filter_map(Result::ok).collect())).await
+    /// Makes the apps as they are given: those that `scope` names roll out, new ones start, missing ones stop; all
+    /// others are not touched. An app that fails keeps its old generation. A newer reload takes the place of one under
+    /// way. `sent` is for the app of the scope; it replaces what was sent before.
+    pub(crate) async fn reload(&self, apps: Vec<AppSpec>, scope: ReloadScope, sent: Option<Sent>) -> CommandOutcome {
+        let before = self.show(None).await?;
+        let with = |app: AppSpec| {
+            let known = before.iter().find(|(known, _)| known.name == app.name).map(|(_, sent)| sent.clone());
+            let sent = sent.clone().filter(|_| scope == ReloadScope::App(app.name.to_string()));
+            (app, sent.or(known).unwrap_or_default())
+        };
+        let targets = pin(apps.into_iter().map(with).collect()).await?;
+        self.command(CommandKind::Reload(targets, scope)).await
     }
 
-    /// Replaces every worker of an app, or of all, by one of the same definition.
-    pub(crate) async fn restart(&self, app: Option<String>) -> CommandOutcome {
-        self.command(CommandKind::Restart(app)).await
+    /// Replaces every worker of an app, or of all, by one of the same configuration: with the files that are there now,
+    /// where its paths lead now.
+    pub(crate) async fn restart(&self, app: Option<String>, sent: Option<Sent>) -> CommandOutcome {
+        let named = app.is_some();
+        let apps = self.show(app.clone()).await?;
+        if let (Some(app), true) = (app, apps.is_empty()) {
+            return Err(format!("there is no app {app}"));
+        }
+        let with = |(app, known)| (app, sent.clone().unwrap_or(known));
+        let targets = pin(apps.into_iter().map(with).collect()).await?;
+        self.command(CommandKind::Restart { targets, named }).await
+    }
+
+    async fn show(&self, app: Option<String>) -> Result<Vec<Defined>, String> {
+        let (shown, answer) = oneshot::channel();
+        self.command(CommandKind::Show(app, shown)).await?;
+        answer.await.map_err(|_| ENDED.to_owned())
     }
 
     pub(crate) async fn scale(&self, app: &str, to: ScaleTo) -> CommandOutcome {

@@ -70,11 +70,33 @@ pub(super) struct Command {
 }
 
 pub(super) enum CommandKind {
-    Reload(Vec<AppTarget>),
-    /// Of one app, or of all.
-    Restart(Option<String>),
+    Reload(Vec<AppTarget>, ReloadScope),
+    /// Of these apps. `named`: of one that was asked for by its name.
+    Restart {
+        targets: Vec<AppTarget>,
+        named: bool,
+    },
     Scale(String, ScaleTo),
+    /// Tells how one app, or all, are defined as they run.
+    Show(Option<String>, oneshot::Sender<Vec<Defined>>),
 }
+
+/// Which apps a reload replaces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ReloadScope {
+    /// Those that are configured otherwise, or whose files are others.
+    Changed,
+    /// This one in any case, and those that are configured otherwise.
+    App(String),
+    /// Those that are configured otherwise.
+    Configured,
+}
+
+/// Variables of who asks, for the workers that are started because of it.
+pub(crate) type Sent = Vec<(String, String)>;
+
+/// An app as it is configured, and the variables that its workers were started with because somebody sent them.
+pub(super) type Defined = (AppSpec, Sent);
 
 /// What came of a command, for people; an error may have several lines.
 pub(crate) type CommandOutcome = Result<String, String>;
@@ -89,7 +111,7 @@ pub(crate) enum ScaleTo {
     Auto,
 }
 
-/// An app as it is to be, with its directory pinned.
+/// An app as it is to be, with its paths pinned.
 pub(super) struct AppTarget {
     pub(super) name: Arc<str>,
     pub(super) definition: Definition,
@@ -98,8 +120,8 @@ pub(super) struct AppTarget {
 
 impl AppTarget {
     /// Reads the file system.
-    pub(super) fn pin(app: AppSpec) -> Result<AppTarget, String> {
-        let definition = Definition::pin(app.spec, app.policy).map_err(|why| format!("{}: {why}", app.name))?;
+    pub(super) fn pin((app, sent): Defined) -> Result<AppTarget, String> {
+        let definition = Definition::pin(app.spec, app.policy, sent).map_err(|why| format!("{}: {why}", app.name))?;
         Ok(AppTarget { name: app.name, definition, pool: app.pool })
     }
 

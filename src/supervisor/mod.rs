@@ -14,8 +14,8 @@
 //! control.kill();                          // the same as a second stop
 //! control.finished().await;                // Ok: no process, socket, FIFO or directory of ours is left.
 //!                                          // Err: the supervisor failed; also without a stop: exit non-zero
-//! control.reload(apps).await;              // what changed rolls out; Ok or Err says in words what came of it
-//! control.restart(Some(app)).await;        // the same definition as a new generation
+//! control.reload(apps, scope, None).await; // what changed rolls out; Ok or Err says in words what came of it
+//! control.restart(Some(app), None).await;  // the same configuration as a new generation
 //! control.scale("chat", ScaleTo::By(1)).await;
 //! control.status();                        // Arc<Status>, newest; `changed().await` waits for the next
 //! ```
@@ -75,7 +75,7 @@ mod worker_record;
 
 pub(crate) use handle::{Control, Supervisor};
 pub(crate) use handoff::TakeoverHandle;
-pub(crate) use messages::ScaleTo;
+pub(crate) use messages::{ReloadScope, ScaleTo, Sent};
 pub(crate) use metrics::register;
 pub(crate) use setup::{AppSpec, Setup};
 pub(crate) use snapshot::{PartialLine, Snapshot, terminate_orphans};

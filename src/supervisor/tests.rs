@@ -10,7 +10,7 @@ use super::alarms;
 use super::alarms::Alarms;
 use super::handle::{Control, Supervisor};
 use super::handoff::TakeoverHandle;
-use super::messages::{Outcome, ScaleTo};
+use super::messages::{Outcome, ReloadScope, ScaleTo};
 use super::setup::{AppSpec, Setup};
 use super::snapshot::{PartialLine, Snapshot};
 use super::status::{Status, WorkerStatus};
@@ -88,6 +88,8 @@ fn spec(command: &[&str], preload: bool) -> Spec {
         rlimits: Default::default(),
         ports: Default::default(),
         external: None,
+        env_file: Vec::new(),
+        given: Default::default(),
     }
 }
 

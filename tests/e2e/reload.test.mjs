@@ -21,7 +21,8 @@ const WINDOW = 1200;
 
 /** An app in `releases/current`, whose first release is r1. */
 const config = (app = {}, more = {}) => proxy => {
-  proxy.releases = new Releases(proxy).deploy('r1');
+  // What is written anew is new code.
+  proxy.releases ??= new Releases(proxy).deploy('r1');
   return {
     ...more,
     apps: { web: { script: 'app.js', cwd: proxy.releases.current, instances: 3, min_ready: '200ms', drain_window: `${WINDOW}ms`, drain_timeout: '2s', ...app } },
@@ -292,7 +293,6 @@ test('restart: all workers are replaced by the same code', options, t =>
   withProxy(config({ instances: 2 }), async proxy => {
     const load = await new Load(proxy, { raw: 6, polling: 3, websocket: 3 }).start();
     const before = await steady(proxy, 2);
-    // Not deployed yet, only there: a restart does not take it.
     const { out } = await succeed(proxy, ['restart', 'web']);
     t.diagnostic(out.trim());
     const after = await replaced(proxy, { old: pidsOf(before), oldGeneration: 1, release: 'r1', count: 2 });

@@ -6,6 +6,7 @@ use super::super::definition::Definition;
 use super::super::worker_record::WorkerRecord;
 use super::format::{SavedApp, SavedDefinition, SavedWorker, Snapshot, VERSION};
 use crate::fleet;
+use crate::process::spec::Spec;
 use crate::process::state;
 use crate::worker::WorkerId;
 
@@ -29,6 +30,8 @@ impl SavedApp {
             spec: d.spec.clone(),
             policy: d.policy.clone(),
             cwd: d.pinned.cwd.clone(),
+            pinned: Some(Spec::clone(&d.pinned)),
+            release: d.release.as_deref().cloned(),
         };
         let worker = |worker: &fleet::Worker| {
             let record = app.workers.get(&worker.incarnation)?;

@@ -8,6 +8,7 @@ use crate::fleet;
 use crate::fleet::policy::Policy;
 use crate::process::control::{Stats, Token};
 use crate::process::output::Stream;
+use crate::process::release::Release;
 use crate::process::spec::Spec;
 use crate::process::{Tenant, state};
 use crate::worker::{Generation, Incarnation, Slot, Tag, WorkerId};
@@ -54,6 +55,11 @@ pub(super) struct SavedDefinition {
     pub(super) policy: Policy,
     /// Where the working directory led when the generation began.
     pub(super) cwd: PathBuf,
+    /// All that was pinned, and what was found then.
+    #[serde(default)]
+    pub(super) pinned: Option<Spec>,
+    #[serde(default)]
+    pub(super) release: Option<Release>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -11,6 +11,7 @@ use super::format::{SavedApp, SavedDefinition, SavedWorker, Snapshot};
 use crate::fleet::{Fleet, Time};
 use crate::pool::Pool;
 use crate::process::control::{Expected, Registry, is_own_socket};
+use crate::process::spec::Spec;
 use crate::process::{Group, RuntimeDir, SharedDir, state};
 use crate::worker::WorkerId;
 use std::collections::BTreeMap;
@@ -70,7 +71,10 @@ impl SavedApp {
         restored: &mut Restored,
     ) -> Result<ManagedApp, String> {
         let fleet = Fleet::restore(name.clone(), self.fleet, place.now)?;
-        let definition = |d: SavedDefinition| Definition::pinned_at(d.spec, d.policy, d.cwd);
+        let definition = |d: SavedDefinition| {
+            let pinned = d.pinned.unwrap_or_else(|| Spec { cwd: d.cwd, ..d.spec.clone() });
+            Definition::with(d.spec, d.policy, pinned, d.release)
+        };
         let definitions: BTreeMap<_, _> = self.definitions.into_iter().map(|(g, d)| (g, definition(d))).collect();
         let (present, target) = fleet.generations();
         let used = fleet.workers().map(|w| w.generation).chain([present]).chain(target);

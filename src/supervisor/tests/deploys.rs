@@ -18,6 +18,10 @@ fn app(stage: &Stage, spec: Spec, policy: Policy) -> AppSpec {
 }
 
 impl Stage {
+    async fn reload(&self, apps: Vec<AppSpec>) -> Result<String, String> {
+        self.control.reload(apps, ReloadScope::Changed, None).await
+    }
+
     /// What the workers that traffic reaches answer.
     async fn answers(&self) -> Vec<String> {
         let mut answers = Vec::new();
@@ -55,9 +59,11 @@ async fn a_reload_replaces_one_by_one_and_never_has_too_few() {
     let before = stage.ready(3).await;
     let pids: Vec<_> = before.apps[0].workers.iter().map(|w| w.pid).collect();
     let fewest = stage.fewest();
-    let outcome = stage.control.reload(vec![app(&stage, node(&saying("one")), three.clone())]).await;
-    assert_eq!(outcome.unwrap(), "app0: unchanged");
-    let outcome = stage.control.reload(vec![app(&stage, node(&saying("two")), three.clone())]).await.unwrap();
+    let outcome = stage.reload(vec![app(&stage, node(&saying("one")), three.clone())]).await;
+    let unchanged = outcome.unwrap();
+    assert!(unchanged.starts_with("app0: unchanged since 20"), "{unchanged}");
+    assert!(unchanged.ends_with("; `reload app0` rolls it"), "{unchanged}");
+    let outcome = stage.reload(vec![app(&stage, node(&saying("two")), three.clone())]).await.unwrap();
     assert!(outcome.starts_with("app0: generation 2 runs: 3 workers replaced in "), "{outcome}");
     assert!(timeout(Duration::from_secs(10), fewest).await.unwrap().unwrap() >= 3);
     stage.until("alone", |status| status.apps[0].workers.len() == 3).await;
@@ -68,9 +74,9 @@ async fn a_reload_replaces_one_by_one_and_never_has_too_few() {
     assert_eq!(slots, [0, 1, 2], "the same seats");
     assert!(after.apps[0].workers.iter().all(|w| !pids.contains(&w.pid) && w.generation == Generation(2)));
     // A restart is the same code as a new generation.
-    let outcome = stage.control.restart(Some("app0".into())).await.unwrap();
+    let outcome = stage.control.restart(Some("app0".into()), None).await.unwrap();
     assert!(outcome.starts_with("app0: generation 3 runs"), "{outcome}");
-    assert!(stage.control.restart(Some("app7".into())).await.unwrap_err().contains("no app app7"));
+    assert!(stage.control.restart(Some("app7".into()), None).await.unwrap_err().contains("no app app7"));
     stage.end().await;
 }
 
@@ -80,7 +86,7 @@ async fn code_that_exits_at_boot_changes_nothing_and_says_why() {
     let stage = Stage::start(vec![(node(&saying("one")), two.clone())]);
     let before = stage.ready(2).await;
     let broken = "console.error('no database'); process.exit(7)";
-    let outcome = stage.control.reload(vec![app(&stage, node(broken), two.clone())]).await;
+    let outcome = stage.reload(vec![app(&stage, node(broken), two.clone())]).await;
     let why = outcome.unwrap_err();
     for part in ["generation 1 goes on", "slot 0: exited with code 7", "its last lines of output:\n  no database"] {
         assert!(why.contains(part), "{part:?} is not in {why}");
@@ -91,12 +97,12 @@ async fn code_that_exits_at_boot_changes_nothing_and_says_why() {
     assert_eq!(after.apps[0].last_rollout.as_ref().unwrap().1, Err(why));
     // Code that never listens.
     let deaf = Policy { start_timeout: Duration::from_millis(500), ..two.clone() };
-    let why = stage.control.reload(vec![app(&stage, node("setInterval(() => {}, 1000)"), deaf)]).await.unwrap_err();
+    let why = stage.reload(vec![app(&stage, node("setInterval(() => {}, 1000)"), deaf)]).await.unwrap_err();
     assert!(why.contains("not ready within 500ms: no server of it listens yet"), "{why}");
     assert_eq!(stage.answers().await, ["one"; 2]);
     // A directory that is not there: nothing is begun.
     let nowhere = Spec { cwd: "/no/such/dir".into(), ..node(&saying("two")) };
-    let why = stage.control.reload(vec![app(&stage, nowhere, two)]).await.unwrap_err();
+    let why = stage.reload(vec![app(&stage, nowhere, two)]).await.unwrap_err();
     assert!(why.starts_with("nothing was changed: app0: cannot use working directory /no/such/dir"), "{why}");
     stage.end().await;
 }
@@ -107,7 +113,7 @@ async fn when_the_third_fails_the_first_two_go_back() {
     let stage = Stage::start(vec![(node(&saying("one")), three.clone())]);
     stage.ready(3).await;
     let script = format!("if (process.env.NODE_APP_INSTANCE === '2') throw new Error('third'); {}", saying("two"));
-    let why = stage.control.reload(vec![app(&stage, node(&script), three)]).await.unwrap_err();
+    let why = stage.reload(vec![app(&stage, node(&script), three)]).await.unwrap_err();
     assert!(why.contains("slot 2: exited with code 1") && why.contains("Error: third"), "{why}");
     stage
         .until("back", |status| {
@@ -126,11 +132,12 @@ async fn a_newer_reload_takes_the_place_of_one_under_way() {
     stage.ready(2).await;
     let slow = format!("setTimeout(() => {{ {} }}, 5000)", saying("slow"));
     let (control, spec) = (stage.control.clone(), app(&stage, node(&slow), two.clone()));
-    let first = tokio::spawn(async move { control.reload(vec![spec]).await });
+    let first = tokio::spawn(async move { control.reload(vec![spec], ReloadScope::Changed, None).await });
     stage.until("begun", |status| status.apps[0].rolling == Some(Generation(2))).await;
-    let second = stage.control.reload(vec![app(&stage, node(&saying("three")), two)]).await;
+    let second = stage.reload(vec![app(&stage, node(&saying("three")), two)]).await;
     assert!(second.unwrap().contains("generation 3 runs"));
-    assert!(first.await.unwrap().unwrap_err().contains("a newer rollout took its place"));
+    let why = first.await.unwrap().unwrap_err();
+    assert_eq!(why, "app0: generation 2 was given up for generation 3: a newer rollout took its place");
     stage.until("alone", |status| status.apps[0].workers.len() == 2).await;
     assert_eq!(stage.answers().await, ["three"; 2]);
     stage.end().await;
@@ -153,7 +160,7 @@ async fn a_crashed_worker_starts_where_its_generation_began() {
     stage.until("back", |s| s.apps[0].workers.iter().any(|w| w.state == State::Ready && w.pid != Some(pid))).await;
     assert_eq!(stage.answers().await, ["v1"]);
     // The same configuration, another directory behind it.
-    let outcome = stage.control.reload(vec![app(&stage, spec, quick())]).await.unwrap();
+    let outcome = stage.reload(vec![app(&stage, spec, quick())]).await.unwrap();
     assert!(outcome.contains("generation 2 runs"), "{outcome}");
     assert_eq!(stage.answers().await, ["v2"]);
     stage.end().await;
@@ -167,7 +174,7 @@ async fn tunnels_of_a_replaced_worker_are_closed_and_waited_for() {
     let lease = stage.pools[0].select(Wanted::Any, Use::Parked, &[]).unwrap();
     let old = lease.member().clone();
     let key = old.tunnels.enter(std::task::Waker::noop().clone(), None);
-    let outcome = stage.control.restart(None).await;
+    let outcome = stage.control.restart(None, None).await;
     assert!(outcome.is_ok(), "{outcome:?}");
     let closing = old.tunnels.asked(key).unwrap();
     assert_eq!((closing.code, closing.window), (1012, Duration::from_millis(200)));
@@ -199,16 +206,16 @@ async fn apps_come_and_go_with_a_reload() {
         pool: stage.pools[0].clone(),
     };
     let both = vec![app(&stage, node(&saying("one")), quick()), other(&saying("other"))];
-    let outcome = stage.control.reload(both).await.unwrap();
+    let outcome = stage.reload(both).await.unwrap();
     assert!(outcome.contains("app0: unchanged") && outcome.contains("other: 1 workers are ready"), "{outcome}");
-    let outcome = stage.control.reload(vec![other(&saying("other"))]).await.unwrap();
+    let outcome = stage.reload(vec![other(&saying("other"))]).await.unwrap();
     assert!(outcome.contains("app0: stops, it is not configured any more"), "{outcome}");
     stage.until("gone", |status| status.apps.len() == 1).await;
     // Back again, and this time it fails.
     let both = vec![app(&stage, node("process.exit(3)"), quick()), other(&saying("other"))];
-    let why = stage.control.reload(both).await.unwrap_err();
+    let why = stage.reload(both).await.unwrap_err();
     assert!(why.starts_with("app0: 0 of 1 workers are ready: slot 0:") && why.contains("code 3"), "{why}");
-    assert!(stage.control.reload(vec![]).await.unwrap_err().contains("no app would be left"));
+    assert!(stage.reload(vec![]).await.unwrap_err().contains("no app would be left"));
     stage.end().await;
 }
 

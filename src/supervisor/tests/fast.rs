@@ -118,14 +118,17 @@ async fn commands_are_answered_when_their_outcome_is_known() {
     let fast = Fast::start(2);
     let old = fast.ready(2).await;
     assert_eq!(fast.control.scale("chat", ScaleTo::By(1)).await.unwrap(), "chat: 3 workers are ready");
-    assert_eq!(fast.control.reload(vec![chat(2, "one", &fast.pool)]).await.unwrap(), "chat: unchanged");
-    let outcome = fast.control.reload(vec![chat(2, "two", &fast.pool)]).await.unwrap();
+    assert_eq!(
+        fast.control.reload(vec![chat(2, "one", &fast.pool)], ReloadScope::Configured, None).await.unwrap(),
+        "chat: unchanged"
+    );
+    let outcome = fast.control.reload(vec![chat(2, "two", &fast.pool)], ReloadScope::Changed, None).await.unwrap();
     assert!(outcome.starts_with("chat: generation 2 runs: 3 workers replaced"), "{outcome}");
     assert!(fast.ready(3).await.iter().all(|pid| !old.contains(pid)));
-    assert_eq!(fast.control.restart(Some("news".into())).await.unwrap_err(), "there is no app news");
+    assert_eq!(fast.control.restart(Some("news".into()), None).await.unwrap_err(), "there is no app news");
     let control = fast.control.clone();
     fast.control.stop();
-    assert_eq!(control.restart(None).await.unwrap_err(), "the proxy is stopping");
+    assert_eq!(control.restart(None, None).await.unwrap_err(), "the proxy is stopping");
     fast.end_stopped().await;
 }
 
@@ -137,7 +140,7 @@ async fn what_happens_during_a_pause_is_told_after_it() {
     let before = fast.control.status();
     fast.machine.child(pids[0]).exit(Exit::Code(1));
     let control = fast.control.clone();
-    let restart = tokio::spawn(async move { control.restart(None).await });
+    let restart = tokio::spawn(async move { control.restart(None, None).await });
     // A request goes through the paused loop, and nothing was decided before it was answered.
     assert_eq!(fast.control.pause_output().await, []);
     assert_eq!((fast.control.status(), fast.machine.children().len()), (before, 2));
@@ -156,7 +159,7 @@ async fn released_children_are_touched_by_the_successor_only() {
     old.control.disconnect_workers().await;
     handle.commit.send(old.control.pause_output().await).unwrap();
     let control = old.control.clone();
-    let command = tokio::spawn(async move { control.restart(None).await });
+    let command = tokio::spawn(async move { control.restart(None, None).await });
     old.control.release().await;
     assert_eq!(old.control.finished().await, Ok(()));
     assert!(command.await.unwrap().is_err());

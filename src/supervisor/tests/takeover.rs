@@ -251,7 +251,7 @@ async fn a_stop_refuses_and_orders_are_told() {
     old.ready(1).await;
     let (new, handle) = One::successor(&old, &base, (node(HELLO), policy())).await;
     let control = old.control.clone();
-    let order = tokio::spawn(async move { control.restart(None).await });
+    let order = tokio::spawn(async move { control.restart(None, None).await });
     handle.bound.await.unwrap();
     old.control.disconnect_workers().await;
     handle.ready.await.unwrap().unwrap();

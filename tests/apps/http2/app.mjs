@@ -4,9 +4,11 @@ export default {
   what: 'HTTP/2 servers of Node.js',
   build: [certificate],
   workers: 2,
+  load: [{ path: '/' }],
   requests: [
     { path: '/', expect: { contains: '{"method":"GET","url":"/","host":true,"length":0}' } },
     { path: '/a?b=c', method: 'POST', body: 'x'.repeat(100_000), expect: { contains: '"length":100000' } },
+    { path: '/', name: 'what has not changed', headers: { 'if-none-match': '"1"' }, expect: { status: 304 } },
     { path: '/none', expect: { status: 404 } },
   ],
   variants: {

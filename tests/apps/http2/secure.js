@@ -4,6 +4,10 @@ const http2 = require('http2');
 
 const server = http2.createSecureServer({ key: fs.readFileSync('key.pem'), cert: fs.readFileSync('cert.pem'), allowHTTP1: true });
 server.on('request', (request, response) => {
+  if (request.headers['if-none-match']) {
+    response.writeHead(304).end();
+    return;
+  }
   let length = 0;
   request.on('data', data => (length += data.length));
   request.on('end', () => {

@@ -6,7 +6,7 @@ use super::predecessors::DrainingPredecessors;
 use super::roles::Predecessor;
 use super::wire::{Channel, Frame};
 use super::{Error, PROTOCOL, SOCKET};
-use crate::process::RuntimeDir;
+use crate::process::Renewal;
 use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -97,6 +97,7 @@ impl HandoffServer {
         let HandoffServer { mut begin, candidate: shown } = self;
         let mut candidate: Option<Candidate> = None;
         let mut ungreeted = JoinSet::new();
+        let mut renewal = Renewal::new(dir, dir.join(SOCKET));
         let mut look = tokio::time::interval(LOOK_INTERVAL);
         loop {
             shown.send_if_modified(|pid| std::mem::replace(pid, candidate.as_ref().map(|c| c.pid)) != *pid);
@@ -118,8 +119,10 @@ impl HandoffServer {
                     }
                 }
                 _ = look.tick() => {
-                    if let Some(anew) = bind_again(dir) {
-                        listener = anew;
+                    match renewal.renew(|| bind(dir)) {
+                        Some(Ok(anew)) => listener = anew,
+                        Some(Err(e)) => log::warn!("binding {} again: {e}", renewal.path().display()),
+                        None => {}
                     }
                 }
                 () = left(&candidate) => {
@@ -166,15 +169,6 @@ fn bind(dir: &Path) -> io::Result<UnixListener> {
     std::fs::set_permissions(&fresh, Permissions::from_mode(0o1600))?;
     std::fs::rename(&fresh, &path)?;
     Ok(listener)
-}
-
-/// Where somebody has removed the socket, and the directory is still ours. It may not be there again yet.
-fn bind_again(dir: &Path) -> Option<UnixListener> {
-    let is_gone = std::fs::symlink_metadata(dir.join(SOCKET)).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
-    if !is_gone || RuntimeDir::holder(dir) != Some(Some(std::process::id())) {
-        return None;
-    }
-    bind(dir).inspect_err(|e| log::warn!("binding {} again: {e}", dir.join(SOCKET).display())).ok()
 }
 
 /// Hears who is there; `None` for one that is not let in.

@@ -51,7 +51,7 @@ pub(crate) use exit::Process;
 pub(crate) use group::Group;
 pub(crate) use other::{Other, ask_to_end};
 pub(crate) use preload::PRELOAD;
-pub(crate) use runtime_dir::{ADMIN_SOCKET, HANDOFF_SOCKET, PID_FILE, RuntimeDir, Tenant, answers};
+pub(crate) use runtime_dir::{ADMIN_SOCKET, HANDOFF_SOCKET, PID_FILE, Renewal, RuntimeDir, Tenant, answers};
 pub(crate) use shared_dir::{LONGEST_SHARED, SharedDir};
 pub(crate) use spawn::{Job, Preload, spawn};
 pub(crate) use transfer::ConnectionTransfer;

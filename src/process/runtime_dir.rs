@@ -17,8 +17,10 @@
 mod heal;
 mod lock;
 mod names;
+mod renewal;
 mod tree;
 
+pub(crate) use renewal::Renewal;
 pub(crate) use tree::answers;
 pub(super) use tree::{connects, dial, is_in_use};
 
@@ -275,6 +277,8 @@ impl RuntimeDir {
         for name in ["control.sock", ADMIN_SOCKET] {
             remove(&self.path.join(name)).map_err(Error::io(format!("removing the old {name}")))?;
         }
+        // Nobody binds a socket here again from now on, see `Renewal`.
+        self.disown();
         let mut dirs = vec![self.path.join("workers"), self.path.join("logs")];
         dirs.extend(entries(&dirs[0])?.into_iter().filter(|path| is_dir(path)));
         for path in dirs.iter().map(|dir| entries(dir)).collect::<Result<Vec<_>, _>>()?.concat() {

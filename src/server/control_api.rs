@@ -17,13 +17,13 @@ use crate::config::verbs::{self, Asked};
 use crate::fleet::State;
 use crate::gateway;
 use crate::process::control::PortState;
-use crate::process::{RuntimeDir, cause};
+use crate::process::{Renewal, cause};
 use crate::supervisor::{self, AppStatus, Control, ScaleTo, Sent, SlotStatus, WorkerStatus};
 use async_trait::async_trait;
 use pingora_core::server::Server;
 use prometheus_client::registry::Registry;
 use std::io::stderr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,7 +96,7 @@ pub(super) fn serve(
         let address = listeners.sockets.unix(Purpose::Admin, path)?;
         let api = Api::new(backend);
         let service = listeners.own.service("admin", api, vec![address], &listeners.sockets).threads(1);
-        let renewing = renew(listeners.clone(), path.clone(), config.runtime_dir.clone());
+        let renewing = renew(listeners.clone(), Renewal::new(&config.runtime_dir, path.clone()));
         server.add_service(service.beside(renewing));
     }
     if let Some(address) = config.metrics {
@@ -107,21 +107,22 @@ pub(super) fn serve(
 }
 
 /// Takes commands again where somebody has removed the socket. Does not end.
-async fn renew(listeners: Listeners, path: PathBuf, runtime_dir: PathBuf) {
+async fn renew(listeners: Listeners, mut renewal: Renewal) {
     const LOOK_INTERVAL: Duration = Duration::from_secs(1);
     let mut failing = false;
     loop {
         tokio::time::sleep(LOOK_INTERVAL).await;
-        // Not that of another proxy, nor before its directory is there again.
-        let is_ours = || RuntimeDir::holder(&runtime_dir) == Some(Some(std::process::id()));
-        if !listeners.own.is_open() || !is_ours() || !path.parent().is_some_and(Path::is_dir) {
+        if !listeners.own.is_open() {
             continue;
         }
-        match listeners.sockets.renew(&path) {
-            Ok(true) => log::warn!("{} was removed; commands are taken there again", path.display()),
-            Ok(false) => failing = false,
-            Err(why) if !std::mem::replace(&mut failing, true) => log::error!("{why}"),
-            Err(_) => {}
+        let path = renewal.path().to_owned();
+        match renewal.renew(|| listeners.sockets.renew(&path)) {
+            Some(Ok(())) => log::warn!("{} was removed; commands are taken there again", path.display()),
+            None => failing = false,
+            Some(Err(why)) if !std::mem::replace(&mut failing, true) => {
+                log::error!("cannot take commands on {} again: {why}", path.display());
+            }
+            Some(Err(_)) => {}
         }
     }
 }

@@ -12,6 +12,7 @@ use rustix::net::{
 };
 use std::fmt;
 use std::fs::symlink_metadata;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
@@ -140,24 +141,17 @@ impl Sockets {
         Ok(address.to_owned())
     }
 
-    /// Listens anew on a path that somebody has removed. Services take it up, see [`Sockets::renewals`]. Tells whether it did.
+    /// Listens anew on a path where nothing stands any more. Services take it up, see [`Sockets::renewals`].
     ///
     /// # Errors
     /// What stands in the way.
-    pub(super) fn renew(&self, path: &Path) -> Result<bool, String> {
-        let is_gone = symlink_metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
-        let held = path.to_str().is_some_and(|address| self.find(address).is_some());
-        if !is_gone || !held {
-            return Ok(false);
-        }
-        let fd =
-            bind_unix(path).map_err(|error| format!("cannot take commands on {} again: {error}", path.display()))?;
-        let fd = Arc::new(fd);
+    pub(super) fn renew(&self, path: &Path) -> io::Result<()> {
+        let fd = Arc::new(bind_unix(path)?);
         for bound in lock(&self.bound).iter_mut().filter(|bound| Path::new(&bound.address) == path) {
             bound.fd = fd.clone();
         }
         self.renewed.send_modify(|times| *times += 1);
-        Ok(true)
+        Ok(())
     }
 
     /// Changes whenever a socket was renewed.
@@ -309,7 +303,7 @@ fn vacant(path: &Path, purpose: Purpose) -> Result<(), String> {
     let shown = path.display();
     let stands = |error| format!("cannot take commands on {shown}: {error}");
     match symlink_metadata(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(stands(error)),
         Ok(meta) if !meta.file_type().is_socket() => {
             Err(format!("cannot take commands on {shown}: it is there and no socket; remove it or change `{purpose}`"))

@@ -30,7 +30,7 @@ test('a low soft limit is raised for the proxy, not for what it starts, also aft
   withProxy(proxy => ({ apps: { ws: noted(proxy, './ws.js') } }), async proxy => {
     await withLimits(proxy, 200, 4000);
     assert.deepEqual(limits(proxy.pid), { soft: 4000, hard: 4000 });
-    await proxy.line(/limits\.connections is 1962, not 100000: the limit of open files/);
+    await proxy.line(/limits\.connections is 1961, not 100000: the limit of open files/);
     const sockets = await pooled(range(300), 50, async () => {
       const socket = new WebSocket(`ws://127.0.0.1:${proxy.port}/ws`);
       await within(10_000, 'open', new Promise((resolve, reject) => socket.once('open', resolve).once('error', reject)));
@@ -52,7 +52,7 @@ test('a low soft limit is raised for the proxy, not for what it starts, also aft
 test('more clients than files: those beyond are turned away, the others are served', { timeout: 60_000, ...needsProxy }, () =>
   withProxy({ apps: { ws: { script: './ws.js' } } }, async proxy => {
     await withLimits(proxy, 320, 320);
-    await proxy.line(/limits\.connections is 122, not/);
+    await proxy.line(/limits\.connections is 121, not/);
     const open = () =>
       new Promise(resolve => {
         const socket = new WebSocket(`ws://127.0.0.1:${proxy.port}/ws`);

@@ -154,6 +154,13 @@ impl RuntimeDir {
         self.write_holder("")
     }
 
+    /// The lock file names no holder any more; the lock itself is still held.
+    pub(super) fn disown(&self) {
+        let file = self.lock.lock().unwrap_or_else(|e| e.into_inner());
+        // Without it a socket may be left behind, which the next start removes.
+        let _ = file.set_len(0);
+    }
+
     fn write_holder(&self, what: &str) -> Result<(), Error> {
         let mut file = self.lock.lock().unwrap_or_else(|e| e.into_inner());
         let text = format!("{} {} {what}\n", std::process::id(), self.created.load(Ordering::Acquire));

@@ -14,6 +14,7 @@ use bytes::{Buf, BytesMut};
 use pingora_core::protocols::Stream;
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -25,6 +26,14 @@ const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(60);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Reads of one direction in one go, so that a flood one way leaves room for the other.
 const BURST: usize = 8;
+
+/// Where in a window the next tunnel closes, from 0 to 1. Multiples of the golden ratio: however many close, they are spread
+/// over all of it, where few at random may come together.
+fn next_turn() -> f64 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    const RATIO: u32 = 0x9e37_79b9;
+    f64::from(NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(RATIO)) / f64::from(u32::MAX)
+}
 
 pub(in crate::gateway) struct Relay {
     pub(super) client: Stream,
@@ -166,7 +175,7 @@ impl Relay {
         if let CloseHandshake::None = self.closing
             && let Some(asked) = self.key.and_then(|key| self.ends.lease.member().tunnels.asked(key))
         {
-            let turn = asked.window.mul_f64(fastrand::f64());
+            let turn = asked.window.mul_f64(next_turn());
             self.closing = CloseHandshake::After(turn, asked.code, Deadline::default());
         }
         if let CloseHandshake::After(turn, code, deadline) = &mut self.closing

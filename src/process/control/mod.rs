@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod callers;
 mod complaints;
 mod external;
 mod links;

@@ -1,6 +1,7 @@
 //! Accepts and serves control connections.
 
 use super::Report;
+use super::callers::Callers;
 use super::complaints::Complaints;
 use super::external::{Door, Turned};
 use super::links::LinkId;
@@ -70,11 +71,20 @@ async fn serve_at(listener: UnixListener, registry: Registry, door: Option<Arc<D
     let room = Arc::new(Semaphore::new(most_connections()));
     let mut connections = tokio::task::JoinSet::new();
     let mut complaints = Complaints::default();
+    let mut callers = Callers::new(Instant::now());
     let mut next: LinkId = 0;
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
+                    // Before anything is spent on it.
+                    let admitted = stream.peer_cred().map(|peer| callers.admit(&peer, Instant::now()));
+                    if let Ok(Err(why)) = admitted {
+                        if let Some(why) = why.filter(|_| complaints.may_be_said(Instant::now())) {
+                            log::warn!("control channel: {why}; it is not heard for the rest of the second");
+                        }
+                        continue;
+                    }
                     let Ok(permit) = room.clone().try_acquire_owned() else { continue };
                     next += 1;
                     let (link, registry, door) = (next, registry.clone(), door.clone());

@@ -277,8 +277,6 @@ impl RuntimeDir {
         for name in ["control.sock", ADMIN_SOCKET] {
             remove(&self.path.join(name)).map_err(Error::io(format!("removing the old {name}")))?;
         }
-        // Nobody binds a socket here again from now on, see `Renewal`.
-        self.disown();
         let mut dirs = vec![self.path.join("workers"), self.path.join("logs")];
         dirs.extend(entries(&dirs[0])?.into_iter().filter(|path| is_dir(path)));
         for path in dirs.iter().map(|dir| entries(dir)).collect::<Result<Vec<_>, _>>()?.concat() {
@@ -316,6 +314,8 @@ impl RuntimeDir {
         if self.ceded.load(Ordering::Acquire) || (is_dir(&self.path) && !self.is_ours()) {
             return;
         }
+        // Nobody binds a socket here again from now on, see `Renewal`.
+        self.disown();
         let mut dirs = vec![self.path.join("workers"), self.path.join("logs")];
         dirs.retain(|path| is_dir(path));
         let within = dirs.first().map(|dir| entries(dir).unwrap_or_default()).unwrap_or_default();

@@ -75,7 +75,6 @@ mod tests {
     fn a_socket_is_bound_again_when_it_is_gone_or_dead_and_only_by_the_holder() {
         let temp = Temp::new();
         let dir = RuntimeDir::open(&temp.0.join("run"), Vec::new()).unwrap();
-        dir.write_pid().unwrap();
         let path = dir.path().join("admin.sock");
         let first = UnixListener::bind(&path).unwrap();
         let mut renewal = Renewal::new(dir.path(), path.clone());

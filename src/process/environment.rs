@@ -12,6 +12,9 @@ use std::path::Path;
 const NOT_INHERITED: &[&str] =
     &["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID", "MAINPID"];
 
+/// Which proxy has started a worker, with all that it has started: see [`super::RuntimeDir::instance`].
+pub(super) const INSTANCE: &str = "PINGORA_UNIX_PROXY_INSTANCE";
+
 /// Whether the proxy itself sets this variable of its workers.
 pub(crate) fn is_ours(name: &str) -> bool {
     name.starts_with("PINGORA_UNIX_PROXY_") || name == "NODE_APP_INSTANCE"
@@ -26,7 +29,7 @@ pub(super) fn fill(text: &str, socket: &Path, slot: Slot) -> String {
 pub(super) fn environment(
     inherited: impl Iterator<Item = (OsString, OsString)>,
     spec: &Spec,
-    socket: &Path,
+    (socket, instance): (&Path, &str),
     slot: Slot,
     preload: Option<(&Path, String)>,
 ) -> BTreeMap<OsString, OsString> {
@@ -47,6 +50,7 @@ pub(super) fn environment(
     // What an outer proxy gave to us is not for our workers.
     env.remove(std::ffi::OsStr::new("PINGORA_UNIX_PROXY_WORKER"));
     env.insert("PINGORA_UNIX_PROXY_SOCKET".into(), socket.into());
+    env.insert(INSTANCE.into(), instance.into());
     env.insert("NODE_APP_INSTANCE".into(), slot.to_string().into());
     if let Some((script, worker)) = preload {
         let mut options = env.remove(std::ffi::OsStr::new("NODE_OPTIONS")).unwrap_or_default();
@@ -98,7 +102,7 @@ mod tests {
         spec.given.sent = pairs(&["B", "C", "D", "WATCHDOG_USEC", "NODE_OPTIONS"], "sent{slot}");
         spec.given.read = pairs(&["C", "D"], "read{slot}");
         let preload = Some((Path::new("/p.cjs"), "{}".to_owned()));
-        let env = environment(inherited.into_iter(), &spec, Path::new("/s.sock"), Slot(3), preload);
+        let env = environment(inherited.into_iter(), &spec, (Path::new("/s.sock"), "0"), Slot(3), preload);
         let get = |name: &str| env.get(std::ffi::OsStr::new(name)).map(|v| v.to_string_lossy().into_owned());
         let told = ["A", "B", "C", "D", "NODE_OPTIONS"].map(|name| get(name).unwrap_or_default());
         assert_eq!(told, ["inherited", "sent{slot}", "read{slot}", "3", "sent{slot} --require /p.cjs"]);
@@ -112,7 +116,7 @@ mod tests {
         let inherited = inherited.iter().map(|(k, v)| (OsString::from(k), OsString::from(v)));
         let spec = spec(&[("SOCKET", "unix:{socket}"), ("N", "{slot}"), ("KEPT", "2")]);
         let preload = Some((Path::new("/run/a b/pre\"load.cjs"), "{}".to_owned()));
-        let env = environment(inherited, &spec, Path::new("/s.sock"), Slot(3), preload);
+        let env = environment(inherited, &spec, (Path::new("/s.sock"), "0"), Slot(3), preload);
         let get = |name: &str| env.get(std::ffi::OsStr::new(name)).map(|v| v.to_string_lossy().into_owned());
         assert_eq!(get("NODE_OPTIONS").as_deref(), Some("--enable-source-maps --require \"/run/a b/pre\\\"load.cjs\""));
         assert_eq!(get("SOCKET").as_deref(), Some("unix:/s.sock"));

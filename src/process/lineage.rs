@@ -9,10 +9,12 @@ use super::usage::stat_fields;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What tells a worker's processes in their environment: the path of its socket.
 const MARK: &[u8] = b"PINGORA_UNIX_PROXY_SOCKET=";
+/// Which proxy has started them.
+const INSTANCE_MARK: &[u8] = b"PINGORA_UNIX_PROXY_INSTANCE=";
 /// Generations of parents that are looked at.
 const MOST_PARENTS: usize = 64;
 
@@ -50,8 +52,32 @@ pub(crate) fn worker_of(pid: u32, leaders: &[u32], dir: &Path) -> io::Result<Opt
 }
 
 /// Whether a process was started for a worker whose socket is in this runtime directory, or by such a one.
-pub(super) fn is_marked(pid: u32, dir: &Path) -> bool {
-    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+fn is_marked(pid: u32, dir: &Path) -> bool {
+    names(&environment(pid), dir)
+}
+
+/// The same, and by this very proxy: for another process the same path may lead to another directory, and a directory that was
+/// removed may be another proxy's by now.
+pub(super) fn is_of_instance(pid: u32, dir: &Path, instance: &str) -> bool {
+    let environment = environment(pid);
+    let named = environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(INSTANCE_MARK));
+    let is_ours = match named {
+        Some(named) => named == instance.as_bytes(),
+        // A version before this one has started it.
+        None => ["mnt", "pid"].iter().all(|kind| namespace(pid, kind) == namespace(std::process::id(), kind)),
+    };
+    is_ours && names(&environment, dir)
+}
+
+fn namespace(pid: u32, kind: &str) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok()
+}
+
+fn environment(pid: u32) -> Vec<u8> {
+    fs::read(format!("/proc/{pid}/environ")).unwrap_or_default()
+}
+
+fn names(environment: &[u8], dir: &Path) -> bool {
     let workers = dir.join("workers");
     let workers = workers.as_os_str().as_bytes();
     let mut marks = environment.split(|byte| *byte == 0).filter_map(|entry| entry.strip_prefix(MARK));

@@ -62,6 +62,8 @@ pub(crate) struct Tenant {
 pub(crate) struct RuntimeDir {
     path: PathBuf,
     lock: Mutex<File>,
+    /// Names what this proxy and its successors have started: the same path may lead elsewhere for another process.
+    instance: String,
     /// How many directories, from `path` upwards, are ours to remove.
     created: AtomicUsize,
     /// Its directories, locked against aging: see [`heal`].
@@ -92,9 +94,11 @@ impl RuntimeDir {
     }
 
     fn locked(path: &Path, lock: File, created: usize) -> RuntimeDir {
+        let instance = lock::instance(&lock).unwrap_or_else(|| format!("{:016x}", fastrand::u64(..)));
         RuntimeDir {
             path: path.into(),
             lock: Mutex::new(lock),
+            instance,
             created: AtomicUsize::new(created),
             shared: Mutex::default(),
             has_script: AtomicBool::new(false),
@@ -126,6 +130,11 @@ impl RuntimeDir {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What the environment of its workers names, and no other proxy's.
+    pub(crate) fn instance(&self) -> &str {
+        &self.instance
     }
 
     /// Says who lives in it, where everything is there already.

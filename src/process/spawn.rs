@@ -21,6 +21,8 @@ pub(crate) struct Job<'a> {
     pub(crate) id: &'a WorkerId,
     pub(crate) spec: &'a Spec,
     pub(crate) socket: &'a Path,
+    /// Of the runtime directory.
+    pub(crate) instance: &'a str,
     pub(crate) preload: Option<Preload<'a>>,
     pub(crate) stdout: File,
     pub(crate) stderr: File,
@@ -44,7 +46,7 @@ pub(crate) fn spawn(job: Job<'_>) -> Result<Process, Error> {
         return Err(Error::Cwd { path: spec.cwd.clone(), source });
     }
     let preload = job.preload.map(|preload| (preload.script, preload.worker));
-    let env = environment(std::env::vars_os(), spec, job.socket, job.id.slot, preload);
+    let env = environment(std::env::vars_os(), spec, (job.socket, job.instance), job.id.slot, preload);
     let path = find(program, &spec.cwd, &env)?;
     let mut command = Command::new(&path);
     command.arg0(program).args(arguments).env_clear().envs(&env).process_group(0);

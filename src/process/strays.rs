@@ -1,6 +1,7 @@
 //! What workers leave behind: processes that have left their worker's process group, so that no signal reached them.
 
-use super::lineage::is_marked;
+use super::RuntimeDir;
+use super::lineage::is_of_instance;
 use super::runtime_dir::dial;
 use super::usage::real_user;
 use nix::sys::socket::getsockopt;
@@ -23,12 +24,13 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// Held by their pidfds, so that no stranger with such a number is signalled.
 type Found = BTreeMap<u32, OwnedFd>;
 
-/// Ends every process that was started for a worker of this runtime directory, or by such a one, and whoever listens on a worker's
-/// socket in it. To be asked when no worker is to live any more. Says how many there were. Blocks, for
+/// Ends every process that this proxy has started for a worker, or that such a one has started, and whoever listens on a
+/// worker's socket in its directory. To be asked when no worker is to live any more. Says how many there were. Blocks, for
 /// [`TERM_TIMEOUT`] and [`KILL_TIMEOUT`] at most.
-pub(crate) fn end(dir: &Path) -> usize {
-    let sockets = sockets(dir);
-    end_all(|| marked(dir).into_iter().chain(listening(&sockets)).collect())
+pub(crate) fn end(dir: &RuntimeDir) -> usize {
+    // Another proxy may have taken the place of a directory that was removed.
+    let sockets = if dir.is_ours() { sockets(dir.path()) } else { Vec::new() };
+    end_all(|| marked(dir.path(), dir.instance()).into_iter().chain(listening(&sockets)).collect())
 }
 
 /// Ends whoever still listens on the sockets of a worker that is gone. The same otherwise.
@@ -63,13 +65,16 @@ fn name(signal: Signal) -> &'static str {
     if signal == Signal::KILL { "SIGKILL" } else { "SIGTERM" }
 }
 
-fn marked(dir: &Path) -> Found {
+fn marked(dir: &Path, instance: &str) -> Found {
     let own = std::process::id();
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let marked = pids.filter(|pid| *pid != own && *pid > 1 && is_marked(*pid, dir));
+    let marked = pids.filter(|pid| *pid != own && *pid > 1 && is_of_instance(*pid, dir, instance));
     // Only once it is held is it known who has the number.
-    marked.filter_map(|pid| Some((pid, hold_process(pid)?))).filter(|(pid, _)| is_marked(*pid, dir)).collect()
+    marked
+        .filter_map(|pid| Some((pid, hold_process(pid)?)))
+        .filter(|(pid, _)| is_of_instance(*pid, dir, instance))
+        .collect()
 }
 
 fn listening(sockets: &[PathBuf]) -> Found {
@@ -122,27 +127,38 @@ mod tests {
     #[test]
     fn only_processes_of_this_directorys_workers_are_ended() {
         let temp = Temp::new();
+        let dir = RuntimeDir::open(&temp.0.join("run"), Vec::new()).unwrap();
         let of = |dir: &Path| dir.join("workers/chat.0.1.sock");
-        let (mine, other) = (of(&temp.0), of(Path::new("/run/other")));
+        let (mine, other) = (of(dir.path()), of(Path::new("/run/other")));
         let variable = "PINGORA_UNIX_PROXY_SOCKET";
-        let mut gentle = start("exec sleep 60", &[(variable, &mine)]);
+        let instance = ("PINGORA_UNIX_PROXY_INSTANCE", Path::new(dir.instance()));
+        let mut gentle = start("exec sleep 60", &[(variable, &mine), instance]);
+        // Of a version that named no instance.
+        let mut older = start("exec sleep 60", &[(variable, &mine)]);
         let mut stubborn = start(
             "trap '' TERM; touch \"$READY\"; while :; do sleep 1; done",
-            &[(variable, &mine), ("READY", &temp.0.join("ready"))],
+            &[(variable, &mine), instance, ("READY", &temp.0.join("ready"))],
         );
-        let mut stranger = start("exec sleep 60", &[(variable, &other)]);
+        // The same path, where it leads to another proxy's directory.
+        let elsewhere = ("PINGORA_UNIX_PROXY_INSTANCE", Path::new("0123456789abcdef"));
+        let strangers = [
+            start("exec sleep 60", &[(variable, &other), instance]),
+            start("exec sleep 60", &[(variable, &mine), elsewhere]),
+        ];
         while !temp.0.join("ready").exists() {
             std::thread::sleep(POLL_INTERVAL);
         }
         // Each with the program that has made its session.
-        assert!(end(&temp.0) >= 2);
-        for ended in [&mut gentle, &mut stubborn] {
+        assert!(end(&dir) >= 3);
+        for ended in [&mut gentle, &mut older, &mut stubborn] {
             // `setsid -w` forwards how its child ended, unless it was ended first.
             assert!(!ended.wait().unwrap().success());
         }
-        assert_eq!(stranger.try_wait().unwrap(), None);
-        stranger.kill().unwrap();
-        stranger.wait().unwrap();
-        assert_eq!(end(&temp.0), 0);
+        for mut stranger in strangers {
+            assert_eq!(stranger.try_wait().unwrap(), None);
+            stranger.kill().unwrap();
+            stranger.wait().unwrap();
+        }
+        assert_eq!(end(&dir), 0);
     }
 }

@@ -77,7 +77,7 @@ async fn run(spec: &Spec) -> Result<(Exit, String), Error> {
     let (stdout, mut out) = make_pipe(&temp.0.join("out"), None)?;
     let (stderr, _err) = make_pipe(&temp.0.join("err"), None)?;
     let (id, socket) = (worker(1), Path::new("/run/s.sock"));
-    let process = spawn(Job { id: &id, spec, socket, preload: None, stdout, stderr })?;
+    let process = spawn(Job { id: &id, spec, socket, instance: "0", preload: None, stdout, stderr })?;
     let exit = timeout(Duration::from_secs(20), process.wait()).await.unwrap()?;
     let mut text = String::new();
     timeout(Duration::from_secs(20), out.read_to_string(&mut text)).await.unwrap().unwrap();
@@ -160,7 +160,7 @@ async fn signals_reach_the_group_and_never_a_stranger() {
     let id = worker(1);
     let spec = spec(&["sh", "-c", "trap 'echo caught; exit 5' TERM; echo up; while :; do sleep 0.01; done"]);
     let socket = Path::new("/x");
-    let process = spawn(Job { id: &id, spec: &spec, socket, preload: None, stdout, stderr }).unwrap();
+    let process = spawn(Job { id: &id, spec: &spec, socket, instance: "0", preload: None, stdout, stderr }).unwrap();
     let mut text = [0; 3];
     out.read_exact(&mut text).await.unwrap();
     process.signal_group(15).unwrap();
@@ -179,7 +179,7 @@ async fn a_process_that_is_not_our_child_is_watched_too() {
     let (stderr, _err) = make_pipe(&temp.0.join("err"), None).unwrap();
     let (id, socket) = (worker(1), Path::new("/x"));
     let spec = spec(&["sh", "-c", "setsid sh -c 'echo $$; exec sleep 300' & wait"]);
-    let parent = spawn(Job { id: &id, spec: &spec, socket, preload: None, stdout, stderr }).unwrap();
+    let parent = spawn(Job { id: &id, spec: &spec, socket, instance: "0", preload: None, stdout, stderr }).unwrap();
     let mut pid = String::new();
     while !pid.ends_with('\n') {
         pid.push(char::from(timeout(Duration::from_secs(10), out.read_u8()).await.unwrap().unwrap()));

@@ -137,7 +137,8 @@ impl Start {
         let (stdout, out) = output::make_pipe(&self.dir.log_pipe(&self.id, Stream::Out), user)?;
         let (stderr, err) = output::make_pipe(&self.dir.log_pipe(&self.id, Stream::Err), user)?;
         let preload = self.preload.as_ref().map(|(script, worker)| Preload { script, worker: worker.clone() });
-        let job = Job { id: &self.id, spec: &self.spec, socket: &self.socket, preload, stdout, stderr };
+        let instance = self.dir.instance();
+        let job = Job { id: &self.id, spec: &self.spec, socket: &self.socket, instance, preload, stdout, stderr };
         Ok(Started { child: Arc::new(spawn(job)?), output: vec![(Stream::Out, out), (Stream::Err, err)] })
     }
 }

@@ -266,9 +266,9 @@ impl EventLoop {
         }
         let released = matches!(handoff, Predecessor::Released);
         if !released {
-            let path = apps.dir.path().to_owned();
+            let dir = apps.dir.clone();
             // Their sockets must not be left in use.
-            let _ = tokio::task::spawn_blocking(move || strays::end(&path)).await;
+            let _ = tokio::task::spawn_blocking(move || strays::end(&dir)).await;
         }
         // Tasks that still hold the directory are bounded in time, but the end must not wait for them.
         match Arc::try_unwrap(apps.dir) {

@@ -67,7 +67,7 @@ impl RuntimeDir {
     }
 
     /// Whether the lock that we hold is the directory's: else that is another proxy's.
-    pub(super) fn is_ours(&self) -> bool {
+    pub(in crate::process) fn is_ours(&self) -> bool {
         let held = self.lock.lock().unwrap_or_else(|e| e.into_inner());
         is_at(&held, &self.path.join("lock"))
     }

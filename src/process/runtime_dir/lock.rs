@@ -7,13 +7,14 @@ use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// The word in the lock file of a guard that cleans up.
 const GUARD: &str = "guard";
+const PROXY: &str = "proxy";
 /// For such a guard to end; it rarely needs more than the `stop_timeout` of a worker.
 const CLEANING: Duration = Duration::from_secs(60);
 /// For who has just taken the lock to write its own number there.
@@ -151,7 +152,7 @@ impl RuntimeDir {
 
     /// Writes our process id into the lock file: again after the process has become a daemon.
     pub(crate) fn write_pid(&self) -> Result<(), Error> {
-        self.write_holder("")
+        self.write_holder(PROXY)
     }
 
     /// The lock file names no holder any more; the lock itself is still held.
@@ -163,7 +164,8 @@ impl RuntimeDir {
 
     fn write_holder(&self, what: &str) -> Result<(), Error> {
         let mut file = self.lock.lock().unwrap_or_else(|e| e.into_inner());
-        let text = format!("{} {} {what}\n", std::process::id(), self.created.load(Ordering::Acquire));
+        let created = self.created.load(Ordering::Acquire);
+        let text = format!("{} {created} {what} {}\n", std::process::id(), self.instance);
         let write = |file: &mut File| -> io::Result<()> {
             file.rewind()?;
             file.set_len(0)?;
@@ -221,6 +223,15 @@ fn has_guard(path: &Path) -> bool {
 fn names_a_dead(path: &Path) -> bool {
     let pid = words(&path.join("lock")).ok().and_then(|words| words.first()?.parse().ok());
     pid.is_some_and(|pid| !guard::is_alive(pid))
+}
+
+/// Which instance the lock file names, see [`RuntimeDir::instance`].
+pub(super) fn instance(lock: &File) -> Option<String> {
+    let mut text = [0; 64];
+    let read = lock.read_at(&mut text, 0).ok()?;
+    let text = std::str::from_utf8(text.get(..read)?).ok()?;
+    let named = text.split_whitespace().nth(3).filter(|word| word.len() == 16);
+    named.filter(|word| word.bytes().all(|byte| byte.is_ascii_hexdigit())).map(str::to_owned)
 }
 
 /// Of a small file; does not wait.

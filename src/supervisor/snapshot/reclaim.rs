@@ -35,7 +35,7 @@ pub(crate) fn terminate_orphans(dir: RuntimeDir) -> String {
         Ok(snapshot) => terminate(snapshot.map(|snapshot| snapshot.orphans(&path)).unwrap_or_default()),
         Err(why) => format!("its workers are not known, for {}: {why}", dir.state_file().display()),
     };
-    let workers = match strays::end(&path) {
+    let workers = match strays::end(&dir) {
         0 => workers,
         n => format!("{workers}, and {n} processes that they had left behind"),
     };

@@ -2,13 +2,15 @@
 //!
 //! - [`layers`]: a module imports from lower layers only, and no circle joins modules;
 //! - [`files`]: no circle joins the files of a module;
-//! - [`forbid`]: a module that needs no `unsafe` forbids it.
+//! - [`forbid`]: a module that needs no `unsafe` forbids it;
+//! - [`page`]: what the page names is there, and its maps have every file.
 //!
 //! A module is one right below the crate's root. A new one fails the test until it has a layer.
 
 mod files;
 mod forbid;
 mod layers;
+mod page;
 mod source;
 
 use files::{CIRCLES_ALLOWED, Crate, PARENTS_ALLOWED};
@@ -74,6 +76,19 @@ fn every_module_of_several_files_is_looked_into_for_circles() {
 fn modules_without_unsafe_forbid_it() {
     let faults = forbid::faults(SOURCES.as_ref().unwrap());
     assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
+}
+
+#[test]
+fn what_the_page_names_is_there() {
+    let (names, dead) = page::Page::read().unwrap().dead_names();
+    assert!(names >= 100, "only {names} names read: does this test still see them?");
+    assert!(dead.is_empty(), "\n{}\n", dead.join("\n"));
+}
+
+#[test]
+fn the_maps_of_the_page_have_every_file() {
+    let unnamed = page::Page::read().unwrap().unnamed();
+    assert!(unnamed.is_empty(), "\n{}\n", unnamed.join("\n"));
 }
 
 /// Prints who imports whom in a module, and its circles:

@@ -150,6 +150,21 @@ fn a_workspace_is_looked_at_as_a_whole() {
 }
 
 #[test]
+fn a_proxys_own_directory_below_the_app_is_no_code() {
+    let mut app = App::new(&["node", "server.js"]);
+    app.write("site/server.js", "1");
+    for (name, text) in [("lock", "1"), ("control.sock", ""), ("state.json", "{}")] {
+        app.write(&format!("site/run/{name}"), text);
+    }
+    app.spec.cwd = app.dir.join("site");
+    let (_, release) = app.take();
+    app.write("site/run/state.json", "{ }");
+    assert!(app.changes(&release).is_empty());
+    app.write("site/server.js", "22");
+    assert_eq!(app.changes(&release), ["server.js changed"]);
+}
+
+#[test]
 fn a_package_file_far_above_by_accident_hides_nothing() {
     let mut app = App::new(&["node", "server.js"]);
     app.write("home/package.json", "{}");

@@ -90,6 +90,9 @@ impl Tree {
                 entries.truncate(left);
             }
             left -= entries.len();
+            if is_runtime_dir(&entries) {
+                continue;
+            }
             // The same order each time.
             entries.sort_by_key(DirEntry::file_name);
             for entry in entries {
@@ -149,6 +152,11 @@ pub(super) struct Changed {
 /// FNV-1a: the same in every build of this program, as one is compared with what another has written down.
 const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 const PRIME: u64 = 0x0100_0000_01b3;
+
+/// A proxy's own directory, which may lie below an app and changes all the time.
+fn is_runtime_dir(entries: &[DirEntry]) -> bool {
+    ["lock", "control.sock"].iter().all(|name| entries.iter().any(|entry| entry.file_name() == *name))
+}
 
 fn may_have_code(name: &OsStr) -> bool {
     let name = name.to_string_lossy();

@@ -1,6 +1,7 @@
 //! Where a request goes: what it asks of the pool, by the app's affinity.
 
 use super::limits::RequestLimits;
+use super::route::path_of;
 use super::socketio;
 use crate::gateway::http1::head::Head;
 use crate::pool::affinity::Affinity;
@@ -136,11 +137,6 @@ fn socket_io(target: &[u8], get: bool, upgrade: bool) -> Plan<'_> {
     }
 }
 
-/// The path of a target in origin form, without its query.
-fn path_of(target: &[u8]) -> &[u8] {
-    &target[..memchr::memchr(b'?', target).unwrap_or(target.len())]
-}
-
 /// The room that a segment of a path names, from 1. Empty segments are none, and what is percent-encoded is the same as
 /// what is not: apps that tell them apart have both on one worker.
 fn room(path: &[u8], nth: u8) -> Option<Room> {
@@ -171,10 +167,20 @@ mod tests {
             (2, b"/x/%61+b/", b"a+b"),
             (2, b"/x/%zz", b"%zz"),
             (3, b"/sockjs/000/abcdef12/xhr_send", b"abcdef12"),
+            (2, b"http://a/room/alpha", b"alpha"),
+            (2, b"https://a:8000/room/alpha?b=/c", b"alpha"),
         ] {
             assert_eq!(key(nth, target), named(name), "{}", String::from_utf8_lossy(target));
         }
-        for (nth, target) in [(1, &b"/"[..]), (1, b"/?a/b"), (2, b"/a/?b"), (3, b"/sockjs/info")] {
+        for (nth, target) in [
+            (1, &b"/"[..]),
+            (1, b"/?a/b"),
+            (2, b"/a/?b"),
+            (3, b"/sockjs/info"),
+            (1, b"http://a"),
+            (1, b"http://a?b=/c"),
+            (2, b"http://a/b"),
+        ] {
             assert_eq!(key(nth, target), RoutingKey::None, "{}", String::from_utf8_lossy(target));
         }
     }

@@ -54,7 +54,7 @@ fn path_matches(prefix: &str, path: &[u8]) -> bool {
 }
 
 /// The path of an origin-form or absolute-form target; `/` where there is none.
-fn path_of(target: &[u8]) -> &[u8] {
+pub(super) fn path_of(target: &[u8]) -> &[u8] {
     let end = memchr::memchr2(b'?', b'#', target).unwrap_or(target.len());
     let target = &target[..end];
     if target.starts_with(b"/") {

@@ -19,6 +19,8 @@ pub(super) struct Links {
     links: Vec<Link>,
     /// Where traffic goes now. Kept while nobody is connected: the worker goes on serving.
     main: Option<Arc<str>>,
+    /// Who served there when its connection ended: its server is gone, or it dials in again.
+    left: Option<Who>,
     /// What was said last of where Engine.IO serves.
     engine: Option<BTreeSet<String>>,
     /// What was said last of ports that are not the main server's.
@@ -122,10 +124,19 @@ impl Links {
 
     /// Returns what follows for the worker; [`Report::HungUp`] with the last connection.
     pub(super) fn close(&mut self, id: LinkId) -> Option<Report> {
-        let before = self.links.len();
-        self.links.retain(|link| link.id != id);
-        if self.links.is_empty() && before > 0 {
+        let Some(at) = self.links.iter().position(|link| link.id == id) else { return self.settle() };
+        let link = self.links.remove(at);
+        let has_left = self.main.as_deref().is_some_and(|main| link.serves(main)) && self.speaker().is_none();
+        if has_left {
+            self.left = Some(link.who);
+        }
+        if self.links.is_empty() {
             return Some(Report::HungUp);
+        }
+        if has_left {
+            // A launcher stays that has no server: `node --watch` whose app has ended.
+            self.main = None;
+            return Some(Report::PathClosed);
         }
         self.settle()
     }
@@ -200,16 +211,18 @@ impl Links {
     }
 
     /// The strongest claim to be the main server, the oldest connection's among equals.
-    fn speaker(&self) -> Option<(&Claim, Option<u32>)> {
+    fn speaker(&self) -> Option<(&Claim, &Link)> {
         // Of equal ones `max_by_key` takes the last.
-        let claims = self.links.iter().rev().filter_map(|link| Some((link.main.as_ref()?, link.peer)));
+        let claims = self.links.iter().rev().filter_map(|link| Some((link.main.as_ref()?, link)));
         claims.max_by_key(|(claim, _)| claim.why)
     }
 
     fn settle(&mut self) -> Option<Report> {
-        let (claim, pid) = self.speaker()?;
-        let (path, port) = (claim.path.clone(), claim.port);
-        if self.main.as_ref() == Some(&path) {
+        let (claim, link) = self.speaker()?;
+        let (path, port, pid, who) = (claim.path.clone(), claim.port, link.peer, link.who);
+        // Another process's server is another one, also at the same place: who found the old one gone may come to it.
+        let is_other = self.left.take().is_some_and(|left| left != who);
+        if self.main.as_ref() == Some(&path) && !is_other {
             return None;
         }
         self.main = Some(path.clone());
@@ -333,6 +346,37 @@ mod tests {
         assert_eq!(links.close(3), Some(Report::HungUp));
         links.joins(4, 100).unwrap();
         assert_eq!(links.says(4, "/main", true), None);
+    }
+
+    #[test]
+    fn a_launcher_whose_app_has_ended_serves_nothing_until_the_next_one_listens_at_the_same_place() {
+        let mut links = Links::default();
+        links.joins(1, 100).unwrap();
+        links.joins(2, 200).unwrap();
+        assert_eq!(links.says(2, "/main", true), path("/main"));
+        assert_eq!(links.close(2), Some(Report::PathClosed));
+        assert_eq!(links.close(2), None);
+        links.joins(3, 300).unwrap();
+        assert_eq!(links.says(3, "/main", true), path("/main"));
+        assert_eq!(links.says(3, "/main", true), None);
+    }
+
+    #[test]
+    fn another_process_at_the_same_place_is_news_and_the_same_one_is_not() {
+        let mut links = Links::default();
+        links.joins(1, 100).unwrap();
+        links.says(1, "/main", true);
+        // A launcher that does not dial in: a shell.
+        assert_eq!(links.close(1), Some(Report::HungUp));
+        links.joins(2, 200).unwrap();
+        assert_eq!(links.says(2, "/main", true), path("/main"));
+        assert_eq!(links.close(2), Some(Report::HungUp));
+        links.joins(3, 200).unwrap();
+        assert_eq!(links.says(3, "/main", true), None);
+        // Two that share a server, as those of node:cluster do.
+        links.joins(4, 400).unwrap();
+        assert_eq!(links.says(4, "/main", true), None);
+        assert_eq!(links.close(3), None);
     }
 
     fn engine(paths: &[&str], sessions: u64) -> Option<Report> {

@@ -210,11 +210,20 @@ test('affinity by path: one room however it is spelt, on every carrier', options
       for (const i of range(30)) {
         const one = await pid(`/room-${i}/who`);
         seen.add(one);
-        for (const same of [`/room-${i}`, `/room-${i}?a=/b`, `/%72oom%2d${i}/who`, `//room-${i}//who`]) assert.equal(await pid(same), one, same);
+        for (const same of [`/room-${i}`, `/room-${i}?a=/b`, `/%72oom%2d${i}/who`, `//room-${i}//who`, `http://127.0.0.1:${proxy.port}/room-${i}/who`]) assert.equal(await pid(same), one, same);
         assert.equal(JSON.parse((await ask2(session, { ':path': `/room-${i}/x` })).text).pid, one);
       }
       assert.equal(seen.size, 3);
     });
     // Without a segment there is no room, and any worker will do.
     assert.equal(new Set(await pooled(range(30), 1, () => pid('/?'))).size, 3);
+  }));
+
+test('affinity by path: a target with a host names the same room, also for workers with HTTP/2', options, () =>
+  withProxy({ apps: { web: { command: [process.execPath, 'http2-worker.js', '{socket}'], protocol: 'http2', preload: false, affinity: { path: 2 }, instances: 3 } } }, async proxy => {
+    await proxy.pids(3);
+    const pid = async target => (await request(proxy.port, { path: target })).text;
+    const hosts = await pooled(range(30), 1, i => pid(`/room/${i}`));
+    assert.equal(new Set(hosts).size, 3);
+    assert.deepEqual(await pooled(range(30), 1, i => pid(`http://127.0.0.1:${proxy.port}/room/${i}`)), hosts);
   }));

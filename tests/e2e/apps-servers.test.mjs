@@ -1,6 +1,8 @@
 // Apps with more than one server, process or thread: the world gets the one that it is meant to get, and the app the others.
 
 import assert from 'node:assert/strict';
+import { mkdirSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
 import test from 'node:test';
 import { request } from './lib/http.mjs';
 import { freePort, needsProxy, withProxy } from './lib/proxy.mjs';
@@ -80,3 +82,46 @@ test('an app that the preload script does not reach is found, and told what to w
     },
   );
 });
+
+/** With the preload script the new app says that it listens; without, nobody does. */
+const watched = {
+  'node --watch': [[], {}, 'server.listen(3000)'],
+  'node --watch without the preload script': [
+    ['{socket}'],
+    { preload: false },
+    "require('node:fs').rmSync(process.argv[2], { force: true }), server.listen(process.argv[2])",
+  ],
+};
+
+for (const [name, [args, more, listen]] of Object.entries(watched)) {
+  test(`${name} starts the app anew: requests wait for the new one, and none is lost`, options, async () => {
+    // The new one is slow enough for requests to come while no worker has a server.
+    const source = (version, delay) => `
+      const server = require('node:http').createServer((req, res) => res.end(req.url === '/' ? '${version}' : String(process.pid)));
+      setTimeout(() => { ${listen} }, ${delay});
+    `;
+    const dir = proxy => path.join(proxy.dir, 'own');
+    const write = (proxy, version, delay) => writeFileSync(path.join(dir(proxy), 'app.js'), source(version, delay));
+    const config = proxy => {
+      mkdirSync(dir(proxy));
+      write(proxy, 'old', 0);
+      return { apps: { app: { command: [process.execPath, '--watch', 'app.js', ...args], cwd: dir(proxy), instances: 2, affinity: 'none', ...more } } };
+    };
+    await withProxy(config, async proxy => {
+      let isNew = false;
+      const ask = async () => {
+        const began = performance.now();
+        const { status, text } = await request(proxy.port);
+        isNew ||= text === 'new';
+        return { status, seconds: (performance.now() - began) / 1000 };
+      };
+      const asked = [];
+      write(proxy, 'new', 700);
+      await until(() => asked.push(ask()) && isNew, { timeout: 20_000, what: 'an answer of the new app' });
+      const answers = await Promise.all(asked);
+      assert.deepEqual([...new Set(answers.map(answer => answer.status))], [200]);
+      const longest = Math.max(...answers.map(answer => answer.seconds));
+      assert.ok(longest < 8, `one waited for ${longest} s, and the app was there again`);
+    });
+  });
+}

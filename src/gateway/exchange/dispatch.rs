@@ -17,7 +17,8 @@ use crate::gateway::request::plan::Plan;
 use crate::gateway::request::retry::{self, Attempt, Decision, WorkerFault};
 use crate::gateway::request::session::SessionLearner;
 use crate::gateway::rules::App;
-use crate::gateway::upstream::{acquire, connect, idle_pool};
+use crate::gateway::upstream::acquire::{self, Tried};
+use crate::gateway::upstream::{connect, idle_pool};
 use crate::pool::{Lease, Member, Use};
 use bytes::BytesMut;
 use std::io;
@@ -122,7 +123,7 @@ struct Dispatch<'a> {
     limits: RequestLimits,
     request: Request<'a>,
     /// Workers that could not take it.
-    tried: Vec<Arc<Member>>,
+    tried: Tried,
     was_replayed: bool,
     /// A kept connection had ended: the next one is to be new.
     wants_fresh: bool,
@@ -150,7 +151,7 @@ impl<'a> Dispatch<'a> {
             registry,
             limits,
             request,
-            tried: Vec::new(),
+            tried: Tried::default(),
             was_replayed: false,
             wants_fresh: false,
             owner: None,
@@ -313,7 +314,7 @@ impl<'a> Dispatch<'a> {
             is_bound: self.request.plan.is_bound(),
             on_kept_connection,
             reads_at_once: lease.member().tag.is_some(),
-            tried: self.tried.len(),
+            tried: self.tried.times(),
         };
         match retry::decide(fault, &attempt) {
             Decision::Retry { avoid, is_replay } => {
@@ -324,7 +325,7 @@ impl<'a> Dispatch<'a> {
                     self.owner = self.request.plan.is_bound().then(|| lease.member().clone());
                 }
                 if avoid {
-                    self.tried.push(lease.member().clone());
+                    self.tried.add(lease.member().clone(), fault);
                 }
                 Ok(())
             }

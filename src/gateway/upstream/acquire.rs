@@ -1,14 +1,51 @@
 //! Finding a worker, and waiting for one in the app's queue.
 
+use super::connect::connect;
 use crate::gateway::request::plan::Plan;
+use crate::gateway::request::retry::WorkerFault;
 use crate::pool::{Lease, Member, Pool};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// Between two looks of a request that waits, beside those for which it is woken.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Workers that could not take a request.
+#[derive(Default)]
+pub(in crate::gateway) struct Tried {
+    all: Vec<Arc<Member>>,
+    /// Those that could not be connected to: they may listen again.
+    unreached: Vec<Arc<Member>>,
+}
+
+impl Tried {
+    pub(in crate::gateway) fn add(&mut self, member: Arc<Member>, fault: WorkerFault) {
+        if fault == WorkerFault::Unreachable {
+            self.unreached.push(member.clone());
+        }
+        self.all.push(member);
+    }
+
+    /// How often, whoever it was.
+    pub(in crate::gateway) fn times(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Of those that could not be connected to one that takes connections now, and picks it.
+    async fn pick_again(&self, pool: &Pool, plan: &Plan<'_>) -> Option<Lease> {
+        for member in self.unreached.iter().filter(|member| member.is_seated()) {
+            if matches!(timeout(LOOK_INTERVAL, connect(member)).await, Ok(Ok(_))) {
+                let others: Vec<_> = self.all.iter().filter(|one| !Arc::ptr_eq(one, member)).cloned().collect();
+                if let Some(lease) = pool.select(plan.wanted(), plan.usage, &others) {
+                    return Some(lease);
+                }
+            }
+        }
+        None
+    }
+}
 
 /// Picks a worker for a plan, if one may take it now.
 ///
@@ -16,11 +53,11 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 pub(in crate::gateway) fn pick(
     pool: &Pool,
     plan: &Plan<'_>,
-    tried: &[Arc<Member>],
+    tried: &Tried,
     closing: impl Fn() -> bool,
 ) -> Option<Lease> {
-    let lease = pool.select(plan.wanted(), plan.usage, tried);
-    lease.or_else(|| if closing() { pool.select_last(plan.usage, tried) } else { None })
+    let lease = pool.select(plan.wanted(), plan.usage, &tried.all);
+    lease.or_else(|| if closing() { pool.select_last(plan.usage, &tried.all) } else { None })
 }
 
 /// Waits in the app's queue until [`pick`] finds a worker. `None`: that took too long, or too many wait already. Dropping
@@ -28,7 +65,7 @@ pub(in crate::gateway) fn pick(
 pub(in crate::gateway) async fn acquire(
     pool: &Pool,
     plan: &Plan<'_>,
-    tried: &[Arc<Member>],
+    tried: &Tried,
     closing: impl Fn() -> bool,
 ) -> Option<Lease> {
     let pick = || pick(pool, plan, tried, &closing);
@@ -38,7 +75,7 @@ pub(in crate::gateway) async fn acquire(
     let (queue, policy) = (pool.queue(), pool.settings().queue);
     let began = Instant::now();
     let lease = match queue.enter(policy.max) {
-        Some(_place) => timeout(policy.timeout, wait(pool, pick)).await.ok().flatten(),
+        Some(_place) => timeout(policy.timeout, wait(pool, plan, tried, pick)).await.ok().flatten(),
         None => None,
     };
     queue.note_wait(began.elapsed());
@@ -48,7 +85,8 @@ pub(in crate::gateway) async fn acquire(
     lease
 }
 
-async fn wait(pool: &Pool, pick: impl Fn() -> Option<Lease>) -> Option<Lease> {
+async fn wait(pool: &Pool, plan: &Plan<'_>, tried: &Tried, pick: impl Fn() -> Option<Lease>) -> Option<Lease> {
+    let mut again_at = Instant::now() + LOOK_INTERVAL;
     loop {
         let mut woken = pin!(pool.queue().woken());
         woken.as_mut().enable();
@@ -59,7 +97,14 @@ async fn wait(pool: &Pool, pick: impl Fn() -> Option<Lease>) -> Option<Lease> {
             return None;
         }
         // A wake may have gone to a request that only another worker can serve.
-        let _ = timeout(LOOK_INTERVAL, woken).await;
+        let _ = timeout_at(again_at, woken).await;
+        if Instant::now() >= again_at {
+            // A server that comes back at its place without a word wakes nobody.
+            if let Some(lease) = tried.pick_again(pool, plan).await {
+                return Some(lease);
+            }
+            again_at = Instant::now() + LOOK_INTERVAL;
+        }
     }
 }
 
@@ -79,7 +124,7 @@ mod tests {
 
     async fn any(pool: &Pool) -> Option<Lease> {
         let none = HeaderMap::new();
-        acquire(pool, &plan::plan(&Affinity::None, b"/", &none, None, true, false), &[], || false).await
+        acquire(pool, &plan::plan(&Affinity::None, b"/", &none, None, true, false), &Tried::default(), || false).await
     }
 
     fn queued(max: u32, timeout: Duration, max_concurrency: Option<u32>) -> Pool {
@@ -162,7 +207,7 @@ mod tests {
             async move {
                 let none = HeaderMap::new();
                 let plan = plan::plan(&Affinity::None, b"/", &none, None, true, false);
-                acquire(&pool, &plan, &[], || closing.load(Ordering::Relaxed)).await
+                acquire(&pool, &plan, &Tried::default(), || closing.load(Ordering::Relaxed)).await
             }
         });
         pool.publish(vec![Seat { open: false, ..worker() }]).await;
@@ -171,5 +216,33 @@ mod tests {
         closing.store(true, Ordering::Relaxed);
         pool.publish(vec![Seat { open: false, ..worker() }]).await;
         assert!(waiter.await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn who_found_every_worker_gone_gets_one_that_listens_again_at_its_place() {
+        let path = std::env::temp_dir().join(format!("acquire-{}.sock", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let id = WorkerId { app: "app".into(), slot: Slot(0), incarnation: Incarnation(1) };
+        let member = Arc::new(Member::new(id, None, path.to_str().unwrap().into()));
+        let pool = queued(10, Duration::from_secs(20), None);
+        pool.publish(vec![Seat { member: member.clone(), open: true }]).await;
+        let none = HeaderMap::new();
+        let plan = plan::plan(&Affinity::None, b"/", &none, None, true, false);
+        let after = |fault| {
+            let mut tried = Tried::default();
+            tried.add(member.clone(), fault);
+            tried
+        };
+        let (gone, died) = (after(WorkerFault::Unreachable), after(WorkerFault::Died));
+        let listen = async {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            tokio::net::UnixListener::bind(&path).unwrap()
+        };
+        let began = Instant::now();
+        let (lease, _listener) = tokio::join!(acquire(&pool, &plan, &gone, || false), listen);
+        assert!(lease.is_some() && began.elapsed() < Duration::from_secs(10));
+        // The one that a request may have ended is not asked again.
+        assert!(timeout(Duration::from_secs(1), acquire(&pool, &plan, &died, || false)).await.is_err());
+        std::fs::remove_file(&path).unwrap();
     }
 }

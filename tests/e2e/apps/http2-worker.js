@@ -8,6 +8,7 @@ const server = http2.createServer({ settings }, (req, res) => {
   const url = new URL(req.url, 'http://x');
   const routes = {
     '/pid': () => res.end(String(process.pid)),
+    '/room': () => res.end(String(process.pid)),
     // Which of all connections to all workers, once the request is whole.
     '/connection': () => req.resume().on('end', () => res.end(`${process.pid} ${(req.stream.session.number ??= ++connections)}`)),
     '/head': () => json(res, { method: req.method, url: req.url, authority: req.authority, version: req.httpVersion, headers: req.headers, pid: process.pid }),
@@ -46,7 +47,7 @@ const server = http2.createServer({ settings }, (req, res) => {
       res.end();
     },
   };
-  const route = routes[url.pathname];
+  const route = routes[url.pathname.replace(/^\/room\/.*/, '/room')];
   if (route) return route();
   res.statusCode = 404;
   res.end('not here');

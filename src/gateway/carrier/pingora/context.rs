@@ -7,6 +7,7 @@ use crate::gateway::request::limits::RequestLimits;
 use crate::gateway::request::retry::{self, Attempt, Decision, WorkerFault};
 use crate::gateway::request::session::SessionLearner;
 use crate::gateway::rules::App;
+use crate::gateway::upstream::acquire::Tried;
 use crate::pool::{Lease, Member, Numbers};
 use pingora_core::{Error, ErrorSource, ErrorType};
 use pingora_proxy::Session;
@@ -30,7 +31,7 @@ pub(in crate::gateway) struct Ctx {
     /// The number of the worker's connection, where that is one with HTTP/2.
     number: Option<u64>,
     /// Workers that could not take the request.
-    pub(super) tried: Vec<Arc<Member>>,
+    pub(super) tried: Tried,
     pub(super) is_bound: bool,
     pub(super) was_replayed: bool,
     /// The session's worker, once the request was sent again: it goes to no other, which might die of it, too.
@@ -114,7 +115,7 @@ impl Ctx {
             is_bound: self.is_bound,
             on_kept_connection: reused,
             reads_at_once: false,
-            tried: self.tried.len(),
+            tried: self.tried.times(),
         };
         match retry::decide(fault, &attempt) {
             Decision::Retry { avoid, is_replay } => {
@@ -125,7 +126,7 @@ impl Ctx {
                 if let Some(lease) = self.lease.take()
                     && avoid
                 {
-                    self.tried.push(lease.member().clone());
+                    self.tried.add(lease.member().clone(), fault);
                 }
                 if let (Some(app), false) = (&self.app, fault == WorkerFault::Unreachable) {
                     app.metrics.retried();

@@ -85,16 +85,18 @@ test('an app that the preload script does not reach is found, and told what to w
 
 /** With the preload script the new app says that it listens; without, nobody does. */
 const watched = {
-  'node --watch': [[], {}, 'server.listen(3000)'],
+  'node --watch': [[], {}, 'server.listen(3000)', [200]],
   'node --watch without the preload script': [
     ['{socket}'],
     { preload: false },
     "require('node:fs').rmSync(process.argv[2], { force: true }), server.listen(process.argv[2])",
+    // A request that both had when they ended may have been acted on twice.
+    [200, 502],
   ],
 };
 
-for (const [name, [args, more, listen]] of Object.entries(watched)) {
-  test(`${name} starts the app anew: requests wait for the new one, and none is lost`, options, async () => {
+for (const [name, [args, more, listen, expected]] of Object.entries(watched)) {
+  test(`${name} starts the app anew: requests wait for the new one, and none waits in vain`, options, async () => {
     // The new one is slow enough for requests to come while no worker has a server.
     const source = (version, delay) => `
       const server = require('node:http').createServer((req, res) => res.end(req.url === '/' ? '${version}' : String(process.pid)));
@@ -119,7 +121,7 @@ for (const [name, [args, more, listen]] of Object.entries(watched)) {
       write(proxy, 'new', 700);
       await until(() => asked.push(ask()) && isNew, { timeout: 20_000, what: 'an answer of the new app' });
       const answers = await Promise.all(asked);
-      assert.deepEqual([...new Set(answers.map(answer => answer.status))], [200]);
+      assert.deepEqual(answers.map(answer => answer.status).filter(status => !expected.includes(status)), []);
       const longest = Math.max(...answers.map(answer => answer.seconds));
       assert.ok(longest < 8, `one waited for ${longest} s, and the app was there again`);
     });

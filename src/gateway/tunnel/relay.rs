@@ -30,7 +30,7 @@ const BURST: usize = 8;
 /// Where in a window the next tunnel closes, from 0 to 1. Multiples of the golden ratio: however many close, they are spread
 /// over all of it, where few at random may come together.
 fn next_turn() -> f64 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
+    static NEXT: AtomicU32 = AtomicU32::new(1);
     const RATIO: u32 = 0x9e37_79b9;
     f64::from(NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(RATIO)) / f64::from(u32::MAX)
 }

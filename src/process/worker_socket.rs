@@ -6,6 +6,7 @@
 //! looked at is what is connected to, and the kernel says who listens.
 
 use rustix::fs::{FileType, Mode, OFlags, fstat, open};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect as connect_to, socket_with};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -52,7 +53,9 @@ pub(crate) async fn prove(
     if held.owner != user && user != 0 {
         return Err(refused(format_args!("{shown} belongs to user {}, not to the worker's user {user}", held.owner)));
     }
-    let stream = UnixStream::connect(held.path()).await.map_err(without_proc)?;
+    // At once: what is held takes a descriptor more, and none waits for others with it.
+    let stream = held.connect().map_err(|error| without_proc(error.into()))?;
+    let stream = UnixStream::from_std(stream.into())?;
     // Of when that process called listen(2), see unix(7): also where it has given up root since.
     let listener = stream.peer_cred()?;
     if listener.uid() != user {
@@ -88,8 +91,16 @@ impl Held {
         }
     }
 
+    /// Connects at once, or not at all: `AGAIN` where the accept queue is full.
+    pub(super) fn connect(&self) -> rustix::io::Result<OwnedFd> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        connect_to(&socket, &SocketAddrUnix::new(self.path())?)?;
+        Ok(socket)
+    }
+
     /// By which it can be connected to: proc_pid_fd(5).
-    pub(super) fn path(&self) -> PathBuf {
+    fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.fd.as_raw_fd()))
     }
 }

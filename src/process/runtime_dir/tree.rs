@@ -118,14 +118,10 @@ pub(in crate::process) fn connects(path: &Path) -> rustix::io::Result<()> {
 
 /// The same, with the connection.
 pub(in crate::process) fn dial(path: &Path) -> rustix::io::Result<OwnedFd> {
-    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
-    let socket = socket.map_err(|_| rustix::io::Errno::AGAIN)?;
+    use rustix::io::Errno;
     // Whoever may write there could lead us elsewhere in between.
-    let held = hold(path).map_err(|e| rustix::io::Errno::from_io_error(&e).unwrap_or(rustix::io::Errno::ACCESS))?;
-    connect(&socket, &SocketAddrUnix::new(held.path())?)?;
-    Ok(socket)
+    let held = hold(path).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::ACCESS))?;
+    held.connect().map_err(|error| if matches!(error, Errno::MFILE | Errno::NFILE) { Errno::AGAIN } else { error })
 }
 
 /// Whether a process listens on this socket or holds this FIFO open.

@@ -1,0 +1,88 @@
+//! What clients meet: listeners, routes, limits.
+
+use super::key::Instead::{Later, Write};
+use super::key::Kind::{Duration, Flag, Integer, Other, Size};
+use super::key::Preset::{Required, Words, Yaml};
+use super::key::{Section, key};
+
+pub(in crate::config) const LISTENER: Section = Section {
+    name: "listeners",
+    keys: &[key("address", Other("IP:PORT"), Required), key("h2c", Flag, Yaml("false"))],
+    elsewhere: &[
+        ("tls", Later),
+        ("http2", Write("write h2c: true for HTTP/2 without TLS")),
+        ("proxy_protocol", Later),
+        ("port", Write("write the port into address: \"0.0.0.0:8000\"")),
+        ("host", Write("write address: \"127.0.0.1:8000\"")),
+        ("listen", Write("write address: \"0.0.0.0:8000\"")),
+        ("bind", Write("write address: \"0.0.0.0:8000\"")),
+        ("addr", Write("write address: \"0.0.0.0:8000\"")),
+    ],
+};
+
+pub(in crate::config) const ROUTE: Section = Section {
+    name: "routes",
+    keys: &[
+        key("host", Other("host name or *.DOMAIN"), Words("any host")),
+        key("path", Other("path"), Yaml("/")),
+        key("app", Other("name of an app"), Words("the only app")),
+    ],
+    elsewhere: &[
+        ("server_name", Write("write host")),
+        ("domain", Write("write host")),
+        ("hosts", Write("write one route for each host")),
+        ("location", Write("write path")),
+        ("prefix", Write("write path: it matches whole segments and everything below")),
+        ("paths", Write("write one route for each path")),
+        ("upstream", Write("write app")),
+        ("backend", Write("write app")),
+        ("proxy_pass", Write("write app")),
+        ("service", Write("write app")),
+        ("regex", Later),
+        ("exact", Later),
+        ("headers", Later),
+        ("header", Later),
+        ("methods", Later),
+    ],
+};
+
+pub(in crate::config) const LIMITS: Section = Section {
+    name: "limits",
+    keys: &[
+        key("head_size", Size(1024, 1024 * 1024, ""), Yaml("16kib")),
+        key("head_timeout", Duration(10, 600_000), Yaml("10s")),
+        key("keepalive_timeout", Duration(10, 86_400_000), Yaml("60s")),
+        key("body_size", Size(0, 1 << 50, "none"), Yaml("none")),
+        key("body_timeout", Duration(10, 86_400_000), Yaml("60s")),
+        key("body_rate", Integer(0, 1 << 30, ""), Yaml("240")),
+        key("tunnel_idle_timeout", Duration(10, 30 * 86_400_000), Yaml("1h")),
+        key("connections", Integer(1, 10_000_000, ""), Yaml("100000")),
+    ],
+    elsewhere: &[
+        ("client_header_timeout", Write("write head_timeout")),
+        ("client_header_buffer_size", Write("write head_size")),
+        ("large_client_header_buffers", Write("write head_size")),
+        ("header_size", Write("write head_size")),
+        ("header_timeout", Write("write head_timeout")),
+        ("http-request", Write("write head_timeout")),
+        ("client_max_body_size", Write("write body_size")),
+        ("max_body_size", Write("write body_size")),
+        ("client_body_timeout", Write("write body_timeout")),
+        ("keep_alive_timeout", Write("write keepalive_timeout")),
+        ("http-keep-alive", Write("write keepalive_timeout")),
+        ("tunnel", Write("write tunnel_idle_timeout")),
+        ("tunnel_timeout", Write("write tunnel_idle_timeout")),
+        ("websocket_timeout", Write("write tunnel_idle_timeout")),
+        ("websocket_idle_timeout", Write("write tunnel_idle_timeout")),
+        ("maxconn", Write("write connections")),
+        ("max_connections", Write("write connections")),
+        ("worker_connections", Write("write connections")),
+        ("proxy_read_timeout", Write("write response_timeout for the app")),
+        ("response_timeout", Write("write it for the app, under apps")),
+        ("rate", Later),
+        ("rate_limit", Later),
+        ("limit_req", Later),
+        ("limit_conn", Later),
+        ("connections_per_client", Later),
+    ],
+};

@@ -7,4 +7,5 @@
 // `fuzz/` and `benches/` include this file from elsewhere.
 pub(crate) mod frame;
 mod migrate;
+pub(super) mod log;
 pub(super) mod relay;

@@ -31,9 +31,7 @@ mod tests;
 mod tunnel;
 mod upstream;
 
-pub(crate) use access::{
-    Format as AccessFormat, Policy as AccessPolicy, Redact, Unknown as UnknownVariable,
-};
+pub(crate) use access::{Format as AccessFormat, Policy as AccessPolicy, Redact, Unknown as UnknownVariable};
 pub(crate) use downstream::connections::{Paused, Phase};
 pub(crate) use migration::adopt::Adopted;
 pub(crate) use request::passes::LoopName;

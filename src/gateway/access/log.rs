@@ -95,9 +95,8 @@ impl AccessLog {
 
     /// This log in the place of `before`: what writes to the same place goes on, and opens it anew.
     pub(in crate::gateway) fn succeeding(mut self, before: &AccessLog) -> AccessLog {
-        let is_same = |a: &Policy, b: &Policy| {
-            a.target == b.target && (a.format == Format::Json) == (b.format == Format::Json)
-        };
+        let is_same =
+            |a: &Policy, b: &Policy| a.target == b.target && (a.format == Format::Json) == (b.format == Format::Json);
         if is_same(&self.policy, &before.policy) {
             self.place = before.place.clone();
             self.reopen();

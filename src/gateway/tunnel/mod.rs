@@ -6,6 +6,6 @@
 
 // `fuzz/` and `benches/` include this file from elsewhere.
 pub(crate) mod frame;
-mod migrate;
 pub(super) mod log;
+mod migrate;
 pub(super) mod relay;

@@ -137,7 +137,8 @@ impl Trace {
         Times {
             queue: self.taken.map(|_| self.queue),
             connect: between(self.taken, self.connected),
-            first_byte: between(self.connected, self.answered),
+            // Where no connection is told of, it is a part of this.
+            first_byte: between(self.connected.or(self.taken), self.answered),
             worker: between(self.taken, Some(now)),
             total: now.duration_since(self.began),
         }

@@ -60,6 +60,8 @@ mod tests {
     fn open_metrics_is_for_those_who_ask() {
         let prometheus = b"application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2,*/*;q=0.1";
         assert!(asks_for_open_metrics(Some(prometheus)));
-        assert!([None, Some(&b"*/*"[..]), Some(b"text/plain")].into_iter().all(|accept| !asks_for_open_metrics(accept)));
+        assert!(
+            [None, Some(&b"*/*"[..]), Some(b"text/plain")].into_iter().all(|accept| !asks_for_open_metrics(accept))
+        );
     }
 }

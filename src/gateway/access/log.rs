@@ -74,9 +74,11 @@ struct Buffer {
     lines: u64,
 }
 
+/// A thread's buffer, and the number of the place that it is for.
+type Mine = Option<(u64, Arc<Mutex<Buffer>>)>;
+
 thread_local! {
-    /// This thread's buffer, and the number of the place that it is for.
-    static MINE: RefCell<Option<(u64, Arc<Mutex<Buffer>>)>> = const { RefCell::new(None) };
+    static MINE: RefCell<Mine> = const { RefCell::new(None) };
 }
 
 impl AccessLog {
@@ -148,27 +150,34 @@ impl AccessLog {
 }
 
 impl Place {
-    /// Never waits: where the thread's buffer is being emptied, the line goes by itself.
+    /// Never waits: where the thread's buffer is being emptied, or the thread is ending, the line goes by itself.
     fn write(&self, make: impl FnOnce(&mut Vec<u8>)) {
         self.counters.written.fetch_add(1, Relaxed);
-        MINE.with_borrow_mut(|mine| {
-            let mine = match mine {
-                Some((number, buffer)) if *number == self.number => buffer,
-                _ => &mut mine.insert((self.number, self.register())).1,
-            };
-            let Ok(mut buffer) = mine.try_lock() else {
-                let mut bytes = Vec::new();
-                make(&mut bytes);
-                return self.lines.push(&bytes, 1);
-            };
-            make(&mut buffer.bytes);
-            buffer.lines += 1;
-            if buffer.bytes.len() >= BLOCK || self.is_left.load(Relaxed) {
-                self.empty(&mut buffer);
-            } else if buffer.lines == 1 {
-                self.counters.arm();
-            }
-        });
+        let mut make = Some(make);
+        let buffered = MINE.try_with(|mine| self.buffer(&mut mine.borrow_mut(), &mut make));
+        if let (Some(make), false) = (make, buffered.unwrap_or(false)) {
+            let mut bytes = Vec::new();
+            make(&mut bytes);
+            self.lines.push(&bytes, 1);
+        }
+    }
+
+    /// Puts a line into this thread's buffer, if that is free.
+    fn buffer(&self, mine: &mut Mine, make: &mut Option<impl FnOnce(&mut Vec<u8>)>) -> bool {
+        let mine = match mine {
+            Some((number, buffer)) if *number == self.number => buffer,
+            _ => &mut mine.insert((self.number, self.register())).1,
+        };
+        let Ok(mut buffer) = mine.try_lock() else { return false };
+        let Some(make) = make.take() else { return false };
+        make(&mut buffer.bytes);
+        buffer.lines += 1;
+        if buffer.bytes.len() >= BLOCK || self.is_left.load(Relaxed) {
+            self.empty(&mut buffer);
+        } else if buffer.lines == 1 {
+            self.counters.arm();
+        }
+        true
     }
 
     fn register(&self) -> Arc<Mutex<Buffer>> {

@@ -26,7 +26,7 @@ mod upgrade;
 use crate::config::cli::{Cli, Stop};
 use crate::config::verbs::Asked;
 use crate::config::{self, Config};
-use crate::gateway::{self, LoopName, ProxyService, Rules};
+use crate::gateway::{self, LoopName, ProxyService, Rules, SharedRules};
 use crate::handoff::{self, Takeover};
 use crate::pool::{Pool, Settings};
 use crate::process::RuntimeDir;
@@ -69,6 +69,9 @@ const UNKNOWN_IDLE_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// For a thread that serves connections to end, once everything else has.
 const RUNTIME_END_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// For the last lines of the access log to be written.
+const LAST_LINES_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a start with a wrong configuration ends with (EX_CONFIG of sysexits.h): no restart mends that.
 const WRONG_CONFIGURATION: u8 = 78;
@@ -188,6 +191,7 @@ struct Ready {
     homes: Homes,
     failed: Arc<AtomicBool>,
     role: Arc<watch::Sender<HandoffRole>>,
+    rules: SharedRules,
     admin: Option<PathBuf>,
     pid_file: PathBuf,
 }
@@ -231,7 +235,8 @@ fn prepare(cli: Cli, mut config: Config, takeover: Option<Takeover>) -> Result<R
     let beyond = beyond(&config, &pid_file);
     let (supervisor, control, takeover) = supervise(&config, specs, inherited, beyond)?;
     server.add_service(background_service("supervisor", supervisor));
-    let rules = Arc::new(ArcSwap::from_pointee(rules(&config, apps)));
+    let rules = rules(&config, apps).with_access(config.access_log.take(), control.logs(), Arc::default());
+    let rules = Arc::new(ArcSwap::from_pointee(rules));
     tell_of_files(config.limits.connections, descriptors);
     let front = ProxyService::new(rules.clone(), &server.configuration, descriptors);
 
@@ -256,6 +261,7 @@ fn prepare(cli: Cli, mut config: Config, takeover: Option<Takeover>) -> Result<R
     let upgrader = Upgrader::new(in_force.clone(), trigger);
 
     let health = ProxyHealth::new(control.clone(), rules.clone());
+    let (logged, last_rules) = (front.clone(), rules.clone());
     let reloader = Arc::new(Reloader::new(cli, in_force, fixed, rules, shutdown.clone(), control.clone()));
     let stop = GracefulShutdown::new(front.clone(), listeners.clone(), control.clone(), health.clone(), shutdown);
     // Each room that measures registers its families here.
@@ -291,6 +297,7 @@ fn prepare(cli: Cli, mut config: Config, takeover: Option<Takeover>) -> Result<R
     };
     let signals = Signals {
         control,
+        front: logged,
         reloader,
         stop: Arc::new(stop),
         systemd: Mutex::new(Some(systemd)),
@@ -301,7 +308,7 @@ fn prepare(cli: Cli, mut config: Config, takeover: Option<Takeover>) -> Result<R
         upgrader,
         role: role.clone(),
     };
-    Ok(Ready { server, signals, listeners, homes, failed, role, admin: config.admin, pid_file })
+    Ok(Ready { server, signals, listeners, homes, failed, role, rules: last_rules, admin: config.admin, pid_file })
 }
 
 impl Ready {
@@ -309,6 +316,7 @@ impl Ready {
         *self.signals.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = waiting;
         self.server.run(RunArgs { shutdown_signal: Box::new(self.signals) });
         self.homes.end(RUNTIME_END_TIMEOUT);
+        self.rules.load().close_access_log(LAST_LINES_TIMEOUT);
         self.listeners.sockets.release();
         match &*self.role.borrow() {
             HandoffRole::Active => {

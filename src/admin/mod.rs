@@ -17,7 +17,8 @@
 mod api;
 mod client;
 pub(crate) mod commands;
-pub(crate) mod health;
+pub(crate) mod exposition;
+mod health;
 mod http;
 mod own;
 mod scrape;

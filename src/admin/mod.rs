@@ -17,8 +17,8 @@
 mod api;
 mod client;
 pub(crate) mod commands;
-pub(crate) mod exposition;
-mod health;
+mod exposition;
+pub(crate) mod health;
 mod http;
 mod own;
 mod scrape;

@@ -215,8 +215,8 @@ fn a_written_default_changes_nothing() {
                 "listeners" => format!(
                     "listeners: [{{address: \"127.0.0.1:8000\", {name}: {value}}}]\napps: {{chat: {{script: app.js}}}}"
                 ),
-                // Nothing without a URL.
-                "alarms.webhook" => continue,
+                // Nothing without a URL, or a file; see below.
+                "alarms.webhook" | "access_log" | "access_log.rotate" => continue,
                 "routes" => format!("routes: [{{{name}: {value}}}]\napps: {{chat: {{script: app.js}}}}"),
                 other => format!("{other}: {{{name}: {value}}}\napps: {{chat: {{script: app.js}}}}"),
             };
@@ -225,6 +225,32 @@ fn a_written_default_changes_nothing() {
         }
     }
     assert!(seen > 25, "{seen}");
+}
+
+#[test]
+fn a_written_default_of_the_access_log_changes_nothing() {
+    let with = |more: &str| {
+        let text = format!("access_log: {{file: a.log{more}}}\napps: {{chat: {{script: app.js}}}}");
+        format!("{:?}", good(&text).access_log.expect("an access log"))
+    };
+    let plain = with("");
+    for (section, written) in [(&schema::ACCESS_LOG, false), (&schema::ACCESS_LOG_ROTATE, true)] {
+        for key in section.keys {
+            let Preset::Yaml(value) = key.default else { continue };
+            let more = format!("{}: {value}", key.name);
+            let more = if written { format!(", rotate: {{{more}}}") } else { format!(", {more}") };
+            assert_eq!(with(&more), plain, "{more}");
+        }
+    }
+    let names = crate::gateway::Redact::DEFAULT.join(", ");
+    assert_eq!(with(&format!(", redact: [{names}]")), plain);
+    assert_eq!(with(", format: \"template $status\""), with(", format: \"$status\""));
+    assert!(good("access_log: {file: off}\napps: {chat: {script: app.js}}").access_log.is_none());
+    let documented = repository("docs/configuration.md");
+    assert!(crate::gateway::Redact::DEFAULT.iter().all(|name| documented.contains(&format!("`{name}`"))));
+    let variables = crate::gateway::AccessFormat::variables();
+    let missing: Vec<_> = variables.filter(|name| !documented.contains(&format!("`${name}`"))).collect();
+    assert!(missing.is_empty(), "docs/configuration.md lacks {missing:?}");
 }
 
 #[test]
@@ -294,6 +320,9 @@ fn words_from_elsewhere_are_told_apart() {
                 }
                 "logs.rotate" => format!("logs: {{rotate: {{{word}: 1}}}}\napps: {{chat: {{script: app.js}}}}"),
                 "alarms.webhook" => format!("alarms: {{webhook: {{{word}: 1}}}}\napps: {{chat: {{script: app.js}}}}"),
+                "access_log.rotate" => {
+                    format!("access_log: {{file: a, rotate: {{{word}: 1}}}}\napps: {{chat: {{script: app.js}}}}")
+                }
                 "listeners" | "routes" => {
                     format!("{}: [{{{word}: 1}}]\napps: {{chat: {{script: app.js}}}}", section.name)
                 }

@@ -100,7 +100,7 @@ impl Relay {
             to_worker: self.to_worker.to_transfer(),
             farewell: closing,
             room: self.ends.lease.room().map(|led| led.room.hash()),
-            log: self.log_entry(),
+            log: self.ends.log.as_ref().map(|log| log.entry(self.to_worker.read, self.to_client.read)),
         }));
         let bytes = contents.pack(&[&self.to_client.waiting, &self.to_worker.waiting])?;
         Ok((bytes, [format::descriptor(&self.client)?, self.worker.as_fd()]))

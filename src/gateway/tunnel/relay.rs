@@ -217,6 +217,13 @@ impl Relay {
         }
     }
 
+    /// Writes the tunnel's line in the access log, once.
+    fn log_end(&mut self, reason: Reason) {
+        if let Some(log) = self.ends.log.take() {
+            log.end(self.to_worker.read, self.to_client.read, reason);
+        }
+    }
+
     /// After our Close frame: reads on, so that the client's own does not meet a closed socket.
     fn client_left(&mut self, cx: &mut Context<'_>) -> bool {
         if self.to_worker.state != State::Ended {

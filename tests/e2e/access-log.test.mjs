@@ -93,8 +93,9 @@ for (const [name, more] of [
 test('an HTTP/2 client that goes away leaves a line for each of its requests', options, () =>
   withProxy(logged({}), async proxy => {
     await withSession(proxy.port, async session => {
-      range(5).forEach(n => ask(session, { ':path': `/slow?ms=60000&n=${n}` }).catch(() => {}));
-      await until(async () => (await request(proxy.port, { path: '/pid' })).status === 200);
+      range(5).forEach(n => ask(session, { ':path': `/hang?id=${n}` }).catch(() => {}));
+      const arrived = async n => (await request(proxy.port, { path: `/gone?id=${n}` })).text === 'open';
+      for (const n of range(5)) await until(() => arrived(n), { what: `request ${n} to be at the worker` });
       session.destroy();
     });
     const gone = () => entriesOf(proxy).filter(one => one.protocol === 'HTTP/2.0');

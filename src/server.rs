@@ -446,5 +446,12 @@ fn rules(config: &Config, apps: Vec<gateway::App>) -> Rules {
     // Without it, proxies of several machines have one name, and their passes count together.
     let host = std::fs::read("/proc/sys/kernel/hostname").unwrap_or_default();
     let loop_name = LoopName::of(&[&host, config.runtime_dir.as_os_str().as_bytes()]);
-    Rules::new(apps, config.routes.iter().map(route).collect(), config.limits.clone(), config.carrier, loop_name)
+    Rules::new(
+        apps,
+        config.routes.iter().map(route).collect(),
+        config.limits.clone(),
+        config.clients.clone(),
+        config.carrier,
+        loop_name,
+    )
 }

@@ -13,6 +13,7 @@ mod affinity;
 mod alarms;
 mod apps;
 pub mod cli;
+mod clients;
 mod command;
 mod error;
 mod external;
@@ -41,7 +42,7 @@ pub use error::{Error, Place, Warning};
 pub(crate) use shutdown::MARGIN as SHUTDOWN_MARGIN;
 
 use crate::fleet::policy::Policy;
-use crate::gateway::{AccessPolicy, Carrier, Limits, Protocol};
+use crate::gateway::{AccessPolicy, Carrier, Clients, Limits, Networks, Protocol};
 use crate::pool::QueuePolicy;
 use crate::pool::affinity::{Affinity, Balance};
 use crate::process::output;
@@ -80,6 +81,8 @@ pub(crate) struct Config {
     /// Never empty: a single app without routes gets the one that matches everything.
     pub(crate) routes: Vec<Route>,
     pub(crate) limits: Limits,
+    /// Who clients are, and what each may have.
+    pub(crate) clients: Clients,
     /// Absolute path of the socket for commands, unless there is none.
     pub(crate) admin: Option<PathBuf>,
     /// Where metrics are served, if at all.
@@ -98,6 +101,8 @@ pub(crate) struct Listener {
     pub(crate) address: SocketAddr,
     /// HTTP/2 without TLS is spoken here, too.
     pub(crate) h2c: bool,
+    /// Connections come from load balancers in these networks, and begin with a PROXY header.
+    pub(crate) proxy_protocol: Option<Networks>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -363,6 +368,7 @@ fn decode(found: Findings, base: &Path, root: &Node, machine: &dyn Machine) -> L
     let apps = apps::decode(&mut d, &top);
     let routes = routes::decode(&mut d, &top, &apps);
     let limits = limits::decode(&mut d, &top);
+    let clients = clients::decode(&mut d, &top);
     let admin = admin::socket(&mut d, &top, &runtime_dir);
     let mut taken: Vec<(&str, SocketAddr)> = listeners.iter().map(|l| ("listeners", l.address)).collect();
     let metrics = admin::address(&mut d, &top, &schema::METRICS, "127.0.0.1:9901", &taken);
@@ -384,6 +390,7 @@ fn decode(found: Findings, base: &Path, root: &Node, machine: &dyn Machine) -> L
         apps,
         routes,
         limits,
+        clients,
         admin,
         metrics,
         health,

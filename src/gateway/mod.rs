@@ -9,7 +9,7 @@
 //! - [`upstream`]: the worker's side. Of clients it knows only that they need file descriptors
 //! - [`migration::give`]: gives connections to another process
 //! - [`downstream`]: the client's side. Knows no worker
-//! - [`migration::format`], [`metrics`], [`rules`], [`access`], [`descriptors`]: what they share
+//! - [`migration::format`], [`metrics`], [`rules`], [`access`], [`descriptors`], [`places`]: what they share
 //! - [`request`]: what is decided about a request, pure
 //! - [`http1`]: the codec, pure
 
@@ -23,6 +23,7 @@ mod exchange;
 pub(crate) mod http1;
 mod metrics;
 mod migration;
+mod places;
 mod request;
 mod rules;
 mod service;
@@ -34,7 +35,10 @@ mod upstream;
 pub(crate) use access::{Format as AccessFormat, Policy as AccessPolicy, Redact, Unknown as UnknownVariable};
 pub(crate) use downstream::connections::{Paused, Phase};
 pub(crate) use migration::adopt::Adopted;
+pub(crate) use request::forwarding::{Forwarding, RequestIds};
+pub(crate) use request::networks::Networks;
 pub(crate) use request::passes::LoopName;
+pub(crate) use request::rate::Rate;
 pub(crate) use request::route::Route;
-pub(crate) use rules::{App, Carrier, Limits, Protocol, Rules, SharedRules};
+pub(crate) use rules::{App, Carrier, ClientLimits, Clients, Limits, Protocol, Rules, SharedRules};
 pub(crate) use service::ProxyService;

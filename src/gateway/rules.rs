@@ -3,8 +3,11 @@
 use super::access::{self, AccessLog};
 use super::http1::head;
 use super::metrics::counters::AppMetrics;
+use super::places::Places;
+use super::request::forwarding::Forwarding;
 use super::request::limits::RequestLimits;
 use super::request::passes::LoopName;
+use super::request::rate::Rate;
 use super::request::route::{Route, Routes};
 use crate::pool::Pool;
 use crate::process::output::Logs;
@@ -34,6 +37,8 @@ pub(crate) enum Carrier {
 /// An app as traffic sees it.
 pub(crate) struct App {
     pub(super) metrics: Arc<AppMetrics>,
+    /// The clients whose long bodies are on their way to it.
+    pub(super) uploads: Arc<Places>,
     pub(crate) pool: Arc<Pool>,
     pub(crate) protocol: Protocol,
     /// How long a worker may be silent before it has begun its answer.
@@ -44,7 +49,7 @@ pub(crate) struct App {
 
 impl App {
     pub(crate) fn new(pool: Arc<Pool>, protocol: Protocol, response_timeout: Duration, keep_alive: Duration) -> App {
-        App { metrics: Arc::default(), pool, protocol, response_timeout, keep_alive }
+        App { metrics: Arc::default(), uploads: Places::new(), pool, protocol, response_timeout, keep_alive }
     }
 }
 
@@ -84,11 +89,27 @@ impl Default for Limits {
     }
 }
 
+/// What one client address may have; `None` is without a limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ClientLimits {
+    /// Open connections; through a trusted proxy, requests and tunnels at a time.
+    pub(crate) connections: Option<usize>,
+    pub(crate) requests: Option<Rate>,
+}
+
+/// Who clients are, and what each may have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Clients {
+    pub(crate) forwarding: Forwarding,
+    pub(crate) limits: ClientLimits,
+}
+
 /// The rules in force at one moment.
 pub(crate) struct Rules {
     pub(super) routes: Routes,
     pub(super) apps: Vec<Arc<App>>,
     pub(super) limits: Limits,
+    pub(super) clients: Clients,
     pub(super) head_limits: head::Limits,
     pub(super) carrier: Carrier,
     pub(super) loop_name: LoopName,
@@ -109,6 +130,7 @@ impl Rules {
         apps: Vec<App>,
         routes: Vec<Route>,
         limits: Limits,
+        clients: Clients,
         carrier: Carrier,
         loop_name: LoopName,
     ) -> Rules {
@@ -120,6 +142,7 @@ impl Rules {
             routes: Routes::new(routes),
             apps: apps.into_iter().map(Arc::new).collect(),
             limits,
+            clients,
             head_limits,
             carrier,
             loop_name,
@@ -162,6 +185,7 @@ impl Rules {
         for app in self.apps.iter_mut().filter_map(Arc::get_mut) {
             if let Some(old) = before.apps.iter().find(|old| old.pool.app == app.pool.app) {
                 app.metrics = old.metrics.clone();
+                app.uploads = old.uploads.clone();
             }
         }
         self

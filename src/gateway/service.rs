@@ -8,14 +8,20 @@ use super::carrier::{http2, pingora};
 use super::descriptors::Descriptors;
 use super::downstream::close::{close, respond_and_close};
 use super::downstream::connection::{Connection, Waited, client_of};
-use super::downstream::connections::{ConnectionRegistry, Directive, Paused, Phase};
+use super::downstream::connections::{ConnectionGuard, ConnectionRegistry, Directive, Paused, Phase};
+use super::downstream::proxy_protocol;
 use super::exchange::admission;
 use super::http1::Progress;
 use super::http1::head::{self, Head};
 use super::metrics::collector;
+use super::metrics::counters::ClientRefusal;
 use super::migration::give;
+use super::request::client::RequestClient;
 use super::request::error_response::ErrorResponse;
 use super::request::heads::host;
+use super::request::networks::Networks;
+use super::request::plan::RawHeaders;
+use super::request::request_id::RequestId;
 use super::rules::{App, Carrier, Protocol, Rules, SharedRules};
 use super::tunnel::log::TunnelLog;
 use super::tunnel::relay::{Ends, Relay};
@@ -28,6 +34,7 @@ use pingora_core::server::ShutdownWatch;
 use pingora_core::server::configuration::ServerConf;
 use prometheus_client::registry::Registry;
 use std::any::Any;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -45,6 +52,8 @@ pub(crate) struct ProxyService {
     registry: Arc<ConnectionRegistry>,
     /// Clients may speak HTTP/2 without TLS, from their first byte.
     h2c: bool,
+    /// Connections begin with a PROXY header, and come from these networks.
+    proxy_protocol: Option<Arc<Networks>>,
 }
 
 /// What a client says first that speaks HTTP/2 (RFC 9113, section 3.4).
@@ -72,7 +81,7 @@ impl ProxyService {
     pub(crate) fn new(rules: SharedRules, conf: &Arc<ServerConf>, descriptors: usize) -> ProxyService {
         let registry = ConnectionRegistry::new(Descriptors::new(descriptors));
         let pingora = Arc::new(pingora::PingoraCarrier::new(rules.clone(), conf, registry.clone()));
-        ProxyService { rules, pingora, registry, h2c: false }
+        ProxyService { rules, pingora, registry, h2c: false, proxy_protocol: None }
     }
 
     /// The same service for listeners that also take HTTP/2 without TLS.
@@ -80,9 +89,15 @@ impl ProxyService {
         ProxyService { h2c: true, ..self.clone() }
     }
 
+    /// The same service for listeners whose connections begin with a PROXY header, from load balancers in these networks.
+    pub(crate) fn with_proxy_protocol(&self, from: Networks) -> ProxyService {
+        ProxyService { proxy_protocol: Some(Arc::new(from)), ..self.clone() }
+    }
+
     /// Adds what traffic counts to a registry.
     pub(crate) fn register_metrics(&self, metrics: &mut Registry) {
-        collector::register(metrics, self.rules.clone(), self.connections(), self.registry.descriptors().clone());
+        let (descriptors, refusals) = (self.registry.descriptors().clone(), self.registry.clients().refusals().clone());
+        collector::register(metrics, self.rules.clone(), self.connections(), descriptors, refusals);
     }
 
     /// Closes idle connections to workers as they get old. Runs as long as the process serves.
@@ -130,9 +145,32 @@ impl ProxyService {
     }
 
     /// A place for a connection that was just accepted, until it is served. `None`: there is none for it.
-    pub(crate) fn admit(&self) -> Option<Box<dyn Any + Send>> {
-        let guard = admission::connection(&self.rules.load(), &self.registry)?;
+    pub(crate) fn admit(&self, peer: Option<IpAddr>) -> Option<Box<dyn Any + Send>> {
+        let guard = admission::connection(&self.rules.load(), &self.registry, self.limited(peer))?;
         Some(Box::new(guard))
+    }
+
+    /// The address whose places a new connection takes, if that is known already.
+    fn limited(&self, peer: Option<IpAddr>) -> Option<IpAddr> {
+        peer.filter(|_| self.proxy_protocol.is_none())
+    }
+
+    /// Admits a new connection, and learns who its client is. Gives what was read of it already.
+    async fn admitted(&self, stream: &mut Stream) -> Option<(ConnectionGuard, BytesMut)> {
+        let peer = self.limited(client_of(stream).ip);
+        let mut guard = admission::connection(&self.rules.load(), &self.registry, peer)?;
+        let Some(from) = &self.proxy_protocol else { return Some((guard, BytesMut::new())) };
+        match proxy_protocol::accept(stream, from).await {
+            Ok(read) => {
+                let client = client_of(stream).ip;
+                admission::of_client(&self.rules.load(), &mut guard, client).then_some((guard, read))
+            }
+            Err(fault) => {
+                self.registry.clients().refuse(ClientRefusal::ProxyHeader);
+                log::debug!("a connection is refused: {fault}");
+                None
+            }
+        }
     }
 
     /// Waits for a whole request head, which goes by the rules of the moment when it is whole. The wait for its first
@@ -189,7 +227,7 @@ impl ProxyService {
                 Err(NoRequest::Idle) => return close(connection.stream).await,
                 Err(NoRequest::Refused(response)) => {
                     self.log_refused_head(&connection, response);
-                    return respond_and_close(connection.stream, response).await;
+                    return respond_and_close(connection.stream, response, &RequestId::NONE).await;
                 }
                 Err(NoRequest::Http2) => return Box::pin(self.serve_http2(connection)).await,
                 Err(NoRequest::Migrate) => match Box::pin(give::connection(&mut connection, idle)).await {
@@ -213,28 +251,40 @@ impl ProxyService {
     /// Serves one request; gives the connection back when another may follow. The rules may change between two
     /// requests, never during one.
     async fn serve_request(&self, connection: Connection, head: &Head, rules: Arc<Rules>) -> Option<Connection> {
+        let headers = RawHeaders { head, buf: &connection.read_ahead };
+        let client = RequestClient::of(&rules.clients.forwarding, connection.client, headers);
+        let place = match admission::request(&rules, &self.registry, &client) {
+            Ok(place) => place,
+            Err(response) => {
+                log_unserved(&rules, &connection, head, &client, None, (response, "too_many_requests"));
+                respond_and_close(connection.stream, response, &client.id).await;
+                return None;
+            }
+        };
         let host = host(head, &connection.read_ahead);
         let Some(app) = rules.routes.find(host, head.target.of(&connection.read_ahead)) else {
-            log_unserved(&rules, &connection, head, None, (ErrorResponse::NO_ROUTE, "no_route"));
-            respond_and_close(connection.stream, ErrorResponse::NO_ROUTE).await;
+            log_unserved(&rules, &connection, head, &client, None, (ErrorResponse::NO_ROUTE, "no_route"));
+            respond_and_close(connection.stream, ErrorResponse::NO_ROUTE, &client.id).await;
             return None;
         };
         let app = &rules.apps[app];
         if app.protocol == Protocol::Http2 && head.websocket {
-            log_unserved(&rules, &connection, head, Some(app), (ErrorResponse::NO_UPGRADE, "no_upgrade"));
-            respond_and_close(connection.stream, ErrorResponse::NO_UPGRADE).await;
+            log_unserved(&rules, &connection, head, &client, Some(app), (ErrorResponse::NO_UPGRADE, "no_upgrade"));
+            respond_and_close(connection.stream, ErrorResponse::NO_UPGRADE, &client.id).await;
             return None;
         }
         if app.protocol == Protocol::Http2 || (rules.carrier == Carrier::Pingora && !head.websocket) {
-            return Box::pin(self.pingora.serve_http1(connection)).await;
+            return Box::pin(self.pingora.serve_http1(connection, client)).await;
         }
-        match http1_carrier::serve(&rules, app, &self.registry, connection, head).await {
+        match http1_carrier::serve(&rules, app, &self.registry, connection, head, client).await {
             Next::Request(connection) => Some(connection),
-            Next::Tunnel(switched, lease, connection, unsent, entry) => {
+            Next::Tunnel(switched, lease, mut connection, unsent, entry) => {
+                connection.guard.hold(place);
                 let log = entry.map(|entry| TunnelLog::new(entry, self.rules.clone()));
                 let ends = Ends { guard: connection.guard, lease, log, _tunnel: app.metrics.tunnel() };
                 let idle = rules.limits.tunnel_idle_timeout;
-                let relay = Relay::new(connection.stream, *switched, unsent, connection.read_ahead, idle, ends);
+                let relay =
+                    Relay::new(connection.stream, *switched, unsent, connection.read_ahead, idle, ends, &client.id);
                 // Of its own task: what the service held for the connection's requests is freed now.
                 tokio::spawn(relay.run());
                 None
@@ -279,11 +329,12 @@ fn log_unserved(
     rules: &Rules,
     connection: &Connection,
     head: &Head,
+    client: &RequestClient,
     app: Option<&App>,
     (response, reason): (ErrorResponse, &'static str),
 ) {
     if let Some(log) = &rules.access {
-        let facts = Facts::of_http1(head, &connection.read_ahead, connection.client);
+        let facts = Facts::of_http1(head, &connection.read_ahead, client);
         let mut line = Line::new(log, Facts { app: app.map(|app| &*app.pool.app), ..facts });
         line.trace.refused(&response, reason);
     }
@@ -314,13 +365,12 @@ fn parse(connection: &mut Connection, rules: &Rules, scanned: &mut usize) -> Res
 #[async_trait]
 impl ServerApp for ProxyService {
     /// When a connection is to end is told by [`ProxyService::set_phase`] alone.
-    async fn process_new(self: &Arc<Self>, stream: Stream, _shutdown: &ShutdownWatch) -> Option<Stream> {
-        let rules = self.rules.load();
-        let guard = admission::connection(&rules, &self.registry)?;
-        let head_timeout = rules.limits.head_timeout;
-        drop(rules);
+    async fn process_new(self: &Arc<Self>, mut stream: Stream, _shutdown: &ShutdownWatch) -> Option<Stream> {
+        let (guard, read_ahead) = self.admitted(&mut stream).await?;
+        let head_timeout = self.rules.load().limits.head_timeout;
         let is_http2 = matches!(stream.selected_alpn_proto(), Some(ALPN::H2));
         let mut connection = Connection::new(client_of(&stream), stream, guard);
+        connection.read_ahead = read_ahead;
         if is_http2 {
             Box::pin(self.serve_http2(connection)).await;
             return None;

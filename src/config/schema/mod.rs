@@ -8,7 +8,7 @@ mod key;
 mod operation;
 
 pub(super) use app::{APP, BACKOFF, CRASH_LOOP, EXTERNAL, HEALTH_CHECK, INSTANCES, QUEUE, RLIMITS, SCALING};
-pub(super) use clients::{LIMITS, LISTENER, ROUTE};
+pub(super) use clients::{CLIENTS, LIMITS, LISTENER, PROXY_PROTOCOL, REQUEST_HEADERS, ROUTE};
 pub(super) use file::{SERVER, TOP};
 pub(super) use key::{Instead, Kind, Section};
 #[cfg(test)]
@@ -21,6 +21,7 @@ pub(super) const ALL: &[&Section] = &[
     &TOP,
     &SERVER,
     &LISTENER,
+    &PROXY_PROTOCOL,
     &APP,
     &EXTERNAL,
     &INSTANCES,
@@ -32,6 +33,8 @@ pub(super) const ALL: &[&Section] = &[
     &RLIMITS,
     &ROUTE,
     &LIMITS,
+    &CLIENTS,
+    &REQUEST_HEADERS,
     &ADMIN,
     &METRICS,
     &HEALTH,

@@ -15,9 +15,11 @@ use crate::gateway::http1::head::Head;
 use crate::gateway::http1::{Method, Version, response};
 use crate::gateway::migration::format;
 use crate::gateway::request::body::Http1Body;
+use crate::gateway::request::client::RequestClient;
 use crate::gateway::request::heads::{self, Persistence};
 use crate::gateway::request::limits::{BodyWait, RequestLimits};
 use crate::gateway::request::plan::{self, RawHeaders};
+use crate::gateway::request::request_id::RequestId;
 use crate::gateway::request::socketio;
 use crate::gateway::rules::{App, Rules};
 use crate::pool::Lease;
@@ -50,6 +52,7 @@ pub(in crate::gateway) async fn serve(
     registry: &ConnectionRegistry,
     mut connection: Connection,
     head: &Head,
+    asker: RequestClient,
 ) -> Next {
     let limits = rules.request_limits(app);
     let buf = match connection.read_ahead.len() == head.len {
@@ -60,9 +63,10 @@ pub(in crate::gateway) async fn serve(
     let headers = RawHeaders { head, buf: &buf };
     let is_get = head.method == Method::Get;
     let affinity = app.pool.settings();
-    let plan = plan::plan(&affinity.affinity, target, headers, connection.client.ip, is_get, head.websocket);
+    let plan = plan::plan(&affinity.affinity, target, headers, asker.ip, is_get, head.websocket);
     let request = Request {
-        head: heads::request_from_http1(head, &buf, connection.client, &rules.loop_name),
+        head: heads::request_from_http1(head, &buf, &asker, &rules.clients.forwarding, &rules.loop_name),
+        client: asker.limited(&rules.clients.forwarding),
         method: head.method,
         method_name: head.method_name.of(&buf),
         target,
@@ -72,10 +76,10 @@ pub(in crate::gateway) async fn serve(
         plan,
     };
     let mut line = rules.access.as_ref().map(|log| {
-        let facts = Facts::of_http1(head, &buf, connection.client);
+        let facts = Facts::of_http1(head, &buf, &asker);
         Line::new(log, Facts { app: Some(&app.pool.app), ..facts })
     });
-    let mut client = Http1Client::new(rules, &mut connection, head, limits.body_bytes);
+    let mut client = Http1Client::new(rules, &mut connection, head, limits.body_bytes, asker.id);
     let trace = line.as_mut().map(|line| &mut line.trace);
     let outcome = dispatch(app, registry, limits, request, &mut client, trace).await;
     let logged = match &outcome {
@@ -106,7 +110,7 @@ pub(in crate::gateway) async fn serve(
             Next::Closed
         }
         Outcome::Refused(response) => {
-            respond_and_close(connection.stream, response).await;
+            respond_and_close(connection.stream, response, &asker.id).await;
             Next::Closed
         }
     }
@@ -158,6 +162,8 @@ struct Http1Client<'a> {
     stays: bool,
     /// The client can tell an answer that is cut from a whole one.
     is_delimited: bool,
+    /// Of the request, for its answer.
+    id: RequestId,
     /// What the client did not take at once.
     pending: BytesMut,
     sent: u64,
@@ -167,7 +173,13 @@ struct Http1Client<'a> {
 }
 
 impl<'a> Http1Client<'a> {
-    fn new(rules: &'a Rules, connection: &'a mut Connection, head: &Head, limit: Option<u64>) -> Http1Client<'a> {
+    fn new(
+        rules: &'a Rules,
+        connection: &'a mut Connection,
+        head: &Head,
+        limit: Option<u64>,
+        id: RequestId,
+    ) -> Http1Client<'a> {
         Http1Client {
             connection,
             body: Http1Body::new(head.body, limit),
@@ -177,6 +189,7 @@ impl<'a> Http1Client<'a> {
             expects: head.expect_continue,
             stays: head.keep_alive,
             is_delimited: true,
+            id,
             pending: BytesMut::new(),
             sent: 0,
             head_len: 0,
@@ -287,7 +300,7 @@ impl ClientHalf for Http1Client<'_> {
         self.expects &= head.status != 100;
         // HTTP/1.0 does not know them.
         if self.version == Version::Http11 {
-            heads::response_to_http1(head, buf, self.version, Persistence::Close, &mut self.pending);
+            heads::response_to_http1(head, buf, self.version, Persistence::Close, &self.id, &mut self.pending);
         }
     }
 
@@ -299,7 +312,7 @@ impl ClientHalf for Http1Client<'_> {
             && (!is_early || self.may_drain(head.status));
         let persistence = if self.stays { Persistence::Keep(self.keep_alive_hint) } else { Persistence::Close };
         self.pending.reserve(buf.len() + 64);
-        heads::response_to_http1(head, buf, self.version, persistence, &mut self.pending);
+        heads::response_to_http1(head, buf, self.version, persistence, &self.id, &mut self.pending);
         self.head_len = self.sent + self.pending.len() as u64;
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use crate::gateway::migration::format;
 use crate::gateway::request::error_response::ErrorResponse;
+use crate::gateway::request::request_id::RequestId;
 use pingora_core::protocols::Stream;
 use std::io;
 use std::time::Duration;
@@ -12,9 +13,9 @@ use tokio::time::timeout;
 const LINGER_BYTES: usize = 1024 * 1024;
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Sends an answer of the proxy's own, then closes.
-pub(in crate::gateway) async fn respond_and_close(stream: Stream, response: ErrorResponse) {
-    send_and_close(stream, &response.message()).await;
+/// Sends an answer of the proxy's own to the request with this id, then closes.
+pub(in crate::gateway) async fn respond_and_close(stream: Stream, response: ErrorResponse, id: &RequestId) {
+    send_and_close(stream, &response.message(id)).await;
 }
 
 /// Sends a whole message, then closes.

@@ -5,7 +5,8 @@
 //!   [`upload`], [`download`], and for how long each side is waited for ([`waits`])
 //! - [`dispatch`]: chooses workers, decides on retries, counts; a carrier calls this once per request. [`fault`]: why
 //!   one try failed
-//! - [`admission`]: places for connections and streams, before any request
+//! - [`admission`]: places for connections and streams, before any request, and what one client address may have
+//! - [`upload_share`]: of an app's places, those that one address may hold by bodies that are on their way
 //! - [`session_carrier`]: how a carrier gives single requests to another
 
 pub(super) mod admission;
@@ -17,4 +18,5 @@ pub(super) mod session_carrier;
 mod sides;
 pub(super) mod transfer;
 mod upload;
+pub(super) mod upload_share;
 mod waits;

@@ -1,5 +1,6 @@
 //! The proxy's own short answers.
 
+use super::request_id::RequestId;
 use crate::gateway::http1::Reject;
 use bytes::Bytes;
 
@@ -9,31 +10,45 @@ pub(in crate::gateway) struct ErrorResponse {
     pub(in crate::gateway) status: u16,
     /// One sentence for the person who reads it.
     pub(in crate::gateway) detail: &'static str,
+    /// How many seconds a client should wait before it tries again, if that would help.
+    pub(in crate::gateway) retry_after: Option<u32>,
 }
 
 impl From<Reject> for ErrorResponse {
     fn from(reject: Reject) -> ErrorResponse {
-        ErrorResponse { status: reject.status, detail: reject.reason }
+        ErrorResponse::new(reject.status, reject.reason)
     }
 }
 
 impl ErrorResponse {
     pub(in crate::gateway) const NO_ROUTE: ErrorResponse =
-        ErrorResponse { status: 404, detail: "No application is configured for this address." };
+        ErrorResponse::new(404, "No application is configured for this address.");
     pub(in crate::gateway) const REQUEST_TIMEOUT: ErrorResponse =
-        ErrorResponse { status: 408, detail: "The request did not arrive completely in time." };
+        ErrorResponse::new(408, "The request did not arrive completely in time.");
     pub(in crate::gateway) const TOO_LONG: ErrorResponse =
-        ErrorResponse { status: 413, detail: "The request body is larger than allowed here." };
+        ErrorResponse::new(413, "The request body is larger than allowed here.");
     pub(in crate::gateway) const BROKEN: ErrorResponse =
-        ErrorResponse { status: 502, detail: "The application ended the connection before it answered." };
-    pub(in crate::gateway) const NO_WORKER: ErrorResponse =
-        ErrorResponse { status: 503, detail: "The application is starting or busy. Try again in a moment." };
+        ErrorResponse::new(502, "The application ended the connection before it answered.");
+    pub(in crate::gateway) const NO_WORKER: ErrorResponse = ErrorResponse {
+        retry_after: Some(1),
+        ..ErrorResponse::new(503, "The application is starting or busy. Try again in a moment.")
+    };
     pub(in crate::gateway) const NO_UPGRADE: ErrorResponse =
-        ErrorResponse { status: 501, detail: "The application speaks HTTP/2 and takes no WebSocket upgrades." };
+        ErrorResponse::new(501, "The application speaks HTTP/2 and takes no WebSocket upgrades.");
     pub(in crate::gateway) const LOOP: ErrorResponse =
-        ErrorResponse { status: 508, detail: "The request has come through this proxy again and again." };
+        ErrorResponse::new(508, "The request has come through this proxy again and again.");
     pub(in crate::gateway) const NO_ANSWER: ErrorResponse =
-        ErrorResponse { status: 504, detail: "The application did not answer in time." };
+        ErrorResponse::new(504, "The application did not answer in time.");
+
+    pub(in crate::gateway) const fn new(status: u16, detail: &'static str) -> ErrorResponse {
+        ErrorResponse { status, detail, retry_after: None }
+    }
+
+    /// The client has had as much as it may; in so many seconds it may have more.
+    pub(in crate::gateway) const fn too_many(seconds: u32) -> ErrorResponse {
+        let detail = "Too many requests have come from this address. Try again later.";
+        ErrorResponse { retry_after: Some(seconds), ..ErrorResponse::new(429, detail) }
+    }
 
     pub(in crate::gateway) fn reason(&self) -> &'static str {
         match self.status {
@@ -44,6 +59,7 @@ impl ErrorResponse {
             413 => "Content Too Large",
             414 => "URI Too Long",
             417 => "Expectation Failed",
+            429 => "Too Many Requests",
             431 => "Request Header Fields Too Large",
             500 => "Internal Server Error",
             501 => "Not Implemented",
@@ -56,22 +72,18 @@ impl ErrorResponse {
         }
     }
 
-    /// How many seconds a client should wait before it tries again.
-    pub(in crate::gateway) fn retry_after(&self) -> Option<&'static str> {
-        (self.status == 503).then_some("1")
-    }
-
     pub(in crate::gateway) fn body(&self) -> Bytes {
         format!("{} {}\n\n{}\n", self.status, self.reason(), self.detail).into()
     }
 
-    /// The whole HTTP/1.1 message; the connection closes after it.
-    pub(in crate::gateway) fn message(&self) -> Vec<u8> {
+    /// The whole HTTP/1.1 message to a request with this id; the connection closes after it.
+    pub(in crate::gateway) fn message(&self, id: &RequestId) -> Vec<u8> {
         let body = self.body();
-        let retry = self.retry_after().map(|s| format!("Retry-After: {s}\r\n")).unwrap_or_default();
+        let retry = self.retry_after.map(|s| format!("Retry-After: {s}\r\n")).unwrap_or_default();
+        let id = if id.is_empty() { String::new() } else { format!("X-Request-Id: {}\r\n", id.as_str()) };
         let head = format!(
             "HTTP/1.1 {} {}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\
-             Cache-Control: no-store\r\n{retry}Connection: close\r\n\r\n",
+             Cache-Control: no-store\r\n{retry}{id}Connection: close\r\n\r\n",
             self.status,
             self.reason(),
             body.len(),
@@ -86,10 +98,14 @@ mod tests {
 
     #[test]
     fn a_message_says_its_length() {
-        let message = String::from_utf8(ErrorResponse::NO_WORKER.message()).unwrap();
+        let message = String::from_utf8(ErrorResponse::NO_WORKER.message(&RequestId::NONE)).unwrap();
         let (head, body) = message.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"));
-        assert!(head.contains("Retry-After: 1"));
+        assert!(head.contains("Retry-After: 1") && !head.contains("X-Request-Id"));
         assert!(head.contains(&format!("Content-Length: {}", body.len())));
+        let named = ErrorResponse::too_many(7).message(&RequestId::kept(b"mine").unwrap());
+        let named = String::from_utf8(named).unwrap();
+        assert!(named.starts_with("HTTP/1.1 429 Too Many Requests\r\n") && named.contains("\r\nRetry-After: 7\r\n"));
+        assert!(named.contains("\r\nX-Request-Id: mine\r\n"), "{named}");
     }
 }

@@ -6,6 +6,7 @@ use super::refusal::refuse;
 use super::session::Session;
 use super::shared::{Shared, StreamEnd};
 use super::watch::{End, Overdue, SharedWatch, Watch};
+use crate::gateway::request::client::RequestClient;
 use crate::gateway::request::error_response::ErrorResponse;
 use crate::gateway::request::limits::RequestLimits;
 use h2::{Reason, RecvStream};
@@ -16,6 +17,7 @@ use std::task::Poll;
 /// Serves one request, whose head has been checked.
 pub(super) async fn serve(
     shared: &Shared,
+    client: RequestClient,
     limits: RequestLimits,
     parts: Parts,
     body: RecvStream,
@@ -25,7 +27,7 @@ pub(super) async fn serve(
     let has_length = parts.headers.contains_key(http::header::CONTENT_LENGTH);
     let watch = SharedWatch::new(Watch::new(answer, limits, has_length, body.is_end_stream()));
     let session = Session::new(parts, body, watch.clone(), shared.digest.clone());
-    let mut carried = shared.peers.carry(ServerSession::new_custom(Box::new(session)));
+    let mut carried = shared.peers.carry(ServerSession::new_custom(Box::new(session)), client);
     let end = std::future::poll_fn(|cx| match carried.as_mut().poll(cx) {
         Poll::Ready(()) => Poll::Ready(None),
         Poll::Pending => watch.lock().poll(cx).map(Some),

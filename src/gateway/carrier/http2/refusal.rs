@@ -12,8 +12,8 @@ pub(super) fn refuse(answer: &mut Answer, refusal: ErrorResponse, is_head: bool)
     let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let Some(seconds) = refusal.retry_after() {
-        fields.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
+    if let Some(seconds) = refusal.retry_after {
+        fields.insert(RETRY_AFTER, seconds.into());
     }
     answer.send_whole(response, if is_head { Bytes::new() } else { refusal.body() });
 }

@@ -9,13 +9,17 @@ use crate::gateway::access::Line;
 use crate::gateway::access::facts::Facts;
 use crate::gateway::downstream::deadline::Deadline;
 use crate::gateway::downstream::scratch::SCRATCH;
+use crate::gateway::exchange::admission;
 use crate::gateway::exchange::client::{ClientFault, ClientHalf, Presence, ResponseFault};
 use crate::gateway::exchange::dispatch::{Outcome, Request, dispatch};
 use crate::gateway::http1::body::{BodyScanner, Piece};
 use crate::gateway::http1::{Body, Method, response};
 use crate::gateway::request::body::BodyWriter;
+use crate::gateway::request::client::RequestClient;
 use crate::gateway::request::error_response::ErrorResponse;
-use crate::gateway::request::heads::{self, passes_as_trailer, push_field};
+use crate::gateway::request::fields::{passes_as_request_trailer, passes_as_trailer};
+use crate::gateway::request::heads::{self, push_field};
+use crate::gateway::request::http2_head;
 use crate::gateway::request::plan;
 use crate::gateway::request::socketio;
 use crate::gateway::rules::{Protocol, Rules};
@@ -42,19 +46,30 @@ pub(super) async fn serve(
     let (parts, body) = request.into_parts();
     let is_head = parts.method == http::Method::HEAD;
     let mut answer = Answer::new(respond, shared.budget.clone());
+    let forwarding = &rules.clients.forwarding;
+    let client = RequestClient::of(forwarding, shared.client, &parts.headers);
+    answer.set_id(client.id);
     let line = |app| {
         let log = rules.access.as_ref()?;
-        let facts = Facts::of_fields(&parts.method, &parts.uri, &parts.headers, shared.client);
+        let facts = Facts::of_fields(&parts.method, &parts.uri, &parts.headers, &client);
         Some(Line::new(log, Facts { app, ..facts }))
     };
     let refused = |response: &ErrorResponse, reason| {
         line(None).into_iter().for_each(|mut line| line.trace.refused(response, reason));
     };
-    let checked = match heads::check_http2(&parts, body.is_end_stream(), &rules.head_limits) {
+    let checked = match http2_head::check_http2(&parts, body.is_end_stream(), &rules.head_limits) {
         Ok(checked) => checked,
         Err(reject) => {
             refused(&reject.into(), "refused_head");
             refuse(&mut answer, reject.into(), is_head);
+            return StreamEnd { was_reset: false };
+        }
+    };
+    let _place = match admission::request(&rules, &shared.registry, &client) {
+        Ok(place) => place,
+        Err(response) => {
+            refused(&response, "too_many_requests");
+            refuse(&mut answer, response, is_head);
             return StreamEnd { was_reset: false };
         }
     };
@@ -66,14 +81,15 @@ pub(super) async fn serve(
     let app = &rules.apps[app];
     let limits = rules.request_limits(app);
     if app.protocol == Protocol::Http2 {
-        return delegated::serve(&shared, limits, parts, body, answer).await;
+        return delegated::serve(&shared, client, limits, parts, body, answer).await;
     }
     let method = Method::of(checked.method.as_str().as_bytes());
     let affinity = app.pool.settings();
     let is_get = method == Method::Get;
-    let plan = plan::plan(&affinity.affinity, checked.target, checked.fields, shared.client.ip, is_get, false);
+    let plan = plan::plan(&affinity.affinity, checked.target, checked.fields, client.ip, is_get, false);
     let request = Request {
-        head: heads::request_from_http2(&checked, shared.client, &rules.loop_name),
+        head: heads::request_from_http2(&checked, &client, forwarding, &rules.loop_name),
+        client: client.limited(forwarding),
         method,
         method_name: checked.method.as_str().as_bytes(),
         target: checked.target,
@@ -290,7 +306,7 @@ impl ClientHalf for Http2Client {
 fn trailer_lines(trailers: Option<&HeaderMap>) -> Vec<u8> {
     let mut lines = BytesMut::new();
     for (name, value) in trailers.into_iter().flatten() {
-        let passes = heads::passes_as_request_trailer(name.as_str().as_bytes(), value.as_bytes());
+        let passes = passes_as_request_trailer(name.as_str().as_bytes(), value.as_bytes());
         if passes && lines.len() + name.as_str().len() + value.len() <= TRAILER_BYTES {
             push_field(&mut lines, name.as_str().as_bytes(), value.as_bytes());
         }

@@ -1,6 +1,5 @@
 //! `clients`, `trusted_proxies`, `request_headers` and a listener's `proxy_protocol`: who clients are, and what each may have.
 
-use super::error::shown;
 use super::fields::{Decoder, Field, Fields};
 use super::schema::{CLIENTS, PROXY_PROTOCOL, REQUEST_HEADERS};
 use crate::gateway::{ClientLimits, Clients, Forwarding, Networks, Rate, RequestIds};
@@ -166,7 +165,7 @@ fn network(d: &mut Decoder<'_>, item: &Field<'_>) -> Vec<IpNet> {
             "*" | "all" | "any" => {
                 "write the networks of your proxies: whoever is trusted can be any client".to_owned()
             }
-            _ => format!("write an address or a network, as in 10.0.0.0/8; {} is a name or not whole", shown(text)),
+            _ => "write 10.0.0.0/8, 192.0.2.1 or 2001:db8::/32".to_owned(),
         };
         d.wrong(item, EXPECTED, &hint);
         return Vec::new();

@@ -36,7 +36,7 @@ test('HTTP/1: everything that is known of a request, and of those that no worker
   withProxy(logged({}, { apps: { web: { script: './http.js' }, idle: { script: './never.js', start_timeout: '10m', queue: { max: 0 } } }, limits: { head_size: '8kib' }, routes: [{ host: 'web.example', app: 'web' }, { host: 'idle.example', app: 'idle' }] }), { ready: false }, async proxy => {
     const ask = (at, headers = {}) => request(proxy.port, { path: at, headers: { host: 'web.example', ...headers } });
     await until(async () => (await ask('/pid')).status === 200, { timeout: 30_000, what: 'the app' });
-    await ask('/head?a=1&token=geheim', { 'user-agent': 'test "1"', referer: 'http://web.example/?sid=geheim' });
+    const answered = await ask('/head?a=1&token=geheim', { 'user-agent': 'test "1"', referer: 'http://web.example/?sid=geheim' });
     const { time, queue, connect, first_byte: first, total, sent, body_sent: body, ...one } = await entry(proxy, '/head');
     assert.ok(Math.abs(Date.parse(time) - Date.now()) < 60_000, time);
     assert.ok([queue, connect, first].every(part => part >= 0 && part < 10) && total >= queue + connect + first, JSON.stringify({ queue, connect, first, total }));
@@ -44,7 +44,7 @@ test('HTTP/1: everything that is known of a request, and of those that no worker
     assert.deepEqual(one, {
       client: '127.0.0.1', method: 'GET', path: '/head', query: 'a=1&token=REDACTED', protocol: 'HTTP/1.1', scheme: 'http', host: 'web.example',
       status: 200, answered_by: 'worker', app: 'web', slot: 0, generation: 1, received: 0, retries: 0, user_agent: 'test "1"',
-      referer: 'http://web.example/?sid=REDACTED',
+      referer: 'http://web.example/?sid=REDACTED', request_id: answered.headers['x-request-id'],
     });
     const [idle, lost] = await Promise.all([ask('/idle', { host: 'idle.example' }), ask('/lost', { host: 'other.example' })]);
     assert.deepEqual([idle.status, lost.status], [503, 404]);

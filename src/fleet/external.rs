@@ -221,6 +221,32 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_that_dies_after_its_connection_is_looked_at_again_at_once() {
+        let mut stage = Stage::new(4);
+        let incarnation = stage.ready();
+        stage.tell(Event::HungUp { incarnation });
+        stage.tell(Event::Checked { incarnation, attempt: 1, answer: Ok(()) });
+        let asked = stage.wait(Duration::from_millis(150));
+        let Some(Action::Check { attempt, .. }) = asked.first() else { panic!("{asked:?}") };
+        stage.tell(Event::Checked { incarnation, attempt: *attempt, answer: Err("refused".into()) });
+        assert_eq!(stage.state(incarnation), Some(State::Exited));
+        // Who comes back is looked at as rarely as before.
+        let incarnation = stage.ready();
+        stage.tell(Event::HungUp { incarnation });
+        stage.tell(Event::Checked { incarnation, attempt: 1, answer: Ok(()) });
+        stage.tell(Event::Hello { incarnation });
+        let mut checks = 0;
+        for _ in 0..20 {
+            for action in stage.wait(Duration::from_millis(100)) {
+                let Action::Check { attempt, .. } = action else { continue };
+                stage.tell(Event::Checked { incarnation, attempt, answer: Ok(()) });
+                checks += 1;
+            }
+        }
+        assert!(checks <= 1, "{checks}");
+    }
+
+    #[test]
     fn who_hangs_keeps_its_sessions_only_and_lives() {
         let mut stage = Stage::new(4);
         let incarnation = stage.ready();

@@ -72,17 +72,31 @@ impl Fleet {
     }
 
     pub(super) fn fail_rollout(&mut self, slot: Option<Slot>, why: &str) {
-        let Some(rollout) = &self.rollout else { return };
+        if let Some(text) = self.abandon_rollout(Level::Error, slot, why) {
+            self.alarm(Alarm::FailedRollout, None, true, &text);
+        }
+    }
+
+    /// It has not failed: nobody need come.
+    pub(super) fn give_up_rollout(&mut self, generation: Generation, why: &str) {
+        if self.rollout.as_ref().is_some_and(|rollout| rollout.generation == generation) {
+            self.abandon_rollout(Level::Warn, None, why);
+        }
+    }
+
+    /// The generation before goes on. Returns what was noted down.
+    fn abandon_rollout(&mut self, level: Level, slot: Option<Slot>, why: &str) -> Option<String> {
+        let rollout = self.rollout.as_ref()?;
         let (generation, replaced, kept) = (rollout.generation, rollout.replaced, self.generation);
         let back = match replaced {
             0 => String::new(),
             n => format!("; {n} replaced already go back"),
         };
         let text = format!("generation {generation} is given up, generation {kept} stays{back}: {why}");
-        self.note_app(Level::Error, &text);
-        self.alarm(Alarm::FailedRollout, None, true, &text);
+        self.note_app(level, &text);
         self.end_rollout(Err((slot, why.to_owned())));
-        self.kill_successors("its generation failed");
+        self.kill_successors("its generation is given up");
+        Some(text)
     }
 
     pub(super) fn successor_failed(&mut self, slot: Slot, incarnation: Incarnation, text: &str) {

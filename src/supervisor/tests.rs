@@ -4,6 +4,7 @@ mod external;
 mod fake;
 mod fast;
 mod killed;
+mod reload;
 mod takeover;
 
 use super::alarms;

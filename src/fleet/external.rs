@@ -28,7 +28,10 @@ impl Fleet {
         }
         let most = self.policy().most();
         let free = (0..most).map(Slot).find(|slot| !self.slots.contains_key(slot));
-        let slot = free.ok_or_else(|| format!("there are {most} workers, which is the most allowed"))?;
+        let slot = free.ok_or_else(|| match most {
+            1 => "there is 1 worker, which is the most allowed".to_owned(),
+            most => format!("there are {most} workers, which is the most allowed"),
+        })?;
         Ok((slot, Incarnation(self.next_incarnation)))
     }
 

@@ -203,9 +203,14 @@ impl Fleet {
             worker.deadline = Some(after(now, worker.policy.health.unhealthy_timeout.max(LOOK_AGAIN)));
             return;
         }
-        let reason = format!("hung for {}: {}", brief(worker.policy.health.unhealthy_timeout), worker.reason);
+        // Whose heart beats does not hang: its check says what is wrong.
+        let beats = worker.health.due.is_some() && !worker.health.stopped;
+        let how = if beats { "unhealthy" } else { "hung" };
+        let reason = format!("{how} for {}: {}", brief(worker.policy.health.unhealthy_timeout), worker.reason);
         let slot = worker.slot;
-        self.actions.push_back(Action::Examine { incarnation });
+        if !beats {
+            self.actions.push_back(Action::Examine { incarnation });
+        }
         self.kill(incarnation, &reason);
         self.alarm(Alarm::Hung, Some(slot), false, "it was killed");
     }

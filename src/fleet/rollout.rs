@@ -8,7 +8,7 @@ use super::backoff::{after, pause};
 use super::policy::Policy;
 use super::rules::brief;
 use super::{Action, Alarm, Fleet, Goal, Occupant, Role, State, Time};
-use crate::worker::{Generation, Incarnation, Slot};
+use crate::worker::{Generation, Incarnation, Slot, counted};
 use log::Level;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -90,6 +90,7 @@ impl Fleet {
         let (generation, replaced, kept) = (rollout.generation, rollout.replaced, self.generation);
         let back = match replaced {
             0 => String::new(),
+            1 => "; 1 replaced already goes back".to_owned(),
             n => format!("; {n} replaced already go back"),
         };
         let text = format!("generation {generation} is given up, generation {kept} stays{back}: {why}");
@@ -147,7 +148,7 @@ impl Fleet {
             return;
         }
         let took = brief(self.now.saturating_sub(rollout.since));
-        let text = format!("generation {target} runs: {} workers replaced in {took}", rollout.replaced);
+        let text = format!("generation {target} runs: {} replaced in {took}", counted(rollout.replaced, "worker"));
         self.generation = target;
         self.note_app(Level::Info, &text);
         self.alarm(Alarm::FailedRollout, None, false, &text);

@@ -24,7 +24,7 @@ use crate::pool::{Pool, QueuePolicy};
 use crate::process::control::Registry;
 use crate::process::output::Logs;
 use crate::process::{Error, RuntimeDir, Tenant};
-use crate::worker::Incarnation;
+use crate::worker::{Incarnation, counted};
 use async_trait::async_trait;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
@@ -92,8 +92,8 @@ impl Supervisor {
                     let living = living.filter(|record| record.child.is_some()).map(|record| record.id.clone());
                     let living: Vec<_> = living.collect();
                     log::info!(
-                        "the proxy before did not stop: {} of its workers live and are taken over",
-                        living.len()
+                        "the proxy before did not stop: takes over {} that it has left",
+                        counted(living.len(), "worker")
                     );
                     dir.furnish(tenants, &living)?;
                     return Ok(Supervisor::with(host, setup, dir, Some((restored, None))));

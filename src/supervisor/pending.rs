@@ -3,7 +3,7 @@
 use super::app::ManagedApp;
 use super::apps::Apps;
 use super::messages::{AppId, CommandOutcome};
-use crate::worker::{Generation, Slot};
+use crate::worker::{Generation, Slot, counted_being};
 
 /// What a command waits for, and what has come of it so far.
 #[derive(Default)]
@@ -93,5 +93,5 @@ fn is_up(app: &ManagedApp, excused: &[Slot]) -> Option<CommandOutcome> {
     }
     // Slots that failed before the command say nothing about it.
     let failing = app.failing().len();
-    (ready + failing >= desired).then(|| Ok(format!("{}: {ready} workers are ready", app.name)))
+    (ready + failing >= desired).then(|| Ok(format!("{}: {} ready", app.name, counted_being(ready as u64, "worker"))))
 }

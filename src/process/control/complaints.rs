@@ -1,6 +1,7 @@
 //! Says what is wrong with connections, and not more than a person reads: anybody may dial in as often as he likes. Each
 //! app, and each user of whom no more is known, has lines of its own: a flood of one does not hide what another has to say.
 
+use crate::worker::counted;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -55,7 +56,8 @@ impl Complaints {
     /// Where a span is over, it begins anew.
     pub(super) fn tell_rest(&mut self, now: Instant) {
         for (about, more) in self.rest(now) {
-            log::warn!("control channel: {more} more connections {about} like these within {SPAN:?}");
+            let more = counted(more, "more connection");
+            log::warn!("control channel: {more} {about} like these within {SPAN:?}");
         }
     }
 

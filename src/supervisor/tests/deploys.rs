@@ -209,7 +209,7 @@ async fn apps_come_and_go_with_a_reload() {
     };
     let both = vec![app(&stage, node(&saying("one")), quick()), other(&saying("other"))];
     let outcome = stage.reload(both).await.unwrap();
-    assert!(outcome.contains("app0: unchanged") && outcome.contains("other: 1 workers are ready"), "{outcome}");
+    assert!(outcome.contains("app0: unchanged") && outcome.contains("other: 1 worker is ready"), "{outcome}");
     let outcome = stage.reload(vec![other(&saying("other"))]).await.unwrap();
     assert!(outcome.contains("app0: stops, it is not configured any more"), "{outcome}");
     stage.until("gone", |status| status.apps.len() == 1).await;

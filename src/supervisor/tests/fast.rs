@@ -66,16 +66,7 @@ impl Fast {
     }
 
     pub(super) async fn until(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Arc<Status> {
-        let mut control = self.control.clone();
-        let wait = async {
-            let mut status = control.status();
-            while !wanted(&status) {
-                status = control.changed().await;
-            }
-            status
-        };
-        let waited = timeout(Duration::from_secs(10), wait).await;
-        waited.unwrap_or_else(|_| panic!("never {what}: {:#?}", self.control.status()))
+        until(&self.control, what, wanted, String::new).await
     }
 
     /// The ids of the ready workers.

@@ -199,7 +199,7 @@ fn a_program_of_a_package_is_not_the_app() {
     app.write("releases/1/node_modules/next/cli.js", "changed");
     assert_eq!(app.changes(&release), ["node_modules/next/cli.js changed"]);
     // The root of the file system is nobody's code.
-    app.spec = Spec::of(&["node", "-e", "0"], "/".into());
+    app.spec = Spec::of(&["node", "-e", "0"], "/");
     assert!(app.take().1.tree.is_none());
     assert!(app.temp.0.exists());
 }

@@ -35,6 +35,10 @@ fn raised(kind: Kind, slot: Option<u16>, detail: &str) -> Raised {
 
 // ---- the book
 
+fn reread(saved: &Saved) -> Saved {
+    serde_json::from_str(&serde_json::to_string(saved).unwrap()).unwrap()
+}
+
 fn rules() -> Rules {
     Rules { memory: Some(1000 << 20), ..Rules::default() }
 }

@@ -2,10 +2,6 @@
 
 use super::*;
 
-fn reread(saved: &Saved) -> Saved {
-    serde_json::from_str(&serde_json::to_string(saved).unwrap()).unwrap()
-}
-
 fn next(state: &State, policy: &Policy, now: Moment) -> State {
     let mut next = State::new(policy);
     next.restore(reread(&state.save()), now, |app| app == "chat");

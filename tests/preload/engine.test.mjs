@@ -194,7 +194,9 @@ describe('a worker says where Engine.IO serves', { concurrency: 3 }, () => {
     const proxy = await Proxy.start(t);
     proxy.spawn([process.execPath, path.join(here, 'apps/sticky.cjs')]);
     const main = await proxy.main();
-    await until('the worker of the cluster', () => proxy.peers.some((peer) => peer.all('engine').at(-1)?.paths.length === 1));
+    await until('the worker of the cluster', () =>
+      proxy.peers.some((peer) => peer.all('engine').at(-1)?.paths.length === 1),
+    );
     const child = proxy.peers.find((peer) => peer.all('engine').at(-1)?.paths.length === 1);
     const opened = await request({ socketPath: main.path, path: '/socket.io/?EIO=4&transport=polling' });
     assert.equal(opened.status, 200);

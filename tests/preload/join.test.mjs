@@ -140,17 +140,23 @@ describe('a worker that joins', { concurrency: 4 }, () => {
     await until('a warning', () => /PINGORA_UNIX_PROXY_JOIN is not an absolute path/.test(wrong.err));
   });
 
-  it('does nothing from a file that others can change, or that is a stranger\'s', async (t) => {
+  it("does nothing from a file that others can change, or that is a stranger's", async (t) => {
     const proxy = await Proxy.start(t);
     const directory = path.join(proxy.dir, 'script');
-    fs.cpSync(path.dirname(preload), directory, { recursive: true, filter: (from) => !/node_modules|target\/./.test(from) || from === preload });
+    fs.cpSync(path.dirname(preload), directory, {
+      recursive: true,
+      filter: (from) => !/node_modules|target\/./.test(from) || from === preload,
+    });
     const index = path.join(directory, path.basename(preload));
     // The module that looks at itself, or the one file that all are in.
     const file = process.env.PRELOAD ? index : path.join(directory, 'settings.cjs');
     const run = (env) => join(proxy, SERVER, { env: { NODE_OPTIONS: `--require ${index}`, ...env } });
     const refused = async (why) => {
       const worker = run();
-      await until(() => `a complaint, not ${worker.err}`, () => worker.err.includes('is not to be trusted') && why.test(worker.err));
+      await until(
+        () => `a complaint, not ${worker.err}`,
+        () => worker.err.includes('is not to be trusted') && why.test(worker.err),
+      );
     };
     run();
     await joined(proxy);

@@ -82,7 +82,8 @@ function fromTrustedFile(settings, wrong) {
     if (!owners.includes(stat.uid)) why = 'belongs to user ' + stat.uid + ", not to root, the proxy's user or its own";
     else if (path === __filename && !stat.isFile()) why = 'is no file';
     else if (path === __filename && byOthers) why = 'can be written by others';
-    if (why !== null) return wrong('is not followed: the script ' + __filename + ' is not to be trusted, ' + path + ' ' + why);
+    if (why !== null)
+      return wrong('is not followed: the script ' + __filename + ' is not to be trusted, ' + path + ' ' + why);
   }
   return settings;
 }

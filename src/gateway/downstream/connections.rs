@@ -7,6 +7,7 @@ use super::clients::ClientAccounts;
 use crate::gateway::descriptors::{Descriptors, PER_CONNECTION, Taken};
 use crate::gateway::places::{Extra, Place};
 use crate::process::ConnectionTransfer;
+use crate::worker::counted;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -255,7 +256,8 @@ impl ConnectionRegistry {
             }
         };
         if timeout(limit, all).await.is_err() {
-            log::warn!("{} tunnels did not stop in time and stay", self.movable.load(Ordering::SeqCst));
+            let stay = counted(self.movable.load(Ordering::SeqCst) as u64, "tunnel");
+            log::warn!("{stay} did not stop in time and stay here");
         }
         gathering.finish()
     }

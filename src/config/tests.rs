@@ -297,6 +297,9 @@ fn words_from_elsewhere_are_told_apart() {
                 }
                 "logs.rotate" => format!("logs: {{rotate: {{{word}: 1}}}}\napps: {{chat: {{script: app.js}}}}"),
                 "alarms.webhook" => format!("alarms: {{webhook: {{{word}: 1}}}}\napps: {{chat: {{script: app.js}}}}"),
+                "proxy_protocol" => {
+                    format!("listeners: [{{proxy_protocol: {{{word}: 1}}}}]\napps: {{chat: {{script: app.js}}}}")
+                }
                 "listeners" | "routes" => {
                     format!("{}: [{{{word}: 1}}]\napps: {{chat: {{script: app.js}}}}", section.name)
                 }

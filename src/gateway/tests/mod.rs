@@ -8,7 +8,7 @@ mod unflushed;
 
 use super::ProxyService;
 use super::migration::format;
-use super::{App, Carrier, Clients, Limits, LoopName, Protocol, Route, Rules};
+use super::{App, Carrier, Clients, Forwarding, Limits, LoopName, Protocol, RequestIds, Route, Rules};
 use crate::pool::affinity::{Affinity, Balance};
 use crate::pool::{Member, Pool, QueuePolicy, Seat};
 use crate::worker::{Incarnation, Slot, WorkerId};
@@ -97,7 +97,11 @@ impl Rig {
             vec![app],
             vec![route],
             limits,
-            Clients::default(),
+            // So that an answer is what its worker has said.
+            Clients {
+                forwarding: Forwarding { request_id: RequestIds::Off, ..Forwarding::default() },
+                ..Clients::default()
+            },
             Carrier::Own,
             LoopName::of(&[]),
         )));

@@ -31,6 +31,7 @@ mod shutdown;
 mod startable;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod usage;
 mod variables;
 pub mod verbs;
@@ -50,6 +51,7 @@ use error::Findings;
 use fields::{Decoder, Field};
 use machine::{Here, Machine, Paper};
 use pingora_core::server::configuration::ServerConf;
+use crate::tls::rules as tls_rules;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -95,6 +97,17 @@ pub(crate) struct Listener {
     pub(crate) address: SocketAddr,
     /// HTTP/2 without TLS is spoken here, too.
     pub(crate) h2c: bool,
+    /// What is spoken here is HTTP over TLS.
+    pub(crate) tls: Option<tls_rules::Settings>,
+    /// Each request is sent to the same address with https.
+    pub(crate) redirect: bool,
+}
+
+impl Listener {
+    /// For plain HTTP, and nothing else.
+    fn plain(address: SocketAddr) -> Listener {
+        Listener { address, h2c: false, tls: None, redirect: false }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -53,7 +53,7 @@ fn a_script_is_enough() {
     assert_eq!((&app.affinity, app.balance), (&Affinity::SocketIo, Balance::LeastLoaded));
     assert_eq!(config.limits, Limits::default());
     assert_eq!(config.routes, [Route { host: None, path: "/".into(), app: 0 }]);
-    assert_eq!(config.listeners, [Listener { address: "127.0.0.1:8000".parse().unwrap(), h2c: false }]);
+    assert_eq!(config.listeners, [Listener::plain("127.0.0.1:8000".parse().unwrap())]);
     assert_eq!(config.runtime_dir, Path::new("/run/pingora-unix-proxy"));
     assert_eq!(config.server.upgrade_sock, "/run/pingora-unix-proxy/upgrade.sock");
     assert_eq!(config.server.pid_file, "/run/pingora-unix-proxy/pingora-unix-proxy.pid");
@@ -458,7 +458,7 @@ fn a_command_needs_no_file() {
     assert_eq!(app.name, "My-app-v2");
     assert_eq!(app.spec.cwd, std::env::current_dir().unwrap());
     assert_eq!(app.policy.instances, Here.cpus());
-    assert_eq!(config.listeners, [Listener { address: listeners::DEFAULT, h2c: false }]);
+    assert_eq!(config.listeners, [Listener::plain(listeners::DEFAULT)]);
     let absent = from_command(&["no-such-program-anywhere".into()]).expect_err("bad");
     let text = lines(&absent);
     assert!(text.starts_with("command line: apps.no-such-program-anywhere.command: there is no program"), "{text}");

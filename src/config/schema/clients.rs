@@ -1,22 +1,63 @@
 //! What clients meet: listeners, routes, limits.
 
 use super::key::Instead::{Later, Write};
-use super::key::Kind::{Duration, Flag, Integer, Other, Size};
+use super::key::Kind::{Duration, DurationOrNone, Flag, Integer, List, Map, Other, Size};
 use super::key::Preset::{Required, Words, Yaml};
 use super::key::{Section, key};
 
 pub(in crate::config) const LISTENER: Section = Section {
     name: "listeners",
-    keys: &[key("address", Other("IP:PORT"), Required), key("h2c", Flag, Yaml("false"))],
+    keys: &[
+        key("address", Other("IP:PORT"), Required),
+        key("h2c", Flag, Yaml("false")),
+        key("tls", Map, Words("plain HTTP")),
+        key("redirect", Other("https, or none"), Yaml("none")),
+    ],
     elsewhere: &[
-        ("tls", Later),
-        ("http2", Write("write h2c: true for HTTP/2 without TLS")),
+        ("http2", Write("write h2c: true for HTTP/2 without TLS; with TLS it is on, or write tls: {http2: false}")),
+        ("ssl", Write("write tls: {certificates: [{cert: chain.pem, key: key.pem}]}")),
+        ("certificates", Write("write it under tls")),
+        ("hsts", Write("write it under tls")),
         ("proxy_protocol", Later),
         ("port", Write("write the port into address: \"0.0.0.0:8000\"")),
         ("host", Write("write address: \"127.0.0.1:8000\"")),
         ("listen", Write("write address: \"0.0.0.0:8000\"")),
         ("bind", Write("write address: \"0.0.0.0:8000\"")),
         ("addr", Write("write address: \"0.0.0.0:8000\"")),
+    ],
+};
+
+pub(in crate::config) const TLS: Section = Section {
+    name: "tls",
+    keys: &[
+        key("certificates", List, Required),
+        key("http2", Flag, Yaml("true")),
+        key("handshake_timeout", Duration(100, 600_000), Yaml("10s")),
+        key("hsts", DurationOrNone(1000, 100 * 366 * 86_400_000), Yaml("none")),
+    ],
+    elsewhere: &[
+        ("certificate", Write("write certificates: [{cert: chain.pem, key: key.pem}]")),
+        ("cert", Write("write certificates: [{cert: chain.pem, key: key.pem}]")),
+        ("key", Write("write certificates: [{cert: chain.pem, key: key.pem}]")),
+        ("ssl_certificate", Write("write certificates: [{cert: chain.pem, key: key.pem}]")),
+        ("ssl_certificate_key", Write("write certificates: [{cert: chain.pem, key: key.pem}]")),
+        ("protocols", Write("write min_version")),
+        ("ssl_protocols", Write("write min_version")),
+        ("alpn", Write("write http2: false for HTTP/1.1 alone")),
+        ("ssl_handshake_timeout", Write("write handshake_timeout")),
+        ("strict_transport_security", Write("write hsts: 365d")),
+    ],
+};
+
+pub(in crate::config) const CERTIFICATE: Section = Section {
+    name: "certificates",
+    keys: &[key("cert", Other("file"), Required), key("key", Other("file"), Required)],
+    elsewhere: &[
+        ("chain", Write("write the chain into the file of cert, after the certificate")),
+        ("fullchain", Write("write cert: fullchain.pem")),
+        ("certificate", Write("write cert")),
+        ("private_key", Write("write key")),
+        ("privkey", Write("write key: privkey.pem")),
     ],
 };
 

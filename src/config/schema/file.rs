@@ -31,7 +31,7 @@ pub(in crate::config) const TOP: Section = Section {
         ("prometheus", Write("write metrics: {address: \"127.0.0.1:9901\"}")),
         ("log", Write("write logs")),
         ("logging", Write("write logs")),
-        ("tls", Later),
+        ("tls", Write("write it for a listener: listeners: [{address: \"0.0.0.0:443\", tls: {...}}]")),
         ("app", Write("write apps: with the app's name as a key below it")),
         ("services", Write("write apps: with each app's name as a key below it")),
         ("listen", Write("write listeners: [{address: \"127.0.0.1:8000\"}]")),

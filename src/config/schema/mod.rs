@@ -8,7 +8,7 @@ mod key;
 mod operation;
 
 pub(super) use app::{APP, BACKOFF, CRASH_LOOP, EXTERNAL, HEALTH_CHECK, INSTANCES, QUEUE, RLIMITS, SCALING};
-pub(super) use clients::{LIMITS, LISTENER, ROUTE};
+pub(super) use clients::{CERTIFICATE, LIMITS, LISTENER, ROUTE, TLS};
 pub(super) use file::{SERVER, TOP};
 pub(super) use key::{Instead, Kind, Section};
 #[cfg(test)]
@@ -19,6 +19,8 @@ pub(super) const ALL: &[&Section] = &[
     &TOP,
     &SERVER,
     &LISTENER,
+    &TLS,
+    &CERTIFICATE,
     &APP,
     &EXTERNAL,
     &INSTANCES,

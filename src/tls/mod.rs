@@ -2,5 +2,16 @@
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod certificates;
+pub(crate) mod client_certificates;
 pub(crate) mod peer;
+mod pem;
+mod resolver;
 pub(crate) mod rules;
+mod self_signed;
+mod settings;
+pub(crate) mod store;
+mod tickets;
+
+pub(crate) use pem::Fault;
+pub(crate) use self_signed::names as self_signed_names;

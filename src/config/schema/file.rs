@@ -11,6 +11,7 @@ pub(in crate::config) const TOP: Section = Section {
         key("server", Map, Words("see below")),
         key("listeners", List, Yaml("[{address: \"127.0.0.1:8000\"}]")),
         key("runtime_dir", Other("absolute directory"), Words("see below")),
+        key("state_dir", Other("absolute directory"), Words("see below")),
         key("orphan_timeout", Duration(1000, 86_400_000), Yaml("30s")),
         key("apps", Map, Required),
         key("routes", List, Words("everything to the only app")),

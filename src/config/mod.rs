@@ -160,6 +160,8 @@ pub(crate) struct Alarms {
     pub(crate) lag: Option<Duration>,
     /// Least free bytes on the disk of the log files.
     pub(crate) disk_free: Option<u64>,
+    /// How long before a certificate ends.
+    pub(crate) certificate_expires: Option<Duration>,
     pub(crate) queue_overflow: bool,
     pub(crate) log_drops: bool,
     pub(crate) webhook: Option<Webhook>,
@@ -176,6 +178,7 @@ impl Default for Alarms {
             elu: Some(0.95),
             lag: Some(Duration::from_millis(500)),
             disk_free: Some(100_000_000),
+            certificate_expires: Some(Duration::from_secs(14 * 86_400)),
             queue_overflow: true,
             log_drops: true,
             webhook: None,

@@ -249,7 +249,7 @@ fn chain_warning(file: &Path, chain: &[X509Certificate<'_>]) -> Option<Fault> {
 pub(super) mod tests {
     use super::*;
     use crate::tls::rules::provider;
-    use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, RsaKeySize};
+    use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, RsaKeySize};
 
     /// A certificate and its key as PEM.
     pub(in crate::tls) fn made(names: &[&str], rsa: bool) -> (String, String) {
@@ -259,7 +259,9 @@ pub(super) mod tests {
         };
         let key = key.unwrap();
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let cert = CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
+        let mut params = CertificateParams::new(names.clone()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, names.first().map_or("nobody", String::as_str));
+        let cert = params.self_signed(&key).unwrap();
         (cert.pem(), key.serialize_pem())
     }
 

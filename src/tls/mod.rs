@@ -4,6 +4,7 @@
 
 pub(crate) mod certificates;
 pub(crate) mod client_certificates;
+pub(crate) mod metrics;
 pub(crate) mod peer;
 mod pem;
 mod resolver;
@@ -15,3 +16,4 @@ mod tickets;
 
 pub(crate) use pem::Fault;
 pub(crate) use self_signed::names as self_signed_names;
+pub(crate) use tickets::TicketKeys;

@@ -1,5 +1,6 @@
-//! A client's certificate, as the workers are told of it.
+//! Who a client is by its handshake, and what the workers are told of its certificate.
 
+use super::rules::{ClientPolicyId, TlsRules};
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls::pki_types::CertificateDer;
 use std::fmt::Write;
@@ -15,6 +16,36 @@ const LONGEST_SUBJECT: usize = 1024;
 pub(crate) const FIELDS: [&str; 5] =
     ["client-cert", "client-cert-chain", "x-ssl-client-verify", "x-ssl-client-subject", "x-ssl-client-fingerprint"];
 
+/// A client of a listener that asks for certificates, as it was let in.
+#[derive(Debug)]
+pub(crate) struct TlsPeer {
+    policy: ClientPolicyId,
+    certificate: Option<PeerCertificate>,
+}
+
+impl TlsPeer {
+    /// At the end of a handshake: by which name it was begun, and what the client has sent and proved, its own certificate first.
+    /// `None` where no host asks for certificates.
+    pub(crate) fn of(
+        rules: &TlsRules,
+        server_name: Option<&str>,
+        chain: Option<&[CertificateDer<'static>]>,
+    ) -> Option<Arc<TlsPeer>> {
+        let certificate = || Some(PeerCertificate::new(chain?.first()?));
+        let peer = || TlsPeer { policy: rules.client_policy(server_name), certificate: certificate() };
+        rules.asks_clients().then(|| Arc::new(peer()))
+    }
+
+    /// By what it was let in.
+    pub(crate) fn policy(&self) -> ClientPolicyId {
+        self.policy
+    }
+
+    pub(crate) fn certificate(&self) -> Option<&PeerCertificate> {
+        self.certificate.as_ref()
+    }
+}
+
 /// A client's certificate, as the workers are told of it; made once, at the handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PeerCertificate {
@@ -27,11 +58,6 @@ pub(crate) struct PeerCertificate {
 }
 
 impl PeerCertificate {
-    /// Of what a client has sent and proved in its handshake, its own first; `None` where it has sent none.
-    pub(crate) fn of(chain: Option<&[CertificateDer<'static>]>) -> Option<Arc<PeerCertificate>> {
-        Some(Arc::new(PeerCertificate::new(chain?.first()?)))
-    }
-
     fn new(leaf: &CertificateDer<'_>) -> PeerCertificate {
         let parsed = X509Certificate::from_der(leaf).ok();
         let subject = parsed.map(|(_, certificate)| distinguished_name(certificate.subject())).unwrap_or_default();

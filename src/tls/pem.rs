@@ -134,7 +134,7 @@ const REWRITE: &str = "was it cut, or copied wrongly? write it anew";
 fn words(error: &Error) -> String {
     let line = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().chars().take(60).collect::<String>();
     match error {
-        Error::MissingSectionEnd { end_marker } => format!("the line {} is missing", line(end_marker)),
+        Error::MissingSectionEnd { end_marker } => format!("the line -----END {}----- is missing", line(end_marker)),
         Error::IllegalSectionStart { line: start } => format!("the line {:?} begins nothing", line(start)),
         Error::Base64Decode(_) => "a section is not base64".to_owned(),
         other => other.to_string(),

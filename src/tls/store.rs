@@ -11,6 +11,7 @@ use super::rules::{SharedTlsRules, TlsRules, provider};
 use super::self_signed;
 use super::settings::{CertificateFiles, Settings, Source};
 use super::tickets::TicketKeys;
+use arc_swap::ArcSwap;
 use rustls::crypto::CryptoProvider;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,8 @@ pub(crate) struct TlsStore {
     provider: Arc<CryptoProvider>,
     tickets: Arc<TicketKeys>,
     state: Mutex<State>,
+    /// Of the last look: whoever asks does not wait for files.
+    report: ArcSwap<Report>,
 }
 
 #[derive(Debug, Default)]
@@ -66,7 +69,8 @@ pub(crate) struct Report {
 
 impl TlsStore {
     pub(crate) fn new() -> TlsStore {
-        TlsStore { provider: provider(), tickets: Arc::new(TicketKeys::new(now())), state: Mutex::default() }
+        let tickets = Arc::new(TicketKeys::new(now()));
+        TlsStore { provider: provider(), tickets, state: Mutex::default(), report: ArcSwap::default() }
     }
 
     pub(crate) fn tickets(&self) -> &Arc<TicketKeys> {
@@ -92,11 +96,12 @@ impl TlsStore {
 
     /// From here on these listeners get what their files hold.
     pub(crate) fn follow(&self, loaded: Loaded, listeners: Vec<(Settings, SharedTlsRules)>) {
+        self.report.store(Arc::new(loaded.files.report()));
         *self.state() = State { files: loaded.files, listeners };
     }
 
     /// Looks at all files, and puts into force what is new and good. Blocks.
-    pub(crate) fn look(&self) -> Report {
+    pub(crate) fn look(&self) -> Arc<Report> {
         self.tickets.rotate(now());
         let mut state = self.state();
         let State { files, listeners } = &mut *state;
@@ -108,12 +113,14 @@ impl TlsStore {
                 }
             }
         }
-        files.report()
+        let report = Arc::new(files.report());
+        self.report.store(report.clone());
+        report
     }
 
     /// As at the last look.
-    pub(crate) fn report(&self) -> Report {
-        self.state().files.report()
+    pub(crate) fn report(&self) -> Arc<Report> {
+        self.report.load_full()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -271,7 +278,6 @@ fn stamps(paths: &[PathBuf]) -> Vec<Option<Stamp>> {
 mod tests {
     use super::super::certificates::tests::made;
     use super::*;
-    use arc_swap::ArcSwap;
     use std::os::unix::fs::symlink;
 
     struct Dir(PathBuf);
@@ -378,6 +384,6 @@ mod tests {
         settings.certificates.push(Source::Files(other));
         let faults = store.load([&settings].into_iter()).unwrap_err();
         assert_eq!(faults.len(), 2, "{faults:?}");
-        assert_eq!(store.report(), Report::default());
+        assert_eq!(*store.report(), Report::default());
     }
 }

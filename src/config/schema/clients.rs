@@ -35,7 +35,7 @@ pub(in crate::config) const TLS: Section = Section {
         key("client_certificates", Other("map, or list of maps"), Words("none are asked for")),
         key("http2", Flag, Yaml("true")),
         key("handshake_timeout", Duration(100, 600_000), Yaml("10s")),
-        key("hsts", DurationOrNone(1000, 100 * 366 * 86_400_000), Yaml("none")),
+        key("hsts", DurationOrNone(1000, 100 * 31_557_600_000), Yaml("none")),
     ],
     elsewhere: &[
         ("certificate", Write("write certificates: [{cert: chain.pem, key: key.pem}]")),

@@ -120,7 +120,7 @@ pub(in crate::config) const ALARMS: Section = Section {
         key("elu", Other("number, 0.1 to 1, or none"), Yaml("0.95")),
         key("lag", DurationOrNone(10, 3_600_000), Yaml("500ms")),
         key("disk_free", Size(4096, 1 << 50, "none"), Yaml("100mb")),
-        key("certificate_expires", DurationOrNone(3_600_000, 366 * 86_400_000), Yaml("14d")),
+        key("certificate_expires", DurationOrNone(3_600_000, 30 * 86_400_000), Yaml("14d")),
         key("queue_overflow", Flag, Yaml("true")),
         key("log_drops", Flag, Yaml("true")),
         key("webhook", Map, Words("none")),

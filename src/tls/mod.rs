@@ -12,6 +12,8 @@ pub(crate) mod rules;
 mod self_signed;
 mod settings;
 pub(crate) mod store;
+#[cfg(test)]
+mod tests;
 mod tickets;
 
 pub(crate) use pem::Fault;

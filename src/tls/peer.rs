@@ -12,9 +12,6 @@ const LONGEST_FORWARDED: usize = 8 * 1024;
 /// Bytes of a subject that the workers are told.
 const LONGEST_SUBJECT: usize = 1024;
 
-/// Names of the fields that tell workers of a client's certificate. No client can send them.
-pub(crate) const FIELDS: [&str; 5] =
-    ["client-cert", "client-cert-chain", "x-ssl-client-verify", "x-ssl-client-subject", "x-ssl-client-fingerprint"];
 
 /// A client of a listener that asks for certificates, as it was let in.
 #[derive(Debug)]

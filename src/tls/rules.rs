@@ -33,7 +33,7 @@ pub(crate) struct TlsRules {
 }
 
 /// How the clients of a host are served.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Served {
     config: Arc<ServerConfig>,
     policy: ClientPolicyId,
@@ -61,11 +61,10 @@ impl TlsRules {
         };
         let (mut default, mut hosts) = (serve(None)?, Vec::new());
         for (wanted, client) in settings.client_certificates.iter().zip(clients) {
+            let served = serve(Some(client))?;
+            hosts.extend(wanted.hosts.iter().map(|host| (host.clone(), served.clone())));
             if wanted.hosts.is_empty() {
-                default = serve(Some(client))?;
-            }
-            for host in &wanted.hosts {
-                hosts.push((host.clone(), serve(Some(client))?));
+                default = served;
             }
         }
         // A name before a pattern, and the longer pattern first.

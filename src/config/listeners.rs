@@ -1,10 +1,10 @@
 //! `listeners`: the addresses on which clients are served.
 
-use super::{Listener, tls};
 use super::error::shown;
 use super::fields::{Decoder, Field, Fields};
 use super::schema::LISTENER;
 use super::yaml::Value;
+use super::{Listener, tls};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// Where the proxy listens when nothing is said: this machine only.

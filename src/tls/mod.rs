@@ -1,6 +1,11 @@
-//! TLS with clients: which certificate and policy a handshake goes by.
+//! TLS with clients: the handshake, the stream that follows, and what both go by.
+//!
+//! It knows streams and rustls, and nothing of HTTP.
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod handshake;
 pub(crate) mod peer;
 pub(crate) mod rules;
+mod session;
+pub(crate) mod stream;

@@ -4,6 +4,7 @@
 //! - [`connections`]: the registry of all of them, by which each learns that it must end, stop or move
 //! - [`close`]: its end, so that what was sent last arrives
 //! - [`deadline`], [`scratch`]: the one timer of a connection, and the read buffer of a thread
+//! - [`secure`]: TLS at its begin
 //! - [`http2_settings`]: what an HTTP/2 client is granted
 
 pub(super) mod close;
@@ -12,3 +13,4 @@ pub(super) mod connections;
 pub(super) mod deadline;
 pub(super) mod http2_settings;
 pub(super) mod scratch;
+pub(super) mod secure;

@@ -27,7 +27,7 @@ mod upgrade;
 use crate::config::cli::{Cli, Stop};
 use crate::config::verbs::Asked;
 use crate::config::{self, Config};
-use crate::gateway::{self, LoopName, ProxyService, Rules};
+use crate::gateway::{self, Listener, LoopName, ProxyService, Rules, SharedListener};
 use crate::handoff::{self, Takeover};
 use crate::pool::{Pool, Settings};
 use crate::process::RuntimeDir;
@@ -127,8 +127,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn start_log(in_background: bool) {
-    let mut log =
-        env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,pingora_unix_proxy=info"));
+    let mut log = env_logger::Builder::from_env(
+        env_logger::Env::default().default_filter_or("warn,rustls=error,pingora_unix_proxy=info"),
+    );
     if in_background {
         // What begins on a terminal goes on in a file.
         log.write_style(env_logger::WriteStyle::Never);
@@ -237,10 +238,12 @@ fn prepare(cli: Cli, mut config: Config, takeover: Option<Takeover>) -> Result<R
     server.add_service(background_service("supervisor", supervisor));
     let tls = Arc::new(TlsStore::new());
     let loaded = certificates::load(&tls, &config.listeners)?;
-    tls.follow(loaded, Vec::new());
     let rules = Arc::new(ArcSwap::from_pointee(rules(&config, apps)));
     tell_of_files(config.limits.connections, descriptors);
-    let front = ProxyService::new(rules.clone(), &server.configuration, descriptors);
+    let in_force_listeners = listeners::in_force(&config, &loaded.rules);
+    certificates::follow(&tls, loaded, &config.listeners, in_force_listeners.iter());
+    let shared: Arc<[SharedListener]> = in_force_listeners.into_iter().map(Listener::shared).collect();
+    let front = ProxyService::new(rules.clone(), &server.configuration, descriptors).with_listeners(shared.clone());
 
     let shutdown = Arc::new(ArcSwap::from_pointee(config.shutdown));
     let is_taking_over = takeover.is_some();
@@ -271,23 +274,24 @@ fn prepare(cli: Cli, mut config: Config, takeover: Option<Takeover>) -> Result<R
     server.add_service(background_service("certificates", watch));
 
     let health = ProxyHealth::new(control.clone(), rules.clone());
-    let reloader = Arc::new(Reloader::new(cli, in_force, fixed, rules, shutdown.clone(), control.clone()));
+    let reloader = Arc::new(Reloader::new(
+        cli,
+        in_force,
+        fixed,
+        rules,
+        (shared.clone(), tls.clone()),
+        shutdown.clone(),
+        control.clone(),
+    ));
     let stop = GracefulShutdown::new(front.clone(), listeners.clone(), control.clone(), health.clone(), shutdown);
     // Each room that measures registers its families here.
     let mut registry = control_api::registry(&control, &front, &homes);
     tls::metrics::register(registry.sub_registry_with_prefix(control_api::PREFIX), tls);
     let adopt = adoption::adopt(front.clone(), control.clone(), homes.clone(), connections);
     let sweeper = front.clone();
-    let mut adopt = Some(async move {
+    server.add_service(listeners.traffic(&shared, &front, &homes).beside(async move {
         tokio::join!(adopt, sweeper.sweep());
-    });
-    for service in listeners.traffic(&config, front, &homes) {
-        // One of them is enough, and there is always a first.
-        server.add_service(match adopt.take() {
-            Some(adopt) => service.beside(adopt),
-            None => service,
-        });
-    }
+    }));
     let backend = ControlBackend {
         control: control.clone(),
         health: health.clone(),

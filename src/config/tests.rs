@@ -1,7 +1,7 @@
 use super::schema::{ALL, Preset};
 use super::*;
 use crate::tls::client_certificates::Mode;
-use crate::tls::rules::{Source, Version};
+use crate::tls::rules::{self, Version};
 use std::collections::BTreeSet;
 
 const FILE: &str = "conf.yaml";
@@ -255,7 +255,7 @@ fn tls_is_read() {
     ));
     let Some(tls) = &config.listeners[0].tls else { panic!("no TLS") };
     let names = ["localhost", "127.0.0.1", "::1", "a.example"].map(str::to_owned).to_vec();
-    assert_eq!(tls.certificates, [Source::SelfSigned { names, dir: "/var/lib/x".into() }]);
+    assert_eq!(tls.certificates, [rules::Source::SelfSigned { names, dir: "/var/lib/x".into() }]);
     assert_eq!((tls.min_version, tls.http2), (Version::Tls13, false));
     let [of_host, of_others] = &tls.client_certificates[..] else { panic!("{tls:?}") };
     assert_eq!((of_host.hosts.as_slice(), of_host.mode), (&["a.example".to_owned()][..], Mode::Required));

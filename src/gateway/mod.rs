@@ -20,6 +20,7 @@ mod descriptors;
 mod downstream;
 mod exchange;
 pub(crate) mod http1;
+mod listener;
 mod metrics;
 mod migration;
 mod request;
@@ -31,6 +32,7 @@ mod tunnel;
 mod upstream;
 
 pub(crate) use downstream::connections::{Paused, Phase};
+pub(crate) use listener::{Listener, SharedListener};
 pub(crate) use migration::adopt::Adopted;
 pub(crate) use request::passes::LoopName;
 pub(crate) use request::route::Route;

@@ -4,16 +4,21 @@
 use super::carrier::http1::{self as http1_carrier, Next};
 use super::carrier::{http2, pingora};
 use super::descriptors::Descriptors;
-use super::downstream::close::{close, respond_and_close};
+use super::downstream::client_tls::ClientTls;
+use super::downstream::close::{close, respond_and_close, send_and_close};
 use super::downstream::connection::{Connection, Waited, client_of};
 use super::downstream::connections::{ConnectionRegistry, Directive, Paused, Phase};
+use super::downstream::secure;
 use super::exchange::admission;
 use super::http1::Progress;
 use super::http1::head::{self, Head};
+use super::listener::{Listener, SharedListener};
 use super::metrics::collector;
+use super::metrics::counters::TlsMetrics;
 use super::migration::give;
 use super::request::error_response::ErrorResponse;
 use super::request::heads::host;
+use super::request::redirect;
 use super::rules::{Carrier, Protocol, Rules, SharedRules};
 use super::tunnel::relay::{Ends, Relay};
 use super::upstream::idle_pool;
@@ -25,6 +30,7 @@ use pingora_core::server::ShutdownWatch;
 use pingora_core::server::configuration::ServerConf;
 use prometheus_client::registry::Registry;
 use std::any::Any;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -34,14 +40,20 @@ const EMPTY_INTERVAL: Duration = Duration::from_millis(20);
 /// Between two looks for idle connections to workers that are over.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Of connections that come in at no listener.
+const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
 /// Serves every listener. A clone serves with the same connections and the same phase.
 #[derive(Clone)]
 pub(crate) struct ProxyService {
     rules: SharedRules,
     pingora: Arc<pingora::PingoraCarrier>,
     registry: Arc<ConnectionRegistry>,
-    /// Clients may speak HTTP/2 without TLS, from their first byte.
-    h2c: bool,
+    handshakes: Arc<TlsMetrics>,
+    /// All of them.
+    listeners: Arc<[SharedListener]>,
+    /// Where this one's connections come in.
+    listener: SharedListener,
 }
 
 /// What a client says first that speaks HTTP/2 (RFC 9113, section 3.4).
@@ -59,6 +71,8 @@ enum NoRequest {
     Migrate,
     /// It has begun to speak HTTP/2.
     Http2,
+    /// It has begun to speak TLS, and plain HTTP is what is spoken here.
+    Tls,
 }
 
 /// A request's head, and the rules it goes by.
@@ -69,17 +83,30 @@ impl ProxyService {
     pub(crate) fn new(rules: SharedRules, conf: &Arc<ServerConf>, descriptors: usize) -> ProxyService {
         let registry = ConnectionRegistry::new(Descriptors::new(descriptors));
         let pingora = Arc::new(pingora::PingoraCarrier::new(rules.clone(), conf, registry.clone()));
-        ProxyService { rules, pingora, registry, h2c: false }
+        let listener = Listener::plain(NOWHERE).shared();
+        ProxyService { rules, pingora, registry, handshakes: Arc::default(), listeners: Arc::default(), listener }
     }
 
-    /// The same service for listeners that also take HTTP/2 without TLS.
-    pub(crate) fn with_h2c(&self) -> ProxyService {
-        ProxyService { h2c: true, ..self.clone() }
+    /// The same service, which knows these listeners.
+    pub(crate) fn with_listeners(self, listeners: Arc<[SharedListener]>) -> ProxyService {
+        ProxyService { listeners, ..self }
+    }
+
+    /// The same service for the connections of one listener.
+    pub(crate) fn at(&self, listener: SharedListener) -> ProxyService {
+        ProxyService { listener, ..self.clone() }
+    }
+
+    /// The same service for a connection that another process has accepted at this address.
+    pub(super) fn at_address(&self, address: Option<SocketAddr>) -> ProxyService {
+        let known = self.listeners.iter().find(|listener| Some(listener.load().address) == address);
+        known.map_or_else(|| self.clone(), |listener| self.at(listener.clone()))
     }
 
     /// Adds what traffic counts to a registry.
     pub(crate) fn register_metrics(&self, metrics: &mut Registry) {
-        collector::register(metrics, self.rules.clone(), self.connections(), self.registry.descriptors().clone());
+        let (rules, descriptors) = (self.rules.clone(), self.registry.descriptors().clone());
+        collector::register(metrics, rules, self.connections(), descriptors, self.handshakes.clone());
     }
 
     /// Closes idle connections to workers as they get old. Runs as long as the process serves.
@@ -186,10 +213,13 @@ impl ProxyService {
                 Err(NoRequest::Idle) => return close(connection.stream).await,
                 Err(NoRequest::Refused(response)) => return respond_and_close(connection.stream, response).await,
                 Err(NoRequest::Http2) => return Box::pin(self.serve_http2(connection)).await,
-                Err(NoRequest::Migrate) => match Box::pin(give::connection(&mut connection, idle)).await {
-                    true => return,
-                    false => continue,
-                },
+                Err(NoRequest::Tls) => return secure::refuse_tls(connection.stream, &self.handshakes).await,
+                Err(NoRequest::Migrate) => {
+                    match Box::pin(give::connection(&mut connection, idle, self.address())).await {
+                        true => return,
+                        false => continue,
+                    }
+                }
             };
             idle = rules.limits.keepalive_timeout;
             match self.serve_request(connection, &head, rules).await {
@@ -208,6 +238,20 @@ impl ProxyService {
     /// requests, never during one.
     async fn serve_request(&self, connection: Connection, head: &Head, rules: Arc<Rules>) -> Option<Connection> {
         let host = host(head, &connection.read_ahead);
+        if let Some(port) = self.listener.load().redirect.filter(|_| !connection.client.secure)
+            && redirect::applies(head.target.of(&connection.read_ahead))
+        {
+            let location = redirect::https(host, head.target.of(&connection.read_ahead), port);
+            match location {
+                Some(location) => send_and_close(connection.stream, &redirect::message(&location)).await,
+                None => respond_and_close(connection.stream, ErrorResponse::NO_REDIRECT).await,
+            }
+            return None;
+        }
+        if connection.tls.as_ref().is_some_and(|client| client.is_misdirected(host)) {
+            respond_and_close(connection.stream, ErrorResponse::MISDIRECTED).await;
+            return None;
+        }
         let Some(app) = rules.routes.find(host, head.target.of(&connection.read_ahead)) else {
             respond_and_close(connection.stream, ErrorResponse::NO_ROUTE).await;
             return None;
@@ -234,6 +278,10 @@ impl ProxyService {
         }
     }
 
+    fn address(&self) -> SocketAddr {
+        self.listener.load().address
+    }
+
     /// Serves a connection that has begun to speak HTTP/2.
     async fn serve_http2(&self, connection: Connection) {
         if self.rules.load().carrier == Carrier::Pingora {
@@ -246,6 +294,9 @@ impl ProxyService {
 /// Looks at what was read for a whole head; `None` while it is not whole.
 fn parse(connection: &mut Connection, rules: &Rules, scanned: &mut usize) -> Result<Option<Head>, NoRequest> {
     let read = &connection.read_ahead;
+    if secure::begins_tls(read) && !connection.client.secure {
+        return Err(NoRequest::Tls);
+    }
     if connection.may_be_http2 {
         if read.starts_with(HTTP2_PREFACE) {
             return Err(NoRequest::Http2);
@@ -273,13 +324,21 @@ impl ServerApp for ProxyService {
         let guard = admission::connection(&rules, &self.registry)?;
         let head_timeout = rules.limits.head_timeout;
         drop(rules);
+        let listener = self.listener.load_full();
+        let stream = match &listener.tls {
+            // A handshake counts as an open connection, and what it needs is freed after it.
+            Some(tls) => Box::pin(secure::accept(stream, tls, &self.handshakes)).await?,
+            None => stream,
+        };
         let is_http2 = matches!(stream.selected_alpn_proto(), Some(ALPN::H2));
         let mut connection = Connection::new(client_of(&stream), stream, guard);
+        connection.tls = ClientTls::of(&self.listener, &connection.stream);
         if is_http2 {
             Box::pin(self.serve_http2(connection)).await;
             return None;
         }
-        connection.may_be_http2 = self.h2c && !connection.client.secure;
+        connection.may_be_http2 = listener.h2c && !connection.client.secure;
+        drop(listener);
         self.serve(connection, head_timeout).await;
         None
     }

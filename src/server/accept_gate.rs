@@ -88,11 +88,22 @@ impl AcceptGate {
         addresses: Vec<String>,
         sockets: &Arc<Sockets>,
     ) -> GatedService<A> {
+        let app = Arc::new(app);
+        self.service_of(name, addresses.into_iter().map(|address| (address, app.clone())).collect(), sockets)
+    }
+
+    /// The same with an application for each address. The first one's cleanup is that of all.
+    pub(crate) fn service_of<A>(
+        &self,
+        name: &str,
+        apps: Vec<(String, Arc<A>)>,
+        sockets: &Arc<Sockets>,
+    ) -> GatedService<A> {
         GatedService {
             name: name.to_owned(),
             threads: None,
-            app: Arc::new(app),
-            addresses,
+            addresses: apps.iter().map(|(address, _)| address.clone()).collect(),
+            apps,
             sockets: sockets.clone(),
             gate: self.clone(),
             homes: Homes::Here,
@@ -138,7 +149,7 @@ impl Drop for Served {
 pub(super) struct GatedService<A> {
     name: String,
     threads: Option<usize>,
-    app: Arc<A>,
+    apps: Vec<(String, Arc<A>)>,
     addresses: Vec<String>,
     sockets: Arc<Sockets>,
     gate: AcceptGate,
@@ -226,17 +237,17 @@ impl<A: ServerApp + Send + Sync + 'static> GatedService<A> {
         // Connections keep their end of this for as long as they live.
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        for address in self.addresses.iter().flat_map(|address| std::iter::repeat_n(address, tasks_each)) {
+        for (address, app) in self.apps.iter().flat_map(|served| std::iter::repeat_n(served, tasks_each)) {
             let socket = self.sockets.lend(address)?;
-            let accepting = accept::accept(address.clone(), socket, stopped.clone(), self.place(stopped.clone()));
+            let accepting = accept::accept(address.clone(), socket, stopped.clone(), self.place(app, stopped.clone()));
             tasks.spawn_on(accepting, &self.homes.acceptor());
         }
         Ok(Run { tasks, stop, homes: self.homes.clone() })
     }
 
     /// Begins connections.
-    fn place(&self, stop: ShutdownWatch) -> impl FnMut(Accepted) + Send + 'static {
-        let (app, gate, homes) = (self.app.clone(), self.gate.clone(), self.homes.clone());
+    fn place(&self, app: &Arc<A>, stop: ShutdownWatch) -> impl FnMut(Accepted) + Send + 'static {
+        let (app, gate, homes) = (app.clone(), self.gate.clone(), self.homes.clone());
         let admission = self.admission.clone();
         move |accepted| {
             let place = admission.as_ref().map(|admit| admit());
@@ -351,7 +362,9 @@ impl<A: ServerApp + Send + Sync + 'static> ServiceWithDependents for GatedServic
             () = serve => {}
             () = until(&mut shutdown, true) => {}
         }
-        self.app.cleanup().await;
+        if let Some((_, app)) = self.apps.first() {
+            app.cleanup().await;
+        }
     }
 
     fn name(&self) -> &str {

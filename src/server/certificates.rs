@@ -2,6 +2,7 @@
 
 use super::handover::HandoffRole;
 use crate::config::Listener;
+use crate::gateway;
 use crate::supervisor::Control;
 use crate::supervisor::alarms::{Alarms, Kind, Raised};
 use crate::tls::Fault;
@@ -25,6 +26,17 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) fn load(store: &TlsStore, listeners: &[Listener]) -> Result<Loaded, String> {
     let loaded = store.load(listeners.iter().filter_map(|listener| listener.tls.as_ref()));
     loaded.map_err(|faults| listed(faults.iter().map(Fault::to_string)))
+}
+
+/// From here on these listeners, which are those of the configuration, get what their files hold.
+pub(super) fn follow<'l>(
+    store: &TlsStore,
+    loaded: Loaded,
+    configured: &[Listener],
+    in_force: impl Iterator<Item = &'l gateway::Listener>,
+) {
+    let pair = |(listener, in_force): (&Listener, &gateway::Listener)| listener.tls.clone().zip(in_force.tls.clone());
+    store.follow(loaded, configured.iter().zip(in_force).filter_map(pair).collect());
 }
 
 /// The service.

@@ -3,8 +3,10 @@
 use super::accept_gate::{AcceptGate, GatedService};
 use super::runtimes::Homes;
 use super::sockets::{Purpose, Sockets};
-use crate::config::Config;
-use crate::gateway::ProxyService;
+use crate::config::{self, Config};
+use crate::gateway::{Listener, ProxyService, SharedListener};
+use crate::tls::rules::TlsRules;
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pingora_core::apps::ServerApp;
 use pingora_core::protocols::Stream;
@@ -58,29 +60,24 @@ impl Listeners {
         Ok(())
     }
 
-    /// The services of the clients' listeners. Those with HTTP/2 without TLS are apart: the listeners of one
-    /// service share one application.
+    /// The service of the clients' listeners.
     pub(super) fn traffic(
         &self,
-        config: &Config,
-        front: ProxyService,
+        listeners: &[SharedListener],
+        front: &ProxyService,
         homes: &Homes,
-    ) -> Vec<GatedService<ProxyService>> {
-        let with_h2c = front.with_h2c();
-        let mut services = Vec::new();
-        for (name, h2c, app) in [("front", false, front), ("front-h2c", true, with_h2c)] {
-            let listeners = config.listeners.iter().filter(|listener| listener.h2c == h2c);
-            let addresses: Vec<String> = listeners.map(|listener| listener.address.to_string()).collect();
-            addresses.iter().for_each(|address| log::info!("listening on http://{address}"));
-            if addresses.is_empty() {
-                continue;
-            }
-            // The front buffers what it needs: buffers of its stream would cost every idle connection 10 KiB and more.
-            let admission = app.clone();
-            let service = self.traffic.service(name, app, addresses, &self.sockets).served_at(homes.clone());
-            services.push(service.admitted_by(move || admission.admit()));
-        }
-        services
+    ) -> GatedService<ProxyService> {
+        let served = |listener: &SharedListener| {
+            let address = listener.load().address.to_string();
+            let scheme = if listener.load().tls.is_some() { "https" } else { "http" };
+            log::info!("listening on {scheme}://{address}");
+            (address, Arc::new(front.at(listener.clone())))
+        };
+        // The front buffers what it needs: buffers of its stream would cost every idle connection 10 KiB and more.
+        let apps = listeners.iter().map(served).collect();
+        let admission = front.clone();
+        let service = self.traffic.service_of("front", apps, &self.sockets).served_at(homes.clone());
+        service.admitted_by(move || admission.admit())
     }
 
     /// A small service of our own on one address, with one answer for each connection.
@@ -91,6 +88,20 @@ impl Listeners {
         let app = ShortLived::new(app, QUESTION_TIMEOUT, MOST_QUESTIONS);
         self.own.service(name, app, vec![address.to_string()], &self.sockets).threads(1)
     }
+}
+
+/// What connections of a configuration's listeners meet, in their order. `rules` are those of the listeners with TLS.
+pub(super) fn in_force(config: &Config, rules: &[Arc<TlsRules>]) -> Vec<Listener> {
+    let https = config.listeners.iter().find(|listener| listener.tls.is_some());
+    let port = https.map_or(443, |listener| listener.address.port());
+    let mut rules = rules.iter();
+    let one = |listener: &config::Listener| Listener {
+        address: listener.address,
+        tls: listener.tls.as_ref().and_then(|_| Some(Arc::new(ArcSwap::new(rules.next()?.clone())))),
+        h2c: listener.h2c,
+        redirect: listener.redirect.then_some(port),
+    };
+    config.listeners.iter().map(one).collect()
 }
 
 /// An application whose connections are short, and not too many: nobody who can reach its address takes the file descriptors

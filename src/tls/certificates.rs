@@ -119,6 +119,7 @@ impl Certificate {
     }
 
     /// The certificate itself, without its chain.
+    #[cfg(test)]
     pub(super) fn leaf(&self) -> Option<&CertificateDer<'static>> {
         self.key.cert.first()
     }

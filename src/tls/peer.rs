@@ -1,6 +1,6 @@
 //! Who a client is by its handshake, and what the workers are told of its certificate.
 
-use super::rules::{ClientPolicyId, TlsRules};
+use super::rules::ClientPolicyId;
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls::pki_types::CertificateDer;
 use std::fmt::Write;
@@ -12,7 +12,6 @@ const LONGEST_FORWARDED: usize = 8 * 1024;
 /// Bytes of a subject that the workers are told.
 const LONGEST_SUBJECT: usize = 1024;
 
-
 /// A client of a listener that asks for certificates, as it was let in.
 #[derive(Debug)]
 pub(crate) struct TlsPeer {
@@ -21,16 +20,10 @@ pub(crate) struct TlsPeer {
 }
 
 impl TlsPeer {
-    /// At the end of a handshake: by which name it was begun, and what the client has sent and proved, its own certificate first.
-    /// `None` where no host asks for certificates.
-    pub(crate) fn of(
-        rules: &TlsRules,
-        server_name: Option<&str>,
-        chain: Option<&[CertificateDer<'static>]>,
-    ) -> Option<Arc<TlsPeer>> {
-        let certificate = || Some(PeerCertificate::new(chain?.first()?));
-        let peer = || TlsPeer { policy: rules.client_policy(server_name), certificate: certificate() };
-        rules.asks_clients().then(|| Arc::new(peer()))
+    /// At the end of a handshake under this policy, with what the client has sent and proved, its own certificate first.
+    pub(crate) fn new(policy: ClientPolicyId, chain: Option<&[CertificateDer<'static>]>) -> Arc<TlsPeer> {
+        let certificate = chain.and_then(|chain| chain.first()).map(PeerCertificate::new);
+        Arc::new(TlsPeer { policy, certificate })
     }
 
     /// By what it was let in.

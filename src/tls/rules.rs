@@ -96,6 +96,11 @@ impl TlsRules {
         self.http2
     }
 
+    /// The policy of the client that begins so, where any host has one.
+    pub(crate) fn asked(&self, hello: &ClientHello<'_>) -> Option<ClientPolicyId> {
+        self.asks_clients().then(|| self.client_policy(hello.server_name()))
+    }
+
     /// What is asked of clients for a host, in lower case and without a port; `None` where no name was asked for.
     pub(crate) fn client_policy(&self, host: Option<&str>) -> ClientPolicyId {
         self.served(host).policy

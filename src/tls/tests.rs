@@ -208,23 +208,25 @@ fn a_certificate_is_asked_for_by_the_name_of_the_handshake() {
         assert!(handshake(&rules, &client(true, None), name).is_err(), "{name}");
         assert!(handshake(&rules, &stranger, name).is_err(), "{name}");
         let server = handshake(&rules, &alice, name).unwrap();
-        let peer = TlsPeer::of(&rules, Some(name), server.peer_certificates()).unwrap();
+        let peer = TlsPeer::new(rules.client_policy(Some(name)), server.peer_certificates());
         assert_eq!(peer.certificate().map(|certificate| certificate.subject.as_str()), Some("CN=alice"));
         assert_eq!(peer.policy(), rules.client_policy(Some("admin.example")));
     }
     let server = handshake(&rules, &alice, "www.example").unwrap();
     assert!(server.peer_certificates().is_none(), "not asked");
-    let peer = TlsPeer::of(&rules, Some("www.example"), None).unwrap();
+    let peer = TlsPeer::new(rules.client_policy(Some("www.example")), None);
     assert_eq!((peer.policy(), peer.certificate()), (None, None));
     assert_ne!(rules.client_policy(Some("admin.example")), None);
     assert_eq!(rules.client_policy(Some("staff.example")), None, "* is at least one label");
-    assert!(TlsPeer::of(&rules_of(&Settings::default(), &[], &tickets()), None, None).is_none());
+    assert!(rules.asks_clients() && !rules_of(&Settings::default(), &[], &tickets()).asks_clients());
 }
 
 #[test]
 fn no_session_is_resumed_where_certificates_are_asked_for() {
     let clients = Clients::new("resumed");
-    for (tls12, mode) in [(true, Mode::Required), (false, Mode::Required), (true, Mode::Optional), (false, Mode::Optional)] {
+    for (tls12, mode) in
+        [(true, Mode::Required), (false, Mode::Required), (true, Mode::Optional), (false, Mode::Optional)]
+    {
         let alice = client(tls12, Some((&clients.cert, &clients.key)));
         let keys = tickets();
         let open = rules_of(&Settings::default(), &[], &keys);

@@ -28,7 +28,7 @@ impl ClientTls {
     /// `None` for a connection without TLS.
     pub(in crate::gateway) fn of(listener: &SharedListener, stream: &Stream) -> Option<ClientTls> {
         let stream = (**stream).as_any().downcast_ref::<TlsStream>()?;
-        Some(ClientTls(Arc::new(Inner { listener: listener.clone(), peer: stream.peer() })))
+        Some(ClientTls(Arc::new(Inner { listener: listener.clone(), peer: stream.peer().cloned() })))
     }
 
     /// That of the request which the running task carries.
@@ -95,7 +95,14 @@ mod tests {
 
     #[test]
     fn a_host_is_the_same_name_however_it_is_written() {
-        for host in ["admin.example", "ADMIN.example", "admin.example:8443", "admin.example.", "admin.example.:443", "admin.example:"] {
+        for host in [
+            "admin.example",
+            "ADMIN.example",
+            "admin.example:8443",
+            "admin.example.",
+            "admin.example.:443",
+            "admin.example:",
+        ] {
             assert_eq!(host_name(host.as_bytes()), "admin.example", "{host}");
         }
         assert_eq!(host_name(b"[::1]:443"), "[::1]");

@@ -1,8 +1,9 @@
 //! The page of metrics: text is made when somebody scrapes.
 
-use super::counters::{BOUNDS, CLASSES, Failure};
+use super::counters::{BOUNDS, CLASSES, Failure, TlsMetrics};
 use crate::gateway::descriptors::Descriptors;
 use crate::gateway::rules::{App, SharedRules};
+use crate::tls::handshake::Reason;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -19,14 +20,16 @@ pub(in crate::gateway) fn register(
     rules: SharedRules,
     connections: Arc<AtomicUsize>,
     descriptors: Arc<Descriptors>,
+    tls: Arc<TlsMetrics>,
 ) {
-    registry.register_collector(Box::new(Traffic { rules, connections, descriptors }));
+    registry.register_collector(Box::new(Traffic { rules, connections, descriptors, tls }));
 }
 
 struct Traffic {
     rules: SharedRules,
     connections: Arc<AtomicUsize>,
     descriptors: Arc<Descriptors>,
+    tls: Arc<TlsMetrics>,
 }
 
 /// Name, help and value of a family with one value per app.
@@ -42,6 +45,7 @@ impl Collector for Traffic {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let rules = self.rules.load();
         self.process(&mut encoder)?;
+        handshakes(&mut encoder, &self.tls)?;
         requests(&mut encoder, &rules.apps)?;
         durations(&mut encoder, &rules.apps)?;
         counters(&mut encoder, &rules.apps)?;
@@ -70,6 +74,18 @@ impl Traffic {
 
 fn get(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
+}
+
+fn handshakes(encoder: &mut DescriptorEncoder, tls: &TlsMetrics) -> fmt::Result {
+    let done = ConstCounter::new(get(&tls.done));
+    done.encode(encoder.encode_descriptor("tls_handshakes", "TLS handshakes made.", None, MetricType::Counter)?)?;
+    let help = "TLS handshakes that came to nothing, by reason; plain_listener: TLS where plain HTTP is spoken.";
+    let mut metric = encoder.encode_descriptor("tls_handshake_failures", help, None, MetricType::Counter)?;
+    let reasons = Reason::ALL.iter().map(|reason| reason.name()).zip(&tls.failures);
+    for (reason, count) in reasons.chain([("plain_listener", &tls.plain_listener)]) {
+        ConstCounter::new(get(count)).encode(metric.encode_family(&[("reason", reason)])?)?;
+    }
+    Ok(())
 }
 
 /// Answers and failures.

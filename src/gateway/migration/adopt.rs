@@ -58,7 +58,11 @@ impl ProxyService {
                 connection.read_ahead = BytesMut::from(behind);
                 connection.may_be_http2 = said.greeting;
                 connection.head_wait_left = said.left_ms.map(Duration::from_millis);
-                What::Connection(self.clone(), Box::new(connection), Duration::from_millis(said.idle_ms))
+                What::Connection(
+                    self.at_address(said.listener),
+                    Box::new(connection),
+                    Duration::from_millis(said.idle_ms),
+                )
             }
             Contents::Tunnel(said) => {
                 let [client, worker] = take(fds, "a tunnel")?;

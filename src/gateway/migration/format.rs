@@ -3,6 +3,7 @@
 //! The bytes are a JSON object, its length in 4 bytes (big-endian) before it, and what was read and not yet passed on
 //! behind it. Which version of this both sides speak is agreed before by the handoff.
 
+use crate::tls::stream::TlsStream;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::protocols::{GetSocketDigest, SocketDigest, Stream};
 use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
@@ -31,6 +32,9 @@ pub(in crate::gateway) enum Contents {
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::gateway) struct Connection {
     pub(in crate::gateway) peer: Option<SocketAddr>,
+    /// The listener it came in at.
+    #[serde(default)]
+    pub(in crate::gateway) listener: Option<SocketAddr>,
     /// Its first bytes are to come and may be HTTP/2's.
     pub(in crate::gateway) greeting: bool,
     /// How long it may be idle, in milliseconds.
@@ -176,6 +180,13 @@ pub(in crate::gateway) fn plain(stream: &Stream) -> Option<&L4Stream> {
 pub(in crate::gateway) fn peer(stream: &Stream) -> Option<SocketAddr> {
     let digest = stream.get_socket_digest()?;
     digest.peer_addr()?.as_inet().copied()
+}
+
+/// The socket of a client's stream, over TLS or not.
+pub(in crate::gateway) fn socket(stream: &Stream) -> Option<BorrowedFd<'_>> {
+    let stream = (**stream).as_any();
+    let tls = stream.downcast_ref::<TlsStream>().map(TlsStream::socket);
+    crate::process::descriptor(tls.or_else(|| stream.downcast_ref::<L4Stream>())?)
 }
 
 /// The descriptor of a client's stream, if it can be given away.

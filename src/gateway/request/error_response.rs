@@ -18,6 +18,8 @@ impl From<Reject> for ErrorResponse {
 }
 
 impl ErrorResponse {
+    pub(in crate::gateway) const NO_REDIRECT: ErrorResponse =
+        ErrorResponse { status: 400, detail: "Only https is served here, and the request names no address for it." };
     pub(in crate::gateway) const NO_ROUTE: ErrorResponse =
         ErrorResponse { status: 404, detail: "No application is configured for this address." };
     pub(in crate::gateway) const REQUEST_TIMEOUT: ErrorResponse =

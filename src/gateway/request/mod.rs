@@ -9,6 +9,7 @@ pub(super) mod heads;
 pub(super) mod limits;
 pub(super) mod passes;
 pub(super) mod plan;
+pub(super) mod redirect;
 pub(super) mod retry;
 pub(super) mod route;
 pub(super) mod session;

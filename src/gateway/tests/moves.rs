@@ -2,6 +2,7 @@
 
 use super::phases::{GET, LAST, OK, answer, get, says_close};
 use super::*;
+use crate::gateway::Listener;
 use crate::gateway::Phase;
 use crate::gateway::migration::format::Contents;
 use crate::process::ConnectionTransfer;
@@ -190,7 +191,8 @@ async fn a_move_makes_no_wait_longer() {
 #[tokio::test]
 async fn half_a_preface_goes_over() {
     let pair = Pair::new().await;
-    let front = Arc::new(pair.old.front.with_h2c());
+    let front =
+        Arc::new(pair.old.front.at(Listener { h2c: true, ..Listener::plain(([127, 0, 0, 1], 1).into()) }.shared()));
     let mut client = pair.old.client_of(&front).await;
     client.write_all(b"PRI * HTTP/2.0\r\n").await.unwrap();
     tokio::time::sleep(Duration::from_millis(20)).await;

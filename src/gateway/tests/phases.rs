@@ -1,6 +1,7 @@
 //! What becomes of connections, by phase.
 
 use super::*;
+use crate::gateway::Listener;
 use crate::gateway::Phase;
 
 pub(super) const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -111,7 +112,7 @@ async fn tunnels_outlive_closed() {
 async fn http2_ends_with_a_goaway() {
     let workers = Workers::new();
     let rig = Rig::new(&workers).await;
-    let front = Arc::new(rig.front.with_h2c());
+    let front = Arc::new(rig.front.at(Listener { h2c: true, ..Listener::plain(([127, 0, 0, 1], 1).into()) }.shared()));
     let mut client = rig.client_of(&front).await;
     // In pieces: the front must not decide too early. The preface, then an empty SETTINGS frame.
     client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM").await.unwrap();

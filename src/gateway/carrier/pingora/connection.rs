@@ -3,6 +3,7 @@
 
 use super::context::ANSWERED_EARLY;
 use super::filters::Proxy;
+use crate::gateway::downstream::client_tls::ClientTls;
 use crate::gateway::downstream::connections::{ConnectionRegistry, StreamGuard};
 use crate::gateway::downstream::http2_settings;
 use crate::gateway::exchange::admission;
@@ -27,11 +28,12 @@ pub(super) async fn serve(
     rules: &SharedRules,
     registry: &Arc<ConnectionRegistry>,
     stream: Stream,
+    tls: Option<ClientTls>,
 ) {
     let limits = rules.load().limits.clone();
     let (end, shutdown) = watch::channel(false);
     let mut closing = registry.closing();
-    let streams = Arc::new(Streams::new(proxy.clone(), rules.clone(), registry.clone(), limits.clone()));
+    let streams = Arc::new(Streams::new(proxy.clone(), rules.clone(), registry.clone(), limits.clone(), tls));
     let mut served = pin!(ServerApp::process_new(&streams, stream, &shutdown));
     tokio::select! {
         biased;
@@ -55,6 +57,7 @@ struct Streams {
     rules: SharedRules,
     registry: Arc<ConnectionRegistry>,
     limits: Limits,
+    tls: Option<ClientTls>,
     open: AtomicUsize,
     has_begun: AtomicBool,
     changed: Notify,
@@ -66,9 +69,10 @@ impl Streams {
         rules: SharedRules,
         registry: Arc<ConnectionRegistry>,
         limits: Limits,
+        tls: Option<ClientTls>,
     ) -> Streams {
         let (open, has_begun, changed) = Default::default();
-        Streams { proxy, rules, registry, limits, open, has_begun, changed }
+        Streams { proxy, rules, registry, limits, tls, open, has_begun, changed }
     }
 
     /// Ends when there was no request for so long: `first` as long as none has come.
@@ -126,7 +130,7 @@ impl HttpServerApp for Streams {
             return None;
         };
         let answered_early = Arc::new(Notify::new());
-        let request = self.proxy.process_new_http(session, shutdown);
+        let request = ClientTls::scope(self.tls.clone(), self.proxy.process_new_http(session, shutdown));
         let request = ANSWERED_EARLY.scope(answered_early.clone(), request);
         let given_up = async {
             answered_early.notified().await;

@@ -107,8 +107,7 @@ test('a bad file keeps the old certificate, with an alarm and a metric, until it
       },
       async proxy => {
         const measured = async () => (await request(metrics, { path: '/metrics' })).text;
-        const is = kind => ({ body: undefined, fits: body => body.kind === kind });
-        const { body: ends } = await listener.notice(is('certificate-expires').fits);
+        const { body: ends } = await listener.notice(body => body.kind === 'certificate-expires');
         assert.match(ends.detail, /^the certificate of a\.example \(ecdsa\) ends in (9|10) days, on 20/);
         const before = await handshake(proxy.tls);
         const stranger = issue(own, 'stranger', { names: ['b.example'] });

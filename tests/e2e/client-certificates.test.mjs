@@ -8,6 +8,7 @@ import test from 'node:test';
 import tls from 'node:tls';
 import { X509Certificate } from 'node:crypto';
 import { ask, authority, handshake, issue, revocations } from './lib/certificates.mjs';
+import { request } from './lib/http.mjs';
 import { configure, freePort, needsProxy, withProxy } from './lib/proxy.mjs';
 import { succeed } from './lib/steer.mjs';
 import { until } from './lib/wait.mjs';
@@ -68,7 +69,7 @@ for (const maxVersion of ['TLSv1.2', 'TLSv1.3']) {
         'client-cert': `:${x509.raw.toString('base64')}:`,
       });
       // A listener without: nothing of it, whatever a client says.
-      const plain = await (await import('./lib/http.mjs')).request(proxy.port, { path: '/head', headers: forged });
+      const plain = await request(proxy.port, { path: '/head', headers: forged });
       assert.deepEqual(told(plain), {});
     }));
 }

@@ -37,6 +37,9 @@ pub(crate) struct ClientPolicy {
     pub(super) id: [u8; 32],
 }
 
+const REVOCATION_HINT: &str =
+    "a list must be of version 2 (RFC 5280), as authorities write it; openssl ca does with crlnumber and crl_extensions";
+
 impl ClientPolicy {
     /// # Errors
     /// What is wrong with the files.
@@ -66,8 +69,10 @@ impl ClientPolicy {
             builder = builder.allow_unauthenticated();
         }
         let verifier = builder.build();
-        let of = crl.as_ref().unwrap_or(ca);
-        let verifier = verifier.map_err(|error| Fault::new(of, format!("cannot be used: {error}"), ""))?;
+        let verifier = verifier.map_err(|error| {
+            let hint = if crl.is_some() { REVOCATION_HINT } else { "" };
+            Fault::new(crl.as_ref().unwrap_or(ca), format!("cannot be used: {error}"), hint)
+        })?;
         let mut id = [0; 32];
         id.copy_from_slice(digest(&SHA256, &fingerprints).as_ref());
         Ok(ClientPolicy { verifier, id })

@@ -144,12 +144,14 @@ test('where certificates are asked for no session is resumed, also one that bega
         const socket = tls.connect({ host: '127.0.0.1', port, servername: 'www.example', rejectUnauthorized: false, session });
         socket.once('error', reject);
         socket.on('session', ticket => tickets.push(ticket));
+        let reused;
         socket.once('secureConnect', () => {
+          reused = socket.isSessionReused();
           socket.write('GET /pid HTTP/1.1\r\nHost: www.example\r\nConnection: close\r\n\r\n');
         });
         let text = '';
         socket.on('data', data => (text += data));
-        socket.once('close', () => resolve({ reused: socket.isSessionReused(), text }));
+        socket.once('close', () => resolve({ reused, text }));
       });
     assert.equal((await begin()).reused, false);
     const [ticket] = tickets;

@@ -35,7 +35,9 @@ export function issue(ca, file, { names = [], rsa = false, subject = `/CN=${name
 export function revocations(ca, file, ...certificates) {
   const at = ending => path.join(ca.dir, `${file}.${ending}`);
   writeFileSync(at('index'), '');
-  writeFileSync(at('cnf'), `[ca]\ndefault_ca=a\n[a]\ndatabase=${at('index')}\ndefault_md=sha256\ndefault_crl_days=30\n`);
+  writeFileSync(at('number'), '01\n');
+  const keys = [`database=${at('index')}`, `crlnumber=${at('number')}`, 'default_md=sha256', 'default_crl_days=30', 'crl_extensions=x'];
+  writeFileSync(at('cnf'), ['[ca]', 'default_ca=a', '[a]', ...keys, '[x]', 'authorityKeyIdentifier=keyid:always', ''].join('\n'));
   const common = ['-config', at('cnf'), '-cert', ca.cert, '-keyfile', ca.key];
   for (const { cert } of certificates) openssl('ca', ...common, '-revoke', cert);
   openssl('ca', ...common, '-gencrl', '-out', at('pem'));

@@ -11,6 +11,7 @@ use crate::gateway::downstream::connection::Connection;
 use crate::gateway::downstream::connections::ConnectionRegistry;
 use crate::gateway::exchange::session_carrier::{Carried, SessionCarrier};
 use crate::gateway::rules::SharedRules;
+use context::HSTS;
 use filters::Proxy;
 use pingora_core::apps::{HttpServerApp, HttpServerOptions};
 use pingora_core::protocols::http::ServerSession;
@@ -48,7 +49,8 @@ impl PingoraCarrier {
         let mut session = ServerSession::new_http1(stream);
         session.set_pipelined_prefix(read_ahead.split());
         session.set_keepalive(stays.then_some(keep_alive));
-        let reused = self.proxy.process_new_http(session, &self.registry.closing()).await?;
+        let closing = self.registry.closing();
+        let reused = HSTS.scope(client.hsts, self.proxy.process_new_http(session, &closing)).await?;
         // What Pingora has read beyond the request ends the connection, so nothing is lost here.
         let (stream, _) = reused.consume();
         Some(Connection::new(client, stream, guard))
@@ -56,8 +58,8 @@ impl PingoraCarrier {
 
     /// Serves an HTTP/2 connection to its end.
     pub(in crate::gateway) async fn serve_http2(&self, connection: Connection) {
-        let Some(Connection { stream, guard, .. }) = connection.rewound() else { return };
-        connection::serve(&self.proxy, &self.rules, &self.registry, stream).await;
+        let Some(Connection { client, stream, guard, .. }) = connection.rewound() else { return };
+        connection::serve(&self.proxy, &self.rules, &self.registry, client.hsts, stream).await;
         drop(guard);
     }
 

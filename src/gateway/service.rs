@@ -18,6 +18,7 @@ use super::metrics::counters::TlsMetrics;
 use super::migration::give;
 use super::request::error_response::ErrorResponse;
 use super::request::heads::host;
+use super::request::hsts::Hsts;
 use super::request::redirect;
 use super::rules::{Carrier, Protocol, Rules, SharedRules};
 use super::tunnel::relay::{Ends, Relay};
@@ -121,6 +122,11 @@ impl ProxyService {
     /// Tells every connection what becomes of it. Costs a request nothing.
     pub(crate) fn set_phase(&self, phase: Phase) {
         self.registry.set_phase(phase);
+    }
+
+    /// While connections move to another process: what cannot, and is idle, ends now.
+    pub(crate) fn end_what_stays(&self) {
+        self.registry.end_what_stays();
     }
 
     /// Ends when no connection is open. One that is being accepted counts a moment later.
@@ -333,12 +339,14 @@ impl ServerApp for ProxyService {
         let is_http2 = matches!(stream.selected_alpn_proto(), Some(ALPN::H2));
         let mut connection = Connection::new(client_of(&stream), stream, guard);
         connection.tls = ClientTls::of(&self.listener, &connection.stream);
+        let hsts = listener.tls.as_ref().and_then(|tls| tls.load().hsts);
+        connection.client.hsts = hsts.map(Hsts::of).filter(|_| connection.client.secure);
+        connection.may_be_http2 = listener.h2c && !connection.client.secure;
+        drop(listener);
         if is_http2 {
             Box::pin(self.serve_http2(connection)).await;
             return None;
         }
-        connection.may_be_http2 = listener.h2c && !connection.client.secure;
-        drop(listener);
         self.serve(connection, head_timeout).await;
         None
     }

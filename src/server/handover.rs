@@ -4,6 +4,7 @@ use super::adoption::{self, Adopt, worker};
 use super::listeners::Listeners;
 use super::notify;
 use super::peers::Peers;
+use super::shutdown::LEAVE_DELAY;
 use super::sockets;
 use crate::config::Shutdown;
 use crate::gateway::{Paused, Phase, ProxyService};
@@ -315,6 +316,8 @@ impl HandoffContext {
         self.listeners.sockets.release();
         // The successor's, unless it takes commands elsewhere.
         self.admin.iter().for_each(|socket| sockets::remove_path(socket));
+        tokio::time::sleep(LEAVE_DELAY).await;
+        self.front.end_what_stays();
         let max_drain = self.policy.load().max_drain;
         if tokio::time::timeout(max_drain, self.front.emptied()).await.is_err() {
             let left = self.front.connections().load(std::sync::atomic::Ordering::Relaxed);

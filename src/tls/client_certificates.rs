@@ -37,8 +37,7 @@ pub(crate) struct ClientPolicy {
     pub(super) id: [u8; 32],
 }
 
-const REVOCATION_HINT: &str =
-    "a list must be of version 2 (RFC 5280), as authorities write it; openssl ca does with crlnumber and crl_extensions";
+const REVOCATION_HINT: &str = "a list must be of version 2 (RFC 5280), as authorities write it; openssl ca does with crlnumber and crl_extensions";
 
 impl ClientPolicy {
     /// # Errors

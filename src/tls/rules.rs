@@ -92,6 +92,7 @@ impl TlsRules {
     }
 
     /// HTTP/2 is offered beside HTTP/1.1.
+    #[allow(dead_code)] // The handshake itself says what was chosen.
     pub(crate) fn http2(&self) -> bool {
         self.http2
     }

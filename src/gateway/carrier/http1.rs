@@ -199,7 +199,7 @@ impl<'a> Http1Client<'a> {
 /// Whether the other end of a stream has ended or is gone, without reading.
 fn presence(stream: &Stream) -> Presence {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let Ok(fd) = format::descriptor(stream) else { return Presence::Here };
+    let Some(fd) = format::socket(stream) else { return Presence::Here };
     let mut polled = [PollFd::from_borrowed_fd(fd, PollFlags::RDHUP)];
     if poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_err() {
         return Presence::Here;
@@ -271,7 +271,7 @@ impl ClientHalf for Http1Client<'_> {
         self.expects &= head.status != 100;
         // HTTP/1.0 does not know them.
         if self.version == Version::Http11 {
-            heads::response_to_http1(head, buf, self.version, Persistence::Close, &mut self.pending);
+            heads::response_to_http1(head, buf, self.version, Persistence::Close, None, &mut self.pending);
         }
     }
 
@@ -283,7 +283,8 @@ impl ClientHalf for Http1Client<'_> {
             && (!is_early || self.may_drain(head.status));
         let persistence = if self.stays { Persistence::Keep(self.keep_alive_hint) } else { Persistence::Close };
         self.pending.reserve(buf.len() + 64);
-        heads::response_to_http1(head, buf, self.version, persistence, &mut self.pending);
+        let hsts = self.connection.client.hsts;
+        heads::response_to_http1(head, buf, self.version, persistence, hsts, &mut self.pending);
         Ok(())
     }
 

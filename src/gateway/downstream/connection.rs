@@ -131,5 +131,5 @@ pub(in crate::gateway) fn client_of(stream: &Stream) -> ClientInfo {
     let digest = stream.get_socket_digest();
     let peer = digest.as_ref().and_then(|digest| digest.peer_addr());
     let ip = peer.and_then(|addr| addr.as_inet()).map(|addr| addr.ip());
-    ClientInfo { ip, secure: stream.get_ssl_digest().is_some() }
+    ClientInfo { ip, secure: stream.get_ssl_digest().is_some(), hsts: None }
 }

@@ -24,8 +24,9 @@ pub(crate) enum Phase {
     /// Idle connections end; a request whose first byte has come is served, and is its connection's last. HTTP/2
     /// connections get a GOAWAY. Tunnels go on.
     Draining,
-    /// Another process takes over: tunnels, and HTTP/1 connections between two requests, are sent to it. Those over TLS
-    /// and HTTP/2 end as in [`Phase::Draining`], and so does what nobody takes.
+    /// Another process takes over: tunnels, and HTTP/1 connections between two requests, are sent to it. HTTP/2 ends as in
+    /// [`Phase::Draining`]. What else cannot move, as connections over TLS, is asked to leave first
+    /// ([`Phase::KeepAliveOff`]), and ends so after [`ConnectionRegistry::end_what_stays`], as does what nobody takes.
     Migrating(mpsc::Sender<ConnectionTransfer>),
 }
 
@@ -36,6 +37,8 @@ const MIGRATING: u8 = 3;
 const PHASE: u8 = 3;
 /// Tunnels are to stop where they stand.
 const PAUSE: u8 = 4;
+/// While others move: what cannot has been asked to leave, and ends now.
+const LEAVE: u8 = 8;
 
 /// What a connection is to do by the phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,8 +205,20 @@ impl ConnectionRegistry {
 
     fn set_pausing(&self, on: bool) {
         let _held = lock(&self.mover);
-        let phase = self.signal.0.load(Ordering::Relaxed) & PHASE;
-        self.signal.0.store(if on { phase | PAUSE } else { phase }, Ordering::SeqCst);
+        let others = self.signal.0.load(Ordering::Relaxed) & !PAUSE;
+        self.signal.0.store(if on { others | PAUSE } else { others }, Ordering::SeqCst);
+    }
+
+    /// Ends what cannot move and is idle, while the rest does.
+    pub(in crate::gateway) fn end_what_stays(&self) {
+        {
+            let _held = lock(&self.mover);
+            let signal = self.signal.0.load(Ordering::Relaxed);
+            if signal & PHASE == MIGRATING {
+                self.signal.0.store(signal | LEAVE, Ordering::SeqCst);
+            }
+        }
+        self.wake();
     }
 
     /// Asks every tunnel to stop where it stands; ends when all that can have done so, or at `limit`. What does not
@@ -285,12 +300,19 @@ impl Drop for StreamGuard {
 
 impl ConnectionGuard {
     pub(in crate::gateway) fn directive(&self) -> Directive {
-        match self.registry.signal.0.load(Ordering::Acquire) & PHASE {
+        let signal = self.registry.signal.0.load(Ordering::Acquire);
+        match signal & PHASE {
             SERVING => Directive::Serve,
             KEEP_ALIVE_OFF => Directive::KeepAliveOff,
             MIGRATING if self.movable => Directive::Migrate,
+            MIGRATING if signal & LEAVE == 0 => Directive::KeepAliveOff,
             _ => Directive::Drain,
         }
+    }
+
+    /// A connection of HTTP/2 takes no more requests: a GOAWAY says so in time.
+    pub(in crate::gateway) fn must_go_away(&self) -> bool {
+        self.registry.signal.0.load(Ordering::Acquire) & PHASE >= DRAINING
     }
 
     /// Tunnels stop or move: one look for both.

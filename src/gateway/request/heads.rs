@@ -1,6 +1,7 @@
 //! Heads on their way through, in both directions and for every carrier: which fields pass, and how a head is written.
 
 use super::forwarded::Forwarded;
+use super::hsts::Hsts;
 use super::passes::{self, LoopName};
 use crate::gateway::http1::fields::{self, list};
 use crate::gateway::http1::head::Head;
@@ -128,6 +129,8 @@ fn is_nominated<'a>(nominates: bool, connection: impl Iterator<Item = &'a [u8]>,
 pub(in crate::gateway) struct ClientInfo {
     pub(in crate::gateway) ip: Option<IpAddr>,
     pub(in crate::gateway) secure: bool,
+    /// What its answers say of https.
+    pub(in crate::gateway) hsts: Option<Hsts>,
 }
 
 /// The host that an HTTP/1 request is for; empty where an old client names none.
@@ -363,6 +366,7 @@ pub(in crate::gateway) fn response_to_http1(
     buf: &[u8],
     client: Version,
     persistence: Persistence<'_>,
+    hsts: Option<Hsts>,
     out: &mut BytesMut,
 ) {
     out.extend_from_slice(b"HTTP/1.1 ");
@@ -374,6 +378,9 @@ pub(in crate::gateway) fn response_to_http1(
         if response_passes(head, buf, name) {
             push_field(out, name, value);
         }
+    }
+    if let Some(hsts) = hsts.filter(|_| head.status >= 200 && !head.headers(buf).any(|(name, _)| Hsts::is_name(name))) {
+        hsts.write(out);
     }
     match (head.status, persistence, client) {
         (101, ..) => out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n"),
@@ -419,7 +426,7 @@ mod tests {
         let Ok(Progress::Complete(head)) = head::check(wire.as_bytes(), 0, &head::Limits::default()) else {
             panic!("{wire}");
         };
-        let client = ClientInfo { ip: Some("10.0.0.7".parse().unwrap()), secure: false };
+        let client = ClientInfo { ip: Some("10.0.0.7".parse().unwrap()), secure: false, hsts: None };
         let head = request_from_http1(&head, wire.as_bytes(), client, &LoopName::of(&[]));
         assert_eq!(head.passes, wire.matches(LoopName::of(&[]).as_str()).count(), "{wire}");
         let text = String::from_utf8(head.bytes.to_vec()).unwrap();
@@ -494,7 +501,7 @@ mod tests {
                 panic!("{wire}")
             };
             let mut out = BytesMut::new();
-            response_to_http1(&head, wire.as_bytes(), Version::Http11, Persistence::Keep(b""), &mut out);
+            response_to_http1(&head, wire.as_bytes(), Version::Http11, Persistence::Keep(b""), None, &mut out);
             let text = String::from_utf8(out.to_vec()).unwrap();
             assert!(!text.contains(gone) && (text.contains(kept) || status == 304), "{text}");
         }

@@ -6,6 +6,7 @@ pub(super) mod body;
 pub(super) mod error_response;
 pub(super) mod forwarded;
 pub(super) mod heads;
+pub(super) mod hsts;
 pub(super) mod limits;
 pub(super) mod passes;
 pub(super) mod plan;

@@ -8,7 +8,7 @@ mod unflushed;
 
 use super::ProxyService;
 use super::migration::format;
-use super::{App, Carrier, Limits, LoopName, Protocol, Route, Rules};
+use super::{App, Carrier, Limits, Listener, LoopName, Protocol, Route, Rules, SharedListener};
 use crate::pool::affinity::{Affinity, Balance};
 use crate::pool::{Member, Pool, QueuePolicy, Seat};
 use crate::worker::{Incarnation, Slot, WorkerId};
@@ -24,6 +24,11 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 /// Nothing here takes this long.
 const LONG: Duration = Duration::from_secs(30);
+
+/// One that takes HTTP/2 without TLS.
+fn h2c_listener() -> SharedListener {
+    Listener { h2c: true, ..Listener::plain(([127, 0, 0, 1], 1).into()) }.shared()
+}
 
 /// A front with one app of one worker.
 struct Rig {

@@ -191,8 +191,7 @@ async fn a_move_makes_no_wait_longer() {
 #[tokio::test]
 async fn half_a_preface_goes_over() {
     let pair = Pair::new().await;
-    let front =
-        Arc::new(pair.old.front.at(Listener { h2c: true, ..Listener::plain(([127, 0, 0, 1], 1).into()) }.shared()));
+    let front = Arc::new(pair.old.front.at(h2c_listener()));
     let mut client = pair.old.client_of(&front).await;
     client.write_all(b"PRI * HTTP/2.0\r\n").await.unwrap();
     tokio::time::sleep(Duration::from_millis(20)).await;

@@ -105,7 +105,7 @@ impl Relay {
     ) -> Box<Relay> {
         let Switched { worker, head, received } = switched;
         to_client.reserve(received.len() + 64);
-        heads::response_to_http1(&head, &received, Version::Http11, Persistence::Close, &mut to_client);
+        heads::response_to_http1(&head, &received, Version::Http11, Persistence::Close, None, &mut to_client);
         let frames = &received[head.len..];
         to_client.extend_from_slice(frames);
         let direction = |waiting: BytesMut, fed: &[u8]| {
@@ -306,7 +306,11 @@ impl Direction {
             }
             State::Open => with_scratch(|scratch| {
                 let mut read = ReadBuf::new(scratch);
-                ready!(Pin::new(from).poll_read(cx, &mut read))?;
+                match ready!(Pin::new(from).poll_read(cx, &mut read)) {
+                    // Over TLS: the client has left without a word, as many do. WebSocket says its ends by itself.
+                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+                    read => read?,
+                }
                 let fresh = read.filled();
                 if fresh.is_empty() {
                     self.state = State::Ending;

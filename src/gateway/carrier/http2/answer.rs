@@ -2,6 +2,7 @@
 
 use super::budget::{Budget, Charged, Turn};
 use crate::gateway::exchange::client::ResponseFault;
+use crate::gateway::request::hsts::Hsts;
 use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
 use h2::{Reason, SendStream};
@@ -24,11 +25,12 @@ pub(super) struct Answer {
     turn: Turn,
     sent: u64,
     was_reset: bool,
+    hsts: Option<Hsts>,
 }
 
 impl Answer {
-    pub(super) fn new(respond: SendResponse<Charged>, budget: Arc<Budget>) -> Answer {
-        Answer { respond, sending: Sending::Waiting, turn: Turn::new(budget), sent: 0, was_reset: false }
+    pub(super) fn new(respond: SendResponse<Charged>, budget: Arc<Budget>, hsts: Option<Hsts>) -> Answer {
+        Answer { respond, sending: Sending::Waiting, turn: Turn::new(budget), sent: 0, was_reset: false, hsts }
     }
 
     /// Content bytes that the client's connection has taken.
@@ -93,7 +95,10 @@ impl Answer {
         let _ = self.respond.send_informational(response);
     }
 
-    pub(super) fn begin(&mut self, response: Response<()>, ends: bool) -> Result<(), ResponseFault> {
+    pub(super) fn begin(&mut self, mut response: Response<()>, ends: bool) -> Result<(), ResponseFault> {
+        if let Some(hsts) = self.hsts {
+            hsts.insert(response.headers_mut());
+        }
         match self.respond.send_response(response, ends) {
             Ok(_) if ends => self.sending = Sending::Ended,
             Ok(stream) => self.sending = Sending::Body(stream),

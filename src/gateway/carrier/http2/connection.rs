@@ -9,7 +9,7 @@ use super::shared::{Shared, StreamEnd};
 use super::stall::Stall;
 use super::stream;
 use crate::gateway::downstream::connection::Connection;
-use crate::gateway::downstream::connections::{ConnectionGuard, Directive};
+use crate::gateway::downstream::connections::ConnectionGuard;
 use crate::gateway::downstream::deadline::Deadline;
 use crate::gateway::downstream::http2_settings::{
     CONNECTION_WINDOW, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW, header_list_size,
@@ -140,7 +140,7 @@ impl Server {
     /// Ready when the connection is over.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.guard.watch(cx);
-        if self.guard.directive() == Directive::Drain {
+        if self.guard.must_go_away() {
             self.go_away();
         }
         loop {

@@ -40,7 +40,7 @@ pub(super) async fn serve(
 ) -> StreamEnd {
     let (parts, body) = request.into_parts();
     let is_head = parts.method == http::Method::HEAD;
-    let mut answer = Answer::new(respond, shared.budget.clone());
+    let mut answer = Answer::new(respond, shared.budget.clone(), shared.client.hsts);
     let checked = match heads::check_http2(&parts, body.is_end_stream(), &rules.head_limits) {
         Ok(checked) => checked,
         Err(reject) => {

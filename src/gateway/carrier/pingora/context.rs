@@ -3,6 +3,7 @@
 use crate::gateway::exchange::session_carrier::NO_RESPONSE;
 use crate::gateway::metrics::counters::Failure;
 use crate::gateway::request::error_response::ErrorResponse;
+use crate::gateway::request::hsts::Hsts;
 use crate::gateway::request::limits::RequestLimits;
 use crate::gateway::request::retry::{self, Attempt, Decision, WorkerFault};
 use crate::gateway::request::session::SessionLearner;
@@ -18,6 +19,8 @@ use tokio::sync::Notify;
 tokio::task_local! {
     /// Told when a stream of HTTP/2 has its whole answer before the end of its request's body.
     pub(super) static ANSWERED_EARLY: Arc<Notify>;
+    /// What the client's answers say of https.
+    pub(super) static HSTS: Option<Hsts>;
 }
 
 /// What is known of one request on its way.

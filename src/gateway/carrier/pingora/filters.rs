@@ -1,6 +1,6 @@
 //! What Pingora asks at each step of a request.
 
-use super::context::Ctx;
+use super::context::{Ctx, HSTS};
 use super::first_body;
 use crate::gateway::downstream::client_tls::ClientTls;
 use crate::gateway::downstream::connections::ConnectionRegistry;
@@ -19,7 +19,7 @@ use crate::pool::Use;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE};
-use http::header::{RETRY_AFTER, SET_COOKIE, TE, TRANSFER_ENCODING};
+use http::header::{RETRY_AFTER, SET_COOKIE, STRICT_TRANSPORT_SECURITY, TE, TRANSFER_ENCODING};
 use http::{HeaderMap, Method as HttpMethod, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora_core::modules::http::HttpModules;
@@ -278,6 +278,11 @@ impl ProxyHttp for Proxy {
         }
         if response.status.is_informational() {
             return Ok(());
+        }
+        if let Ok(Some(hsts)) = HSTS.try_with(|hsts| *hsts)
+            && !response.headers.contains_key(STRICT_TRANSPORT_SECURITY)
+        {
+            response.insert_header(STRICT_TRANSPORT_SECURITY, hsts.value())?;
         }
         ctx.status = Some(response.status.as_u16());
         if session.req_header().version == Version::HTTP_10 && response.remove_header(&TRANSFER_ENCODING).is_some() {

@@ -12,6 +12,7 @@ use crate::gateway::downstream::connection::Connection;
 use crate::gateway::downstream::connections::ConnectionRegistry;
 use crate::gateway::exchange::session_carrier::{Carried, SessionCarrier};
 use crate::gateway::rules::SharedRules;
+use context::HSTS;
 use filters::Proxy;
 use pingora_core::apps::{HttpServerApp, HttpServerOptions};
 use pingora_core::protocols::http::ServerSession;
@@ -50,7 +51,8 @@ impl PingoraCarrier {
         session.set_pipelined_prefix(read_ahead.split());
         session.set_keepalive(stays.then_some(keep_alive));
         let closing = self.registry.closing();
-        let reused = ClientTls::scope(tls.clone(), self.proxy.process_new_http(session, &closing)).await?;
+        let carried = ClientTls::scope(tls.clone(), self.proxy.process_new_http(session, &closing));
+        let reused = HSTS.scope(client.hsts, carried).await?;
         // What Pingora has read beyond the request ends the connection, so nothing is lost here.
         let (stream, _) = reused.consume();
         let mut connection = Connection::new(client, stream, guard);
@@ -60,8 +62,8 @@ impl PingoraCarrier {
 
     /// Serves an HTTP/2 connection to its end.
     pub(in crate::gateway) async fn serve_http2(&self, connection: Connection) {
-        let Some(Connection { stream, guard, tls, .. }) = connection.rewound() else { return };
-        connection::serve(&self.proxy, &self.rules, &self.registry, stream, tls).await;
+        let Some(Connection { client, stream, guard, tls, .. }) = connection.rewound() else { return };
+        connection::serve(&self.proxy, &self.rules, &self.registry, client.hsts, stream, tls).await;
         drop(guard);
     }
 

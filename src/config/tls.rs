@@ -75,10 +75,13 @@ fn certificates(d: &mut Decoder<'_>, list: &Field<'_>) -> Vec<Source> {
     if list.scalar().is_some_and(|scalar| scalar.text == SELF_SIGNED) {
         return vec![self_signed()];
     }
-    let Some(items) = list.items().filter(|items| !items.is_empty()) else {
+    let Some(items) = list.items() else {
         d.wrong(list, "a list of certificates, or self-signed", "write [{cert: chain.pem, key: key.pem}]");
         return Vec::new();
     };
+    if items.is_empty() {
+        d.found.error(list.at(), format!("{} is empty", list.path), HOW);
+    }
     if items.len() > MOST {
         let message = format!("{} certificates, and at most {MOST} are allowed", items.len());
         d.found.error(list.key_at, message, "a certificate may have many names");
@@ -181,11 +184,15 @@ fn client(d: &mut Decoder<'_>, item: &Field<'_>) -> Option<ClientCertificates> {
 }
 
 fn hosts(d: &mut Decoder<'_>, field: &Field<'_>) -> Option<Vec<String>> {
-    let items = field.items().filter(|items| (1..=MOST_CLIENTS).contains(&items.len()));
-    let Some(items) = items else {
-        d.wrong(field, &format!("a list of 1 to {MOST_CLIENTS} host names"), "write [admin.example.com]");
+    let Some(items) = field.items() else {
+        d.wrong(field, "a list of host names", "write [admin.example.com]");
         return None;
     };
+    if !(1..=MOST_CLIENTS).contains(&items.len()) {
+        let message = format!("{} has {} names, and 1 to {MOST_CLIENTS} are allowed", field.path, items.len());
+        d.found.error(field.at(), message, "leave the key out for every host");
+        return None;
+    }
     items.iter().map(|item| routes::host(d, item)).collect()
 }
 

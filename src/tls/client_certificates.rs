@@ -50,7 +50,9 @@ impl ClientPolicy {
             Mode::Required => 1,
             Mode::Optional => 2,
         }];
-        for (at, der) in pem::chain(ca, &mut found)?.into_iter().enumerate() {
+        let authorities = pem::chain(ca, &mut found)
+            .map_err(|fault| Fault { hint: "write the certificate of the authority".to_owned(), ..fault })?;
+        for (at, der) in authorities.into_iter().enumerate() {
             fingerprints.extend_from_slice(digest(&SHA256, &der).as_ref());
             roots.add(der).map_err(|error| {
                 Fault::new(ca, format!("holds an authority that cannot be used (certificate {}): {error}", at + 1), "")

@@ -16,7 +16,7 @@ import { until } from './lib/wait.mjs';
 const options = { timeout: 60_000, ...needsProxy };
 
 /** A proxy whose only TLS listener asks as `wanted` of the test's authority says. */
-async function asking(wanted, body) {
+async function asking(wanted, body, more = {}) {
   const port = await freePort();
   let own;
   const config = (proxy, wanted) => {
@@ -37,7 +37,7 @@ async function asking(wanted, body) {
       { address: `127.0.0.1:${proxy.port}` },
       { address: `127.0.0.1:${port}`, tls: { certificates: [{ cert, key }], client_certificates: wanted(own) } },
     ];
-    return { apps: { web: { script: './http.js' } }, listeners };
+    return { apps: { web: { script: './http.js' } }, listeners, ...more };
   };
   await withProxy(proxy => config(proxy, wanted), proxy =>
     body({ ...own, proxy, again: other => configure(proxy, config(proxy, other)) }));
@@ -82,7 +82,13 @@ test('optional: a client without one comes in and is told, a bad one is refused'
     await assert.rejects(ask(port, { ...all, ...as(mallory) }));
   }));
 
-test('HTTP/2: the same fields, and the same 421', options, () =>
+/** Who carries a request, or what its worker speaks. */
+const ways = {
+  'HTTP/1 workers': {},
+  'HTTP/2 workers': { apps: { web: { script: './http2-worker.js', protocol: 'http2' } } },
+  "Pingora's carrier": { server: { http: 'pingora' } },
+};
+for (const [way, more] of Object.entries(ways)) test(`HTTP/1 and HTTP/2 clients: the same fields, and the same 421 (${way})`, options, () =>
   asking(({ staff }) => [{ ca: staff.cert, hosts: ['admin.example'] }], async ({ port, alice }) => {
     const session = (servername, more) =>
       http2.connect(`https://127.0.0.1:${port}`, { servername, rejectUnauthorized: false, ...more });
@@ -104,11 +110,27 @@ test('HTTP/2: the same fields, and the same 421', options, () =>
       assert.equal(answer.status, 200);
       assert.equal(told(answer)['x-ssl-client-subject'], 'CN=alice,O=Example\\, Inc');
       assert.equal((await get(admin, 'www.example')).status, 421, 'let in under other rules');
+      const first = await ask(port, { path: '/head', servername: 'admin.example', headers: forged, ...as(alice) });
+      assert.equal(told(first)['x-ssl-client-subject'], 'CN=alice,O=Example\\, Inc');
+      assert.equal(told(first)['client-cert-chain'], undefined);
+      assert.equal((await ask(port, { path: '/head', servername: 'www.example', host: 'admin.example' })).status, 421);
+      assert.deepEqual(told(await ask(port, { path: '/head', servername: 'www.example', headers: forged })), { 'x-ssl-client-verify': 'NONE' });
     } finally {
       open.destroy();
       admin.destroy();
     }
-  }));
+  }, more));
+
+test('a WebSocket upgrade: the same 421, and the worker is told', options, () =>
+  asking(({ staff }) => [{ ca: staff.cert, hosts: ['admin.example'] }], async ({ port, alice }) => {
+    const headers = { ...forged, connection: 'Upgrade', upgrade: 'websocket', 'sec-websocket-version': '13', 'sec-websocket-key': 'dGhlIHNhbXBsZSBub25jZQ==' };
+    const upgrade = (servername, host, more) => ask(port, { path: '/fields', servername, host, headers, ...more });
+    assert.equal((await upgrade('www.example', 'admin.example')).status, 421);
+    const { raw } = JSON.parse((await upgrade('admin.example', 'admin.example', as(alice))).text);
+    const verify = raw.filter((_, i) => i % 2 === 0 && /^x.ssl.client.verify$/i.test(raw[i]));
+    assert.deepEqual(verify, ['X-SSL-Client-Verify']);
+    assert.equal(raw[raw.indexOf('X-SSL-Client-Verify') + 1], 'SUCCESS');
+  }, { apps: { web: { script: './faults.js' } } }));
 
 test('per host: what a name asks for cannot be passed by with another name in the handshake', options, () =>
   asking(({ staff }) => [{ ca: staff.cert, hosts: ['admin.example'] }], async ({ port, alice }) => {

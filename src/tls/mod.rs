@@ -9,3 +9,5 @@ pub(crate) mod peer;
 pub(crate) mod rules;
 mod session;
 pub(crate) mod stream;
+#[cfg(test)]
+mod tests;

@@ -102,6 +102,8 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 }
 
 fn alpn(http2: bool) -> Vec<Vec<u8>> {
-    let offered: &[&[u8]] = if http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
+    // Some old clients name the version that they begin with.
+    let all: &[&[u8]] = &[b"h2", b"http/1.1", b"http/1.0"];
+    let offered = if http2 { all } else { &all[1..] };
     offered.iter().map(|name| name.to_vec()).collect()
 }

@@ -203,6 +203,12 @@ impl TlsStream {
         self.plain.extend_from_slice(&behind);
     }
 
+    /// Bytes that it has allocated for what waits.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.incoming.capacity() + self.plain.capacity() + self.outgoing.capacity()
+    }
+
     /// The connection below.
     pub(crate) fn socket(&self) -> &L4Stream {
         &self.socket

@@ -1,11 +1,10 @@
-//! TLS with clients: the handshake, the stream that follows, and what both go by.
-//!
-//! It knows streams and rustls, and nothing of HTTP.
+//! TLS with clients: handshakes, the certificates and rules they go by, and streams.
 
 #![forbid(unsafe_code)]
 
 pub(crate) mod handshake;
 pub(crate) mod peer;
+pub(crate) mod record;
 pub(crate) mod rules;
 mod session;
 pub(crate) mod stream;

@@ -327,13 +327,19 @@ fn key_update(content: &[u8]) -> Result<bool, Fault> {
             0 | 1 => Ok(asked == 1),
             _ => Err(peer(Alert::IllegalParameter, "a key update asks for something unknown")),
         },
-        [HANDSHAKE_KEY_UPDATE, ..] => Err(peer(Alert::UnexpectedMessage, "a key update that is not whole, or not alone")),
+        [HANDSHAKE_KEY_UPDATE, ..] => {
+            Err(peer(Alert::UnexpectedMessage, "a key update that is not whole, or not alone"))
+        }
         _ => Err(peer(Alert::UnexpectedMessage, "a handshake message that has no place after the handshake")),
     }
 }
 
 #[cfg(test)]
 impl RecordLayer {
+    pub(super) fn update_soon(&mut self) {
+        self.flags.update_due = true;
+    }
+
     /// As after this many sealed records.
     pub(super) fn skip_sealed(&mut self, sealed: u64) {
         let secret = Secret::new(self.write.secret().as_bytes()).unwrap();

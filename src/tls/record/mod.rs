@@ -14,10 +14,10 @@
 //! - [`convert`]: a connection of rustls becomes a record layer
 //! - [`stream`]: a record layer over a socket
 
+pub(crate) mod convert;
 mod keys;
 mod layer;
 pub(crate) mod secrets;
-pub(crate) mod convert;
 pub(crate) mod state;
 pub(crate) mod stream;
 

@@ -98,8 +98,11 @@ pub(super) fn restore(saved: &[u8]) -> Result<(RecordLayer, Buffers), String> {
     let idle_records = reader.array()?;
     let read = reader.direction(suite)?;
     let write = reader.direction(suite)?;
-    let buffers =
-        Buffers { incoming: reader.part(MAX_INCOMING)?, plain: reader.part(MAX_PLAIN)?, unsent: reader.part(MAX_UNSENT)? };
+    let buffers = Buffers {
+        incoming: reader.part(MAX_INCOMING)?,
+        plain: reader.part(MAX_PLAIN)?,
+        unsent: reader.part(MAX_UNSENT)?,
+    };
     if !reader.0.is_empty() {
         return Err("the TLS state goes on behind its end".into());
     }

@@ -319,3 +319,16 @@ impl<S: IO> GetSocketDigest for RecordStream<S> {
         self.io.set_socket_digest(digest);
     }
 }
+
+#[cfg(test)]
+impl<S> RecordStream<S> {
+    pub(super) fn into_inner(self) -> S {
+        self.io
+    }
+
+    /// Bytes of memory that it holds for what waits.
+    pub(super) fn held(&self) -> usize {
+        let Buffers { incoming, plain, unsent } = &self.buffers;
+        incoming.capacity() + plain.capacity() + unsent.capacity()
+    }
+}

@@ -139,9 +139,10 @@ impl ProxyService {
     }
 
     /// Stops every tunnel that can be moved, where it stands, and gives it out: to go on here ([`Paused::resume`]) or
-    /// in another process ([`Paused::to_transfer`], [`ProxyService::adopt`]). Those over TLS stay, those in their
-    /// closing handshake, and those that do not stop within `limit`.
-    pub(crate) async fn pause_tunnels(&self, limit: Duration) -> Vec<Box<dyn Paused>> {
+    /// in another process ([`Paused::to_transfer`], [`ProxyService::adopt`]). Those over TLS 1.2 stay, those over TLS 1.3
+    /// unless `takes_tls`, those in their closing handshake, and those that do not stop within `limit`.
+    pub(crate) async fn pause_tunnels(&self, limit: Duration, takes_tls: bool) -> Vec<Box<dyn Paused>> {
+        self.registry.set_takes_tls(takes_tls);
         self.registry.pause(limit).await
     }
 

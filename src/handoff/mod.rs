@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!   successor                                predecessor
-//!   hello {protocol, version, pid}  ───────►                     at its start, as a candidate
+//!   hello {protocol, version, pid, capabilities} ──►             at its start, as a candidate
 //!                                   ◄─────── welcome | refused
 //!                                            ... SIGQUIT, or the command `upgrade` ...
 //!                                            pauses: nothing starts or stops any more
@@ -48,7 +48,7 @@ mod tests;
 mod wire;
 
 pub(crate) use predecessors::DrainingPredecessors;
-pub(crate) use roles::{FirstPayload, PausedConnection, PausedPayload, Predecessor, Released, Successor};
+pub(crate) use roles::{Capabilities, FirstPayload, PausedConnection, PausedPayload, Predecessor, Released, Successor};
 pub(crate) use server::{HandoffServer, HandoffTrigger};
 pub(crate) use successor::{HandoffClient, Takeover, take_over};
 

@@ -1,4 +1,6 @@
-//! TLS with clients: handshakes, the certificates and rules they go by, and streams.
+//! TLS with clients: the handshake, the stream that follows, and what both go by.
+//!
+//! It knows streams and rustls, and nothing of HTTP.
 
 #![forbid(unsafe_code)]
 

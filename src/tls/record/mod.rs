@@ -22,4 +22,4 @@ pub(crate) mod state;
 pub(crate) mod stream;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

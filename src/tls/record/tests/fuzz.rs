@@ -49,6 +49,9 @@ fn recorded(suite: Suite) -> Recorded {
 /// Changes one thing.
 fn mutate(random: &mut fastrand::Rng, records: &mut Vec<Vec<u8>>) {
     let any = random.usize(..records.len());
+    if records[any].is_empty() {
+        return;
+    }
     let at = random.usize(..records[any].len());
     match random.u8(..10) {
         0 => records[any][at] ^= 1 << random.u8(..8),

@@ -8,9 +8,10 @@ mod stream;
 mod vectors;
 
 use super::convert::{Conversion, convert};
-use super::keys::Suite;
-use super::layer::{Opened, RecordLayer};
+use super::keys::{Secret, Suite};
+use super::layer::{Flags, Opened, RecordLayer};
 use super::secrets::{self, TrafficSecrets};
+use super::state;
 use rustls::client::ClientConnection;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -178,6 +179,18 @@ fn seal_all(layer: &mut RecordLayer, mut text: &[u8]) -> Vec<u8> {
         text = &text[taken..];
     }
     out
+}
+
+/// The states of both ends of a connection, for [`super::stream::RecordStream::restore`].
+pub(crate) fn states() -> [Vec<u8>; 2] {
+    let mut secret = || (0..48).map(|_| fastrand::u8(..)).collect::<Vec<_>>();
+    let (one, other) = (secret(), secret());
+    let of = |read: &[u8], write: &[u8]| {
+        let secret = |bytes| (Secret::new(bytes).unwrap(), 0);
+        let layer = RecordLayer::new(Suite::Aes256Gcm, secret(read), secret(write), Flags::default()).unwrap();
+        state::save(&layer, &state::Buffers::default()).unwrap().to_vec()
+    };
+    [of(&one, &other), of(&other, &one)]
 }
 
 /// Text that is nowhere the same.

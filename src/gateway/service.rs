@@ -271,7 +271,8 @@ impl ProxyService {
             Next::Tunnel(switched, lease, connection, unsent) => {
                 let ends = Ends { guard: connection.guard, lease, _tunnel: app.metrics.tunnel() };
                 let idle = rules.limits.tunnel_idle_timeout;
-                let relay = Relay::new(connection.stream, *switched, unsent, connection.read_ahead, idle, ends);
+                let stream = secure::for_tunnel(connection.stream)?;
+                let relay = Relay::new(stream, *switched, unsent, connection.read_ahead, idle, ends);
                 // Of its own task: what the service held for the connection's requests is freed now.
                 tokio::spawn(relay.run());
                 None

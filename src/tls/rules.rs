@@ -1,5 +1,6 @@
 //! What a listener's handshakes go by.
 
+use super::record::secrets;
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
@@ -75,7 +76,7 @@ impl TlsRules {
             .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key));
         let mut config = made.map_err(|error| error.to_string())?;
         config.alpn_protocols = alpn(settings.http2);
-        config.enable_secret_extraction = true;
+        secrets::prepare(&mut config);
         Ok(TlsRules {
             config: Arc::new(config),
             http2: settings.http2,

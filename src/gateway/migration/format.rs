@@ -213,6 +213,7 @@ pub(in crate::gateway) fn peer(stream: &Stream) -> Option<SocketAddr> {
 pub(in crate::gateway) fn socket(stream: &Stream) -> Option<BorrowedFd<'_>> {
     let stream = (**stream).as_any();
     let tls = stream.downcast_ref::<TlsStream>().map(TlsStream::socket);
+    let tls = tls.or_else(|| stream.downcast_ref::<RecordStream<L4Stream>>().map(RecordStream::get_ref));
     crate::process::descriptor(tls.or_else(|| stream.downcast_ref::<L4Stream>())?)
 }
 

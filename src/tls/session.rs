@@ -5,8 +5,8 @@
 //! that waits holds nothing but its keys. What is left over must be handed in again as it is: parts of it may be decrypted.
 
 use super::record::convert::{Conversion, convert};
-use super::record::secrets::{self, TrafficSecrets};
 use super::record::layer::RecordLayer;
+use super::record::secrets::{self, TrafficSecrets};
 use bytes::BytesMut;
 use rustls::pki_types::CertificateDer;
 use rustls::server::UnbufferedServerConnection;
@@ -62,7 +62,10 @@ impl Session {
         let mut used = 0;
         loop {
             let (connection, rest) = (&mut self.connection, &mut incoming[used..]);
-            let (UnbufferedStatus { discard, state }, told) = secrets::capture(|| connection.process_tls_records(rest));
+            let (UnbufferedStatus { discard, state }, told) = match connection.is_handshaking() {
+                true => secrets::capture(|| connection.process_tls_records(rest)),
+                false => (connection.process_tls_records(rest), None),
+            };
             if told.is_some() {
                 self.secrets = told;
             }

@@ -2,16 +2,20 @@
 
 import assert from 'node:assert/strict';
 import { readFileSync, readdirSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import path from 'node:path';
 import test from 'node:test';
+import tls from 'node:tls';
 import { connections, socketsOf } from './lib/connections.mjs';
 import { alone, byHand, ended, leaves, owned, tookOver, untouched, upgraded, waiting } from './lib/handoff.mjs';
 import { alive, needsUpgrade, withProxy } from './lib/proxy.mjs';
 import { besiege, siegeApp } from './lib/siege.mjs';
-import { pidsOf, status, steady } from './lib/steer.mjs';
-import { open } from './lib/upgrade.mjs';
-import { range } from './lib/wait.mjs';
+import { pidsOf, status, steady, workers } from './lib/steer.mjs';
+import { open, upgradeHead } from './lib/upgrade.mjs';
+import { range, until } from './lib/wait.mjs';
 import { SClient, account, openSecure, reservePort } from './lib/wss.mjs';
+
+const { numbered, Count } = createRequire(import.meta.url)('./apps/numbers.js');
 
 const options = { timeout: 240_000, ...needsUpgrade };
 const LIMIT = { PINGORA_UNIX_PROXY_HANDOFF_LIMIT_MS: '5000' };
@@ -137,6 +141,81 @@ test('the old process is killed when it has given everything: all WebSockets liv
     });
   }));
 
+test('a WebSocket whose 101 comes after the upgrade, and one over a resumed TLS session: both go on in the new process', options, () =>
+  withTls({}, async proxy => {
+    const first = await openSecure(proxy, '/ws?name=first&every=0');
+    let session = first._socket.getSession();
+    first._socket.on('session', ticket => (session = ticket));
+    assert.ok((await account(first)).pid > 0);
+    const resumed = await openSecure(proxy, '/ws?name=resumed&every=0', { session });
+    assert.ok(resumed._socket.isSessionReused());
+    const opening = openSecure(proxy, '/ws?name=late&every=0&late=4000');
+    await until(async () => (await workers(proxy)).some(({ active }) => active > 0), { what: 'the upgrade at the worker' });
+    const { old, pid } = await upgraded(proxy);
+    const late = await opening;
+    await until(() => owner(proxy, late._socket.localPort, [old, pid]) === pid, { what: 'the late one in the new process' });
+    assert.equal(owner(proxy, resumed._socket.localPort, [old, pid]), pid);
+    for (const socket of [first, resumed, late]) assert.ok((await account(socket)).pid > 0);
+    for (const socket of [first, resumed, late]) socket.close(1000);
+    await alone(proxy);
+  }));
+
+test('a frame in one record with the request for the upgrade arrives', options, () =>
+  withTls({}, async proxy => {
+    const socket = tls.connect({ host: '127.0.0.1', port: proxy.securePort, rejectUnauthorized: false });
+    let heard = '';
+    socket.on('data', data => (heard += data.toString('latin1')));
+    socket.on('error', () => {});
+    const frame = Buffer.concat([Buffer.from([0x81, 0x87, 0, 0, 0, 0]), Buffer.from('account')]);
+    socket.write(Buffer.concat([Buffer.from(upgradeHead('/ws?name=early&every=0')), frame]));
+    await until(() => /101 Switching[^]*account \{"pid"/.test(heard), { what: () => `an account: ${heard}` });
+    await upgraded(proxy);
+    heard = '';
+    socket.write(frame);
+    await until(() => /account \{"pid"/.test(heard), { what: () => `an account after the upgrade: ${heard}` });
+    socket.destroy();
+  }));
+
+/** Bytes that the server's end of a connection has sent and the client has not taken. */
+function queued(proxy, port) {
+  const hex = number => number.toString(16).toUpperCase().padStart(4, '0');
+  const fits = new RegExp(`:${hex(proxy.securePort)} [0-9A-F]+:${hex(port)} 01 ([0-9A-F]+):`);
+  return parseInt(fits.exec(readFileSync('/proc/net/tcp', 'latin1'))?.[1] ?? '0', 16);
+}
+
+test('a client that does not read is moved with what was sealed for it: nothing is lost', options, () =>
+  withTls({}, async proxy => {
+    const socket = await openSecure(proxy, '/ws?name=slow&every=20&size=200000');
+    const count = new Count(why => assert.fail(why));
+    socket.on('message', data => {
+      if (data[0] > 0x60) return;
+      const { n, whole } = numbered.read(data);
+      count.take(n, whole);
+    });
+    await until(() => count.last > 2, { what: 'messages' });
+    for (const _ of range(2)) {
+      const port = socket._socket.localPort;
+      socket._socket.pause();
+      let before = -1;
+      await until(() => {
+        const now = queued(proxy, port);
+        const stuck = now > 0 && now === before;
+        before = now;
+        return stuck;
+      }, { every: 500, timeout: 30_000, what: 'a full socket' });
+      const { old, pid } = await upgraded(proxy);
+      assert.equal(owner(proxy, port, [old, pid]), pid);
+      const last = count.last;
+      socket._socket.resume();
+      await until(() => count.last > last + 20, { timeout: 30_000, what: () => `messages after ${last}: ${count.last}` });
+    }
+    const app = await account(socket);
+    await until(() => count.last === app.sent, { what: () => `${app.sent} messages: ${count.last}` });
+    assert.equal(count.wrong, 0);
+    socket.close(1000);
+    await alone(proxy);
+  }));
+
 /** All files below, with what is in them. */
 function* files(dir) {
   for (const entry of readdirSync(dir, { withFileTypes: true })) {
@@ -149,7 +228,6 @@ function* files(dir) {
 test('the secrets of a connection stand in no log and no file', options, () =>
   withTls({ env: { RUST_LOG: 'trace' } }, async proxy => {
     const secrets = [];
-    const tls = await import('node:tls');
     const socket = await openSecure(proxy, '/ws?name=watched&every=0', {
       createConnection: options => {
         const made = tls.connect({ ...options, host: '127.0.0.1', port: proxy.securePort, rejectUnauthorized: false });

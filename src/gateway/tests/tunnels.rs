@@ -225,7 +225,8 @@ async fn a_wrong_state_of_tls_is_refused_by_name_and_not_quoted() {
     let (bytes, fds) = tunnel.to_transfer();
     let fds = || -> Vec<OwnedFd> { fds.iter().map(|fd| fd.try_clone_to_owned().unwrap()).collect() };
     let refused = |bytes: &[u8]| new.front.adopt(bytes, fds(), |_| None).map(Adopted::activate).unwrap_err();
-    assert_eq!(refused(&bytes[..bytes.len() - 1]), "the TLS state has version 125, not 1", "it begins too early");
+    assert_eq!(refused(&bytes[..bytes.len() - 1]), "its state of TLS is cut off");
+    assert_eq!(refused(&[&bytes[..], b"x"].concat()), "the TLS state has version 19, not 1", "it begins too late");
     let head = u32::from_be_bytes(bytes[..4].try_into().unwrap()) as usize;
     assert_eq!(refused(&bytes[..4 + head]), "its state of TLS is cut off");
     let mut random = fastrand::Rng::with_seed(seed());

@@ -183,7 +183,7 @@ fn seal_all(layer: &mut RecordLayer, mut text: &[u8]) -> Vec<u8> {
 
 /// The states of both ends of a connection, for [`super::stream::RecordStream::restore`].
 pub(crate) fn states() -> [Vec<u8>; 2] {
-    let mut secret = || (0..48).map(|_| fastrand::u8(..)).collect::<Vec<_>>();
+    let secret = || (0..48).map(|_| fastrand::u8(..)).collect::<Vec<_>>();
     let (one, other) = (secret(), secret());
     let of = |read: &[u8], write: &[u8]| {
         let secret = |bytes| (Secret::new(bytes).unwrap(), 0);

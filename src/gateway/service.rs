@@ -140,9 +140,10 @@ impl ProxyService {
     }
 
     /// Stops every tunnel that can be moved, where it stands, and gives it out: to go on here ([`Paused::resume`]) or
-    /// in another process ([`Paused::to_transfer`], [`ProxyService::adopt`]). Those over TLS stay, those in their
-    /// closing handshake, and those that do not stop within `limit`.
-    pub(crate) async fn pause_tunnels(&self, limit: Duration) -> Vec<Box<dyn Paused>> {
+    /// in another process ([`Paused::to_transfer`], [`ProxyService::adopt`]). Those over TLS 1.2 stay, those over TLS 1.3
+    /// unless `takes_tls`, those in their closing handshake, and those that do not stop within `limit`.
+    pub(crate) async fn pause_tunnels(&self, limit: Duration, takes_tls: bool) -> Vec<Box<dyn Paused>> {
+        self.registry.set_takes_tls(takes_tls);
         self.registry.pause(limit).await
     }
 
@@ -275,7 +276,8 @@ impl ProxyService {
             Next::Tunnel(switched, lease, connection, unsent) => {
                 let ends = Ends { guard: connection.guard, lease, _tunnel: app.metrics.tunnel() };
                 let idle = rules.limits.tunnel_idle_timeout;
-                let relay = Relay::new(connection.stream, *switched, unsent, connection.read_ahead, idle, ends);
+                let stream = secure::for_tunnel(connection.stream)?;
+                let relay = Relay::new(stream, *switched, unsent, connection.read_ahead, idle, ends);
                 // Of its own task: what the service held for the connection's requests is freed now.
                 tokio::spawn(relay.run());
                 None

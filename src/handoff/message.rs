@@ -13,7 +13,7 @@ pub(super) enum Message {
         protocol: u32,
         version: String,
         pid: u32,
-        /// What it takes beside what every version of the protocol does. Absent from an older one.
+        /// What it can do that older versions cannot.
         #[serde(default)]
         capabilities: Vec<String>,
     },

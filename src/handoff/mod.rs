@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!   successor                                predecessor
-//!   hello {protocol, version, pid}  ───────►                     at its start, as a candidate
+//!   hello {protocol, version, pid, capabilities} ──►             at its start, as a candidate
 //!                                   ◄─────── welcome | refused
 //!                                            ... SIGQUIT, or the command `upgrade` ...
 //!                                            pauses: nothing starts or stops any more
@@ -49,7 +49,7 @@ mod tests;
 mod wire;
 
 pub(crate) use predecessors::DrainingPredecessors;
-pub(crate) use roles::{FirstPayload, PausedConnection, PausedPayload, Predecessor, Released, Successor};
+pub(crate) use roles::{Capabilities, FirstPayload, PausedConnection, PausedPayload, Predecessor, Released, Successor};
 pub(crate) use server::{HandoffServer, HandoffTrigger};
 pub(crate) use successor::{HandoffClient, Takeover, take_over};
 pub(crate) use wire::Secret;
@@ -60,9 +60,6 @@ use std::time::Duration;
 /// What both sides must speak. Counts up with every change of a message, of the snapshot or of a connection's state that the
 /// other side would not understand.
 pub(crate) const PROTOCOL: u32 = 1;
-
-/// A successor that says so in its `hello` takes keys, in a frame of their own.
-const CAPABILITY_SECRET: &str = "secret";
 
 /// Name of the socket in the runtime directory.
 pub(crate) use crate::process::HANDOFF_SOCKET as SOCKET;

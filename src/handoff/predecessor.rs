@@ -2,7 +2,7 @@
 
 use super::message::Message;
 use super::predecessors::{DrainingPredecessor, DrainingPredecessors};
-use super::roles::{FirstPayload, PausedConnection, Predecessor, Released};
+use super::roles::{Capabilities, FirstPayload, PausedConnection, Predecessor, Released};
 use super::wire::{Channel, Frame};
 use super::{COMMIT_TIMEOUT, Error, SUCCESSOR_EXIT_TIMEOUT, step_limit};
 use crate::process::{ConnectionTransfer, Other, init};
@@ -13,17 +13,16 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 /// Gives everything to the successor at the other end, or takes everything up again. Tells its process id as it is now.
-/// `takes_secrets`: it knows what to do with them.
 pub(super) async fn give<P: Predecessor>(
     channel: &mut Channel,
     pid: u32,
-    takes_secrets: bool,
+    capabilities: Capabilities,
     owner: &P,
 ) -> Result<(u32, Released), Error> {
     // Who cannot be watched could still touch what is taken up again.
     let process = watched(pid)?;
     let mut given = owner.pause().await.map_err(Error)?;
-    let mut giving = Giving { channel, process, pid, takes_secrets, committing: false };
+    let mut giving = Giving { channel, process, pid, capabilities, committing: false };
     let mut tunnels = Vec::new();
     match giving.attempt(owner, &mut given, &mut tunnels).await {
         Ok(()) => Ok((giving.pid, owner.release(giving.pid).await)),
@@ -44,7 +43,7 @@ struct Giving<'a> {
     /// The successor; `None` when it is gone already.
     process: Option<Other>,
     pid: u32,
-    takes_secrets: bool,
+    capabilities: Capabilities,
     /// It may own everything, for all we know.
     committing: bool,
 }
@@ -66,10 +65,10 @@ impl Giving<'_> {
         self.expect("bound").await?;
         owner.disconnect_workers().await;
         self.expect("ready").await?;
-        if let Some(secret) = owner.secret().filter(|_| self.takes_secrets) {
+        if let Some(secret) = owner.secret().filter(|_| self.capabilities.secret) {
             self.channel.send_secret(&secret).await?;
         }
-        let paused = owner.pause_connections().await;
+        let paused = owner.pause_connections(self.capabilities).await;
         *tunnels = paused.tunnels;
         let transfers = tunnels.iter().map(PausedConnection::to_transfer);
         let connections = self.channel.send_connections(transfers).await?;

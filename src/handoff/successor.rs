@@ -2,9 +2,9 @@
 
 use super::message::Message;
 use super::predecessors::{DrainingPredecessor, DrainingPredecessors};
-use super::roles::Successor;
+use super::roles::{Capabilities, Successor};
 use super::wire::{Channel, Frame};
-use super::{CANDIDATE_TIMEOUT, CAPABILITY_SECRET, Error, SOCKET, fault};
+use super::{CANDIDATE_TIMEOUT, Error, SOCKET, fault};
 use crate::process::Other;
 use serde_json::Value;
 use std::os::fd::OwnedFd;
@@ -57,9 +57,8 @@ async fn begin(dir: &Path) -> Result<Takeover, Error> {
     }
     fault::before("hello").await.map_err(Error)?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    let capabilities = vec![CAPABILITY_SECRET.to_owned()];
-    let (protocol, pid) = (fault::protocol(), std::process::id());
-    channel.say(&Message::Hello { protocol, version, pid, capabilities }).await?;
+    let (pid, capabilities) = (std::process::id(), fault::capabilities(Capabilities::OWN).names());
+    channel.say(&Message::Hello { protocol: fault::protocol(), version, pid, capabilities }).await?;
     let predecessor = match channel.hear().await? {
         Frame::Message(Message::Welcome { version, pid }, _) => {
             log::info!("waiting to take over from process {pid}, version {version} (SIGQUIT to it begins)");

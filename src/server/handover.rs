@@ -9,8 +9,8 @@ use super::sockets;
 use crate::config::Shutdown;
 use crate::gateway::{Paused, Phase, ProxyService};
 use crate::handoff::{
-    DrainingPredecessors, Error, FirstPayload, HandoffClient, HandoffServer, HandoffTrigger, PausedConnection,
-    PausedPayload, Predecessor, Released, Secret, Successor,
+    Capabilities, DrainingPredecessors, Error, FirstPayload, HandoffClient, HandoffServer, HandoffTrigger,
+    PausedConnection, PausedPayload, Predecessor, Released, Secret, Successor,
 };
 use crate::pool::{Closing, Lease, Use};
 use crate::process::{self, ConnectionTransfer};
@@ -30,6 +30,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot, watch};
+use zeroize::Zeroizing;
 
 /// For tunnels to pause. Those that need longer finish here.
 const PAUSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -192,7 +193,7 @@ impl InUse {
 pub(super) struct Tunnel(Box<dyn Paused>);
 
 impl PausedConnection for Tunnel {
-    fn to_transfer(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>) {
+    fn to_transfer(&self) -> (Zeroizing<Vec<u8>>, Vec<BorrowedFd<'_>>) {
         self.0.to_transfer()
     }
 }
@@ -233,10 +234,10 @@ impl Predecessor for HandoffContext {
         Some(Secret(self.tickets.export()))
     }
 
-    async fn pause_connections(&self) -> PausedPayload<Tunnel> {
+    async fn pause_connections(&self, successor: Capabilities) -> PausedPayload<Tunnel> {
         // First, since nobody waits for it: tunnels are to stand still as shortly as can be.
         let output = self.control.pause_output().await;
-        let tunnels = self.front.pause_tunnels(PAUSE_TIMEOUT).await;
+        let tunnels = self.front.pause_tunnels(PAUSE_TIMEOUT, successor.tls_tunnels).await;
         PausedPayload { tunnels: tunnels.into_iter().map(Tunnel).collect(), output: serde_json::json!(output) }
     }
 

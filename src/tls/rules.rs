@@ -2,6 +2,7 @@
 
 use super::certificates::Certificate;
 use super::client_certificates::ClientPolicy;
+use super::record::secrets;
 use super::resolver::Resolver;
 pub(crate) use super::settings::{CertificateFiles, Settings, Source, Version};
 use super::tickets::{PolicyId, TicketKeys};
@@ -139,7 +140,7 @@ fn server_config(
     // unasked, so where one is asked for there are neither tickets nor sessions.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = if client.is_some() { 0 } else { 2 };
-    config.enable_secret_extraction = true;
+    secrets::prepare(&mut config);
     Ok(config)
 }
 
@@ -171,6 +172,11 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 }
 
 fn alpn(http2: bool) -> Vec<Vec<u8>> {
-    let offered: &[&[u8]] = if http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
+    // Some old clients name the version that they begin with.
+    let all: &[&[u8]] = &[b"h2", b"http/1.1", b"http/1.0"];
+    let offered = if http2 { all } else { &all[1..] };
     offered.iter().map(|name| name.to_vec()).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,9 @@
 //! rustls' unbuffered API keeps no bytes: whoever calls hands in what has come and keeps what is not used up, so a connection
 //! that waits holds nothing but its keys. What is left over must be handed in again as it is: parts of it may be decrypted.
 
+use super::record::convert::{Conversion, convert};
+use super::record::layer::RecordLayer;
+use super::record::secrets::{self, TrafficSecrets};
 use bytes::BytesMut;
 use rustls::pki_types::CertificateDer;
 use rustls::server::UnbufferedServerConnection;
@@ -15,6 +18,8 @@ pub(crate) struct Session {
     connection: Box<UnbufferedServerConnection>,
     /// The peer has said that nothing more comes.
     peer_closed: bool,
+    /// Told by rustls in the handshake, for a connection that leaves it.
+    secrets: Option<Box<TrafficSecrets>>,
 }
 
 /// What became of received bytes.
@@ -49,14 +54,21 @@ enum Step {
 impl Session {
     pub(super) fn new(config: Arc<ServerConfig>) -> Result<Session, Error> {
         let connection = Box::new(UnbufferedServerConnection::new(config)?);
-        Ok(Session { connection, peer_closed: false })
+        Ok(Session { connection, peer_closed: false, secrets: None })
     }
 
     /// Handles received bytes: plaintext goes to `plain`, what is to be sent for them is added to `outgoing`.
     pub(super) fn receive(&mut self, incoming: &mut [u8], plain: &mut impl Sink, outgoing: &mut BytesMut) -> Received {
         let mut used = 0;
         loop {
-            let UnbufferedStatus { discard, state } = self.connection.process_tls_records(&mut incoming[used..]);
+            let (connection, rest) = (&mut self.connection, &mut incoming[used..]);
+            let (UnbufferedStatus { discard, state }, told) = match connection.is_handshaking() {
+                true => secrets::capture(|| connection.process_tls_records(rest)),
+                false => (connection.process_tls_records(rest), None),
+            };
+            if told.is_some() {
+                self.secrets = told;
+            }
             let mut discard = discard;
             let step = match state {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
@@ -174,6 +186,24 @@ impl Session {
             if done {
                 return Ok(());
             }
+        }
+    }
+
+    /// What is left of TLS for a tunnel, and what is to be sent before all else; or the session as it was, also with that.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub(super) fn into_records(self) -> Result<Result<(RecordLayer, Vec<u8>), (Session, Vec<u8>)>, &'static str> {
+        let Session { connection, peer_closed, secrets } = self;
+        let Some(secrets) = secrets else {
+            return Ok(Err((Session { connection, peer_closed, secrets: None }, Vec::new())));
+        };
+        match convert(connection, &secrets, peer_closed) {
+            Conversion::Converted(layer, unsent) => Ok(Ok((layer, unsent))),
+            Conversion::Stays(connection, unsent) => {
+                Ok(Err((Session { connection, peer_closed, secrets: Some(secrets) }, unsent)))
+            }
+            Conversion::Broken(why) => Err(why),
         }
     }
 

@@ -8,6 +8,8 @@
 
 use super::peer::TlsPeer;
 use super::rules::ClientPolicyId;
+use super::record::state::{Buffers, MAX_INCOMING, MAX_PLAIN};
+use super::record::stream::RecordStream;
 use super::session::{Output, Received, Session, Sink};
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
@@ -204,6 +206,35 @@ impl TlsStream {
         self.plain.reserve(plaintext.len() + behind.len());
         self.plain.extend_from_slice(plaintext);
         self.plain.extend_from_slice(&behind);
+    }
+
+    /// Bytes that it has allocated for what waits.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.incoming.capacity() + self.plain.capacity() + self.outgoing.capacity()
+    }
+
+    /// For a tunnel: of TLS 1.3 nothing is needed any more but its records. Gives back what cannot leave rustls.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub(crate) fn into_records(self) -> io::Result<Result<RecordStream<L4Stream>, TlsStream>> {
+        let fits = self.incoming.len() <= MAX_INCOMING && self.plain.len() <= MAX_PLAIN;
+        if !fits || self.close_sent || self.failed.is_some() || self.session.is_handshaking() {
+            return Ok(Err(self));
+        }
+        let TlsStream { socket, session, incoming, more, plain, mut outgoing, close_sent, failed } = self;
+        match session.into_records().map_err(io::Error::other)? {
+            Ok((layer, unsent)) => {
+                outgoing.extend_from_slice(&unsent);
+                let buffers = Buffers { incoming: incoming.into(), plain: plain.into(), unsent: outgoing.into() };
+                Ok(Ok(RecordStream::new(socket, layer, buffers)))
+            }
+            Err((session, unsent)) => {
+                outgoing.extend_from_slice(&unsent);
+                Ok(Err(TlsStream { socket, session, incoming, more, plain, outgoing, close_sent, failed }))
+            }
+        }
     }
 
     /// The connection below.

@@ -6,12 +6,13 @@
 use crate::gateway::descriptors::{Descriptors, PER_CONNECTION, Taken};
 use crate::process::ConnectionTransfer;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Waker};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 /// What becomes of the connections.
 #[derive(Clone, Debug)]
@@ -26,7 +27,8 @@ pub(crate) enum Phase {
     Draining,
     /// Another process takes over: tunnels, and HTTP/1 connections between two requests, are sent to it. HTTP/2 ends as in
     /// [`Phase::Draining`]. What else cannot move, as connections over TLS, is asked to leave first
-    /// ([`Phase::KeepAliveOff`]), and ends so after [`ConnectionRegistry::end_what_stays`], as does what nobody takes.
+    /// ([`Phase::KeepAliveOff`]), and ends so after [`ConnectionRegistry::end_what_stays`], as does what nobody takes. Tunnels
+    /// over TLS 1.2 stay.
     Migrating(mpsc::Sender<ConnectionTransfer>),
 }
 
@@ -74,7 +76,7 @@ pub(crate) trait Paused: Send + Sync + 'static {
     /// It goes on here as if nothing had happened.
     fn resume(self: Box<Self>);
     /// All of it as bytes, and the descriptors of the client's and the worker's connection.
-    fn to_transfer(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>);
+    fn to_transfer(&self) -> (Zeroizing<Vec<u8>>, Vec<BorrowedFd<'_>>);
 }
 
 /// What all connections of a service share.
@@ -88,6 +90,8 @@ pub(in crate::gateway) struct ConnectionRegistry {
     tasks: [Mutex<slab::Slab<Waker>>; SHARDS],
     next_shard: AtomicUsize,
     mover: Mutex<Option<mpsc::Sender<ConnectionTransfer>>>,
+    /// Who takes over takes tunnels over TLS, too.
+    takes_tls: AtomicBool,
     /// Where paused connections gather, while they do.
     paused: Mutex<Option<Vec<Box<dyn Paused>>>>,
     gathered: Notify,
@@ -110,6 +114,7 @@ impl ConnectionRegistry {
             tasks: Default::default(),
             next_shard: AtomicUsize::new(0),
             mover: Mutex::default(),
+            takes_tls: AtomicBool::new(true),
             paused: Mutex::default(),
             gathered: Notify::new(),
             closing: watch::Sender::new(false),
@@ -192,6 +197,15 @@ impl ConnectionRegistry {
         for shard in &self.tasks {
             lock(shard).iter().for_each(|(_, waker)| waker.wake_by_ref());
         }
+    }
+
+    /// Says whether whoever takes over takes tunnels over TLS, too. Those stay if not.
+    pub(in crate::gateway) fn set_takes_tls(&self, takes: bool) {
+        self.takes_tls.store(takes, Ordering::SeqCst);
+    }
+
+    pub(in crate::gateway) fn takes_tls(&self) -> bool {
+        self.takes_tls.load(Ordering::SeqCst)
     }
 
     /// Turns to true when HTTP/2 connections are to end.

@@ -8,6 +8,7 @@ use crate::gateway::request::heads::host;
 use crate::gateway::request::redirect;
 use crate::tls::handshake::{self, Failure, Reason};
 use crate::tls::rules::SharedTlsRules;
+use crate::tls::stream::TlsStream;
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use rustls::AlertDescription;
@@ -68,4 +69,21 @@ pub(in crate::gateway) async fn refuse_tls(stream: Stream, counts: &TlsMetrics) 
     counts.met_plain_listener();
     log::debug!("a client begins TLS on a listener without tls");
     send_and_close(stream, &handshake::alert(AlertDescription::HandshakeFailure)).await;
+}
+
+/// What a tunnel goes on with: a connection over TLS 1.3 leaves rustls here, which one that can be moved must. `None`: it is
+/// lost.
+pub(in crate::gateway) fn for_tunnel(stream: Stream) -> Option<Stream> {
+    if !(*stream).as_any().is::<TlsStream>() {
+        return Some(stream);
+    }
+    let stream = stream.into_any().downcast::<TlsStream>().ok()?;
+    match stream.into_records() {
+        Ok(Ok(records)) => Some(Box::new(records)),
+        Ok(Err(stays)) => Some(Box::new(stays)),
+        Err(why) => {
+            log::error!("a tunnel over TLS is lost: {why}");
+            None
+        }
+    }
 }

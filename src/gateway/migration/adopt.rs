@@ -66,8 +66,12 @@ impl ProxyService {
             }
             Contents::Tunnel(said) => {
                 let [client, worker] = take(fds, "a tunnel")?;
-                let ends = (format::client(client, said.peer)?, format::worker(worker)?);
-                What::Tunnel(self.resume(&said, behind, ends, known)?)
+                let (waiting, tls) = format::split_tls(&said, behind)?;
+                let client = match tls {
+                    Some(state) => format::tls_client(client, said.peer, state)?,
+                    None => format::client(client, said.peer)?,
+                };
+                What::Tunnel(self.resume(&said, waiting, (client, format::worker(worker)?), known)?)
             }
         };
         Ok(Adopted { what, home })

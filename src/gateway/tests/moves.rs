@@ -95,7 +95,7 @@ async fn tunnels_go_over_early_and_late() {
     let mut late = pair.old.client().await;
     late.write_all(UPGRADE.as_bytes()).await.unwrap();
     let mut late_worker = pair.workers.accept().await;
-    let frozen = pair.old.front.pause_tunnels(LONG).await;
+    let frozen = pair.old.front.pause_tunnels(LONG, true).await;
     let taken = pair.hand_over();
     frozen.into_iter().for_each(|tunnel| tunnel.resume());
     late_worker.write_all(SWITCHING.as_bytes()).await.unwrap();

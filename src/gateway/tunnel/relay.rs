@@ -160,7 +160,7 @@ impl Relay {
     fn enter(&mut self, cx: &mut Context<'_>) {
         self.ends
             .guard
-            .set_movable(format::plain(&self.client).is_some() && !matches!(self.closing, CloseHandshake::Said(_)));
+            .set_movable(format::can_carry_tunnel(&self.client) && !matches!(self.closing, CloseHandshake::Said(_)));
         self.ends.guard.rewatch(cx);
         self.ends.guard.count_tunnel();
         let tunnels = &self.ends.lease.member().tunnels;
@@ -208,7 +208,7 @@ impl Relay {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Turn>> {
         // First, so that what was asked for is known elsewhere, too.
         self.start_closing(cx);
-        if self.ends.guard.must_yield() && self.is_flushed() {
+        if self.ends.guard.must_yield() && self.is_flushed() && self.is_taken() {
             return Poll::Ready(Ok(Turn::YieldRequested));
         }
         let left = matches!(self.closing, CloseHandshake::Said(_)) && self.client_left(cx);

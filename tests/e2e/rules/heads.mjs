@@ -53,7 +53,7 @@ export const heads = [
     expect: (result, at) => {
       assert.deepEqual(values(result, 'x-forwarded-for'), ['127.0.0.1']);
       assert.deepEqual(values(result, 'x-real-ip'), ['127.0.0.1']);
-      assert.deepEqual(values(result, 'x-forwarded-proto'), ['http']);
+      assert.deepEqual(values(result, 'x-forwarded-proto'), [at.secure ? 'https' : 'http']);
       assert.deepEqual(values(result, 'x-forwarded-host'), [at.host]);
       assert.deepEqual(values(result, 'host'), [at.host]);
     },

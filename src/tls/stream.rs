@@ -7,9 +7,9 @@
 //! - The end of our side is a close_notify before the FIN. A FIN without one may be an attacker's: it is an error, not an end.
 
 use super::peer::TlsPeer;
-use super::rules::ClientPolicyId;
 use super::record::state::{Buffers, MAX_INCOMING, MAX_PLAIN};
 use super::record::stream::RecordStream;
+use super::rules::ClientPolicyId;
 use super::session::{Output, Received, Session, Sink};
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
@@ -223,7 +223,7 @@ impl TlsStream {
         if !fits || self.close_sent || self.failed.is_some() || self.session.is_handshaking() {
             return Ok(Err(self));
         }
-        let TlsStream { socket, session, incoming, more, plain, mut outgoing, close_sent, failed } = self;
+        let TlsStream { socket, session, incoming, more, plain, mut outgoing, close_sent, failed, peer } = self;
         match session.into_records().map_err(io::Error::other)? {
             Ok((layer, unsent)) => {
                 outgoing.extend_from_slice(&unsent);
@@ -232,7 +232,7 @@ impl TlsStream {
             }
             Err((session, unsent)) => {
                 outgoing.extend_from_slice(&unsent);
-                Ok(Err(TlsStream { socket, session, incoming, more, plain, outgoing, close_sent, failed }))
+                Ok(Err(TlsStream { socket, session, incoming, more, plain, outgoing, close_sent, failed, peer }))
             }
         }
     }

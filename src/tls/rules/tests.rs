@@ -1,10 +1,10 @@
 //! Whole handshakes in memory, between a listener's rules and rustls' own client.
 
+use super::{Settings, TlsRules, Version, provider};
 use crate::tls::certificates::now;
 use crate::tls::certificates::tests::{certificate, made};
 use crate::tls::client_certificates::{ClientCertificates, ClientPolicy, Mode};
 use crate::tls::peer::TlsPeer;
-use super::{Settings, TlsRules, Version, provider};
 use crate::tls::tickets::TicketKeys;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};

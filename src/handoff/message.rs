@@ -13,6 +13,9 @@ pub(super) enum Message {
         protocol: u32,
         version: String,
         pid: u32,
+        /// What it takes beside what every version of the protocol does. Absent from an older one.
+        #[serde(default)]
+        capabilities: Vec<String>,
     },
     Welcome {
         version: String,

@@ -16,6 +16,7 @@
 //!                                            ends the workers' control connections; they connect again
 //!   sees the workers, probes them
 //!   ready                           ───────►
+//!                                   ◄─────── keys of session tickets, if it can take them
 //!                                            stops reading output, pauses the tunnels
 //!                                   ◄─────── tunnels (both sockets, bytes under way, frame state) ...
 //!   stages them
@@ -51,6 +52,7 @@ pub(crate) use predecessors::DrainingPredecessors;
 pub(crate) use roles::{FirstPayload, PausedConnection, PausedPayload, Predecessor, Released, Successor};
 pub(crate) use server::{HandoffServer, HandoffTrigger};
 pub(crate) use successor::{HandoffClient, Takeover, take_over};
+pub(crate) use wire::Secret;
 
 use std::fmt;
 use std::time::Duration;
@@ -58,6 +60,9 @@ use std::time::Duration;
 /// What both sides must speak. Counts up with every change of a message, of the snapshot or of a connection's state that the
 /// other side would not understand.
 pub(crate) const PROTOCOL: u32 = 1;
+
+/// A successor that says so in its `hello` takes keys, in a frame of their own.
+const CAPABILITY_SECRET: &str = "secret";
 
 /// Name of the socket in the runtime directory.
 pub(crate) use crate::process::HANDOFF_SOCKET as SOCKET;

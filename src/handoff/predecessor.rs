@@ -13,11 +13,17 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 /// Gives everything to the successor at the other end, or takes everything up again. Tells its process id as it is now.
-pub(super) async fn give<P: Predecessor>(channel: &mut Channel, pid: u32, owner: &P) -> Result<(u32, Released), Error> {
+/// `takes_secrets`: it knows what to do with them.
+pub(super) async fn give<P: Predecessor>(
+    channel: &mut Channel,
+    pid: u32,
+    takes_secrets: bool,
+    owner: &P,
+) -> Result<(u32, Released), Error> {
     // Who cannot be watched could still touch what is taken up again.
     let process = watched(pid)?;
     let mut given = owner.pause().await.map_err(Error)?;
-    let mut giving = Giving { channel, process, pid, committing: false };
+    let mut giving = Giving { channel, process, pid, takes_secrets, committing: false };
     let mut tunnels = Vec::new();
     match giving.attempt(owner, &mut given, &mut tunnels).await {
         Ok(()) => Ok((giving.pid, owner.release(giving.pid).await)),
@@ -38,6 +44,7 @@ struct Giving<'a> {
     /// The successor; `None` when it is gone already.
     process: Option<Other>,
     pid: u32,
+    takes_secrets: bool,
     /// It may own everything, for all we know.
     committing: bool,
 }
@@ -59,6 +66,9 @@ impl Giving<'_> {
         self.expect("bound").await?;
         owner.disconnect_workers().await;
         self.expect("ready").await?;
+        if let Some(secret) = owner.secret().filter(|_| self.takes_secrets) {
+            self.channel.send_secret(&secret).await?;
+        }
         let paused = owner.pause_connections().await;
         *tunnels = paused.tunnels;
         let transfers = tunnels.iter().map(PausedConnection::to_transfer);
@@ -102,6 +112,7 @@ impl Giving<'_> {
                 Err(Error(format!("the successor said {} instead of {wanted}", message.name())))
             }
             Frame::Connections(_) => Err(Error(format!("the successor sent connections instead of {wanted}"))),
+            Frame::Secret(_) => Err(Error(format!("the successor sent keys instead of {wanted}"))),
             Frame::End => Err(Error(format!("the successor ended before it said {wanted}; its own log says why"))),
         }
     }

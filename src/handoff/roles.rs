@@ -1,5 +1,6 @@
 //! What the two processes of a handoff must be able to do. The composition root implements both.
 
+use super::wire::Secret;
 use crate::process::ConnectionTransfer;
 use async_trait::async_trait;
 use serde_json::Value;
@@ -21,6 +22,9 @@ pub(crate) trait Predecessor: Send + Sync + 'static {
 
     /// Ends the workers' control connections, so that they connect to the successor's control socket.
     async fn disconnect_workers(&self);
+
+    /// What a successor that can take it gets beside: keys.
+    fn secret(&self) -> Option<Secret>;
 
     /// Stops reading the workers' output and pauses the tunnels.
     async fn pause_connections(&self) -> PausedPayload<Self::PausedConnection>;
@@ -76,6 +80,9 @@ pub(crate) trait Successor: Send + Sync + 'static {
 
     /// Ends once the workers are connected and answer.
     async fn ready(&self) -> Result<(), String>;
+
+    /// Keys of the predecessor. They may come or not.
+    fn take_secret(&self, secret: Secret);
 
     /// Prepares tunnels. Neither reads from them nor writes to them until
     /// [`take_ownership`](Successor::take_ownership). Dropping them does not end the connections.

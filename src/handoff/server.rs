@@ -5,7 +5,7 @@ use super::predecessor::{finish, give};
 use super::predecessors::DrainingPredecessors;
 use super::roles::Predecessor;
 use super::wire::{Channel, Frame};
-use super::{Error, PROTOCOL, SOCKET};
+use super::{CAPABILITY_SECRET, Error, PROTOCOL, SOCKET};
 use crate::process::Renewal;
 use std::fs::Permissions;
 use std::io;
@@ -30,6 +30,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 struct Candidate {
     pid: u32,
     version: String,
+    takes_secrets: bool,
     channel: Channel,
 }
 
@@ -137,7 +138,7 @@ impl HandoffServer {
                     };
                     let pid = successor.pid;
                     log::info!("handing over to process {pid}, version {}", successor.version);
-                    match give(&mut successor.channel, pid, owner).await {
+                    match give(&mut successor.channel, pid, successor.takes_secrets, owner).await {
                         Ok((pid, released)) => {
                             log::info!("process {pid} has taken over; this one finishes what it has");
                             let _ = reply.send(Ok(pid));
@@ -185,9 +186,10 @@ async fn greet(mut channel: Channel, against: Option<String>) -> Option<Candidat
         return None;
     }
     match channel.hear_within(HELLO_TIMEOUT).await {
-        Ok(Frame::Message(Message::Hello { protocol, version, pid }, _)) => {
+        Ok(Frame::Message(Message::Hello { protocol, version, pid, capabilities }, _)) => {
             let Some(reason) = objection(protocol, &version, pid, peer.pid()) else {
-                return Some(Candidate { pid, version, channel });
+                let takes_secrets = capabilities.iter().any(|capability| capability == CAPABILITY_SECRET);
+                return Some(Candidate { pid, version, takes_secrets, channel });
             };
             log::warn!("handoff: process {pid} is refused: {reason}");
             let _ = channel.say(&Message::Refused { reason }).await;

@@ -4,7 +4,7 @@ use super::message::Message;
 use super::predecessors::{DrainingPredecessor, DrainingPredecessors};
 use super::roles::Successor;
 use super::wire::{Channel, Frame};
-use super::{CANDIDATE_TIMEOUT, Error, SOCKET, fault};
+use super::{CANDIDATE_TIMEOUT, CAPABILITY_SECRET, Error, SOCKET, fault};
 use crate::process::Other;
 use serde_json::Value;
 use std::os::fd::OwnedFd;
@@ -57,7 +57,9 @@ async fn begin(dir: &Path) -> Result<Takeover, Error> {
     }
     fault::before("hello").await.map_err(Error)?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    channel.say(&Message::Hello { protocol: fault::protocol(), version, pid: std::process::id() }).await?;
+    let capabilities = vec![CAPABILITY_SECRET.to_owned()];
+    let (protocol, pid) = (fault::protocol(), std::process::id());
+    channel.say(&Message::Hello { protocol, version, pid, capabilities }).await?;
     let predecessor = match channel.hear().await? {
         Frame::Message(Message::Welcome { version, pid }, _) => {
             log::info!("waiting to take over from process {pid}, version {version} (SIGQUIT to it begins)");
@@ -194,6 +196,7 @@ async fn converse<S: Successor>(channel: &mut Channel, successor: &S, received: 
                 received.tunnels += connections.len();
                 successor.stage(connections).await;
             }
+            Frame::Secret(secret) => successor.take_secret(secret),
             Frame::Message(Message::Commit { connections, output, in_use }, _) if connections == received.tunnels => {
                 (received.output, received.in_use) = (output, in_use);
                 fault::before("commit").await.map_err(refused)?;

@@ -6,7 +6,8 @@
 //!   as long as something waits, nothing more is taken.
 //! - The end of our side is a close_notify before the FIN. A FIN without one may be an attacker's: it is an error, not an end.
 
-use super::peer::PeerCertificate;
+use super::peer::TlsPeer;
+use super::rules::ClientPolicyId;
 use super::session::{Output, Received, Session, Sink};
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
@@ -47,6 +48,7 @@ pub(crate) struct TlsStream {
     outgoing: BytesMut,
     close_sent: bool,
     failed: Option<Fault>,
+    peer: Option<Arc<TlsPeer>>,
 }
 
 /// Why a connection does not go on.
@@ -112,6 +114,7 @@ impl TlsStream {
             outgoing: BytesMut::new(),
             close_sent: false,
             failed: None,
+            peer: None,
         })
     }
 
@@ -214,10 +217,14 @@ impl TlsStream {
         &self.socket
     }
 
-    /// The client's certificate, if it was asked for one.
-    #[allow(dead_code)] // What requests are told of it comes with client certificates.
-    pub(crate) fn peer_certificate(&self) -> Option<Arc<PeerCertificate>> {
-        PeerCertificate::of(self.session.peer_certificates())
+    /// At the end of the handshake, where a host of the listener asks for certificates.
+    pub(super) fn let_in(&mut self, asked: Option<ClientPolicyId>) {
+        self.peer = asked.map(|policy| TlsPeer::new(policy, self.session.peer_certificates()));
+    }
+
+    /// Who the client is; `None` where no host of the listener asked for certificates.
+    pub(crate) fn peer(&self) -> Option<&Arc<TlsPeer>> {
+        self.peer.as_ref()
     }
 }
 

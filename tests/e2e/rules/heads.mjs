@@ -76,6 +76,15 @@ export const heads = [
     expect: dropped,
   },
   {
+    name: 'forwarded fields: nobody claims a client certificate',
+    app: 'web',
+    act: see([
+      ['Client-Cert', 'evil'], ['Client-Cert-Chain', 'evil'], ['X-SSL-Client-Verify', 'evil'], ['X-SSL-Client-Subject', 'evil'], ['X-SSL-Client-Fingerprint', '9.9.9.9'],
+      ['client_cert', 'evil'], ['X_SSL_Client_Verify', 'evil'],
+    ]),
+    expect: dropped,
+  },
+  {
     name: 'forwarded fields: nor do they pass with _ for -',
     app: 'web',
     act: see([

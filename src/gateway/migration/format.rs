@@ -3,6 +3,7 @@
 //! The bytes are a JSON object, its length in 4 bytes (big-endian) before it, and what was read and not yet passed on
 //! behind it. Which version of this both sides speak is agreed before by the handoff.
 
+use crate::gateway::access::Entry;
 use crate::tls::stream::TlsStream;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::protocols::{GetSocketDigest, SocketDigest, Stream};
@@ -64,6 +65,9 @@ pub(in crate::gateway) struct Tunnel {
     /// The room that leads it to its worker.
     #[serde(default)]
     pub(in crate::gateway) room: Option<u64>,
+    /// What the access log is told of it.
+    #[serde(default)]
+    pub(in crate::gateway) log: Option<Entry>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

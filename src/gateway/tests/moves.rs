@@ -2,7 +2,6 @@
 
 use super::phases::{GET, LAST, OK, answer, get, says_close};
 use super::*;
-use crate::gateway::Listener;
 use crate::gateway::Phase;
 use crate::gateway::migration::format::Contents;
 use crate::process::ConnectionTransfer;

@@ -1,7 +1,6 @@
 //! What becomes of connections, by phase.
 
 use super::*;
-use crate::gateway::Listener;
 use crate::gateway::Phase;
 
 pub(super) const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";

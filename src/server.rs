@@ -27,7 +27,7 @@ mod upgrade;
 use crate::config::cli::{Cli, Stop};
 use crate::config::verbs::Asked;
 use crate::config::{self, Config};
-use crate::gateway::{self, Listener, LoopName, ProxyService, Rules, SharedListener};
+use crate::gateway::{self, Listener, LoopName, ProxyService, Rules, SharedListener, SharedRules};
 use crate::handoff::{self, Takeover};
 use crate::pool::{Pool, Settings};
 use crate::process::RuntimeDir;
@@ -73,6 +73,9 @@ const UNKNOWN_IDLE_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// For a thread that serves connections to end, once everything else has.
 const RUNTIME_END_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// For the last lines of the access log to be written.
+const LAST_LINES_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a start with a wrong configuration ends with (EX_CONFIG of sysexits.h): no restart mends that.
 const WRONG_CONFIGURATION: u8 = 78;
@@ -193,6 +196,7 @@ struct Ready {
     homes: Homes,
     failed: Arc<AtomicBool>,
     role: Arc<watch::Sender<HandoffRole>>,
+    rules: SharedRules,
     admin: Option<PathBuf>,
     pid_file: PathBuf,
 }
@@ -238,7 +242,8 @@ fn prepare(cli: Cli, mut config: Config, takeover: Option<Takeover>) -> Result<R
     server.add_service(background_service("supervisor", supervisor));
     let tls = Arc::new(TlsStore::new());
     let loaded = certificates::load(&tls, &config.listeners)?;
-    let rules = Arc::new(ArcSwap::from_pointee(rules(&config, apps)));
+    let rules = rules(&config, apps).with_access(config.access_log.take(), control.logs(), Arc::default());
+    let rules = Arc::new(ArcSwap::from_pointee(rules));
     tell_of_files(config.limits.connections, descriptors);
     let in_force_listeners = listeners::in_force(&config, &loaded.rules);
     certificates::follow(&tls, loaded, &config.listeners, in_force_listeners.iter());
@@ -274,6 +279,7 @@ fn prepare(cli: Cli, mut config: Config, takeover: Option<Takeover>) -> Result<R
     server.add_service(background_service("certificates", watch));
 
     let health = ProxyHealth::new(control.clone(), rules.clone());
+    let (logged, last_rules) = (front.clone(), rules.clone());
     let reloader = Arc::new(Reloader::new(
         cli,
         in_force,
@@ -311,6 +317,7 @@ fn prepare(cli: Cli, mut config: Config, takeover: Option<Takeover>) -> Result<R
     };
     let signals = Signals {
         control,
+        front: logged,
         reloader,
         stop: Arc::new(stop),
         systemd: Mutex::new(Some(systemd)),
@@ -321,7 +328,7 @@ fn prepare(cli: Cli, mut config: Config, takeover: Option<Takeover>) -> Result<R
         upgrader,
         role: role.clone(),
     };
-    Ok(Ready { server, signals, listeners, homes, failed, role, admin: config.admin, pid_file })
+    Ok(Ready { server, signals, listeners, homes, failed, role, rules: last_rules, admin: config.admin, pid_file })
 }
 
 impl Ready {
@@ -329,6 +336,7 @@ impl Ready {
         *self.signals.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = waiting;
         self.server.run(RunArgs { shutdown_signal: Box::new(self.signals) });
         self.homes.end(RUNTIME_END_TIMEOUT);
+        self.rules.load().close_access_log(LAST_LINES_TIMEOUT);
         self.listeners.sockets.release();
         match &*self.role.borrow() {
             HandoffRole::Active => {

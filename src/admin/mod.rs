@@ -17,6 +17,7 @@
 mod api;
 mod client;
 pub(crate) mod commands;
+mod exposition;
 pub(crate) mod health;
 mod http;
 mod own;

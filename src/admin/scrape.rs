@@ -1,7 +1,9 @@
 //! The page that Prometheus reads.
 
+use super::exposition;
 use super::http::Answer;
 use async_trait::async_trait;
+use http::header::ACCEPT;
 use http::{Method, Response, StatusCode};
 use pingora_core::apps::http_app::ServeHttp;
 use pingora_core::protocols::http::ServerSession;
@@ -21,7 +23,8 @@ impl Scrape {
         Scrape { registry }
     }
 
-    pub(super) fn answer(&self, method: &Method, path: &str) -> Answer {
+    /// In OpenMetrics if `accept` names it, else in Prometheus' text format.
+    pub(super) fn answer(&self, method: &Method, path: &str, accept: Option<&[u8]>) -> Answer {
         let plain = |status, text: &str| Answer { status, kind: PLAIN, body: format!("{text}\n").into(), allow: None };
         if path != "/metrics" {
             return plain(StatusCode::NOT_FOUND, "there is /metrics");
@@ -31,7 +34,13 @@ impl Scrape {
         }
         let mut page = String::new();
         match text::encode(&mut page, &self.registry) {
-            Ok(()) => Answer { status: StatusCode::OK, kind: OPEN_METRICS, body: page.into_bytes(), allow: None },
+            Ok(()) => {
+                let (kind, page) = match exposition::asks_for_open_metrics(accept) {
+                    true => (OPEN_METRICS, page),
+                    false => (exposition::TEXT, exposition::to_text(&page)),
+                };
+                Answer { status: StatusCode::OK, kind, body: page.into_bytes(), allow: None }
+            }
             Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written"),
         }
     }
@@ -42,7 +51,8 @@ impl ServeHttp for Scrape {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         let head = session.req_header();
         let is_head = head.method == Method::HEAD;
-        let answer = self.answer(&head.method, head.uri.path());
+        let accept = head.headers.get(ACCEPT).map(|accept| accept.as_bytes());
+        let answer = self.answer(&head.method, head.uri.path(), accept);
         // Whatever came behind the head is not read.
         session.set_keepalive(None);
         let mut response = answer.into_response();

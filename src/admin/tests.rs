@@ -191,7 +191,7 @@ fn the_metrics_page_is_the_only_one() {
     register_process(&mut registry);
     register_build(registry.sub_registry_with_prefix("own"));
     let scrape = Scrape::new(registry);
-    let page = scrape.answer(&Method::GET, "/metrics");
+    let page = scrape.answer(&Method::GET, "/metrics", Some(b"application/openmetrics-text"));
     let text = String::from_utf8(page.body).unwrap();
     assert!(page.kind.starts_with("application/openmetrics-text"));
     for line in ["process_resident_memory_bytes ", "process_cpu_seconds_total ", "process_open_fds ", "own_build_info{"]
@@ -199,8 +199,10 @@ fn the_metrics_page_is_the_only_one() {
         assert!(text.lines().any(|l| l.starts_with(line)), "{line} in\n{text}");
     }
     assert!(text.ends_with("# EOF\n"));
-    assert_eq!(scrape.answer(&Method::GET, "/").status, 404);
-    let refused = scrape.answer(&Method::POST, "/metrics");
+    let plain = scrape.answer(&Method::GET, "/metrics", None);
+    assert_eq!(plain.kind, "text/plain; version=0.0.4; charset=utf-8");
+    assert_eq!(scrape.answer(&Method::GET, "/", None).status, 404);
+    let refused = scrape.answer(&Method::POST, "/metrics", None);
     assert_eq!((refused.status, refused.allow), (StatusCode::METHOD_NOT_ALLOWED, Some("GET, HEAD")));
 }
 

@@ -2,7 +2,7 @@
 
 use super::error::shown;
 use super::fields::{Decoder, Field, Fields};
-use super::schema::{LOGS, ROTATE};
+use super::schema::{LOGS, ROTATE, Section};
 use crate::process::output::{FilePolicy, Format, Policy, Rotate};
 
 pub(super) fn decode(d: &mut Decoder<'_>, top: &Fields<'_>) -> Policy {
@@ -14,7 +14,7 @@ pub(super) fn decode(d: &mut Decoder<'_>, top: &Fields<'_>) -> Policy {
     let Some(fields) = d.fields(&field, &LOGS) else { return default };
     let format = fields.get("format").and_then(|field| d.choice(&field, &["text", "json"], &[]));
     let path = fields.get("path").and_then(|field| Some((field.at(), path(d, &field)?)));
-    let rotate = rotate(d, &fields);
+    let rotate = rotate(d, &fields, &ROTATE);
     let output = fields.get("output").map(|field| (field.at(), d.choice(&field, OUTPUTS, OTHERS)));
     let (at, output) = output.map_or((None, "stdout"), |(at, output)| (at, output.unwrap_or("stdout")));
     let files = matches!(output, "file" | "both");
@@ -59,10 +59,10 @@ fn path(d: &mut Decoder<'_>, field: &Field<'_>) -> Option<String> {
     Some(text)
 }
 
-fn rotate(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Rotate {
+pub(super) fn rotate(d: &mut Decoder<'_>, fields: &Fields<'_>, section: &'static Section) -> Rotate {
     let default = Rotate::default();
     let Some(field) = fields.filled("rotate") else { return default };
-    let Some(fields) = d.fields(&field, &ROTATE) else { return default };
+    let Some(fields) = d.fields(&field, section) else { return default };
     Rotate {
         size: d.size(&fields, "size").unwrap_or(default.size),
         age: d.duration_or_none(&fields, "age").unwrap_or(default.age),

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod access_log;
 mod admin;
 mod affinity;
 mod alarms;
@@ -41,7 +42,7 @@ pub use error::{Error, Place, Warning};
 pub(crate) use shutdown::MARGIN as SHUTDOWN_MARGIN;
 
 use crate::fleet::policy::Policy;
-use crate::gateway::{Carrier, Limits, Protocol};
+use crate::gateway::{AccessPolicy, Carrier, Limits, Protocol};
 use crate::pool::QueuePolicy;
 use crate::pool::affinity::{Affinity, Balance};
 use crate::process::output;
@@ -89,6 +90,8 @@ pub(crate) struct Config {
     pub(crate) health: Option<SocketAddr>,
     pub(crate) shutdown: Shutdown,
     pub(crate) logs: output::Policy,
+    /// `None`: off.
+    pub(crate) access_log: Option<AccessPolicy>,
     pub(crate) alarms: Alarms,
 }
 
@@ -385,6 +388,7 @@ fn decode(found: Findings, base: &Path, root: &Node, machine: &dyn Machine) -> L
     let health = admin::address(&mut d, &top, &schema::HEALTH, "127.0.0.1:9902", &taken);
     let shutdown = shutdown::decode(&mut d, &top, &apps.apps);
     let logs = logs::decode(&mut d, &top);
+    let access_log = access_log::decode(&mut d, &top);
     let alarms = alarms::decode(&mut d, &top);
     limits::check_socket_paths(&mut d, &top, &runtime_dir, &apps.apps);
     external::check(&mut d, &apps.apps, &apps.names, &runtime_dir);
@@ -403,6 +407,7 @@ fn decode(found: Findings, base: &Path, root: &Node, machine: &dyn Machine) -> L
         health,
         shutdown,
         logs,
+        access_log,
         alarms,
     };
     d.found.finish(Some(config))

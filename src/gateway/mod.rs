@@ -9,12 +9,13 @@
 //! - [`upstream`]: the worker's side. Of clients it knows only that they need file descriptors
 //! - [`migration::give`]: gives connections to another process
 //! - [`downstream`]: the client's side. Knows no worker
-//! - [`migration::format`], [`metrics`], [`rules`], [`descriptors`]: what they share
+//! - [`migration::format`], [`metrics`], [`rules`], [`access`], [`descriptors`]: what they share
 //! - [`request`]: what is decided about a request, pure
 //! - [`http1`]: the codec, pure
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod carrier;
 mod descriptors;
 mod downstream;
@@ -31,6 +32,7 @@ mod tests;
 mod tunnel;
 mod upstream;
 
+pub(crate) use access::{Format as AccessFormat, Policy as AccessPolicy, Redact, Unknown as UnknownVariable};
 pub(crate) use downstream::connections::{Paused, Phase};
 pub(crate) use listener::{Listener, SharedListener};
 pub(crate) use migration::adopt::Adopted;

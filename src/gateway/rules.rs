@@ -1,11 +1,13 @@
 //! The rules that all connections share: apps, routes and limits. They can be replaced at any time.
 
+use super::access::{self, AccessLog};
 use super::http1::head;
 use super::metrics::counters::AppMetrics;
 use super::request::limits::RequestLimits;
 use super::request::passes::LoopName;
 use super::request::route::{Route, Routes};
 use crate::pool::Pool;
+use crate::process::output::Logs;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,6 +94,9 @@ pub(crate) struct Rules {
     pub(super) loop_name: LoopName,
     /// A whole `Keep-Alive` line for answers after which the connection stays, or nothing.
     pub(super) keep_alive_hint: Box<[u8]>,
+    /// `None`: requests are not logged.
+    pub(super) access: Option<Arc<AccessLog>>,
+    pub(super) access_counters: Arc<access::Counters>,
 }
 
 /// How much sooner than the proxy a client should give an idle connection up, so that its next request does not meet
@@ -119,11 +124,41 @@ impl Rules {
             carrier,
             loop_name,
             keep_alive_hint: hint.into_bytes().into(),
+            access: None,
+            access_counters: Arc::default(),
         }
     }
 
-    /// These rules in the place of `before`: what was counted of an app goes on.
+    /// With an access log, if there is to be one. `counters` are those of the rules before.
+    pub(crate) fn with_access(
+        mut self,
+        policy: Option<access::Policy>,
+        logs: &Arc<Logs>,
+        counters: Arc<access::Counters>,
+    ) -> Rules {
+        self.access = policy.map(|policy| Arc::new(AccessLog::new(policy, logs.clone(), counters.clone())));
+        self.access_counters = counters;
+        self
+    }
+
+    pub(crate) fn access_counters(&self) -> Arc<access::Counters> {
+        self.access_counters.clone()
+    }
+
+    /// Writes what is left of the access log, for at most `limit`. Blocks.
+    pub(crate) fn close_access_log(&self, limit: Duration) {
+        self.access.iter().for_each(|log| log.close(limit));
+    }
+
+    /// These rules in the place of `before`: what was counted of an app goes on, and so does an access log.
     pub(crate) fn succeeding(mut self, before: &Rules) -> Rules {
+        match (self.access.take().and_then(Arc::into_inner), &before.access) {
+            (Some(log), Some(before)) => self.access = Some(Arc::new(log.succeeding(before))),
+            (log, before) => {
+                self.access = log.map(Arc::new);
+                before.iter().for_each(|before| before.leave());
+            }
+        }
         for app in self.apps.iter_mut().filter_map(Arc::get_mut) {
             if let Some(old) = before.apps.iter().find(|old| old.pool.app == app.pool.app) {
                 app.metrics = old.metrics.clone();

@@ -1,6 +1,8 @@
 //! The application for Pingora's listeners: owns each client connection, reads its requests' heads with a deadline and
 //! a limit, checks their framing, and hands every request to the carrier that serves it.
 
+use super::access::Line;
+use super::access::facts::Facts;
 use super::carrier::http1::{self as http1_carrier, Next};
 use super::carrier::{http2, pingora};
 use super::descriptors::Descriptors;
@@ -20,7 +22,8 @@ use super::request::error_response::ErrorResponse;
 use super::request::heads::host;
 use super::request::hsts::Hsts;
 use super::request::redirect;
-use super::rules::{Carrier, Protocol, Rules, SharedRules};
+use super::rules::{App, Carrier, Protocol, Rules, SharedRules};
+use super::tunnel::log::TunnelLog;
 use super::tunnel::relay::{Ends, Relay};
 use super::upstream::idle_pool;
 use async_trait::async_trait;
@@ -218,7 +221,10 @@ impl ProxyService {
                 Err(NoRequest::Gone) => return,
                 // A request that is on its way now must not meet a reset.
                 Err(NoRequest::Idle) => return close(connection.stream).await,
-                Err(NoRequest::Refused(response)) => return respond_and_close(connection.stream, response).await,
+                Err(NoRequest::Refused(response)) => {
+                    self.log_refused_head(&connection, response);
+                    return respond_and_close(connection.stream, response).await;
+                }
                 Err(NoRequest::Http2) => return Box::pin(self.serve_http2(connection)).await,
                 Err(NoRequest::Tls) => return secure::refuse_tls(connection.stream, &self.handshakes).await,
                 Err(NoRequest::Migrate) => {
@@ -249,22 +255,27 @@ impl ProxyService {
             && redirect::applies(head.target.of(&connection.read_ahead))
         {
             let location = redirect::https(host, head.target.of(&connection.read_ahead), port);
+            let response = if location.is_some() { ErrorResponse::TO_HTTPS } else { ErrorResponse::NO_REDIRECT };
+            log_unserved(&rules, &connection, head, None, (response, "redirect"));
             match location {
                 Some(location) => send_and_close(connection.stream, &redirect::message(&location)).await,
-                None => respond_and_close(connection.stream, ErrorResponse::NO_REDIRECT).await,
+                None => respond_and_close(connection.stream, response).await,
             }
             return None;
         }
         if connection.tls.as_ref().is_some_and(|client| client.is_misdirected(host)) {
+            log_unserved(&rules, &connection, head, None, (ErrorResponse::MISDIRECTED, "misdirected"));
             respond_and_close(connection.stream, ErrorResponse::MISDIRECTED).await;
             return None;
         }
         let Some(app) = rules.routes.find(host, head.target.of(&connection.read_ahead)) else {
+            log_unserved(&rules, &connection, head, None, (ErrorResponse::NO_ROUTE, "no_route"));
             respond_and_close(connection.stream, ErrorResponse::NO_ROUTE).await;
             return None;
         };
         let app = &rules.apps[app];
         if app.protocol == Protocol::Http2 && head.websocket {
+            log_unserved(&rules, &connection, head, Some(app), (ErrorResponse::NO_UPGRADE, "no_upgrade"));
             respond_and_close(connection.stream, ErrorResponse::NO_UPGRADE).await;
             return None;
         }
@@ -273,8 +284,9 @@ impl ProxyService {
         }
         match http1_carrier::serve(&rules, app, &self.registry, connection, head).await {
             Next::Request(connection) => Some(connection),
-            Next::Tunnel(switched, lease, connection, unsent) => {
-                let ends = Ends { guard: connection.guard, lease, _tunnel: app.metrics.tunnel() };
+            Next::Tunnel(switched, lease, connection, unsent, entry) => {
+                let log = entry.map(|entry| TunnelLog::new(entry, self.rules.clone()));
+                let ends = Ends { guard: connection.guard, lease, log, _tunnel: app.metrics.tunnel() };
                 let idle = rules.limits.tunnel_idle_timeout;
                 let stream = secure::for_tunnel(connection.stream)?;
                 let relay = Relay::new(stream, *switched, unsent, connection.read_ahead, idle, ends);
@@ -290,12 +302,49 @@ impl ProxyService {
         self.listener.load().address
     }
 
+    /// A head that was refused is logged as far as it was read.
+    fn log_refused_head(&self, connection: &Connection, response: ErrorResponse) {
+        if let Some(log) = &self.rules.load().access {
+            let mut line = Line::new(log, Facts::of_refused(&connection.read_ahead, connection.client));
+            line.trace.refused(&response, "refused_head");
+        }
+    }
+
+    /// Gives the access log's writer what threads have. Runs as long as the process serves.
+    pub(crate) async fn flush_access_log(&self) {
+        let counters = self.rules.load().access_counters();
+        loop {
+            counters.due().await;
+            self.rules.load().access.iter().for_each(|log| log.collect());
+        }
+    }
+
+    /// Opens the access log's file anew: it was moved away.
+    pub(crate) fn reopen_access_log(&self) {
+        self.rules.load().access.iter().for_each(|log| log.reopen());
+    }
+
     /// Serves a connection that has begun to speak HTTP/2.
     async fn serve_http2(&self, connection: Connection) {
         if self.rules.load().carrier == Carrier::Pingora {
             return self.pingora.serve_http2(connection).await;
         }
         http2::serve(self.rules.clone(), connection, self.pingora.clone()).await;
+    }
+}
+
+/// Logs a request that goes to no worker.
+fn log_unserved(
+    rules: &Rules,
+    connection: &Connection,
+    head: &Head,
+    app: Option<&App>,
+    (response, reason): (ErrorResponse, &'static str),
+) {
+    if let Some(log) = &rules.access {
+        let facts = Facts::of_http1(head, &connection.read_ahead, connection.client);
+        let mut line = Line::new(log, Facts { app: app.map(|app| &*app.pool.app), ..facts });
+        line.trace.refused(&response, reason);
     }
 }
 

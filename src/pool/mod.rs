@@ -24,7 +24,7 @@ pub(crate) use queue::{Queue, QueuePolicy};
 pub(crate) use room::{Led, Room};
 pub(crate) use tunnels::{Closing, Tunnels};
 
-use crate::worker::{Tag, WorkerId};
+use crate::worker::{Generation, Tag, WorkerId};
 use affinity::{Affinity, Balance};
 use arc_swap::ArcSwap;
 use pingora_load_balancing::{Backends, LoadBalancer};
@@ -46,6 +46,8 @@ pub(crate) struct Member {
     pub(crate) pinned: Pinned,
     /// The user whose process must listen there: our own, unless [`Member::of_user`] says another.
     pub(crate) user: u32,
+    /// What it was deployed with; 0 while nobody has said so.
+    generation: AtomicU32,
     pub(crate) load: Load,
     pub(crate) tunnels: Tunnels,
     pub(crate) silence: Silence,
@@ -71,6 +73,7 @@ impl Member {
             socket,
             pinned: Pinned::default(),
             user: rustix::process::geteuid().as_raw(),
+            generation: AtomicU32::new(0),
             load: Load::default(),
             tunnels: Tunnels::default(),
             silence: Silence::default(),
@@ -94,6 +97,14 @@ impl Member {
 
     pub(crate) fn of_user(self, user: u32) -> Member {
         Member { user, ..self }
+    }
+
+    pub(crate) fn set_generation(&self, generation: Generation) {
+        self.generation.store(generation.0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn generation(&self) -> Generation {
+        Generation(self.generation.load(Ordering::Relaxed))
     }
 }
 

@@ -175,7 +175,8 @@ impl Reloader {
         let AppWiring { specs, apps } = wiring;
         let scope = wish.app.map_or(ReloadScope::Changed, ReloadScope::App);
         let outcome = self.control.reload(specs, scope, wish.sent).await?;
-        let new = super::rules(&config, apps);
+        let counters = self.rules.load().access_counters();
+        let new = super::rules(&config, apps).with_access(config.access_log.take(), self.control.logs(), counters);
         let mut pools = self.pools.lock().await;
         *pools = new.pools().map(|pool| (pool.app.clone(), pool.clone())).collect();
         for (name, settings) in settings {

@@ -219,10 +219,25 @@ impl Runtimes {
         if loads.iter().all(|load| load.is_late) {
             return;
         }
-        for (lane, _) in self.lanes().iter().zip(loads.clone()).filter(|(_, load)| load.is_late) {
-            for job in std::mem::take(&mut *lane.inbox.jobs()) {
+        for (from, lane) in self.lanes().iter().enumerate() {
+            if !loads[from].is_late {
+                continue;
+            }
+            // Under the inbox's lock nothing is pushed: a job may be best left where it is.
+            let mut moved = Vec::new();
+            let mut jobs = lane.inbox.jobs();
+            for job in std::mem::take(&mut *jobs) {
                 let at = self.choose(&loads, None);
+                if at == from {
+                    jobs.push_back(job);
+                    continue;
+                }
+                loads[from].open = loads[from].open.saturating_sub(1);
                 loads[at].open += 1;
+                moved.push((at, job));
+            }
+            drop(jobs);
+            for (at, job) in moved {
                 self.lanes()[at].inbox.push([job], self.now());
             }
         }

@@ -8,6 +8,7 @@ use super::reload::{Reloader, Wish};
 use super::shutdown::GracefulShutdown;
 use super::systemd::SystemdNotifier;
 use super::upgrade::Upgrader;
+use crate::gateway::ProxyService;
 use crate::process;
 use crate::supervisor::Control;
 use async_trait::async_trait;
@@ -50,6 +51,7 @@ impl Listening {
 /// Ends the server when the supervisor has: nothing of it is left then.
 pub(super) struct Signals {
     pub(super) control: Control,
+    pub(super) front: ProxyService,
     pub(super) reloader: Arc<Reloader>,
     pub(super) stop: Arc<GracefulShutdown>,
     /// HandoffClient when the server runs; so are the signals, where they are listened to already.
@@ -78,6 +80,8 @@ impl Signals {
         systemd.map(|systemd| tokio::spawn(systemd.run()));
         let waiting = self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
         waiting.map(|waiting| tokio::spawn(waiting.run(self.health.clone(), self.stop.clone())));
+        let front = self.front.clone();
+        tokio::spawn(async move { front.flush_access_log().await });
         loop {
             tokio::select! {
                 () = next(&mut terminate) => self.stop.signalled("SIGTERM"),
@@ -87,6 +91,7 @@ impl Signals {
                 () = next(&mut user1) => {
                     log::info!("SIGUSR1: opening log files anew");
                     self.control.logs().reopen();
+                    self.front.reopen_access_log();
                 }
                 () = self.departed() => return self.depart().await,
                 outcome = self.control.finished() => {

@@ -174,6 +174,8 @@ impl ManagedApp {
         let stopping = expecting && self.fleet.is_stopping();
         let seat = |(incarnation, open)| {
             let member = self.workers.get(&incarnation)?.member()?.clone();
+            let worker = self.fleet.workers().find(|worker| worker.incarnation == incarnation);
+            worker.into_iter().for_each(|worker| member.set_generation(worker.generation));
             Some(Seat { member, open: open || stopping })
         };
         self.fleet.seats().filter_map(seat).collect()

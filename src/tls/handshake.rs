@@ -207,6 +207,10 @@ async fn hello(
         if before == 0 && is_plain_http(received[0]) {
             return Err(Refusal::Plain("the client speaks plain HTTP".into()));
         }
+        if received[0] != HANDSHAKE {
+            let failure = Failure::new(Reason::NotTls, format_args!("its first byte is {:#04x}", received[0]));
+            return Err(Refusal::Said(failure, alert(AlertDescription::UnexpectedMessage)));
+        }
         let mut fresh = &received[before..];
         while !fresh.is_empty() {
             if !matches!(acceptor.read_tls(&mut fresh), Ok(1..)) {
@@ -226,11 +230,7 @@ async fn hello(
             Err((error, mut alert)) => {
                 let mut said = Vec::new();
                 let _ = alert.write_all(&mut said);
-                let reason = match Reason::of(&error) {
-                    Reason::Protocol if received[0] != HANDSHAKE => Reason::NotTls,
-                    reason => reason,
-                };
-                return Err(Refusal::Said(Failure::new(reason, error), said));
+                return Err(Refusal::Said(Failure::new(Reason::of(&error), error), said));
             }
         }
     }

@@ -177,6 +177,3 @@ fn alpn(http2: bool) -> Vec<Vec<u8>> {
     let offered = if http2 { all } else { &all[1..] };
     offered.iter().map(|name| name.to_vec()).collect()
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,262 +1,246 @@
-//! The stream against rustls' own client, over real sockets.
+//! Whole handshakes in memory, between a listener's rules and rustls' own client.
 
-use super::handshake::{self, Reason};
-use super::rules::{Settings, TlsRules};
-use super::stream::TlsStream;
-use arc_swap::ArcSwap;
-use pingora_core::protocols::l4::stream::Stream as L4Stream;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion, version};
-use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use super::certificates::now;
+use super::certificates::tests::{certificate, made};
+use super::client_certificates::{ClientCertificates, ClientPolicy, Mode};
+use super::peer::TlsPeer;
+use super::rules::{Settings, TlsRules, Version, provider};
+use super::tickets::TicketKeys;
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ClientConnection, Resumption};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::Acceptor;
+use rustls::{
+    ClientConfig, DigitallySignedStruct, Error, HandshakeKind, NamedGroup, ProtocolVersion, ServerConnection,
+    SignatureScheme, version,
+};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 
-type Client = StreamOwned<ClientConnection, std::net::TcpStream>;
+/// Accepts every certificate: these tests look at the server's side.
+#[derive(Debug)]
+struct Trusting;
 
-const VERSIONS: [&SupportedProtocolVersion; 2] = [&version::TLS12, &version::TLS13];
-const LONG: Duration = Duration::from_secs(20);
-
-struct Rig {
-    listener: TcpListener,
-    rules: ArcSwap<TlsRules>,
-    root: CertificateDer<'static>,
-}
-
-impl Rig {
-    async fn new(settings: Settings) -> Rig {
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        let (cert, key) = (made.cert.pem(), made.signing_key.serialize_pem());
-        let rules = TlsRules::of_pair(cert.as_bytes(), key.as_bytes(), &settings).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        Rig { listener, rules: ArcSwap::from_pointee(rules), root: made.cert.der().clone() }
-    }
-
-    fn address(&self) -> SocketAddr {
-        self.listener.local_addr().unwrap()
-    }
-
-    async fn plain(&self) -> L4Stream {
-        self.listener.accept().await.unwrap().0.into()
-    }
-
-    async fn accept(&self) -> TlsStream {
-        let accepted = tokio::time::timeout(LONG, handshake::accept(self.plain().await, &self.rules)).await.unwrap();
-        accepted.unwrap_or_else(|failure| panic!("{}", failure.why))
-    }
-
-    /// A client on a thread of its own.
-    fn client<T: Send + 'static>(
+impl ServerCertVerifier for Trusting {
+    fn verify_server_cert(
         &self,
-        version: &'static SupportedProtocolVersion,
-        talk: impl FnOnce(Client) -> T + Send + 'static,
-    ) -> JoinHandle<T> {
-        let (root, address) = (self.root.clone(), self.address());
-        std::thread::spawn(move || {
-            let mut roots = RootCertStore::empty();
-            roots.add(root).unwrap();
-            let config = ClientConfig::builder_with_provider(super::rules::provider())
-                .with_protocol_versions(&[version])
-                .unwrap()
-                .with_root_certificates(roots)
-                .with_no_client_auth();
-            let name = ServerName::try_from("localhost").unwrap();
-            let connection = ClientConnection::new(Arc::new(config), name).unwrap();
-            let socket = std::net::TcpStream::connect(address).unwrap();
-            socket.set_read_timeout(Some(LONG)).unwrap();
-            talk(StreamOwned::new(connection, socket))
-        })
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
     }
 }
 
-fn noise(len: usize) -> Vec<u8> {
-    let mut random = fastrand::Rng::with_seed(len as u64);
-    (0..len).map(|_| random.u8(..)).collect()
+/// A client that keeps its tickets; with a certificate and its key, if it has them.
+fn client(tls12: bool, own: Option<(&str, &str)>) -> Arc<ClientConfig> {
+    let versions: &[_] = if tls12 { &[&version::TLS12] } else { &[&version::TLS13] };
+    let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(versions).unwrap();
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(Trusting));
+    let mut config = match own {
+        None => builder.with_no_client_auth(),
+        Some((cert, key)) => {
+            let chain = vec![CertificateDer::from_pem_slice(cert.as_bytes()).unwrap()];
+            builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap()).unwrap()
+        }
+    };
+    config.resumption = Resumption::in_memory_sessions(8);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Arc::new(config)
 }
 
-/// Sends what it gets back until the client ends its side.
-async fn echo(stream: &mut TlsStream, at_once: usize) -> std::io::Result<()> {
-    let mut buffer = vec![0; at_once];
+/// The server's side after a handshake in which the client asks for `name`.
+fn handshake(rules: &TlsRules, client: &Arc<ClientConfig>, name: &'static str) -> Result<ServerConnection, Error> {
+    let mut client = ClientConnection::new(client.clone(), ServerName::try_from(name).unwrap()).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    let mut acceptor = Acceptor::default();
+    acceptor.read_tls(&mut hello.as_slice()).unwrap();
+    let accepted = acceptor.accept().map_err(|(error, _)| error)?.unwrap();
+    let config = rules.server_config(&accepted.client_hello()).unwrap();
+    let mut server = accepted.into_connection(config).map_err(|(error, _)| error)?;
     loop {
-        match stream.read(&mut buffer).await? {
-            0 => return stream.shutdown().await,
-            n => stream.write_all(&buffer[..n]).await?,
+        let mut bytes = Vec::new();
+        while server.wants_write() {
+            server.write_tls(&mut bytes).unwrap();
         }
-        stream.flush().await?;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bytes_come_back_whole_however_they_are_read() {
-    let rig = Rig::new(Settings::default()).await;
-    for version in VERSIONS {
-        for (len, at_once) in [(1, 1), (5_000, 7), (100_000, 1_000), (300_000, 16_384), (2_000_000, 100_000)] {
-            let sent = noise(len);
-            let expected = sent.clone();
-            let client = rig.client(version, move |mut client| {
-                for part in sent.chunks(40_000) {
-                    client.write_all(part).unwrap();
-                    let mut back = vec![0; part.len()];
-                    client.read_exact(&mut back).unwrap();
-                    assert_eq!(back, part);
-                }
-                client.conn.send_close_notify();
-                client.flush().unwrap();
-                let mut rest = Vec::new();
-                client.read_to_end(&mut rest).unwrap();
-                assert!(rest.is_empty());
-                sent
-            });
-            let mut stream = rig.accept().await;
-            echo(&mut stream, at_once).await.unwrap();
-            assert_eq!(client.join().unwrap(), expected);
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            client.read_tls(&mut rest).unwrap();
+            client.process_new_packets()?;
+        }
+        let mut answer = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut answer).unwrap();
+        }
+        let is_over = bytes.is_empty() && answer.is_empty();
+        let mut rest = answer.as_slice();
+        while !rest.is_empty() {
+            server.read_tls(&mut rest).unwrap();
+            server.process_new_packets()?;
+        }
+        if is_over {
+            assert!(!server.is_handshaking());
+            return Ok(server);
         }
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_slow_client_does_not_take_is_kept_and_flushed() {
-    let rig = Rig::new(Settings::default()).await;
-    let expected = noise(4_000_000);
-    let client = rig.client(&version::TLS13, |mut client| {
-        client.flush().unwrap();
-        std::thread::sleep(Duration::from_millis(100));
-        let mut all = Vec::new();
-        client.read_to_end(&mut all).unwrap();
-        all
-    });
-    let mut stream = rig.accept().await;
-    stream.write_all(&expected).await.unwrap();
-    stream.shutdown().await.unwrap();
-    assert!(client.join().unwrap() == expected);
+fn rules_of(settings: &Settings, clients: &[Arc<ClientPolicy>], tickets: &Arc<TicketKeys>) -> TlsRules {
+    let certificates = [Arc::new(certificate(&["a.example", "*.example"], false))];
+    TlsRules::new(settings, &certificates, clients, tickets).unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_end_without_a_close_notify_is_an_error_and_one_with_it_is_an_end() {
-    let rig = Rig::new(Settings::default()).await;
-    for version in VERSIONS {
-        let client = rig.client(version, |mut client| {
-            client.write_all(b"half").unwrap();
-            client.sock.shutdown(Shutdown::Write).unwrap();
-            let mut rest = Vec::new();
-            client.read_to_end(&mut rest).map(|_| rest)
-        });
-        let mut stream = rig.accept().await;
-        let mut read = Vec::new();
-        let error = stream.read_to_end(&mut read).await.unwrap_err();
-        assert_eq!((error.kind(), &read[..]), (std::io::ErrorKind::UnexpectedEof, &b"half"[..]));
-        // It may still read.
-        stream.write_all(b"answer").await.unwrap();
-        stream.shutdown().await.unwrap();
-        assert_eq!(client.join().unwrap().unwrap(), b"answer");
+fn tickets() -> Arc<TicketKeys> {
+    Arc::new(TicketKeys::new(now()))
+}
 
-        let client = rig.client(version, |mut client| {
-            client.write_all(b"whole").unwrap();
-            client.conn.send_close_notify();
-            client.flush().unwrap();
-            let mut rest = Vec::new();
-            client.read_to_end(&mut rest).map(|_| rest)
-        });
-        let mut stream = rig.accept().await;
-        let mut read = Vec::new();
-        stream.read_to_end(&mut read).await.unwrap();
-        assert_eq!(read, b"whole");
-        stream.write_all(b"answer").await.unwrap();
-        stream.shutdown().await.unwrap();
-        assert_eq!(client.join().unwrap().unwrap(), b"answer");
+#[test]
+fn the_post_quantum_exchange_of_keys_comes_first_and_http2_is_offered() {
+    let rules = rules_of(&Settings::default(), &[], &tickets());
+    let server = handshake(&rules, &client(false, None), "a.example").unwrap();
+    assert_eq!(server.negotiated_key_exchange_group().map(|group| group.name()), Some(NamedGroup::X25519MLKEM768));
+    assert_eq!(server.alpn_protocol(), Some(&b"h2"[..]));
+    assert!(rules.http2());
+    let rules = rules_of(&Settings { http2: false, ..Settings::default() }, &[], &tickets());
+    let server = handshake(&rules, &client(true, None), "a.example").unwrap();
+    assert_eq!(server.alpn_protocol(), Some(&b"http/1.1"[..]));
+    assert_eq!(server.protocol_version(), Some(ProtocolVersion::TLSv1_2));
+    let rules = rules_of(&Settings { min_version: Version::Tls13, ..Settings::default() }, &[], &tickets());
+    assert!(handshake(&rules, &client(true, None), "a.example").is_err());
+    assert!(TlsRules::of_pair(b"", b"", &Settings::default()).is_err());
+}
+
+#[test]
+fn a_session_is_resumed_by_another_process_with_the_same_keys_and_rules() {
+    for tls12 in [true, false] {
+        let (old, new) = (tickets(), tickets());
+        let (client, settings) = (client(tls12, None), Settings::default());
+        let kind = |rules: &TlsRules| handshake(rules, &client, "a.example").unwrap().handshake_kind();
+        let before = rules_of(&settings, &[], &old);
+        assert_ne!(kind(&before), Some(HandshakeKind::Resumed));
+        assert_eq!(kind(&before), Some(HandshakeKind::Resumed));
+        new.import(&old.export(), now()).unwrap();
+        let after = rules_of(&settings, &[], &new);
+        assert_eq!(kind(&after), Some(HandshakeKind::Resumed));
+        assert_ne!(kind(&rules_of(&settings, &[], &tickets())), Some(HandshakeKind::Resumed), "other keys");
+        let stricter = Settings { http2: false, ..Settings::default() };
+        assert_ne!(kind(&rules_of(&stricter, &[], &new)), Some(HandshakeKind::Resumed), "other rules");
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_put_back_is_read_again_and_first() {
-    let rig = Rig::new(Settings::default()).await;
-    let client = rig.client(&version::TLS13, |mut client| {
-        client.write_all(b"one two").unwrap();
-        let _ = client.read(&mut [0]);
-    });
-    let mut stream = rig.accept().await;
-    let mut first = [0; 4];
-    stream.read_exact(&mut first).await.unwrap();
-    stream.rewind(&first);
-    let mut all = [0; 7];
-    stream.read_exact(&mut all).await.unwrap();
-    assert_eq!(&all, b"one two");
-    stream.shutdown().await.unwrap();
-    client.join().unwrap();
+/// An authority and a client's certificate of it.
+struct Clients {
+    dir: PathBuf,
+    cert: String,
+    key: String,
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_waiting_stream_holds_no_buffer() {
-    let rig = Rig::new(Settings::default()).await;
-    let (ready, waits) = std::sync::mpsc::channel();
-    let client = rig.client(&version::TLS13, move |mut client| {
-        client.write_all(&noise(100_000)).unwrap();
-        client.read_exact(&mut [0; 100_000]).unwrap();
-        waits.recv().unwrap();
-    });
-    let mut stream = rig.accept().await;
-    let mut all = vec![0; 100_000];
-    stream.read_exact(&mut all).await.unwrap();
-    stream.write_all(&all).await.unwrap();
-    stream.flush().await.unwrap();
-    assert_eq!(stream.held(), 0);
-    ready.send(()).unwrap();
-    client.join().unwrap();
-}
+impl Clients {
+    fn new(name: &str) -> Clients {
+        let dir = std::env::temp_dir().join(format!("clients-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let ca_key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        std::fs::write(dir.join("ca.pem"), params.self_signed(&ca_key).unwrap().pem()).unwrap();
+        let issuer = Issuer::new(params, &ca_key);
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, "alice");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let cert = params.signed_by(&key, &issuer).unwrap().pem();
+        Clients { dir, cert, key: key.serialize_pem() }
+    }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn changed_bytes_are_an_error_and_nothing_of_them_is_read() {
-    let rig = Rig::new(Settings::default()).await;
-    for version in VERSIONS {
-        let client = rig.client(version, |mut client| {
-            client.write_all(b"good").unwrap();
-            // Application data that no key has made.
-            let mut forged = vec![23, 3, 3, 0, 64];
-            forged.extend_from_slice(&noise(64));
-            client.sock.write_all(&forged).unwrap();
-            client.read(&mut [0; 16]).map_err(|error| error.to_string())
-        });
-        let mut stream = rig.accept().await;
-        let mut read = Vec::new();
-        assert_eq!(stream.read_to_end(&mut read).await.unwrap_err().kind(), std::io::ErrorKind::InvalidData);
-        assert_eq!(read, b"good");
-        assert!(stream.write_all(b"x").await.is_err());
-        let said = client.join().unwrap().unwrap_err();
-        assert!(said.contains("BadRecordMac") || said.contains("alert"), "{said}");
+    fn asked(&self, mode: Mode, hosts: &[&str]) -> (Settings, Vec<Arc<ClientPolicy>>) {
+        let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let wanted = ClientCertificates { ca: self.dir.join("ca.pem"), crl: None, mode, hosts };
+        let policy = Arc::new(ClientPolicy::load(&wanted, &provider()).unwrap());
+        (Settings { client_certificates: vec![wanted], ..Settings::default() }, vec![policy])
     }
 }
 
-#[tokio::test]
-async fn who_is_silent_or_speaks_something_else_is_told_apart() {
-    let settings = Settings { handshake_timeout: Duration::from_millis(200), ..Settings::default() };
-    let rig = Rig::new(settings).await;
-    let cases: [(&[u8], bool, Reason); 6] = [
-        (b"", false, Reason::Timeout),
-        (&[22, 3, 1, 1], false, Reason::Timeout),
-        (b"", true, Reason::Closed),
-        (b"GET / HTTP/1.1\r\n\r\n", false, Reason::PlainHttp),
-        (&[0x80, 1, 2, 3, 4, 5, 6, 7], false, Reason::NotTls),
-        (&[22, 3, 1, 0, 5, 1, 0, 0, 1, 0], false, Reason::Protocol),
-    ];
-    for (said, ends, expected) in cases {
-        let mut client = tokio::net::TcpStream::connect(rig.address()).await.unwrap();
-        client.write_all(said).await.unwrap();
-        if ends {
-            client.shutdown().await.unwrap();
-        }
-        let accepting = handshake::accept(rig.plain().await, &rig.rules);
-        let failure = accepting.await.err().unwrap();
-        assert_eq!(failure.reason, expected, "{said:?}: {}", failure.why);
-        assert_eq!(failure.plain.is_some(), expected == Reason::PlainHttp);
+impl Drop for Clients {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 
 #[test]
-fn each_reason_is_counted_in_its_own_place() {
-    for (place, reason) in Reason::ALL.iter().enumerate() {
-        assert_eq!(*reason as usize, place);
+fn a_certificate_is_asked_for_by_the_name_of_the_handshake() {
+    let clients = Clients::new("names");
+    let (settings, policies) = clients.asked(Mode::Required, &["admin.example", "*.staff.example"]);
+    let rules = rules_of(&settings, &policies, &tickets());
+    let alice = client(false, Some((&clients.cert, &clients.key)));
+    let (_, stranger_key) = made(&["x"], false);
+    let stranger_cert = CertificateParams::new(Vec::new()).unwrap();
+    let stranger_cert = stranger_cert.self_signed(&KeyPair::from_pem(&stranger_key).unwrap()).unwrap().pem();
+    let stranger = client(false, Some((&stranger_cert, &stranger_key)));
+    for name in ["admin.example", "a.staff.example", "a.b.staff.example"] {
+        assert!(handshake(&rules, &client(false, None), name).is_err(), "{name}");
+        assert!(handshake(&rules, &client(true, None), name).is_err(), "{name}");
+        assert!(handshake(&rules, &stranger, name).is_err(), "{name}");
+        let server = handshake(&rules, &alice, name).unwrap();
+        let peer = TlsPeer::new(rules.client_policy(Some(name)), server.peer_certificates());
+        assert_eq!(peer.certificate().map(|certificate| certificate.subject.as_str()), Some("CN=alice"));
+        assert_eq!(peer.policy(), rules.client_policy(Some("admin.example")));
+    }
+    let server = handshake(&rules, &alice, "www.example").unwrap();
+    assert!(server.peer_certificates().is_none(), "not asked");
+    let peer = TlsPeer::new(rules.client_policy(Some("www.example")), None);
+    assert_eq!((peer.policy(), peer.certificate()), (None, None));
+    assert_ne!(rules.client_policy(Some("admin.example")), None);
+    assert_eq!(rules.client_policy(Some("staff.example")), None, "* is at least one label");
+    assert!(rules.asks_clients() && !rules_of(&Settings::default(), &[], &tickets()).asks_clients());
+}
+
+#[test]
+fn no_session_is_resumed_where_certificates_are_asked_for() {
+    let clients = Clients::new("resumed");
+    for (tls12, mode) in
+        [(true, Mode::Required), (false, Mode::Required), (true, Mode::Optional), (false, Mode::Optional)]
+    {
+        let alice = client(tls12, Some((&clients.cert, &clients.key)));
+        let keys = tickets();
+        let open = rules_of(&Settings::default(), &[], &keys);
+        handshake(&open, &alice, "a.example").unwrap();
+        let (settings, policies) = clients.asked(mode, &[]);
+        let asking = rules_of(&settings, &policies, &keys);
+        for _ in 0..3 {
+            let server = handshake(&asking, &alice, "a.example").unwrap();
+            assert_ne!(server.handshake_kind(), Some(HandshakeKind::Resumed), "{tls12} {mode:?}");
+            assert!(server.peer_certificates().is_some());
+        }
+        // Nor where they are not asked for any more, by what was given then.
+        let per_host = clients.asked(mode, &["b.example"]);
+        let rules = rules_of(&per_host.0, &per_host.1, &keys);
+        assert_ne!(handshake(&rules, &alice, "a.example").unwrap().handshake_kind(), Some(HandshakeKind::Resumed));
     }
 }

@@ -316,7 +316,7 @@ test('metrics: well formed, bounded labels, true numbers', options, async () => 
   const port = await freePort();
   await withProxy({ ...two, metrics: { address: `127.0.0.1:${port}` } }, { ready: { workers: 2 } }, async proxy => {
     const scrape = async () => {
-      const answer = await request(port, { path: '/metrics' });
+      const answer = await request(port, { path: '/metrics', headers: { accept: 'application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5' } });
       assert.equal(answer.status, 200);
       assert.match(answer.headers['content-type'], /^application\/openmetrics-text; version=1\.0\.0/);
       const families = parse(answer.text);
@@ -355,6 +355,10 @@ test('metrics: well formed, bounded labels, true numbers', options, async () => 
     assert.equal((await request(port, { path: '/metrics', method: 'HEAD' })).text, '');
     assert.equal((await request(port, { path: '/' })).status, 404);
     assert.equal((await request(port, { path: '/metrics', method: 'POST', body: 'x' })).status, 405);
+    // Whoever does not ask for it gets Prometheus' own format.
+    const plain = await request(port, { path: '/metrics' });
+    assert.match(plain.headers['content-type'], /^text\/plain; version=0\.0\.4/);
+    assert.match(plain.text, /^# TYPE pingora_unix_proxy_requests_total counter$/m);
     // Traffic has no such page.
     assert.notEqual((await request(proxy.port, { path: '/metrics' })).headers['content-type'], 'application/openmetrics-text');
   });

@@ -22,6 +22,7 @@ pub(in crate::config) const TOP: Section = Section {
         key("shutdown", Map, Yaml("{pre_stop_delay: 0s, limit: none}")),
         key("upgrade", Map, Yaml("{max_drain: 1h}")),
         key("logs", Map, Words("see below")),
+        key("access_log", Map, Words("none")),
         key("alarms", Map, Words("see below")),
     ],
     elsewhere: &[
@@ -30,7 +31,9 @@ pub(in crate::config) const TOP: Section = Section {
         ("healthz", Write("write health: {address: \"127.0.0.1:9902\"}")),
         ("health_check", Write("write health: {address: \"127.0.0.1:9902\"}, or health_check below an app")),
         ("prometheus", Write("write metrics: {address: \"127.0.0.1:9901\"}")),
-        ("log", Write("write logs")),
+        ("access_logs", Write("write access_log: {file: access.log}")),
+        ("log_format", Write("write access_log: {file: access.log, format: combined}")),
+        ("log", Write("write logs, or access_log for requests")),
         ("logging", Write("write logs")),
         ("tls", Write("write it for a listener: listeners: [{address: \"0.0.0.0:443\", tls: {...}}]")),
         ("app", Write("write apps: with the app's name as a key below it")),

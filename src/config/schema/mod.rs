@@ -13,7 +13,9 @@ pub(super) use file::{SERVER, TOP};
 pub(super) use key::{Instead, Kind, Section};
 #[cfg(test)]
 pub(super) use key::{Key, Preset};
-pub(super) use operation::{ADMIN, ALARMS, HEALTH, LOGS, METRICS, ROTATE, SHUTDOWN, UPGRADE, WEBHOOK};
+pub(super) use operation::{
+    ACCESS_LOG, ACCESS_LOG_ROTATE, ADMIN, ALARMS, HEALTH, LOGS, METRICS, ROTATE, SHUTDOWN, UPGRADE, WEBHOOK,
+};
 
 pub(super) const ALL: &[&Section] = &[
     &TOP,
@@ -40,6 +42,8 @@ pub(super) const ALL: &[&Section] = &[
     &UPGRADE,
     &LOGS,
     &ROTATE,
+    &ACCESS_LOG,
+    &ACCESS_LOG_ROTATE,
     &ALARMS,
     &WEBHOOK,
 ];

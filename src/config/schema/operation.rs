@@ -1,7 +1,7 @@
 //! How the proxy is watched, stopped, replaced, and what it writes.
 
 use super::key::Instead::{Later, Useless, Write};
-use super::key::Kind::{Duration, DurationOrNone, Flag, Integer, Map, Other, Size};
+use super::key::Kind::{Duration, DurationOrNone, Flag, Integer, List, Map, Other, Size};
 use super::key::Preset::{Required, Words, Yaml};
 use super::key::{Section, key};
 
@@ -110,6 +110,34 @@ pub(in crate::config) const ROTATE: Section = Section {
         ("compress", Later),
     ],
 };
+
+pub(in crate::config) const ACCESS_LOG: Section = Section {
+    name: "access_log",
+    keys: &[
+        key("file", Other("file, stdout, stderr or off"), Required),
+        key("format", Other("combined, json or a template"), Yaml("combined")),
+        key("redact", List, Words("see below")),
+        key("sample", Other("number, 0 to 1"), Yaml("1")),
+        key("tunnel_begin", Flag, Yaml("false")),
+        key("rotate", Map, Yaml("{size: 100mb, age: none, keep: 5}")),
+    ],
+    elsewhere: &[
+        ("path", Write("write file: access.log")),
+        ("output", Write("write file: access.log, or file: stdout")),
+        ("enabled", Write("write file: off, or leave access_log out")),
+        ("template", Write("write format: \"$remote_addr $request $status\"")),
+        ("log_format", Write("write format")),
+        ("mask", Write("write redact: [token, sid]")),
+        ("filter", Write("write redact: [token, sid]")),
+        ("sampling", Write("write sample: 0.1 for one request of ten")),
+        ("buffer", Useless("lines are written about 100 ms after they are made, many at once")),
+        ("flush", Useless("lines are written about 100 ms after they are made")),
+        ("compress", Later),
+    ],
+};
+
+pub(in crate::config) const ACCESS_LOG_ROTATE: Section =
+    Section { name: "access_log.rotate", keys: ROTATE.keys, elsewhere: ROTATE.elsewhere };
 
 pub(in crate::config) const ALARMS: Section = Section {
     name: "alarms",

@@ -1,5 +1,7 @@
 //! HTTP/1 with the client: one request of a connection.
 
+use crate::gateway::access::facts::Facts;
+use crate::gateway::access::{Entry, Line};
 use crate::gateway::downstream::client_tls;
 use crate::gateway::downstream::close::{close, reset_on_close, respond_and_close, send_and_close};
 use crate::gateway::downstream::connection::{Connection, READ_AHEAD_LIMIT};
@@ -36,8 +38,9 @@ const DRAIN_AFTER_REFUSAL: u64 = 64 * 1024;
 pub(in crate::gateway) enum Next {
     /// Another request may follow on the connection.
     Request(Connection),
-    /// It goes on as a WebSocket; the bytes are for the client and have not been sent yet.
-    Tunnel(Box<Switched>, Lease, Connection, BytesMut),
+    /// It goes on as a WebSocket; the bytes are for the client and have not been sent yet, and the
+    /// entry is for the access log.
+    Tunnel(Box<Switched>, Lease, Connection, BytesMut, Option<Box<Entry>>),
     Closed,
 }
 
@@ -71,12 +74,25 @@ pub(in crate::gateway) async fn serve(
         may_keep: head.version == Version::Http11,
         plan,
     };
+    let mut line = rules.access.as_ref().map(|log| {
+        let facts = Facts::of_http1(head, &buf, connection.client);
+        Line::new(log, Facts { app: Some(&app.pool.app), ..facts })
+    });
     let mut client = Http1Client::new(rules, &mut connection, head, limits.body_bytes);
-    let outcome = dispatch(app, registry, limits, request, &mut client).await;
+    let trace = line.as_mut().map(|line| &mut line.trace);
+    let outcome = dispatch(app, registry, limits, request, &mut client, trace).await;
+    let logged = match &outcome {
+        Outcome::Switched(..) => line.map(Line::into_tunnel),
+        // Its line is written now: the connection's end takes its time.
+        _ => {
+            drop(line);
+            None
+        }
+    };
     let Http1Client { stays, mut body, pending, is_delimited, .. } = client;
     match outcome {
         Outcome::Answered if stays && drain(&mut connection, &mut body, &limits).await => Next::Request(connection),
-        Outcome::Switched(switched, lease) => Next::Tunnel(switched, lease, connection, pending),
+        Outcome::Switched(switched, lease) => Next::Tunnel(switched, lease, connection, pending, logged),
         Outcome::Cut if !is_delimited => {
             // Its end alone would make the answer look whole.
             reset_on_close(&connection.stream);
@@ -148,6 +164,8 @@ struct Http1Client<'a> {
     /// What the client did not take at once.
     pending: BytesMut,
     sent: u64,
+    /// Bytes of the final response's head, and of those before it.
+    head_len: u64,
     is_flushed: bool,
 }
 
@@ -164,6 +182,7 @@ impl<'a> Http1Client<'a> {
             is_delimited: true,
             pending: BytesMut::new(),
             sent: 0,
+            head_len: 0,
             is_flushed: true,
         }
     }
@@ -285,6 +304,7 @@ impl ClientHalf for Http1Client<'_> {
         self.pending.reserve(buf.len() + 64);
         let hsts = self.connection.client.hsts;
         heads::response_to_http1(head, buf, self.version, persistence, hsts, &mut self.pending);
+        self.head_len = self.sent + self.pending.len() as u64;
         Ok(())
     }
 
@@ -337,6 +357,10 @@ impl ClientHalf for Http1Client<'_> {
 
     fn sent(&self) -> u64 {
         self.sent
+    }
+
+    fn head_sent(&self) -> u64 {
+        self.sent.min(self.head_len)
     }
 
     fn deadline(&mut self) -> &mut Deadline {

@@ -101,6 +101,11 @@ pub(in crate::gateway) trait ClientHalf {
     /// Bytes of the response that the client's connection has taken.
     fn sent(&self) -> u64;
 
+    /// How many of them are the response's head; 0 where only content is counted.
+    fn head_sent(&self) -> u64 {
+        0
+    }
+
     /// The one timer of this request.
     fn deadline(&mut self) -> &mut Deadline;
 }

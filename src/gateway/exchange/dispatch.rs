@@ -5,6 +5,7 @@ use super::client::{ClientFault, ClientHalf, HALF_CLOSED_TIMEOUT};
 use super::fault::Fault;
 use super::sides::Outgoing;
 use super::transfer::{Finished, Switched, Transfer};
+use crate::gateway::access::record::{ByteCount, Trace};
 use crate::gateway::downstream::connections::ConnectionRegistry;
 use crate::gateway::http1::Method;
 use crate::gateway::metrics::counters::Failure;
@@ -58,16 +59,22 @@ pub(in crate::gateway) enum Outcome {
 }
 
 /// Serves one request. `limits` are those of its app; the account and the state of the process come from `registry`.
+/// What happens is noted in `trace`.
 pub(in crate::gateway) async fn dispatch<C: ClientHalf>(
     app: &App,
     registry: &ConnectionRegistry,
     limits: RequestLimits,
     request: Request<'_>,
     client: &mut C,
+    mut trace: Option<&mut Trace>,
 ) -> Outcome {
     let began = Instant::now();
     let is_work = request.plan.usage == Use::Request && !request.upgrade;
-    let outcome = Dispatch::run(app, registry, limits, request, client).await;
+    let outcome = Dispatch::run(app, registry, limits, request, client, trace.as_deref_mut()).await;
+    if let Some(trace) = trace {
+        trace.moved(ByteCount { received: client.body_taken(), sent: client.sent(), head: client.head_sent() });
+        note_end(trace, &outcome);
+    }
     match &outcome {
         Ok(Done::Answered { status }) => app.metrics.answered(*status, is_work.then(|| began.elapsed())),
         Ok(Done::Switched(..)) => app.metrics.answered(101, None),
@@ -82,6 +89,16 @@ pub(in crate::gateway) async fn dispatch<C: ClientHalf>(
         Ok(Done::Answered { .. }) => Outcome::Answered,
         Ok(Done::Switched(switched, lease)) => Outcome::Switched(switched, lease),
         Err(ended) => ended.outcome,
+    }
+}
+
+fn note_end(trace: &mut Trace, outcome: &Result<Done, Ended>) {
+    let Err(ended) = outcome else { return };
+    trace.failed(ended.failure);
+    match &ended.outcome {
+        Outcome::Refused(response) => trace.by_proxy(response),
+        Outcome::EndPoll => trace.by_proxy_with(200, "The proxy stops, and the session of this poll is over."),
+        _ => {}
     }
 }
 
@@ -132,6 +149,7 @@ struct Dispatch<'a> {
     owner: Option<Arc<Member>>,
     /// What the client is told when no worker is left to ask.
     last: ErrorResponse,
+    trace: Option<&'a mut Trace>,
 }
 
 impl<'a> Dispatch<'a> {
@@ -141,6 +159,7 @@ impl<'a> Dispatch<'a> {
         limits: RequestLimits,
         request: Request<'a>,
         client: &mut C,
+        trace: Option<&'a mut Trace>,
     ) -> Result<Done, Ended> {
         if passes::is_loop(request.head.passes) {
             return Err(Ended::refused(ErrorResponse::LOOP, Failure::BadRequest));
@@ -156,6 +175,7 @@ impl<'a> Dispatch<'a> {
             wants_fresh: false,
             owner: None,
             last,
+            trace,
         };
         let mut first = std::mem::take(&mut dispatch.request.head.bytes);
         let has_body = !client.body_is_done();
@@ -197,20 +217,28 @@ impl<'a> Dispatch<'a> {
             if self.owner.as_ref().is_some_and(|owner| !Arc::ptr_eq(owner, lease.member())) {
                 return Err(self.end_poll_or(Ended::refused(ErrorResponse::BROKEN, Failure::WorkerDied)));
             }
+            self.note(|trace| trace.took(lease.member()));
             let (worker, on_kept_connection) = match self.reach(&lease).await {
                 Ok(reached) => reached,
                 Err(fault) => {
                     self.judge(fault, &lease, true, false)?;
+                    self.note(Trace::retried);
                     continue;
                 }
             };
+            self.note(Trace::connected);
             let learner = self.request.plan.handshake.then(|| SessionLearner::new(&self.app.pool, lease.member()));
             let limits = match self.request.upgrade {
                 true => self.limits,
                 false => self.request.plan.limits(self.limits, &lease),
             };
-            let mut transfer = Transfer::new(client, worker, outgoing, limits, learner);
-            let Err(fault) = transfer.run().await else {
+            let mut transfer = Transfer::new(client, worker, outgoing, limits, learner, self.trace.is_some());
+            let done = transfer.run().await;
+            if let (Some(trace), Some((status, at))) = (self.trace.as_deref_mut(), transfer.answer()) {
+                trace.by_worker(status);
+                trace.first_byte(at);
+            }
+            let Err(fault) = done else {
                 return Ok(match transfer.finish() {
                     Finished::Answered { spare, status } => {
                         if let Some(spare) = spare {
@@ -228,6 +256,13 @@ impl<'a> Dispatch<'a> {
             drop(transfer);
             self.after(fault, &lease, has_answered, is_whole, on_kept_connection)?;
             self.app.metrics.retried();
+            self.note(Trace::retried);
+        }
+    }
+
+    fn note(&mut self, what: impl FnOnce(&mut Trace)) {
+        if let Some(trace) = self.trace.as_deref_mut() {
+            what(trace);
         }
     }
 
@@ -386,7 +421,7 @@ fn describe(fault: WorkerFault) -> &'static str {
 /// Waits for the first part of a body, within the limits of a body.
 struct FirstBody {
     limits: RequestLimits,
-    /// Bytes of the head before it.
+    /// ByteCount of the head before it.
     head: usize,
     wait: BodyWait,
 }

@@ -15,6 +15,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::Instant;
 
 /// How far the response is.
 enum State {
@@ -41,6 +42,9 @@ pub(super) struct Download {
     /// The worker sent more than one answer, or ended its connection.
     worker_is_spent: bool,
     informational: u8,
+    /// When the final answer began, for those who ask.
+    began: Option<Instant>,
+    is_timed: bool,
 }
 
 /// What came of a response.
@@ -57,19 +61,34 @@ pub(super) enum Received {
 }
 
 impl Download {
-    pub(super) fn new(learner: Option<SessionLearner>) -> Download {
+    /// `is_timed`: somebody asks when the answer began.
+    pub(super) fn new(learner: Option<SessionLearner>, is_timed: bool) -> Download {
         Download {
             state: State::Head { received: BytesMut::new(), scanned: 0 },
             learner,
             answered_early: false,
             worker_is_spent: false,
             informational: 0,
+            began: None,
+            is_timed,
         }
     }
 
     /// A final response has begun to go out to the client.
     pub(super) fn has_begun(&self) -> bool {
         !matches!(self.state, State::Head { .. })
+    }
+
+    /// The status of the answer that has begun, and when it did.
+    pub(super) fn answer(&self) -> Option<(u16, Option<Instant>)> {
+        match &self.state {
+            State::Head { .. } => None,
+            State::Body { head, .. } | State::Switched { head, .. } => Some((head.status, self.began)),
+        }
+    }
+
+    fn note_began(&mut self) {
+        self.began = self.is_timed.then(Instant::now);
     }
 
     pub(super) fn is_switched(&self) -> bool {
@@ -197,6 +216,7 @@ impl Download {
                         return Err(Fault::Malformed("a 101 that nobody asked for"));
                     }
                     let received = std::mem::take(received);
+                    self.note_began();
                     self.state = State::Switched { head, received };
                     return Ok(true);
                 }
@@ -241,6 +261,7 @@ impl Download {
             ResponseFault::Malformed => Fault::Malformed("its head cannot be passed on"),
         })?;
         let framing = BodyScanner::new(head.body);
+        self.note_began();
         self.state = State::Body { head, framing };
         self.take_body(cx, client, rest)
     }

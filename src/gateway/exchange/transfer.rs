@@ -15,6 +15,7 @@ use crate::gateway::request::session::SessionLearner;
 use bytes::BytesMut;
 use std::task::{Context, Poll};
 use tokio::net::UnixStream;
+use tokio::time::Instant;
 
 /// Steps of one direction in one go, so that a flood leaves room for others.
 const BURST: usize = 16;
@@ -52,15 +53,21 @@ impl<'a, C: ClientHalf> Transfer<'a, C> {
         outgoing: &'a Outgoing<'a>,
         limits: RequestLimits,
         learner: Option<SessionLearner>,
+        is_timed: bool,
     ) -> Self {
         let sides = Sides { client, worker, outgoing };
-        let (upload, download, waits) = (Upload::new(), Download::new(learner), Waits::new(limits));
+        let (upload, download, waits) = (Upload::new(), Download::new(learner, is_timed), Waits::new(limits));
         Transfer { sides, upload, download, waits }
     }
 
     /// A final response has begun to go out to the client.
     pub(super) fn has_answered(&self) -> bool {
         self.download.has_begun()
+    }
+
+    /// The status of the answer that has begun, and when it did if it is timed.
+    pub(super) fn answer(&self) -> Option<(u16, Option<Instant>)> {
+        self.download.answer()
     }
 
     /// The whole request so far can be sent to another worker.

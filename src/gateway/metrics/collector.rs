@@ -1,6 +1,7 @@
 //! The page of metrics: text is made when somebody scrapes.
 
 use super::counters::{BOUNDS, CLASSES, Failure, TlsMetrics};
+use crate::gateway::access;
 use crate::gateway::descriptors::Descriptors;
 use crate::gateway::rules::{App, SharedRules};
 use crate::tls::handshake::Reason;
@@ -46,11 +47,24 @@ impl Collector for Traffic {
         let rules = self.rules.load();
         self.process(&mut encoder)?;
         handshakes(&mut encoder, &self.tls)?;
+        access_log(&mut encoder, &rules.access_counters)?;
         requests(&mut encoder, &rules.apps)?;
         durations(&mut encoder, &rules.apps)?;
         counters(&mut encoder, &rules.apps)?;
         gauges(&mut encoder, &rules.apps)
     }
+}
+
+fn access_log(encoder: &mut DescriptorEncoder, counters: &access::Counters) -> fmt::Result {
+    let counters = [
+        ("access_log_lines", "Lines of the access log that were made.", counters.lines()),
+        ("access_log_lines_dropped", "Lines that are missing in the access log.", counters.dropped()),
+    ];
+    for (name, help, value) in counters {
+        let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new(value).encode(metric)?;
+    }
+    Ok(())
 }
 
 impl Traffic {

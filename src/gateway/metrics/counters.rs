@@ -32,6 +32,10 @@ pub(in crate::gateway) enum Failure {
 impl Failure {
     pub(super) const NAMES: [&str; 7] =
         ["no_worker", "worker_died", "no_answer", "malformed_answer", "client_gone", "bad_request", "truncated_answer"];
+
+    pub(in crate::gateway) fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
 }
 
 /// The counters of one app.

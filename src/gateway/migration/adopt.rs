@@ -3,6 +3,7 @@
 use super::format::{self, Contents};
 use crate::gateway::ProxyService;
 use crate::gateway::downstream::connection::{Connection, client_of};
+use crate::gateway::tunnel::log::TunnelLog;
 use crate::gateway::tunnel::relay::{Ends, Relay};
 use crate::pool::{Lease, Member, Room};
 use crate::worker::{Incarnation, Slot, Tag, WorkerId};
@@ -101,7 +102,8 @@ impl ProxyService {
         let guard = self.registry().register_adopted();
         let lease = Lease::resumed(member).of_room(said.room.map(|room| Room::from_hash(room).led_now()));
         let _tunnel = metrics.moved_tunnel();
-        Relay::resume(said, waiting, ends, Ends { guard, lease, _tunnel })
+        let log = said.log.clone().map(|entry| TunnelLog::new(Box::new(entry), self.rules().clone()));
+        Relay::resume(said, waiting, ends, Ends { guard, lease, log, _tunnel })
     }
 }
 

@@ -4,6 +4,7 @@
 //! behind it. Which version of this both sides speak is agreed before by the handoff. The state of a connection over TLS is
 //! the last of all. It holds keys, so it is no part of the object, which messages quote.
 
+use crate::gateway::access::Entry;
 use crate::tls::record::stream::RecordStream;
 use crate::tls::stream::TlsStream;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
@@ -70,6 +71,9 @@ pub(in crate::gateway) struct Tunnel {
     /// Bytes of the client's state of TLS 1.3; none for a plain one. Sent to none but who takes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(in crate::gateway) tls: Option<usize>,
+    /// What the access log is told of it.
+    #[serde(default)]
+    pub(in crate::gateway) log: Option<Entry>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

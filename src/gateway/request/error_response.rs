@@ -18,6 +18,9 @@ impl From<Reject> for ErrorResponse {
 }
 
 impl ErrorResponse {
+    /// Where to is said by [`super::redirect`].
+    pub(in crate::gateway) const TO_HTTPS: ErrorResponse =
+        ErrorResponse { status: 308, detail: "The same address is served by https." };
     pub(in crate::gateway) const NO_REDIRECT: ErrorResponse =
         ErrorResponse { status: 400, detail: "Only https is served here, and the request names no address for it." };
     pub(in crate::gateway) const NO_ROUTE: ErrorResponse =

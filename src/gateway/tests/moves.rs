@@ -115,12 +115,22 @@ async fn what_nobody_takes_ends_here() {
     let pair = Pair::new().await;
     let (mut client, mut worker) = pair.old.tunnel(&pair.workers).await;
     let (mut idle, mut begun) = (pair.old.client().await, pair.old.client().await);
+    let mut busy = pair.old.client().await;
     get(&mut idle, &pair.workers).await;
+    get(&mut busy, &pair.workers).await;
     begun.write_all(&GET.as_bytes()[..7]).await.unwrap();
     tokio::time::sleep(Duration::from_millis(20)).await;
     let (transfers, receiver) = mpsc::channel(1);
     drop(receiver);
     pair.old.front.set_phase(Phase::Migrating(transfers));
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    // Its next request may be on its way: the answer says that it is the last.
+    busy.write_all(GET.as_bytes()).await.unwrap();
+    let mut answered = pair.workers.accept().await;
+    answered.write_all(OK.as_bytes()).await.unwrap();
+    assert!(says_close(&answer(&mut busy).await));
+    drop(busy);
+    pair.old.front.end_what_stays();
     assert_eq!(rest(&mut idle).await, b"");
     begun.write_all(&GET.as_bytes()[7..]).await.unwrap();
     let mut last = pair.workers.accept().await;

@@ -1,6 +1,7 @@
 //! A tunnel that is paused, and its way to another process.
 
 use super::frame::Tracker;
+use super::log::TunnelLog;
 use super::relay::{CloseHandshake, Direction, Ends, Relay, State};
 use crate::gateway::downstream::connections::{ConnectionGuard, Paused};
 use crate::gateway::downstream::deadline::Deadline;
@@ -21,6 +22,8 @@ struct PausedTunnel {
     relay: Box<Relay>,
     home: Handle,
     bytes: Zeroizing<Vec<u8>>,
+    /// Not the relay's while it is paused: who goes on with the tunnel has it.
+    log: Option<Box<TunnelLog>>,
 }
 
 impl Paused for PausedTunnel {
@@ -29,7 +32,9 @@ impl Paused for PausedTunnel {
     }
 
     fn resume(self: Box<Self>) {
-        self.home.spawn(self.relay.run());
+        let PausedTunnel { mut relay, home, log, .. } = *self;
+        relay.ends.log = log;
+        home.spawn(relay.run());
     }
 
     fn to_transfer(&self) -> (Zeroizing<Vec<u8>>, Vec<BorrowedFd<'_>>) {
@@ -51,8 +56,13 @@ impl Relay {
             }
         };
         let registry = self.ends.guard.registry().clone();
-        let paused = PausedTunnel { relay: self, home: Handle::current(), bytes };
-        registry.gather(Box::new(paused)).map_err(|paused| paused.relay)
+        let log = self.ends.log.take();
+        let paused = PausedTunnel { relay: self, home: Handle::current(), bytes, log };
+        registry.gather(Box::new(paused)).map_err(|paused| {
+            let PausedTunnel { mut relay, log, .. } = *paused;
+            relay.ends.log = log;
+            relay
+        })
     }
 
     /// Sends the tunnel to another process. `false`: it goes on here, for good if nobody takes it.
@@ -106,6 +116,7 @@ impl Relay {
             farewell: closing,
             room: self.ends.lease.room().map(|led| led.room.hash()),
             tls: tls.as_ref().map(|state| state.len()),
+            log: self.log_entry(),
         }));
         let state = tls.as_ref().map_or(&[][..], |state| state);
         let bytes = contents.pack(&[&self.to_client.waiting, &self.to_worker.waiting, state])?;
@@ -151,6 +162,7 @@ impl Relay {
             deadline,
             closing: said.farewell.map_or(CloseHandshake::None, after),
             key: None,
+            first: None,
             ends,
         }))
     }
@@ -175,6 +187,6 @@ impl Direction {
         };
         let frames =
             Tracker::from_parts(said.frames.into()).ok_or_else(|| format!("no frame stands at {:?}", said.frames))?;
-        Ok(Direction { waiting: BytesMut::from(waiting), unflushed: false, state, frames, last: None })
+        Ok(Direction { waiting: BytesMut::from(waiting), unflushed: false, state, read: 0, frames, last: None })
     }
 }

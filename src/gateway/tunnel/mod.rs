@@ -6,5 +6,6 @@
 
 // `fuzz/` and `benches/` include this file from elsewhere.
 pub(crate) mod frame;
+pub(super) mod log;
 mod migrate;
 pub(super) mod relay;

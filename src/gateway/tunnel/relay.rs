@@ -1,6 +1,7 @@
 //! The open tunnel: one poll loop for both directions, no buffer held while nothing waits.
 
 use super::frame::{CloseFrame, Tracker, close_frame};
+use super::log::{Reason, TunnelLog};
 use crate::gateway::downstream::connections::ConnectionGuard;
 use crate::gateway::downstream::deadline::Deadline;
 use crate::gateway::downstream::scratch::with_scratch;
@@ -45,6 +46,8 @@ pub(in crate::gateway) struct Relay {
     pub(super) closing: CloseHandshake,
     /// This tunnel's entry with its worker.
     pub(super) key: Option<usize>,
+    /// Which side ended first.
+    pub(super) first: Option<Reason>,
     pub(super) ends: Ends,
 }
 
@@ -55,6 +58,8 @@ pub(in crate::gateway) struct Ends {
     /// The limits count it.
     pub(in crate::gateway) guard: ConnectionGuard,
     pub(in crate::gateway) _tunnel: OpenTunnel,
+    /// For its line in the access log, if it is to have one.
+    pub(in crate::gateway) log: Option<Box<TunnelLog>>,
 }
 
 /// One direction of a tunnel.
@@ -63,6 +68,8 @@ pub(super) struct Direction {
     pub(super) waiting: BytesMut,
     pub(super) unflushed: bool,
     pub(super) state: State,
+    /// Bytes that came in this process.
+    pub(super) read: u64,
     pub(super) frames: Tracker,
     /// To put in at the next frame boundary; the direction ends with it.
     pub(super) last: Option<CloseFrame>,
@@ -111,7 +118,7 @@ impl Relay {
         let direction = |waiting: BytesMut, fed: &[u8]| {
             let mut frames = Tracker::new();
             frames.feed(fed);
-            Direction { waiting, unflushed: false, state: State::Open, frames, last: None }
+            Direction { waiting, unflushed: false, state: State::Open, read: fed.len() as u64, frames, last: None }
         };
         let to_client = direction(to_client, frames);
         let fed = to_worker.clone();
@@ -124,6 +131,7 @@ impl Relay {
             deadline: Deadline::default(),
             closing: CloseHandshake::None,
             key: None,
+            first: None,
             ends,
         })
     }
@@ -142,15 +150,23 @@ impl Relay {
             match turn.await {
                 Err(error) => {
                     log::debug!("tunnel ended: {error}");
-                    return;
+                    let is_idle = error.kind() == io::ErrorKind::TimedOut;
+                    return self.log_end(if is_idle { Reason::Idle } else { Reason::Broken });
                 }
-                Ok(Turn::Ended) => return,
+                Ok(Turn::Ended) => {
+                    let reason = self.first.unwrap_or(Reason::Closed);
+                    return self.log_end(reason);
+                }
                 Ok(Turn::YieldRequested) if self.ends.guard.is_pausing() => match self.pause() {
                     Ok(()) => return,
                     Err(stays) => self = stays,
                 },
                 // Of its own place in memory: hardly any tunnel ever needs it.
-                Ok(Turn::YieldRequested) if Box::pin(self.give()).await => return,
+                Ok(Turn::YieldRequested) if Box::pin(self.give()).await => {
+                    // Another process writes it.
+                    self.ends.log = None;
+                    return;
+                }
                 Ok(Turn::YieldRequested) => {}
             }
         }
@@ -182,9 +198,22 @@ impl Relay {
             && deadline.poll(cx, *turn).is_ready()
         {
             self.ends.guard.stay();
+            self.first.get_or_insert(Reason::Closed);
             self.to_client.last = Some(close_frame(*code, "", None));
             self.to_worker.last = Some(close_frame(*code, "", Some(fastrand::u32(..).to_ne_bytes())));
             self.closing = CloseHandshake::Said(Deadline::default());
+        }
+    }
+
+    /// Which side has begun to end the tunnel: by a Close frame, else by the end of its connection.
+    fn note_first(&mut self) {
+        let has_ended = |direction: &Direction| direction.state != State::Open || direction.frames.close_seen();
+        if self.first.is_none() {
+            self.first = match (has_ended(&self.to_worker), has_ended(&self.to_client)) {
+                (true, _) => Some(Reason::Client),
+                (false, true) => Some(Reason::Worker),
+                (false, false) => None,
+            };
         }
     }
 
@@ -220,6 +249,7 @@ impl Relay {
         let mut moved = false;
         moved |= self.to_client.relay(cx, &mut self.worker, &mut self.client)?;
         moved |= self.to_worker.relay(cx, &mut self.client, &mut self.worker)?;
+        self.note_first();
         let open = |direction: &Direction| direction.state != State::Ended;
         match (open(&self.to_client), open(&self.to_worker)) {
             // The client's answer to our Close frame is waited for, or its arrival would reset what we sent.
@@ -238,6 +268,7 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
+        self.log_end(Reason::Stopped);
         if let Some(key) = self.key {
             self.ends.lease.member().tunnels.leave(key);
         }
@@ -328,6 +359,7 @@ impl Direction {
                     Poll::Ready(n) => n?,
                     Poll::Pending => 0,
                 };
+                self.read += fresh.len() as u64;
                 self.unflushed |= written > 0;
                 self.waiting.extend_from_slice(&fresh[written..]);
                 Poll::Ready(Ok(true))

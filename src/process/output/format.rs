@@ -18,6 +18,8 @@ pub(crate) enum Format {
 #[derive(Debug)]
 pub(super) struct Encoder {
     format: Format,
+    /// Before a line of text.
+    mark: &'static str,
     head: String,
 }
 
@@ -32,7 +34,12 @@ impl Encoder {
                 serde_json::Value::from(&**app)
             ),
         };
-        Encoder { format, head }
+        Encoder { format, mark: "", head }
+    }
+
+    /// For gaps among lines that others than workers write: those who read them pass over what begins with `#`.
+    pub(super) fn comment(format: Format) -> Encoder {
+        Encoder { mark: "# ", ..Encoder::own(format) }
     }
 
     /// Of the proxy itself, for what it has to say amid the lines of several streams.
@@ -41,7 +48,7 @@ impl Encoder {
             Format::Text => "pingora-unix-proxy",
             Format::Json => "\"stream\":\"proxy\"",
         };
-        Encoder { format, head: head.to_owned() }
+        Encoder { format, mark: "", head: head.to_owned() }
     }
 
     /// A line, without its end. `whole` is false for a piece of a line that goes on.
@@ -81,6 +88,7 @@ impl Encoder {
     }
 
     fn begin_text(&self, time: &str, separator: &[u8], out: &mut Vec<u8>) {
+        out.extend_from_slice(self.mark.as_bytes());
         out.extend_from_slice(time.as_bytes());
         out.push(b' ');
         out.extend_from_slice(self.head.as_bytes());
@@ -131,7 +139,7 @@ pub(super) fn printable(line: &[u8], out: &mut Vec<u8>) {
 }
 
 /// The inside of a JSON string. What would drive a terminal is escaped too.
-fn escaped(line: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn escaped(line: &[u8], out: &mut Vec<u8>) {
     if is_plain(line) && !line.iter().fold(false, |found, byte| found | matches!(byte, b'"' | b'\\' | b'\t')) {
         return out.extend_from_slice(line);
     }

@@ -104,6 +104,18 @@ impl Logs {
         self.sinks.get().into_iter().flatten().for_each(|sink| sink.reopen());
     }
 
+    /// Whether it is known who writes to our standard output.
+    pub(super) fn is_settled(&self) -> bool {
+        !self.policy.stdout || self.sinks.get().is_some()
+    }
+
+    /// Our standard output, where workers' go, for others who have lines for it. Whoever gets it closes it.
+    pub(super) fn share_stdout(&self) -> Option<Arc<Sink>> {
+        let sink = self.sinks.get()?.iter().find(|sink| !sink.by_path)?;
+        sink.share();
+        Some(sink.clone())
+    }
+
     /// Lines that are missing in an output since the start, by app.
     pub(crate) fn dropped(&self) -> Vec<(Arc<str>, u64)> {
         let all = self.dropped.lock().unwrap_or_else(|e| e.into_inner());

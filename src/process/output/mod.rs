@@ -15,6 +15,7 @@
 mod files;
 mod format;
 mod frame;
+mod lines;
 mod logs;
 mod pipe;
 mod place;
@@ -25,7 +26,8 @@ mod tests;
 mod writer;
 
 pub(crate) use files::Rotate;
-pub(crate) use format::Format;
+pub(crate) use format::{Format, escaped as json_escaped};
+pub(crate) use lines::{Lines, Target};
 pub(crate) use logs::{Feed, FilePolicy, Logs, Policy};
 #[cfg(test)]
 use pipe::open_reader;

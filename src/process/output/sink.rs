@@ -55,6 +55,8 @@ struct Queue {
     writing: bool,
     reopen: bool,
     closed: bool,
+    /// Who else has lines for it, and closes it once each.
+    others: usize,
     writer_gone: bool,
 }
 
@@ -174,10 +176,18 @@ impl Sink {
         self.filled.notify_one();
     }
 
+    /// Another one has lines for it, and closes it, too: it ends with the last of them.
+    pub(super) fn share(&self) {
+        self.lock().others += 1;
+    }
+
     /// Takes no more, and waits at most `limit` until what is queued is written. Blocks.
     pub(super) fn close(&self, limit: Duration) {
         let mut queue = self.lock();
-        queue.closed = true;
+        match queue.others.checked_sub(1) {
+            Some(others) => queue.others = others,
+            None => queue.closed = true,
+        }
         self.filled.notify_one();
         drop(queue);
         self.flush(limit);

@@ -43,8 +43,13 @@ pub(super) trait Output: Send {
 
 /// Starts a thread that writes to `output` what is pushed to the sink. It ends after [`Sink::close`].
 pub(super) fn start(output: impl Output + 'static, format: Format, bounds: Bounds) -> io::Result<Arc<Sink>> {
+    start_with(output, Encoder::own(format), bounds)
+}
+
+/// The same; `own` is how it says in the output what is missing there.
+pub(super) fn start_with(output: impl Output + 'static, own: Encoder, bounds: Bounds) -> io::Result<Arc<Sink>> {
     let sink = Arc::new(Sink::new(bounds, output.by_path()));
-    let writer = Writer::new(Box::new(output), format);
+    let writer = Writer::new(Box::new(output), own);
     let theirs = sink.clone();
     std::thread::Builder::new().name("worker-output".into()).spawn(move || {
         // Also when it panics.
@@ -80,8 +85,8 @@ struct Trouble {
 }
 
 impl Writer {
-    pub(super) fn new(output: Box<dyn Output>, format: Format) -> Writer {
-        Writer { output, own: Encoder::own(format), troubles: HashMap::new() }
+    fn new(output: Box<dyn Output>, own: Encoder) -> Writer {
+        Writer { output, own, troubles: HashMap::new() }
     }
 
     pub(super) fn run(mut self, sink: &Sink) {
@@ -211,6 +216,38 @@ impl Output for Stdout {
             true
         })
     }
+}
+
+/// Our standard error, which others write to as well: no line of at most [`Stderr::ATOMIC`] bytes is torn by theirs.
+pub(super) struct Stderr(Stdout);
+
+impl Stderr {
+    /// What one write(2) puts into a pipe as a whole (PIPE_BUF).
+    const ATOMIC: usize = 4096;
+
+    pub(super) fn open() -> io::Result<Stderr> {
+        Ok(Stderr(Stdout(io::stderr().as_fd().try_clone_to_owned()?.into())))
+    }
+}
+
+impl Output for Stderr {
+    fn write(&mut self, to: &Path, bytes: &[u8], now: SystemTime) -> Result<(), Failed> {
+        let mut written = 0;
+        while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
+            let part = whole_lines(rest, Self::ATOMIC);
+            let done = self.0.write(to, part, now);
+            done.map_err(|failed| Failed { written: written + failed.written, ..failed })?;
+            written += part.len();
+        }
+        Ok(())
+    }
+}
+
+/// As many lines as `most` bytes hold, but at least one.
+fn whole_lines(bytes: &[u8], most: usize) -> &[u8] {
+    let head = bytes.get(..most).unwrap_or(bytes);
+    let end = memchr::memrchr(b'\n', head).or_else(|| memchr::memchr(b'\n', bytes));
+    end.and_then(|end| bytes.get(..=end)).unwrap_or(bytes)
 }
 
 impl Output for Box<dyn Write + Send> {

@@ -80,6 +80,46 @@ async fn a_thread_that_is_held_up_is_passed_over() {
     homes.end(LONG);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thread_that_is_held_up_for_long_gets_its_share_back() {
+    let homes = two();
+    let (release, released) = blocking::channel::<()>();
+    let (say, mut said) = mpsc::unbounded_channel();
+    let held = {
+        let say = say.clone();
+        async move {
+            say.send(here()).unwrap();
+            let _ = released.recv();
+        }
+    };
+    homes.place(None, Box::pin(held));
+    let held = timeout(LONG, said.recv()).await.unwrap().unwrap();
+    // More than one thread is given alone: each stays where it has begun.
+    for _ in 0..300 {
+        let say = say.clone();
+        let stay = async move {
+            say.send(here()).unwrap();
+            std::future::pending::<()>().await;
+        };
+        homes.place(None, Box::pin(stay));
+    }
+    // The other begins its part and is never kept from more.
+    for _ in 0..64 {
+        assert_ne!(timeout(LONG, said.recv()).await.unwrap().unwrap(), held);
+    }
+    let waits = || own(&homes).lanes().iter().any(|lane| lane.inbox.len() > 0);
+    for _ in 0..20 {
+        assert!(waits());
+        sleep(CHECK_INTERVAL).await;
+    }
+    drop(release);
+    for _ in 64..300 {
+        timeout(LONG, said.recv()).await.unwrap().unwrap();
+    }
+    timeout(LONG, homes.begun()).await.unwrap();
+    homes.end(LONG);
+}
+
 #[tokio::test]
 async fn what_is_dealt_counts_at_once() {
     let homes = two();

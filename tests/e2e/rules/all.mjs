@@ -14,7 +14,8 @@ import { answers } from './answers.mjs';
 import { hangs } from './hangs.mjs';
 import { heads } from './heads.mjs';
 import { limits } from './limits.mjs';
+import { log } from './logged.mjs';
 import { sessions } from './sessions.mjs';
 import { workers } from './workers.mjs';
 
-export const all = [...limits, ...heads, ...answers, ...hangs, ...workers, ...sessions];
+export const all = [...limits, ...heads, ...answers, ...hangs, ...workers, ...sessions, ...log];

@@ -2,6 +2,7 @@
 
 import path from 'node:path';
 import { apps as inApps } from '../lib/proxy.mjs';
+import { ACCESS_LOG } from './logged.mjs';
 
 /** `ms`: of a head and of a body; more than a busy machine takes from a connection to its first byte. */
 export const LIMITS = { head: 8 * 1024, body: 256 * 1024, ms: 2000, response: 1200 };
@@ -28,6 +29,7 @@ const kinds = {
 const idle = { script: './never.js', start_timeout: '10m', min_ready: '0s' };
 
 export const main = proxy => ({
+  access_log: { file: proxy.file(ACCESS_LOG), format: 'json' },
   limits: {
     head_size: `${LIMITS.head}b`, head_timeout: `${LIMITS.ms}ms`, body_size: `${LIMITS.body}b`, body_timeout: `${LIMITS.ms}ms`,
     keepalive_timeout: '10m', tunnel_idle_timeout: '10m',

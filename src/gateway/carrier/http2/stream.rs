@@ -5,6 +5,8 @@ use super::budget::Charged;
 use super::delegated;
 use super::refusal::refuse;
 use super::shared::{Shared, StreamEnd};
+use crate::gateway::access::Line;
+use crate::gateway::access::facts::Facts;
 use crate::gateway::downstream::client_tls;
 use crate::gateway::downstream::deadline::Deadline;
 use crate::gateway::downstream::scratch::SCRATCH;
@@ -41,18 +43,29 @@ pub(super) async fn serve(
     let (parts, body) = request.into_parts();
     let is_head = parts.method == http::Method::HEAD;
     let mut answer = Answer::new(respond, shared.budget.clone(), shared.client.hsts);
+    let line = |app| {
+        let log = rules.access.as_ref()?;
+        let facts = Facts::of_fields(&parts.method, &parts.uri, &parts.headers, shared.client);
+        Some(Line::new(log, Facts { app, ..facts }))
+    };
+    let refused = |response: &ErrorResponse, reason| {
+        line(None).into_iter().for_each(|mut line| line.trace.refused(response, reason));
+    };
     let checked = match heads::check_http2(&parts, body.is_end_stream(), &rules.head_limits) {
         Ok(checked) => checked,
         Err(reject) => {
+            refused(&reject.into(), "refused_head");
             refuse(&mut answer, reject.into(), is_head);
             return StreamEnd { was_reset: false };
         }
     };
     if shared.tls.as_ref().is_some_and(|client| client.is_misdirected(checked.host)) {
+        refused(&ErrorResponse::MISDIRECTED, "misdirected");
         refuse(&mut answer, ErrorResponse::MISDIRECTED, is_head);
         return StreamEnd { was_reset: false };
     }
     let Some(app) = rules.routes.find(checked.host, checked.target) else {
+        refused(&ErrorResponse::NO_ROUTE, "no_route");
         refuse(&mut answer, ErrorResponse::NO_ROUTE, is_head);
         return StreamEnd { was_reset: false };
     };
@@ -78,7 +91,10 @@ pub(super) async fn serve(
         plan,
     };
     let mut client = Http2Client::new(body, answer, checked.body, limits.body_bytes);
-    let outcome = dispatch(app, &shared.registry, limits, request, &mut client).await;
+    let mut line = line(Some(&*app.pool.app));
+    let trace = line.as_mut().map(|line| &mut line.trace);
+    let outcome = dispatch(app, &shared.registry, limits, request, &mut client, trace).await;
+    drop(line);
     finish(outcome, client.answer, checked.target, is_head).await
 }
 

@@ -1,5 +1,7 @@
 //! What is known of one request on its way, what its errors mean, and what is counted of it.
 
+use crate::gateway::access::OwnedLine;
+use crate::gateway::access::record::{ByteCount, Trace};
 use crate::gateway::exchange::session_carrier::NO_RESPONSE;
 use crate::gateway::metrics::counters::Failure;
 use crate::gateway::request::error_response::ErrorResponse;
@@ -49,6 +51,8 @@ pub(in crate::gateway) struct Ctx {
     pub(super) status: Option<u16>,
     pub(super) response: Option<ErrorResponse>,
     pub(super) failure: Option<Failure>,
+    /// For the access log.
+    pub(super) line: Option<Box<OwnedLine>>,
     answered_early: Option<Arc<Notify>>,
 }
 
@@ -131,6 +135,7 @@ impl Ctx {
                 {
                     self.tried.add(lease.member().clone(), fault);
                 }
+                self.note(Trace::retried);
                 if let (Some(app), false) = (&self.app, fault == WorkerFault::Unreachable) {
                     app.metrics.retried();
                 }
@@ -168,9 +173,32 @@ impl Ctx {
         }
     }
 
+    /// Notes something for the access log.
+    pub(super) fn note(&mut self, what: impl FnOnce(&mut Trace)) {
+        if let Some(line) = &mut self.line {
+            what(&mut line.trace);
+        }
+    }
+
+    fn end_line(&mut self, written: Option<u16>, is_whole: bool) {
+        let Some(mut line) = self.line.take() else { return };
+        let bytes = line.trace.bytes();
+        match (self.response, written) {
+            (Some(response), None) => line.trace.by_proxy(&response),
+            (Some(response), Some(status)) if status == response.status => line.trace.by_proxy(&response),
+            (_, Some(status)) => line.trace.by_worker(status),
+            (None, None) => {}
+        }
+        line.trace.moved(ByteCount { received: self.body, ..bytes });
+        if !is_whole {
+            line.trace.failed(self.failure.unwrap_or(Failure::ClientGone));
+        }
+    }
+
     /// The request is over. `written` is the status that its client got.
     pub(super) fn count(&mut self, written: Option<u16>, is_whole: bool) {
         self.lease = None;
+        self.end_line(written, is_whole);
         let Some(app) = self.app.take() else { return };
         if !is_whole {
             app.metrics.failed(self.failure.unwrap_or(Failure::ClientGone));

@@ -2,18 +2,21 @@
 
 use super::context::{Ctx, HSTS};
 use super::first_body;
+use crate::gateway::access::OwnedLine;
+use crate::gateway::access::facts::Facts;
+use crate::gateway::access::record::ByteCount;
 use crate::gateway::downstream::client_tls::ClientTls;
 use crate::gateway::downstream::connections::ConnectionRegistry;
 use crate::gateway::http1::Method;
 use crate::gateway::metrics::counters::Failure;
 use crate::gateway::request::error_response::ErrorResponse;
 use crate::gateway::request::forwarded::Forwarded;
-use crate::gateway::request::heads::{self, FieldRule};
+use crate::gateway::request::heads::{self, ClientInfo, FieldRule};
 use crate::gateway::request::limits::{MAX_INFORMATIONAL, RequestLimits};
 use crate::gateway::request::retry::WorkerFault;
 use crate::gateway::request::session::SessionLearner;
 use crate::gateway::request::{passes, plan};
-use crate::gateway::rules::{Protocol, SharedRules};
+use crate::gateway::rules::{Protocol, Rules, SharedRules};
 use crate::gateway::upstream::{acquire::acquire, connect};
 use crate::pool::Use;
 use async_trait::async_trait;
@@ -62,6 +65,7 @@ impl ProxyHttp for Proxy {
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<()> {
         let rules = self.rules.load_full();
         let is_http2 = session.as_downstream().is_http2();
+        ctx.line = line(session, &rules);
         if is_http2 {
             let ends = session.as_downstream_mut().is_body_empty();
             let checked = heads::check_http2(session.req_header(), ends, &rules.head_limits).map(drop);
@@ -76,6 +80,9 @@ impl ProxyHttp for Proxy {
             return Err(ctx.refuse(ErrorResponse::NO_ROUTE, Failure::BadRequest));
         };
         let app = rules.apps[index].clone();
+        if let Some(line) = &mut ctx.line {
+            line.set_app(&app.pool.app);
+        }
         let limits = rules.request_limits(&app);
         // The time-outs of a response are the peer's. Pingora knows no rate: `first_body` holds the first part of an
         // upload to it, and each piece of a download must be taken within `body_timeout`.
@@ -123,6 +130,7 @@ impl ProxyHttp for Proxy {
         if ctx.owner.as_ref().is_some_and(|owner| !Arc::ptr_eq(owner, lease.member())) {
             return Err(ctx.refuse(ErrorResponse::BROKEN, Failure::WorkerDied));
         }
+        ctx.note(|trace| trace.took(lease.member()));
         if plan.usage == Use::Parked {
             ctx.began = None;
         }
@@ -285,6 +293,7 @@ impl ProxyHttp for Proxy {
             response.insert_header(STRICT_TRANSPORT_SECURITY, hsts.value())?;
         }
         ctx.status = Some(response.status.as_u16());
+        ctx.note(|trace| trace.first_byte(Some(tokio::time::Instant::now())));
         if session.req_header().version == Version::HTTP_10 && response.remove_header(&TRANSFER_ENCODING).is_some() {
             // Such a client knows no chunks: the connection's end is the body's.
             session.as_downstream_mut().set_keepalive(None);
@@ -358,8 +367,24 @@ impl ProxyHttp for Proxy {
         if error.is_none() && session.as_downstream_mut().is_body_done() {
             ctx.keep_connection();
         }
+        let sent = session.as_downstream().body_bytes_sent() as u64;
+        ctx.note(|trace| trace.moved(ByteCount { sent, ..ByteCount::default() }));
         ctx.count(written, error.is_none());
     }
+}
+
+/// What the access log says of a request, as far as it is known now.
+fn line(session: &Session, rules: &Rules) -> Option<Box<OwnedLine>> {
+    let log = rules.access.as_ref()?;
+    let request = session.req_header();
+    let client = ClientInfo { ip: client_ip(session), secure: is_secure(session), hsts: None };
+    let protocol = match request.version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_11 => "HTTP/1.1",
+        _ => "HTTP/2.0",
+    };
+    let facts = Facts::of_fields(&request.method, &request.uri, &request.headers, client);
+    Some(OwnedLine::new(log.clone(), &Facts { protocol, ..facts }))
 }
 
 fn has_answered(session: &Session) -> bool {

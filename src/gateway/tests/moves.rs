@@ -121,6 +121,7 @@ async fn what_nobody_takes_ends_here() {
     let (transfers, receiver) = mpsc::channel(1);
     drop(receiver);
     pair.old.front.set_phase(Phase::Migrating(transfers));
+    pair.old.front.end_what_stays();
     assert_eq!(rest(&mut idle).await, b"");
     begun.write_all(&GET.as_bytes()[7..]).await.unwrap();
     let mut last = pair.workers.accept().await;

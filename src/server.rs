@@ -6,6 +6,7 @@ mod accept;
 mod accept_gate;
 mod adoption;
 mod background;
+mod certificates;
 mod console;
 mod control_api;
 mod guard;
@@ -33,8 +34,11 @@ use crate::process::RuntimeDir;
 use crate::process::init::Role;
 use crate::process::{self, socket_activation};
 use crate::supervisor::{AppSpec, Control, Setup, Snapshot, Supervisor, TakeoverHandle, alarms};
+use crate::tls;
+use crate::tls::store::TlsStore;
 use arc_swap::ArcSwap;
 use background::{Background, Entered, Waiting};
+use certificates::CertificateWatch;
 use control_api::ControlBackend;
 use handover::{HandoffContext, HandoffRole, Handover, TakeoverParts};
 use health::ProxyHealth;
@@ -232,9 +236,13 @@ fn prepare(cli: Cli, mut config: Config, takeover: Option<Takeover>) -> Result<R
     let beyond = beyond(&config, &pid_file);
     let (supervisor, control, takeover) = supervise(&config, specs, inherited, beyond)?;
     server.add_service(background_service("supervisor", supervisor));
+    let tls = Arc::new(TlsStore::new());
+    let loaded = certificates::load(&tls, &config.listeners)?;
     let rules = Arc::new(ArcSwap::from_pointee(rules(&config, apps)));
     tell_of_files(config.limits.connections, descriptors);
-    let shared: Arc<[SharedListener]> = listeners::in_force(&config)?.into_iter().map(Listener::shared).collect();
+    let in_force_listeners = listeners::in_force(&config, &loaded.rules);
+    certificates::follow(&tls, loaded, &config.listeners, in_force_listeners.iter());
+    let shared: Arc<[SharedListener]> = in_force_listeners.into_iter().map(Listener::shared).collect();
     let front = ProxyService::new(rules.clone(), &server.configuration, descriptors).with_listeners(shared.clone());
 
     let shutdown = Arc::new(ArcSwap::from_pointee(config.shutdown));
@@ -251,18 +259,34 @@ fn prepare(cli: Cli, mut config: Config, takeover: Option<Takeover>) -> Result<R
         writes_pid: cli.daemon,
         admin: config.admin.clone(),
         policy: shutdown.clone(),
+        tickets: tls.tickets().clone(),
     };
     let takeover = client.zip(takeover).map(|(client, supervisor)| TakeoverParts { client, supervisor });
     let (handover, trigger, connections) = Handover::new(context, config.runtime_dir.clone(), takeover);
     server.add_service(background_service("handover", handover));
     let upgrader = Upgrader::new(in_force.clone(), trigger);
+    let watch = CertificateWatch {
+        store: tls.clone(),
+        control: control.clone(),
+        role: role.clone(),
+        expires: config.alarms.certificate_expires,
+    };
+    server.add_service(background_service("certificates", watch));
 
     let health = ProxyHealth::new(control.clone(), rules.clone());
-    let reloader =
-        Arc::new(Reloader::new(cli, in_force, fixed, rules, shared.clone(), shutdown.clone(), control.clone()));
+    let reloader = Arc::new(Reloader::new(
+        cli,
+        in_force,
+        fixed,
+        rules,
+        (shared.clone(), tls.clone()),
+        shutdown.clone(),
+        control.clone(),
+    ));
     let stop = GracefulShutdown::new(front.clone(), listeners.clone(), control.clone(), health.clone(), shutdown);
     // Each room that measures registers its families here.
-    let registry = control_api::registry(&control, &front, &homes);
+    let mut registry = control_api::registry(&control, &front, &homes);
+    tls::metrics::register(registry.sub_registry_with_prefix(control_api::PREFIX), tls);
     let adopt = adoption::adopt(front.clone(), control.clone(), homes.clone(), connections);
     let sweeper = front.clone();
     server.add_service(listeners.traffic(&shared, &front, &homes).beside(async move {

@@ -160,6 +160,8 @@ pub(crate) struct Alarms {
     pub(crate) lag: Option<Duration>,
     /// Least free bytes on the disk of the log files.
     pub(crate) disk_free: Option<u64>,
+    /// How long before a certificate ends.
+    pub(crate) certificate_expires: Option<Duration>,
     pub(crate) queue_overflow: bool,
     pub(crate) log_drops: bool,
     pub(crate) webhook: Option<Webhook>,
@@ -176,6 +178,7 @@ impl Default for Alarms {
             elu: Some(0.95),
             lag: Some(Duration::from_millis(500)),
             disk_free: Some(100_000_000),
+            certificate_expires: Some(Duration::from_secs(14 * 86_400)),
             queue_overflow: true,
             log_drops: true,
             webhook: None,
@@ -369,9 +372,11 @@ fn decode(found: Findings, base: &Path, root: &Node, machine: &dyn Machine) -> L
     let runtime_dir = limits::runtime_dir(&mut d, &top);
     let orphan_timeout = d.duration(&top, "orphan_timeout").unwrap_or(ORPHAN_TIMEOUT);
     let (server, carrier) = pingora::decode(&mut d, &top, &runtime_dir);
-    let listeners = listeners::decode(&mut d, &top);
+    let mut listeners = listeners::decode(&mut d, &top);
     let apps = apps::decode(&mut d, &top);
     let routes = routes::decode(&mut d, &top, &apps);
+    let state_dir = limits::state_dir(&mut d, &top, &runtime_dir);
+    tls::finish(&mut d, &top, &mut listeners, &routes, &state_dir);
     let limits = limits::decode(&mut d, &top);
     let admin = admin::socket(&mut d, &top, &runtime_dir);
     let mut taken: Vec<(&str, SocketAddr)> = listeners.iter().map(|l| ("listeners", l.address)).collect();

@@ -1,5 +1,7 @@
 use super::schema::{ALL, Preset};
 use super::*;
+use crate::tls::client_certificates::Mode;
+use crate::tls::rules::{self, Version};
 use std::collections::BTreeSet;
 
 const FILE: &str = "conf.yaml";
@@ -205,6 +207,8 @@ fn a_written_default_changes_nothing() {
             let text = match section.name {
                 // Without a script beside it; see below.
                 "apps.NAME.external" => continue,
+                // Only of a listener with certificates; see below.
+                "tls" | "client_certificates" => continue,
                 "" => format!("{name}: {value}\napps: {{chat: {{script: app.js}}}}"),
                 "apps.NAME" => format!("apps: {{chat: {{script: app.js, {name}: {value}}}}}"),
                 nested if nested.starts_with("apps.NAME.") => {
@@ -225,6 +229,37 @@ fn a_written_default_changes_nothing() {
         }
     }
     assert!(seen > 25, "{seen}");
+}
+
+#[test]
+fn a_written_default_of_tls_changes_nothing() {
+    let listener = |tls: &str| format!("{:?}", good(&listener_tls(tls)).listeners);
+    let plain = listener("{certificates: self-signed}");
+    assert_eq!(plain, listener("self-signed"));
+    for key in schema::TLS.keys {
+        if let Preset::Yaml(value) = key.default {
+            assert_eq!(plain, listener(&format!("{{certificates: self-signed, {}: {value}}}", key.name)));
+        }
+    }
+    let asking = |more: &str| listener(&format!("{{certificates: self-signed, client_certificates: {more}}}"));
+    assert_eq!(asking("{ca: ca.pem}"), asking("[{ca: ca.pem, mode: required}]"));
+}
+
+#[test]
+fn tls_is_read() {
+    let config = good(&format!(
+        "{}\nroutes: [{{host: a.example}}, {{host: \"[::1]\"}}, {{}}]\nstate_dir: /var/lib/x",
+        listener_tls(
+            "{certificates: self-signed, min_version: 1.3, http2: false, client_certificates: [{ca: a.pem, hosts: [A.example]}, {ca: b.pem, mode: optional}]}"
+        )
+    ));
+    let Some(tls) = &config.listeners[0].tls else { panic!("no TLS") };
+    let names = ["localhost", "127.0.0.1", "::1", "a.example"].map(str::to_owned).to_vec();
+    assert_eq!(tls.certificates, [rules::Source::SelfSigned { names, dir: "/var/lib/x".into() }]);
+    assert_eq!((tls.min_version, tls.http2), (Version::Tls13, false));
+    let [of_host, of_others] = &tls.client_certificates[..] else { panic!("{tls:?}") };
+    assert_eq!((of_host.hosts.as_slice(), of_host.mode), (&["a.example".to_owned()][..], Mode::Required));
+    assert_eq!((of_others.ca.as_path(), of_others.mode), (Path::new("/srv/b.pem"), Mode::Optional));
 }
 
 #[test]
@@ -281,6 +316,10 @@ fn row_start(line: &str) -> String {
     line.split(" | ").take(3).collect::<Vec<_>>().join(" | ")
 }
 
+fn listener_tls(tls: &str) -> String {
+    format!("listeners: [{{address: \"0.0.0.0:443\", tls: {tls}}}]\napps: {{chat: {{script: app.js}}}}")
+}
+
 #[test]
 fn words_from_elsewhere_are_told_apart() {
     for section in ALL {
@@ -294,6 +333,10 @@ fn words_from_elsewhere_are_told_apart() {
                 }
                 "logs.rotate" => format!("logs: {{rotate: {{{word}: 1}}}}\napps: {{chat: {{script: app.js}}}}"),
                 "alarms.webhook" => format!("alarms: {{webhook: {{{word}: 1}}}}\napps: {{chat: {{script: app.js}}}}"),
+                "tls" => listener_tls(&format!("{{{word}: 1}}")),
+                "certificates" | "client_certificates" => {
+                    listener_tls(&format!("{{{}: [{{{word}: 1}}]}}", section.name))
+                }
                 "listeners" | "routes" => {
                     format!("{}: [{{{word}: 1}}]\napps: {{chat: {{script: app.js}}}}", section.name)
                 }

@@ -4,6 +4,7 @@
 use super::carrier::http1::{self as http1_carrier, Next};
 use super::carrier::{http2, pingora};
 use super::descriptors::Descriptors;
+use super::downstream::client_tls::ClientTls;
 use super::downstream::close::{close, respond_and_close, send_and_close};
 use super::downstream::connection::{Connection, Waited, client_of};
 use super::downstream::connections::{ConnectionRegistry, Directive, Paused, Phase};
@@ -254,6 +255,10 @@ impl ProxyService {
             }
             return None;
         }
+        if connection.tls.as_ref().is_some_and(|client| client.is_misdirected(host)) {
+            respond_and_close(connection.stream, ErrorResponse::MISDIRECTED).await;
+            return None;
+        }
         let Some(app) = rules.routes.find(host, head.target.of(&connection.read_ahead)) else {
             respond_and_close(connection.stream, ErrorResponse::NO_ROUTE).await;
             return None;
@@ -335,6 +340,7 @@ impl ServerApp for ProxyService {
         };
         let is_http2 = matches!(stream.selected_alpn_proto(), Some(ALPN::H2));
         let mut connection = Connection::new(client_of(&stream), stream, guard);
+        connection.tls = ClientTls::of(&self.listener, &connection.stream);
         let hsts = listener.tls.as_ref().and_then(|tls| tls.load().hsts);
         connection.client.hsts = hsts.map(Hsts::of).filter(|_| connection.client.secure);
         connection.may_be_http2 = listener.h2c && !connection.client.secure;

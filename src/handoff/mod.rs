@@ -16,6 +16,7 @@
 //!                                            ends the workers' control connections; they connect again
 //!   sees the workers, probes them
 //!   ready                           ───────►
+//!                                   ◄─────── keys of session tickets, if it can take them
 //!                                            stops reading output, pauses the tunnels
 //!                                   ◄─────── tunnels (both sockets, bytes under way, frame state) ...
 //!   stages them
@@ -51,6 +52,7 @@ pub(crate) use predecessors::DrainingPredecessors;
 pub(crate) use roles::{Capabilities, FirstPayload, PausedConnection, PausedPayload, Predecessor, Released, Successor};
 pub(crate) use server::{HandoffServer, HandoffTrigger};
 pub(crate) use successor::{HandoffClient, Takeover, take_over};
+pub(crate) use wire::Secret;
 
 use std::fmt;
 use std::time::Duration;

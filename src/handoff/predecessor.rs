@@ -65,6 +65,9 @@ impl Giving<'_> {
         self.expect("bound").await?;
         owner.disconnect_workers().await;
         self.expect("ready").await?;
+        if let Some(secret) = owner.secret().filter(|_| self.capabilities.secret) {
+            self.channel.send_secret(&secret).await?;
+        }
         let paused = owner.pause_connections(self.capabilities).await;
         *tunnels = paused.tunnels;
         let transfers = tunnels.iter().map(PausedConnection::to_transfer);
@@ -108,6 +111,7 @@ impl Giving<'_> {
                 Err(Error(format!("the successor said {} instead of {wanted}", message.name())))
             }
             Frame::Connections(_) => Err(Error(format!("the successor sent connections instead of {wanted}"))),
+            Frame::Secret(_) => Err(Error(format!("the successor sent keys instead of {wanted}"))),
             Frame::End => Err(Error(format!("the successor ended before it said {wanted}; its own log says why"))),
         }
     }

@@ -1,5 +1,6 @@
 //! What the two processes of a handoff must be able to do. The composition root implements both.
 
+use super::wire::Secret;
 use crate::process::ConnectionTransfer;
 use async_trait::async_trait;
 use serde_json::Value;
@@ -13,21 +14,25 @@ use zeroize::Zeroizing;
 pub(crate) struct Capabilities {
     /// Tunnels over TLS 1.3 as they are written now.
     pub(crate) tls_tunnels: bool,
+    /// Keys of session tickets, in a frame of their own.
+    pub(crate) secret: bool,
 }
 
 impl Capabilities {
     /// Of this version.
-    pub(super) const OWN: Capabilities = Capabilities { tls_tunnels: true };
+    pub(super) const OWN: Capabilities = Capabilities { tls_tunnels: true, secret: true };
     const TLS_TUNNELS: &str = "tls-tunnels-1";
+    const SECRET: &str = "secret-1";
 
     /// By the names that a hello has.
     pub(super) fn of_names(names: &[String]) -> Capabilities {
-        Capabilities { tls_tunnels: names.iter().any(|name| name == Capabilities::TLS_TUNNELS) }
+        let has = |wanted: &str| names.iter().any(|name| name == wanted);
+        Capabilities { tls_tunnels: has(Capabilities::TLS_TUNNELS), secret: has(Capabilities::SECRET) }
     }
 
     pub(super) fn names(self) -> Vec<String> {
-        let Capabilities { tls_tunnels } = self;
-        let all = [(tls_tunnels, Capabilities::TLS_TUNNELS)];
+        let Capabilities { tls_tunnels, secret } = self;
+        let all = [(tls_tunnels, Capabilities::TLS_TUNNELS), (secret, Capabilities::SECRET)];
         all.into_iter().filter(|(can, _)| *can).map(|(_, name)| name.to_owned()).collect()
     }
 }
@@ -46,6 +51,9 @@ pub(crate) trait Predecessor: Send + Sync + 'static {
 
     /// Ends the workers' control connections, so that they connect to the successor's control socket.
     async fn disconnect_workers(&self);
+
+    /// What a successor that can take it gets beside: keys.
+    fn secret(&self) -> Option<Secret>;
 
     /// Stops reading the workers' output and pauses the tunnels that the successor can take.
     async fn pause_connections(&self, successor: Capabilities) -> PausedPayload<Self::PausedConnection>;
@@ -101,6 +109,9 @@ pub(crate) trait Successor: Send + Sync + 'static {
 
     /// Ends once the workers are connected and answer.
     async fn ready(&self) -> Result<(), String>;
+
+    /// Keys of the predecessor. They may come or not.
+    fn take_secret(&self, secret: Secret);
 
     /// Prepares tunnels. Neither reads from them nor writes to them until
     /// [`take_ownership`](Successor::take_ownership). Dropping them does not end the connections.

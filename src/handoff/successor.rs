@@ -195,6 +195,7 @@ async fn converse<S: Successor>(channel: &mut Channel, successor: &S, received: 
                 received.tunnels += connections.len();
                 successor.stage(connections).await;
             }
+            Frame::Secret(secret) => successor.take_secret(secret),
             Frame::Message(Message::Commit { connections, output, in_use }, _) if connections == received.tunnels => {
                 (received.output, received.in_use) = (output, in_use);
                 fault::before("commit").await.map_err(refused)?;

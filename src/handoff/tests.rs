@@ -95,6 +95,10 @@ impl Predecessor for Old {
         self.deeds.note("disconnect_workers");
     }
 
+    fn secret(&self) -> Option<Secret> {
+        Some(Secret(b"keys".to_vec().into()))
+    }
+
     async fn pause_connections(&self, successor: Capabilities) -> PausedPayload<Tunnel> {
         assert!(successor.tls_tunnels, "it is of this version");
         self.deeds.note("pause_connections");
@@ -140,6 +144,11 @@ impl Successor for New {
     async fn ready(&self) -> Result<(), String> {
         self.deeds.note("ready");
         if self.cannot == Cannot::Ready { Err("a worker refuses".into()) } else { Ok(()) }
+    }
+
+    fn take_secret(&self, secret: Secret) {
+        assert_eq!(format!("{secret:?}"), "Secret(4 bytes)", "what it is stands nowhere");
+        self.deeds.note(format!("take_secret {}", String::from_utf8_lossy(&secret.0)));
     }
 
     async fn stage(&self, tunnels: Vec<ConnectionTransfer>) {
@@ -251,7 +260,7 @@ async fn everything_goes_over_once_and_in_order() {
         of(&["pause", "disconnect_workers", "pause_connections", "release"]),
         ["pause", "disconnect_workers", "pause_connections", "release"]
     );
-    assert_eq!(of(&["pause", "bound", "ready", "pause_connections"]), ["pause", "bound", "ready", "pause_connections"]);
+    assert_eq!(of(&["pause", "bound", "ready", "take_secret keys"]), ["pause", "bound", "ready", "take_secret keys"]);
     assert!(deeds.contains(&"release".to_owned()) && deeds.contains(&own) && deeds.contains(&"adopt 1".to_owned()));
     let connections = std::mem::take(&mut *successor.connections.lock().unwrap());
     assert_eq!(connections.len(), TUNNELS + 1);

@@ -11,6 +11,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, Shutdown, recv, recvmsg, sendmsg, shutdown,
 };
+use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -34,12 +35,23 @@ const TOO_MANY_PAUSE: Duration = Duration::from_millis(5);
 
 const KIND_MESSAGE: u16 = 1;
 const KIND_PARCELS: u16 = 2;
+const KIND_SECRET: u16 = 3;
+
+/// Bytes that are in no log, no `Debug` and no file, and do not stay in memory.
+pub(crate) struct Secret(pub(crate) Zeroizing<Vec<u8>>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secret({} bytes)", self.0.len())
+    }
+}
 
 /// What came.
 #[derive(Debug)]
 pub(super) enum Frame {
     Message(Message, Vec<OwnedFd>),
     Connections(Vec<ConnectionTransfer>),
+    Secret(Secret),
     /// The other side has closed the connection.
     End,
 }
@@ -91,6 +103,10 @@ impl Channel {
     pub(super) async fn say_with(&mut self, message: &Message, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
         let body = serde_json::to_vec(message).map_err(|e| Error::new(format!("{}: {e}", message.name())))?;
         self.send(KIND_MESSAGE, &body, fds).await.map_err(|e| Error::new(format!("saying {}: {e}", message.name())))
+    }
+
+    pub(super) async fn send_secret(&mut self, secret: &Secret) -> Result<(), Error> {
+        self.send(KIND_SECRET, &secret.0, &[]).await.map_err(|e| Error::new(format!("sending keys: {e}")))
     }
 
     /// Sends connections in as few frames as they fit into. They are only borrowed: the sender keeps its descriptors.
@@ -200,6 +216,7 @@ impl Channel {
             KIND_PARCELS => {
                 connections(&body, fds).map(Frame::Connections).ok_or_else(|| odd("connections are cut wrongly"))
             }
+            KIND_SECRET => Ok(Frame::Secret(Secret(body))),
             _ => Err(odd("an unknown kind of message")),
         }
     }

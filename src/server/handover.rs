@@ -10,11 +10,13 @@ use crate::config::Shutdown;
 use crate::gateway::{Paused, Phase, ProxyService};
 use crate::handoff::{
     Capabilities, DrainingPredecessors, Error, FirstPayload, HandoffClient, HandoffServer, HandoffTrigger,
-    PausedConnection, PausedPayload, Predecessor, Released, Successor,
+    PausedConnection, PausedPayload, Predecessor, Released, Secret, Successor,
 };
 use crate::pool::{Closing, Lease, Use};
 use crate::process::{self, ConnectionTransfer};
 use crate::supervisor::{AppStatus, Control, PartialLine, Snapshot, Status, TakeoverHandle, WorkerStatus};
+use crate::tls::TicketKeys;
+use crate::tls::certificates::now;
 use crate::worker::Incarnation;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -75,6 +77,7 @@ pub(super) struct HandoffContext {
     pub(super) peers: Peers,
     /// As the newest configuration says.
     pub(super) policy: Arc<ArcSwap<Shutdown>>,
+    pub(super) tickets: Arc<TicketKeys>,
 }
 
 /// What a process that takes over begins with.
@@ -227,6 +230,10 @@ impl Predecessor for HandoffContext {
         self.control.disconnect_workers().await;
     }
 
+    fn secret(&self) -> Option<Secret> {
+        Some(Secret(self.tickets.export()))
+    }
+
     async fn pause_connections(&self, successor: Capabilities) -> PausedPayload<Tunnel> {
         // First, since nobody waits for it: tunnels are to stand still as shortly as can be.
         let output = self.control.pause_output().await;
@@ -357,6 +364,12 @@ impl Successor for SuccessorSide {
         match self.ready.lock().await.take() {
             Some(ready) => ready.await.map_err(|_| ENDED.to_owned())?,
             None => Ok(()),
+        }
+    }
+
+    fn take_secret(&self, secret: Secret) {
+        if let Err(why) = self.context.tickets.import(&secret.0, now()) {
+            log::warn!("TLS sessions begin anew, as the keys of their tickets are not understood: {why}");
         }
     }
 

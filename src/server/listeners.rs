@@ -90,24 +90,18 @@ impl Listeners {
     }
 }
 
-/// What connections of a configuration's listeners meet, in their order.
-///
-/// # Errors
-/// A certificate that cannot be used.
-pub(super) fn in_force(config: &Config) -> Result<Vec<Listener>, String> {
+/// What connections of a configuration's listeners meet, in their order. `rules` are those of the listeners with TLS.
+pub(super) fn in_force(config: &Config, rules: &[Arc<TlsRules>]) -> Vec<Listener> {
     let https = config.listeners.iter().find(|listener| listener.tls.is_some());
     let port = https.map_or(443, |listener| listener.address.port());
-    config.listeners.iter().map(|listener| one(listener, port)).collect()
-}
-
-fn one(listener: &config::Listener, https: u16) -> Result<Listener, String> {
-    let tls = listener.tls.as_ref().map(TlsRules::load).transpose()?;
-    Ok(Listener {
+    let mut rules = rules.iter();
+    let one = |listener: &config::Listener| Listener {
         address: listener.address,
-        tls: tls.map(|rules| Arc::new(ArcSwap::from_pointee(rules))),
+        tls: listener.tls.as_ref().and_then(|_| Some(Arc::new(ArcSwap::new(rules.next()?.clone())))),
         h2c: listener.h2c,
-        redirect: listener.redirect.then_some(https),
-    })
+        redirect: listener.redirect.then_some(port),
+    };
+    config.listeners.iter().map(one).collect()
 }
 
 /// An application whose connections are short, and not too many: nobody who can reach its address takes the file descriptors

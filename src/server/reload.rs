@@ -1,14 +1,15 @@
 //! Reload: the configuration is read and checked again, and takes the place of the running one as a
 //! whole or not at all.
 
-use super::listeners;
 use super::source::{self, InForce};
 use super::{AppWiring, wire};
+use super::{certificates, listeners};
 use crate::config::cli::{Cli, Source};
 use crate::config::{self, Config};
 use crate::gateway::{Listener, SharedListener, SharedRules};
 use crate::pool::{Pool, Settings};
 use crate::supervisor::{Control, ReloadScope, Sent};
+use crate::tls::store::{Loaded, TlsStore};
 use arc_swap::ArcSwap;
 use pingora_core::server::configuration::ServerConf;
 use std::collections::HashMap;
@@ -103,6 +104,7 @@ pub(super) struct Reloader {
     fixed: Fixed,
     rules: SharedRules,
     listeners: Arc<[SharedListener]>,
+    tls: Arc<TlsStore>,
     shutdown: Arc<ArcSwap<config::Shutdown>>,
     control: Control,
     /// Of the running apps. A newer reload supersedes one under way, so none waits for another here
@@ -116,12 +118,12 @@ impl Reloader {
         in_force: InForce,
         fixed: Fixed,
         rules: SharedRules,
-        listeners: Arc<[SharedListener]>,
+        (listeners, tls): (Arc<[SharedListener]>, Arc<TlsStore>),
         shutdown: Arc<ArcSwap<config::Shutdown>>,
         control: Control,
     ) -> Reloader {
         let pools = rules.load().pools().map(|pool| (pool.app.clone(), pool.clone())).collect();
-        Reloader { cli, in_force, fixed, rules, listeners, shutdown, control, pools: Mutex::new(pools) }
+        Reloader { cli, in_force, fixed, rules, listeners, tls, shutdown, control, pools: Mutex::new(pools) }
     }
 
     /// Where the configuration in force comes from.
@@ -167,7 +169,8 @@ impl Reloader {
         for (configured, listener) in config.listeners.iter_mut().zip(self.listeners.iter()) {
             configured.address = listener.load().address;
         }
-        let next = listeners::in_force(&config).map_err(|why| format!("nothing was changed: {why}"))?;
+        let loaded = self.load_certificates(&config).await?;
+        let next = listeners::in_force(&config, &loaded.rules);
         let (wiring, settings) = self.wiring(&mut config).await;
         let AppWiring { specs, apps } = wiring;
         let scope = wish.app.map_or(ReloadScope::Changed, ReloadScope::App);
@@ -182,6 +185,7 @@ impl Reloader {
         }
         let new = new.succeeding(&self.rules.load());
         self.rules.store(Arc::new(new));
+        certificates::follow(&self.tls, loaded, &config.listeners, next.iter());
         self.replace_listeners(next);
         self.shutdown.store(Arc::new(config.shutdown));
         Ok(outcome)
@@ -190,6 +194,13 @@ impl Reloader {
     /// What is accepted from now on meets these. The sockets stay.
     fn replace_listeners(&self, next: Vec<Listener>) {
         self.listeners.iter().zip(next).for_each(|(listener, next)| listener.store(Arc::new(next)));
+    }
+
+    async fn load_certificates(&self, config: &Config) -> Result<Loaded, String> {
+        let (tls, listeners) = (self.tls.clone(), config.listeners.clone());
+        let loaded = tokio::task::spawn_blocking(move || certificates::load(&tls, &listeners)).await;
+        let loaded = loaded.map_err(|error| error.to_string()).and_then(|loaded| loaded);
+        loaded.map_err(|why| format!("nothing was changed: {why}"))
     }
 
     async fn read(&self, source: &Source) -> Result<(Config, Vec<config::Warning>), String> {

@@ -1,7 +1,7 @@
 //! Accepts TLS on a connection: reads the ClientHello, asks the listener's rules who answers it, and ends the handshake
 //! within a deadline.
 
-use super::rules::TlsRules;
+use super::rules::{ClientPolicyId, TlsRules};
 use super::stream::TlsStream;
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
@@ -126,8 +126,8 @@ pub(crate) async fn accept(socket: L4Stream, rules: &ArcSwap<TlsRules>) -> Resul
 
 async fn begin(mut socket: L4Stream, rules: &ArcSwap<TlsRules>) -> Result<TlsStream, Failure> {
     let mut received = BytesMut::new();
-    let config = match hello(&mut socket, &mut received, rules).await {
-        Ok(config) => config,
+    let (config, asked) = match hello(&mut socket, &mut received, rules).await {
+        Ok(answerer) => answerer,
         Err(Refusal::Quiet(failure)) => return Err(failure),
         Err(Refusal::Plain(why)) => {
             return Err(Failure { reason: Reason::PlainHttp, why, plain: Some((socket, received)) });
@@ -142,7 +142,10 @@ async fn begin(mut socket: L4Stream, rules: &ArcSwap<TlsRules>) -> Result<TlsStr
     let made = TlsStream::new(socket, config, received);
     let mut stream = made.map_err(|error| Failure::new(Reason::Protocol, error))?;
     match finish(&mut stream, &mut slot).await {
-        Ok(()) => Ok(stream),
+        Ok(()) => {
+            stream.let_in(asked);
+            Ok(stream)
+        }
         Err(error) => {
             let reason = Reason::of_io(&error);
             if reason != Reason::Closed {
@@ -179,12 +182,12 @@ enum Refusal {
     Plain(String),
 }
 
-/// Reads a whole ClientHello into `received`, and finds who answers it.
+/// Reads a whole ClientHello into `received`, and finds what answers it, and under which policy its client is.
 async fn hello(
     socket: &mut L4Stream,
     received: &mut BytesMut,
     rules: &ArcSwap<TlsRules>,
-) -> Result<Arc<ServerConfig>, Refusal> {
+) -> Result<(Arc<ServerConfig>, Option<ClientPolicyId>), Refusal> {
     let mut acceptor = Acceptor::default();
     loop {
         let before = received.len();
@@ -213,8 +216,9 @@ async fn hello(
         match acceptor.accept() {
             Ok(None) => {}
             Ok(Some(accepted)) => {
-                let config = rules.load().server_config(&accepted.client_hello());
-                return config.ok_or_else(|| {
+                let (hello, rules) = (accepted.client_hello(), rules.load());
+                let answerer = rules.server_config(&hello).map(|config| (config, rules.asked(&hello)));
+                return answerer.ok_or_else(|| {
                     let failure = Failure::new(Reason::NoCertificate, "no certificate is for the name it asks for");
                     Refusal::Said(failure, alert(AlertDescription::UnrecognisedName))
                 });

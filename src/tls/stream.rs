@@ -6,10 +6,11 @@
 //!   as long as something waits, nothing more is taken.
 //! - The end of our side is a close_notify before the FIN. A FIN without one may be an attacker's: it is an error, not an end.
 
-use super::peer::PeerCertificate;
+use super::peer::TlsPeer;
 use super::record::convert::Conversion;
 use super::record::state::{Buffers, MAX_INCOMING, MAX_PLAIN};
 use super::record::stream::RecordStream;
+use super::rules::ClientPolicyId;
 use super::session::{Output, Received, Session, Sink};
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
@@ -50,6 +51,7 @@ pub(crate) struct TlsStream {
     outgoing: BytesMut,
     close_sent: bool,
     failed: Option<Fault>,
+    peer: Option<Arc<TlsPeer>>,
 }
 
 /// Why a connection does not go on.
@@ -115,6 +117,7 @@ impl TlsStream {
             outgoing: BytesMut::new(),
             close_sent: false,
             failed: None,
+            peer: None,
         })
     }
 
@@ -221,7 +224,7 @@ impl TlsStream {
         if !fits || self.close_sent || self.failed.is_some() || self.session.is_handshaking() {
             return Ok(Err(self));
         }
-        let TlsStream { socket, session, incoming, more, plain, mut outgoing, close_sent, failed } = self;
+        let TlsStream { socket, session, incoming, more, plain, mut outgoing, close_sent, failed, peer } = self;
         match session.into_records() {
             Conversion::Converted(layer, unsent) => {
                 outgoing.extend_from_slice(&unsent);
@@ -230,7 +233,7 @@ impl TlsStream {
             }
             Conversion::Stays(session, unsent) => {
                 outgoing.extend_from_slice(&unsent);
-                Ok(Err(TlsStream { socket, session, incoming, more, plain, outgoing, close_sent, failed }))
+                Ok(Err(TlsStream { socket, session, incoming, more, plain, outgoing, close_sent, failed, peer }))
             }
             Conversion::Broken(why) => Err(io::Error::other(why)),
         }
@@ -241,10 +244,14 @@ impl TlsStream {
         &self.socket
     }
 
-    /// The client's certificate, if it was asked for one.
-    #[allow(dead_code)] // What requests are told of it comes with client certificates.
-    pub(crate) fn peer_certificate(&self) -> Option<Arc<PeerCertificate>> {
-        PeerCertificate::of(self.session.peer_certificates())
+    /// At the end of the handshake, where a host of the listener asks for certificates.
+    pub(super) fn let_in(&mut self, asked: Option<ClientPolicyId>) {
+        self.peer = asked.map(|policy| TlsPeer::new(policy, self.session.peer_certificates()));
+    }
+
+    /// Who the client is; `None` where no host of the listener asked for certificates.
+    pub(crate) fn peer(&self) -> Option<&Arc<TlsPeer>> {
+        self.peer.as_ref()
     }
 }
 

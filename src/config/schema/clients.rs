@@ -1,7 +1,7 @@
 //! What clients meet: listeners, routes, limits.
 
-use super::key::Instead::{Later, Write};
-use super::key::Kind::{Duration, DurationOrNone, Flag, Integer, List, Map, Other, Size};
+use super::key::Instead::{Later, Useless, Write};
+use super::key::Kind::{Duration, DurationOrNone, Flag, Integer, List, Other, Size};
 use super::key::Preset::{Required, Words, Yaml};
 use super::key::{Section, key};
 
@@ -10,7 +10,7 @@ pub(in crate::config) const LISTENER: Section = Section {
     keys: &[
         key("address", Other("IP:PORT"), Required),
         key("h2c", Flag, Yaml("false")),
-        key("tls", Map, Words("plain HTTP")),
+        key("tls", Other("map, or self-signed"), Words("plain HTTP")),
         key("redirect", Other("https, or none"), Yaml("none")),
     ],
     elsewhere: &[
@@ -30,10 +30,12 @@ pub(in crate::config) const LISTENER: Section = Section {
 pub(in crate::config) const TLS: Section = Section {
     name: "tls",
     keys: &[
-        key("certificates", List, Required),
+        key("certificates", Other("list, or self-signed"), Required),
+        key("min_version", Other("1.2 or 1.3"), Yaml("1.2")),
+        key("client_certificates", Other("map, or list of maps"), Words("none are asked for")),
         key("http2", Flag, Yaml("true")),
         key("handshake_timeout", Duration(100, 600_000), Yaml("10s")),
-        key("hsts", DurationOrNone(1000, 100 * 366 * 86_400_000), Yaml("none")),
+        key("hsts", DurationOrNone(1000, 100 * 31_557_600_000), Yaml("none")),
     ],
     elsewhere: &[
         ("certificate", Write("write certificates: [{cert: chain.pem, key: key.pem}]")),
@@ -45,6 +47,14 @@ pub(in crate::config) const TLS: Section = Section {
         ("ssl_protocols", Write("write min_version")),
         ("alpn", Write("write http2: false for HTTP/1.1 alone")),
         ("ssl_handshake_timeout", Write("write handshake_timeout")),
+        ("ssl_client_certificate", Write("write client_certificates: {ca: ca.pem, mode: required}")),
+        ("ssl_verify_client", Write("write client_certificates: {ca: ca.pem, mode: required}")),
+        ("client_ca", Write("write client_certificates: {ca: ca.pem, mode: required}")),
+        ("mtls", Write("write client_certificates: {ca: ca.pem, mode: required}")),
+        ("ciphers", Useless("rustls speaks strong ciphers only, and the client chooses among them")),
+        ("ssl_ciphers", Useless("rustls speaks strong ciphers only, and the client chooses among them")),
+        ("session_tickets", Useless("sessions are resumed by tickets, whose keys change every 6 hours")),
+        ("self_signed", Write("write tls: self-signed")),
         ("strict_transport_security", Write("write hsts: 365d")),
     ],
 };
@@ -58,6 +68,22 @@ pub(in crate::config) const CERTIFICATE: Section = Section {
         ("certificate", Write("write cert")),
         ("private_key", Write("write key")),
         ("privkey", Write("write key: privkey.pem")),
+    ],
+};
+
+pub(in crate::config) const CLIENT_CERTIFICATES: Section = Section {
+    name: "client_certificates",
+    keys: &[
+        key("ca", Other("file"), Required),
+        key("mode", Other("required or optional"), Yaml("required")),
+        key("crl", Other("file"), Words("nothing is revoked")),
+        key("hosts", List, Words("every host that no other entry names")),
+    ],
+    elsewhere: &[
+        ("ca_file", Write("write ca")),
+        ("verify", Write("write mode: required, or optional")),
+        ("host", Write("write hosts: [admin.example.com]")),
+        ("crl_file", Write("write crl")),
     ],
 };
 

@@ -8,7 +8,7 @@ mod key;
 mod operation;
 
 pub(super) use app::{APP, BACKOFF, CRASH_LOOP, EXTERNAL, HEALTH_CHECK, INSTANCES, QUEUE, RLIMITS, SCALING};
-pub(super) use clients::{CERTIFICATE, LIMITS, LISTENER, ROUTE, TLS};
+pub(super) use clients::{CERTIFICATE, CLIENT_CERTIFICATES, LIMITS, LISTENER, ROUTE, TLS};
 pub(super) use file::{SERVER, TOP};
 pub(super) use key::{Instead, Kind, Section};
 #[cfg(test)]
@@ -21,6 +21,7 @@ pub(super) const ALL: &[&Section] = &[
     &LISTENER,
     &TLS,
     &CERTIFICATE,
+    &CLIENT_CERTIFICATES,
     &APP,
     &EXTERNAL,
     &INSTANCES,

@@ -1,5 +1,6 @@
 //! HTTP/1 with the client: one request of a connection.
 
+use crate::gateway::downstream::client_tls;
 use crate::gateway::downstream::close::{close, reset_on_close, respond_and_close, send_and_close};
 use crate::gateway::downstream::connection::{Connection, READ_AHEAD_LIMIT};
 use crate::gateway::downstream::connections::{ConnectionRegistry, Directive};
@@ -58,8 +59,10 @@ pub(in crate::gateway) async fn serve(
     let is_get = head.method == Method::Get;
     let affinity = app.pool.settings();
     let plan = plan::plan(&affinity.affinity, target, headers, connection.client.ip, is_get, head.websocket);
+    let mut worker_head = heads::request_from_http1(head, &buf, connection.client, &rules.loop_name);
+    client_tls::tell(connection.tls.as_ref(), &mut worker_head.bytes);
     let request = Request {
-        head: heads::request_from_http1(head, &buf, connection.client, &rules.loop_name),
+        head: worker_head,
         method: head.method,
         method_name: head.method_name.of(&buf),
         target,

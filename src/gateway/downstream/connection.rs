@@ -1,5 +1,6 @@
 //! A client's connection between two requests.
 
+use super::client_tls::ClientTls;
 use super::connections::{ConnectionGuard, Directive};
 use super::deadline::Deadline;
 use super::scratch::with_scratch;
@@ -34,6 +35,8 @@ pub(in crate::gateway) struct Connection {
     pub(in crate::gateway) guard: ConnectionGuard,
     /// Its first bytes are still to come and may be those of HTTP/2.
     pub(in crate::gateway) may_be_http2: bool,
+    /// Of a connection over TLS.
+    pub(in crate::gateway) tls: Option<ClientTls>,
 }
 
 /// What a wait for more of a request came to.
@@ -57,6 +60,7 @@ impl Connection {
             head_wait_left: None,
             guard,
             may_be_http2: false,
+            tls: None,
         }
     }
 

@@ -5,8 +5,10 @@
 //! - [`close`]: its end, so that what was sent last arrives
 //! - [`deadline`], [`scratch`]: the one timer of a connection, and the read buffer of a thread
 //! - [`secure`]: TLS at its begin
+//! - [`client_tls`]: what a client is to a listener with TLS
 //! - [`http2_settings`]: what an HTTP/2 client is granted
 
+pub(super) mod client_tls;
 pub(super) mod close;
 pub(super) mod connection;
 pub(super) mod connections;

@@ -26,6 +26,8 @@ impl ErrorResponse {
         ErrorResponse { status: 408, detail: "The request did not arrive completely in time." };
     pub(in crate::gateway) const TOO_LONG: ErrorResponse =
         ErrorResponse { status: 413, detail: "The request body is larger than allowed here." };
+    pub(in crate::gateway) const MISDIRECTED: ErrorResponse =
+        ErrorResponse { status: 421, detail: "This address asks for another client certificate. Connect to it anew." };
     pub(in crate::gateway) const BROKEN: ErrorResponse =
         ErrorResponse { status: 502, detail: "The application ended the connection before it answered." };
     pub(in crate::gateway) const NO_WORKER: ErrorResponse =
@@ -46,6 +48,7 @@ impl ErrorResponse {
             413 => "Content Too Large",
             414 => "URI Too Long",
             417 => "Expectation Failed",
+            421 => "Misdirected Request",
             431 => "Request Header Fields Too Large",
             500 => "Internal Server Error",
             501 => "Not Implemented",

@@ -47,7 +47,7 @@ type StreamFuture = Pin<Box<dyn Future<Output = StreamEnd> + Send>>;
 ///
 /// `peers` serves streams whose workers speak HTTP/2, too.
 pub(in crate::gateway) async fn serve(rules: SharedRules, connection: Connection, peers: Arc<dyn SessionCarrier>) {
-    let Some(Connection { client, stream, mut guard, .. }) = connection.rewound() else { return };
+    let Some(Connection { client, stream, mut guard, tls, .. }) = connection.rewound() else { return };
     guard.set_movable(false);
     let now = rules.load_full();
     let digest = Arc::new(digest_of(&stream));
@@ -55,7 +55,7 @@ pub(in crate::gateway) async fn serve(rules: SharedRules, connection: Connection
     let handshake = timeout(now.limits.head_timeout, builder(&now).handshake::<Counted, Charged>(stream));
     let Ok(Ok(connection)) = handshake.await else { return };
     let registry = guard.registry().clone();
-    let shared = Shared { rules, registry, client, peers, digest, budget: Arc::default(), written };
+    let shared = Shared { rules, registry, client, tls, peers, digest, budget: Arc::default(), written };
     let mut server = Server::new(connection, shared, guard, now.limits.head_timeout);
     drop(now);
     std::future::poll_fn(|cx| server.poll(cx)).await;

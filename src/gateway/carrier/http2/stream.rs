@@ -5,6 +5,7 @@ use super::budget::Charged;
 use super::delegated;
 use super::refusal::refuse;
 use super::shared::{Shared, StreamEnd};
+use crate::gateway::downstream::client_tls;
 use crate::gateway::downstream::deadline::Deadline;
 use crate::gateway::downstream::scratch::SCRATCH;
 use crate::gateway::exchange::client::{ClientFault, ClientHalf, Presence, ResponseFault};
@@ -47,6 +48,10 @@ pub(super) async fn serve(
             return StreamEnd { was_reset: false };
         }
     };
+    if shared.tls.as_ref().is_some_and(|client| client.is_misdirected(checked.host)) {
+        refuse(&mut answer, ErrorResponse::MISDIRECTED, is_head);
+        return StreamEnd { was_reset: false };
+    }
     let Some(app) = rules.routes.find(checked.host, checked.target) else {
         refuse(&mut answer, ErrorResponse::NO_ROUTE, is_head);
         return StreamEnd { was_reset: false };
@@ -60,8 +65,10 @@ pub(super) async fn serve(
     let affinity = app.pool.settings();
     let is_get = method == Method::Get;
     let plan = plan::plan(&affinity.affinity, checked.target, checked.fields, shared.client.ip, is_get, false);
+    let mut worker_head = heads::request_from_http2(&checked, shared.client, &rules.loop_name);
+    client_tls::tell(shared.tls.as_ref(), &mut worker_head.bytes);
     let request = Request {
-        head: heads::request_from_http2(&checked, shared.client, &rules.loop_name),
+        head: worker_head,
         method,
         method_name: checked.method.as_str().as_bytes(),
         target: checked.target,

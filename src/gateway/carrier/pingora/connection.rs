@@ -3,6 +3,7 @@
 
 use super::context::{ANSWERED_EARLY, HSTS};
 use super::filters::Proxy;
+use crate::gateway::downstream::client_tls::ClientTls;
 use crate::gateway::downstream::connections::{ConnectionRegistry, StreamGuard};
 use crate::gateway::downstream::http2_settings;
 use crate::gateway::exchange::admission;
@@ -29,11 +30,13 @@ pub(super) async fn serve(
     registry: &Arc<ConnectionRegistry>,
     hsts: Option<Hsts>,
     stream: Stream,
+    tls: Option<ClientTls>,
 ) {
     let limits = rules.load().limits.clone();
     let (end, shutdown) = watch::channel(false);
     let mut closing = registry.closing();
-    let streams = Arc::new(Streams::new(proxy.clone(), rules.clone(), registry.clone(), limits.clone(), hsts));
+    let streams = Streams::new(proxy.clone(), rules.clone(), registry.clone(), limits.clone(), hsts, tls);
+    let streams = Arc::new(streams);
     let mut served = pin!(ServerApp::process_new(&streams, stream, &shutdown));
     tokio::select! {
         biased;
@@ -57,6 +60,7 @@ struct Streams {
     rules: SharedRules,
     registry: Arc<ConnectionRegistry>,
     limits: Limits,
+    tls: Option<ClientTls>,
     hsts: Option<Hsts>,
     open: AtomicUsize,
     has_begun: AtomicBool,
@@ -70,9 +74,10 @@ impl Streams {
         registry: Arc<ConnectionRegistry>,
         limits: Limits,
         hsts: Option<Hsts>,
+        tls: Option<ClientTls>,
     ) -> Streams {
         let (open, has_begun, changed) = Default::default();
-        Streams { proxy, rules, registry, limits, hsts, open, has_begun, changed }
+        Streams { proxy, rules, registry, limits, hsts, tls, open, has_begun, changed }
     }
 
     /// Ends when there was no request for so long: `first` as long as none has come.
@@ -130,7 +135,7 @@ impl HttpServerApp for Streams {
             return None;
         };
         let answered_early = Arc::new(Notify::new());
-        let request = self.proxy.process_new_http(session, shutdown);
+        let request = ClientTls::scope(self.tls.clone(), self.proxy.process_new_http(session, shutdown));
         let request = HSTS.scope(self.hsts, ANSWERED_EARLY.scope(answered_early.clone(), request));
         let given_up = async {
             answered_early.notified().await;

@@ -2,6 +2,7 @@
 
 use super::context::{Ctx, HSTS};
 use super::first_body;
+use crate::gateway::downstream::client_tls::ClientTls;
 use crate::gateway::downstream::connections::ConnectionRegistry;
 use crate::gateway::http1::Method;
 use crate::gateway::metrics::counters::Failure;
@@ -68,6 +69,9 @@ impl ProxyHttp for Proxy {
         }
         take_origin_form(session.as_downstream_mut().req_header_mut())?;
         let request = session.req_header();
+        if ClientTls::current().is_some_and(|client| client.is_misdirected(host(request))) {
+            return Err(ctx.refuse(ErrorResponse::MISDIRECTED, Failure::BadRequest));
+        }
         let Some(index) = rules.routes.find(host(request), request.raw_path()) else {
             return Err(ctx.refuse(ErrorResponse::NO_ROUTE, Failure::BadRequest));
         };
@@ -237,11 +241,15 @@ impl ProxyHttp for Proxy {
         let forwarded = Forwarded { client: client_ip(session), secure: is_secure(session), host: host(downstream) };
         request.append_header(passes::FIELD, self.rules.load().loop_name.as_str())?;
         let mut result = Ok(());
-        forwarded.headers(|name, value| {
+        let mut write = |name, value: &[u8]| {
             if let Err(error) = request.insert_header(name, value) {
                 result = Err(error);
             }
-        });
+        };
+        forwarded.headers(&mut write);
+        if let Some(client) = ClientTls::current() {
+            client.headers(write);
+        }
         result
     }
 

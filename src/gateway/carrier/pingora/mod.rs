@@ -7,6 +7,7 @@ mod context;
 mod filters;
 mod first_body;
 
+use crate::gateway::downstream::client_tls::ClientTls;
 use crate::gateway::downstream::connection::Connection;
 use crate::gateway::downstream::connections::ConnectionRegistry;
 use crate::gateway::exchange::session_carrier::{Carried, SessionCarrier};
@@ -43,23 +44,26 @@ impl PingoraCarrier {
 
     /// Serves the request whose head begins what was read; gives the connection back when another may follow.
     pub(in crate::gateway) async fn serve_http1(&self, connection: Connection) -> Option<Connection> {
-        let Connection { client, stream, mut read_ahead, guard, .. } = connection;
+        let Connection { client, stream, mut read_ahead, guard, tls, .. } = connection;
         let keep_alive = self.rules.load().limits.keepalive_timeout.as_secs().max(1);
         let stays = !guard.directive().ends();
         let mut session = ServerSession::new_http1(stream);
         session.set_pipelined_prefix(read_ahead.split());
         session.set_keepalive(stays.then_some(keep_alive));
         let closing = self.registry.closing();
-        let reused = HSTS.scope(client.hsts, self.proxy.process_new_http(session, &closing)).await?;
+        let carried = ClientTls::scope(tls.clone(), self.proxy.process_new_http(session, &closing));
+        let reused = HSTS.scope(client.hsts, carried).await?;
         // What Pingora has read beyond the request ends the connection, so nothing is lost here.
         let (stream, _) = reused.consume();
-        Some(Connection::new(client, stream, guard))
+        let mut connection = Connection::new(client, stream, guard);
+        connection.tls = tls;
+        Some(connection)
     }
 
     /// Serves an HTTP/2 connection to its end.
     pub(in crate::gateway) async fn serve_http2(&self, connection: Connection) {
-        let Some(Connection { client, stream, guard, .. }) = connection.rewound() else { return };
-        connection::serve(&self.proxy, &self.rules, &self.registry, client.hsts, stream).await;
+        let Some(Connection { client, stream, guard, tls, .. }) = connection.rewound() else { return };
+        connection::serve(&self.proxy, &self.rules, &self.registry, client.hsts, stream, tls).await;
         drop(guard);
     }
 

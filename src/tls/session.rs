@@ -5,7 +5,6 @@
 //! that waits holds nothing but its keys. What is left over must be handed in again as it is: parts of it may be decrypted.
 
 use super::record::convert::{Conversion, convert};
-use super::record::layer::RecordLayer;
 use super::record::secrets::{self, TrafficSecrets};
 use bytes::BytesMut;
 use rustls::pki_types::CertificateDer;
@@ -189,21 +188,18 @@ impl Session {
         }
     }
 
-    /// What is left of TLS for a tunnel, and what is to be sent before all else; or the session as it was, also with that.
-    ///
-    /// # Errors
-    /// The connection is lost.
-    pub(super) fn into_records(self) -> Result<Result<(RecordLayer, Vec<u8>), (Session, Vec<u8>)>, &'static str> {
+    /// For a tunnel: what is left of TLS then, or the session as it was.
+    pub(super) fn into_records(self) -> Conversion<Session> {
         let Session { connection, peer_closed, secrets } = self;
         let Some(secrets) = secrets else {
-            return Ok(Err((Session { connection, peer_closed, secrets: None }, Vec::new())));
+            return Conversion::Stays(Session { connection, peer_closed, secrets: None }, Vec::new());
         };
         match convert(connection, &secrets, peer_closed) {
-            Conversion::Converted(layer, unsent) => Ok(Ok((layer, unsent))),
+            Conversion::Converted(layer, unsent) => Conversion::Converted(layer, unsent),
             Conversion::Stays(connection, unsent) => {
-                Ok(Err((Session { connection, peer_closed, secrets: Some(secrets) }, unsent)))
+                Conversion::Stays(Session { connection, peer_closed, secrets: Some(secrets) }, unsent)
             }
-            Conversion::Broken(why) => Err(why),
+            Conversion::Broken(why) => Conversion::Broken(why),
         }
     }
 

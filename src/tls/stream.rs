@@ -7,6 +7,7 @@
 //! - The end of our side is a close_notify before the FIN. A FIN without one may be an attacker's: it is an error, not an end.
 
 use super::peer::TlsPeer;
+use super::record::convert::Conversion;
 use super::record::state::{Buffers, MAX_INCOMING, MAX_PLAIN};
 use super::record::stream::RecordStream;
 use super::rules::ClientPolicyId;
@@ -224,16 +225,17 @@ impl TlsStream {
             return Ok(Err(self));
         }
         let TlsStream { socket, session, incoming, more, plain, mut outgoing, close_sent, failed, peer } = self;
-        match session.into_records().map_err(io::Error::other)? {
-            Ok((layer, unsent)) => {
+        match session.into_records() {
+            Conversion::Converted(layer, unsent) => {
                 outgoing.extend_from_slice(&unsent);
                 let buffers = Buffers { incoming: incoming.into(), plain: plain.into(), unsent: outgoing.into() };
-                Ok(Ok(RecordStream::new(socket, layer, buffers)))
+                Ok(Ok(RecordStream::new(socket, *layer, buffers)))
             }
-            Err((session, unsent)) => {
+            Conversion::Stays(session, unsent) => {
                 outgoing.extend_from_slice(&unsent);
                 Ok(Err(TlsStream { socket, session, incoming, more, plain, outgoing, close_sent, failed, peer }))
             }
+            Conversion::Broken(why) => Err(io::Error::other(why)),
         }
     }
 

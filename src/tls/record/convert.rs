@@ -14,12 +14,12 @@ const MAX_UPDATES: usize = 256;
 /// Steps of rustls until it has nothing more to say: far more than there are.
 const MAX_STEPS: usize = 64;
 
-/// What became of a connection.
-pub(crate) enum Conversion {
+/// What became of a connection `C`.
+pub(crate) enum Conversion<C> {
     /// It is a record layer now. These bytes go out first.
-    Converted(RecordLayer, Vec<u8>),
+    Converted(Box<RecordLayer>, Vec<u8>),
     /// It cannot be, and goes on as it was, once these bytes are out.
-    Stays(Box<UnbufferedServerConnection>, Vec<u8>),
+    Stays(C, Vec<u8>),
     /// It is lost. There is no known way to this.
     Broken(&'static str),
 }
@@ -31,7 +31,7 @@ pub(crate) fn convert(
     mut connection: Box<UnbufferedServerConnection>,
     secrets: &TrafficSecrets,
     peer_closed: bool,
-) -> Conversion {
+) -> Conversion<Box<UnbufferedServerConnection>> {
     let Some(suite) = suite_of(&connection) else { return Conversion::Stays(connection, Vec::new()) };
     let mut unsent = Vec::new();
     if !settle(&mut connection, &mut unsent) {
@@ -48,7 +48,7 @@ pub(crate) fn convert(
     };
     let flags = Flags { read_closed: peer_closed, ..Flags::default() };
     match RecordLayer::new(suite, (read, extracted.rx.0), (write, extracted.tx.0), flags) {
-        Some(layer) => Conversion::Converted(layer, unsent),
+        Some(layer) => Conversion::Converted(Box::new(layer), unsent),
         None => Conversion::Broken("no key could be made"),
     }
 }

@@ -16,7 +16,7 @@
 
 pub(crate) mod convert;
 mod keys;
-pub(crate) mod layer;
+mod layer;
 pub(crate) mod secrets;
 pub(crate) mod state;
 pub(crate) mod stream;

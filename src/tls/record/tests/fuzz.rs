@@ -85,7 +85,7 @@ fn feed(random: &mut fastrand::Rng, state: &[u8], bytes: &[u8]) -> Vec<u8> {
             Poll::Ready(Ok(bytes)) if bytes.is_empty() => return got,
             Poll::Ready(Ok(bytes)) => got.extend(bytes),
             Poll::Ready(Err(_)) => {
-                assert!(read(&mut stream, 10).is_ready_and(|read| read.is_err()), "nothing comes after a fault");
+                assert!(matches!(read(&mut stream, 10), Poll::Ready(Err(_))), "nothing comes after a fault");
                 return got;
             }
             Poll::Pending if rest.is_empty() => {
@@ -106,16 +106,6 @@ fn feed(random: &mut fastrand::Rng, state: &[u8], bytes: &[u8]) -> Vec<u8> {
         {
             stream = RecordStream::restore(wire.clone(), &saved).unwrap();
         }
-    }
-}
-
-trait ReadyAnd<T> {
-    fn is_ready_and(self, check: impl FnOnce(T) -> bool) -> bool;
-}
-
-impl<T> ReadyAnd<T> for Poll<T> {
-    fn is_ready_and(self, check: impl FnOnce(T) -> bool) -> bool {
-        matches!(self.map(check), Poll::Ready(true))
     }
 }
 

@@ -99,7 +99,7 @@ impl Server {
     fn convert(self) -> (RecordLayer, Vec<u8>) {
         assert!(self.incoming.is_empty() && self.outgoing.is_empty());
         match convert(self.connection, &self.secrets.unwrap(), false) {
-            Conversion::Converted(layer, unsent) => (layer, unsent),
+            Conversion::Converted(layer, unsent) => (*layer, unsent),
             Conversion::Stays(..) => panic!("it stays"),
             Conversion::Broken(what) => panic!("{what}"),
         }

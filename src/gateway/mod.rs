@@ -21,6 +21,7 @@ mod descriptors;
 mod downstream;
 mod exchange;
 pub(crate) mod http1;
+mod listener;
 mod metrics;
 mod migration;
 mod places;
@@ -34,6 +35,7 @@ mod upstream;
 
 pub(crate) use access::{Format as AccessFormat, Policy as AccessPolicy, Redact, Unknown as UnknownVariable};
 pub(crate) use downstream::connections::{Paused, Phase};
+pub(crate) use listener::{Listener, SharedListener};
 pub(crate) use migration::adopt::Adopted;
 pub(crate) use request::forwarding::{Forwarding, RequestIds};
 pub(crate) use request::networks::Networks;

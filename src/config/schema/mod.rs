@@ -8,7 +8,9 @@ mod key;
 mod operation;
 
 pub(super) use app::{APP, BACKOFF, CRASH_LOOP, EXTERNAL, HEALTH_CHECK, INSTANCES, QUEUE, RLIMITS, SCALING};
-pub(super) use clients::{CLIENTS, LIMITS, LISTENER, PROXY_PROTOCOL, REQUEST_HEADERS, ROUTE};
+pub(super) use clients::{
+    CERTIFICATE, CLIENT_CERTIFICATES, CLIENTS, LIMITS, LISTENER, PROXY_PROTOCOL, REQUEST_HEADERS, ROUTE, TLS,
+};
 pub(super) use file::{SERVER, TOP};
 pub(super) use key::{Instead, Kind, Section};
 #[cfg(test)]
@@ -22,6 +24,9 @@ pub(super) const ALL: &[&Section] = &[
     &SERVER,
     &LISTENER,
     &PROXY_PROTOCOL,
+    &TLS,
+    &CERTIFICATE,
+    &CLIENT_CERTIFICATES,
     &APP,
     &EXTERNAL,
     &INSTANCES,

@@ -7,6 +7,7 @@ use super::refusal::refuse;
 use super::shared::{Shared, StreamEnd};
 use crate::gateway::access::Line;
 use crate::gateway::access::facts::Facts;
+use crate::gateway::downstream::client_tls;
 use crate::gateway::downstream::deadline::Deadline;
 use crate::gateway::downstream::scratch::SCRATCH;
 use crate::gateway::exchange::admission;
@@ -45,7 +46,7 @@ pub(super) async fn serve(
 ) -> StreamEnd {
     let (parts, body) = request.into_parts();
     let is_head = parts.method == http::Method::HEAD;
-    let mut answer = Answer::new(respond, shared.budget.clone());
+    let mut answer = Answer::new(respond, shared.budget.clone(), shared.client.hsts);
     let forwarding = &rules.clients.forwarding;
     let client = RequestClient::of(forwarding, shared.client, &parts.headers);
     answer.set_id(client.id);
@@ -73,6 +74,11 @@ pub(super) async fn serve(
             return StreamEnd { was_reset: false };
         }
     };
+    if shared.tls.as_ref().is_some_and(|client| client.is_misdirected(checked.host)) {
+        refused(&ErrorResponse::MISDIRECTED, "misdirected");
+        refuse(&mut answer, ErrorResponse::MISDIRECTED, is_head);
+        return StreamEnd { was_reset: false };
+    }
     let Some(app) = rules.routes.find(checked.host, checked.target) else {
         refused(&ErrorResponse::NO_ROUTE, "no_route");
         refuse(&mut answer, ErrorResponse::NO_ROUTE, is_head);
@@ -87,8 +93,10 @@ pub(super) async fn serve(
     let affinity = app.pool.settings();
     let is_get = method == Method::Get;
     let plan = plan::plan(&affinity.affinity, checked.target, checked.fields, client.ip, is_get, false);
+    let mut worker_head = heads::request_from_http2(&checked, &client, forwarding, &rules.loop_name);
+    client_tls::tell(shared.tls.as_ref(), &mut worker_head.bytes);
     let request = Request {
-        head: heads::request_from_http2(&checked, &client, forwarding, &rules.loop_name),
+        head: worker_head,
         client: client.limited(forwarding),
         method,
         method_name: checked.method.as_str().as_bytes(),

@@ -62,6 +62,14 @@ fn listener<'n>(d: &mut Decoder<'_>, item: &Field<'n>) -> Option<(Listener, Fiel
     let proxy_protocol = clients::proxy_protocol(d, &fields);
     let tls = fields.get("tls").and_then(|field| tls::decode(d, &field));
     let redirect = redirect(d, &fields);
+    if h2c
+        && redirect
+        && tls.is_none()
+        && let Some(field) = fields.get("redirect")
+    {
+        let message = format!("{}: what is sent to https needs no HTTP/2", field.path);
+        d.found.error(field.at(), message, "remove h2c");
+    }
     if tls.is_some() {
         exclude(d, &fields, h2c, redirect);
     }

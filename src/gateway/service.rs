@@ -242,6 +242,8 @@ impl ProxyService {
         loop {
             let (head, rules) = match self.next_head(&mut connection, idle, first).await {
                 Ok(head) => head,
+                // Over TLS both sides say their ends.
+                Err(NoRequest::Gone) if connection.client.secure => return close(connection.stream).await,
                 Err(NoRequest::Gone) => return,
                 // A request that is on its way now must not meet a reset.
                 Err(NoRequest::Idle) => return close(connection.stream).await,

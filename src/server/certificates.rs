@@ -64,9 +64,10 @@ impl BackgroundService for CertificateWatch {
             if role.is_gone() {
                 return;
             }
-            // Of what another process serves it tells itself.
-            if role == HandoffRole::Active {
-                tell(self.control.alarms(), &report, self.expires, now());
+            // Of what another process serves it tells itself. At the very start nobody would hear it.
+            let alarms = self.control.alarms();
+            if role == HandoffRole::Active && alarms.is_started() {
+                tell(alarms, &report, self.expires, now());
             }
         }
     }

@@ -4,7 +4,6 @@ use super::adoption::{self, Adopt, worker};
 use super::listeners::Listeners;
 use super::notify;
 use super::peers::Peers;
-use super::shutdown::LEAVE_DELAY;
 use super::sockets;
 use crate::config::Shutdown;
 use crate::gateway::{Paused, Phase, ProxyService};
@@ -32,6 +31,9 @@ use std::time::Duration;
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot, watch};
 use zeroize::Zeroizing;
 
+/// For connections that cannot move to hear with an answer that it was the last. A client that is busy asks again before: what
+/// is closed between two requests may meet one on its way.
+const LEAVE_DELAY: Duration = Duration::from_secs(1);
 /// For tunnels to pause. Those that need longer finish here.
 const PAUSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Over what time WebSockets are closed that are still here in the end, and with which code (IANA's registry).
@@ -317,10 +319,14 @@ impl HandoffContext {
         self.listeners.sockets.release();
         // The successor's, unless it takes commands elsewhere.
         self.admin.iter().for_each(|socket| sockets::remove_path(socket));
-        tokio::time::sleep(LEAVE_DELAY).await;
-        self.front.end_what_stays();
         let max_drain = self.policy.load().max_drain;
-        if tokio::time::timeout(max_drain, self.front.emptied()).await.is_err() {
+        let emptied = async {
+            if tokio::time::timeout(LEAVE_DELAY, self.front.emptied()).await.is_err() {
+                self.front.end_what_stays();
+                self.front.emptied().await;
+            }
+        };
+        if tokio::time::timeout(max_drain, emptied).await.is_err() {
             let left = self.front.connections().load(std::sync::atomic::Ordering::Relaxed);
             log::warn!(
                 "{} left after {max_drain:?} (max_drain), cut off now",

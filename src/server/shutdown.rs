@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 /// For the listeners' tasks to end: they have nothing to wait for but clients that have connected already.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// For busy keep-alive connections to end by an answer.
-pub(super) const LEAVE_DELAY: Duration = Duration::from_millis(150);
+const LEAVE_DELAY: Duration = Duration::from_millis(150);
 /// Between two looks at whether a request may still come.
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 /// For the last answers to leave, once no worker is left.

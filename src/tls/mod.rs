@@ -19,8 +19,6 @@ mod settings;
 pub(crate) mod store;
 pub(crate) mod stream;
 #[cfg(test)]
-mod stream_tests;
-#[cfg(test)]
 mod tests;
 mod tickets;
 

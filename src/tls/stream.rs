@@ -211,7 +211,7 @@ impl TlsStream {
 
     /// Bytes that it has allocated for what waits.
     #[cfg(test)]
-    pub(super) fn held(&self) -> usize {
+    pub(in crate::tls) fn held(&self) -> usize {
         self.incoming.capacity() + self.plain.capacity() + self.outgoing.capacity()
     }
 

@@ -1,5 +1,7 @@
 //! Whole handshakes in memory, between a listener's rules and rustls' own client.
 
+mod stream;
+
 use super::certificates::now;
 use super::certificates::tests::{certificate, made};
 use super::client_certificates::{ClientCertificates, ClientPolicy, Mode};

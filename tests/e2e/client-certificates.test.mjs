@@ -85,7 +85,7 @@ test('optional: a client without one comes in and is told, a bad one is refused'
 /** Who carries a request, or what its worker speaks. */
 const ways = {
   'HTTP/1 workers': {},
-  'HTTP/2 workers': { apps: { web: { script: './http2-worker.js', protocol: 'http2' } } },
+  'HTTP/2 workers': { apps: { web: { command: [process.execPath, 'http2-worker.js', '{socket}'], protocol: 'http2', preload: false, affinity: 'none' } } },
   "Pingora's carrier": { server: { http: 'pingora' } },
 };
 for (const [way, more] of Object.entries(ways)) test(`HTTP/1 and HTTP/2 clients: the same fields, and the same 421 (${way})`, options, () =>

@@ -1,8 +1,8 @@
 //! The stream against rustls' own client, over real sockets.
 
-use super::handshake::{self, Reason};
-use super::rules::{Settings, TlsRules};
-use super::stream::TlsStream;
+use crate::tls::handshake::{self, Reason};
+use crate::tls::rules::{Settings, TlsRules};
+use crate::tls::stream::TlsStream;
 use arc_swap::ArcSwap;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -58,7 +58,7 @@ impl Rig {
         std::thread::spawn(move || {
             let mut roots = RootCertStore::empty();
             roots.add(root).unwrap();
-            let config = ClientConfig::builder_with_provider(super::rules::provider())
+            let config = ClientConfig::builder_with_provider(crate::tls::rules::provider())
                 .with_protocol_versions(&[version])
                 .unwrap()
                 .with_root_certificates(roots)

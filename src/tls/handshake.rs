@@ -118,41 +118,61 @@ impl Failure {
 /// There is none. What there was to say to the client has been said.
 pub(crate) async fn accept(socket: L4Stream, rules: &ArcSwap<TlsRules>) -> Result<TlsStream, Failure> {
     let limit = rules.load().handshake_timeout;
-    match timeout(limit, begin(socket, rules)).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(Failure::new(Reason::Timeout, format_args!("no handshake within {limit:?}"))),
+    let Ok(outcome) = timeout(limit, begin(socket, rules)).await else {
+        return Err(Failure::new(Reason::Timeout, format_args!("no handshake within {limit:?}")));
+    };
+    match outcome {
+        Ok(stream) => Ok(stream),
+        Err((failure, words)) => {
+            // With a time of their own: who is slow to hear them is no reason for another failure.
+            let _ = timeout(ALERT_TIMEOUT, words.say()).await;
+            Err(failure)
+        }
     }
 }
 
-async fn begin(mut socket: L4Stream, rules: &ArcSwap<TlsRules>) -> Result<TlsStream, Failure> {
+/// What a client whose handshake failed is told.
+enum LastWords {
+    None,
+    Alert(Box<L4Stream>, Vec<u8>),
+    /// What rustls has to say.
+    Shutdown(Box<TlsStream>),
+}
+
+impl LastWords {
+    async fn say(self) -> io::Result<()> {
+        match self {
+            LastWords::None => Ok(()),
+            LastWords::Alert(mut socket, words) => say(&mut socket, &words).await,
+            LastWords::Shutdown(mut stream) => stream.shutdown().await,
+        }
+    }
+}
+
+async fn begin(mut socket: L4Stream, rules: &ArcSwap<TlsRules>) -> Result<TlsStream, (Failure, LastWords)> {
     let mut received = BytesMut::new();
     let (config, asked) = match hello(&mut socket, &mut received, rules).await {
         Ok(answerer) => answerer,
-        Err(Refusal::Quiet(failure)) => return Err(failure),
+        Err(Refusal::Quiet(failure)) => return Err((failure, LastWords::None)),
         Err(Refusal::Plain(why)) => {
-            return Err(Failure { reason: Reason::PlainHttp, why, plain: Some((socket, received)) });
+            let plain = Some((socket, received));
+            return Err((Failure { reason: Reason::PlainHttp, why, plain }, LastWords::None));
         }
-        Err(Refusal::Said(failure, alert)) => {
-            let _ = timeout(ALERT_TIMEOUT, say(&mut socket, &alert)).await;
-            return Err(failure);
-        }
+        Err(Refusal::Said(failure, alert)) => return Err((failure, LastWords::Alert(Box::new(socket), alert))),
     };
     let slots = slots();
     let mut slot = slots.acquire().await.ok();
     let made = TlsStream::new(socket, config, received);
-    let mut stream = made.map_err(|error| Failure::new(Reason::Protocol, error))?;
+    let mut stream = made.map_err(|error| (Failure::new(Reason::Protocol, error), LastWords::None))?;
     match finish(&mut stream, &mut slot).await {
         Ok(()) => {
             stream.let_in(asked);
             Ok(stream)
         }
-        Err(error) => {
-            let reason = Reason::of_io(&error);
-            if reason != Reason::Closed {
-                let _ = timeout(ALERT_TIMEOUT, stream.shutdown()).await;
-            }
-            Err(Failure::new(reason, error))
-        }
+        Err(error) => match Reason::of_io(&error) {
+            Reason::Closed => Err((Failure::new(Reason::Closed, error), LastWords::None)),
+            reason => Err((Failure::new(reason, error), LastWords::Shutdown(Box::new(stream)))),
+        },
     }
 }
 

@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use rustls::pki_types::CertificateDer;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus};
-use rustls::{Error, ServerConfig};
+use rustls::{CipherSuite, Error, ProtocolVersion, ServerConfig};
 use std::sync::Arc;
 
 pub(crate) struct Session {
@@ -225,9 +225,19 @@ impl Session {
 
     /// Cipher suite and protocol version, by the names of their registries.
     pub(super) fn names(&self) -> (&'static str, &'static str) {
-        let suite = self.connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
-        let version = self.connection.protocol_version().and_then(|version| version.as_str());
-        (suite.unwrap_or_default(), version.unwrap_or_default())
+        let suite = match self.connection.negotiated_cipher_suite().map(|suite| suite.suite()) {
+            // rustls has names of its own for these.
+            Some(CipherSuite::TLS13_AES_128_GCM_SHA256) => Some("TLS_AES_128_GCM_SHA256"),
+            Some(CipherSuite::TLS13_AES_256_GCM_SHA384) => Some("TLS_AES_256_GCM_SHA384"),
+            Some(CipherSuite::TLS13_CHACHA20_POLY1305_SHA256) => Some("TLS_CHACHA20_POLY1305_SHA256"),
+            suite => suite.and_then(|suite| suite.as_str()),
+        };
+        let version = match self.connection.protocol_version() {
+            Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            _ => "",
+        };
+        (suite.unwrap_or_default(), version)
     }
 }
 

@@ -2,13 +2,16 @@
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, readFileSync, renameSync, statSync, symlinkSync, truncateSync } from 'node:fs';
 import path from 'node:path';
 import test from 'node:test';
+import { WebSocket } from 'ws';
 import { alone, upgraded } from './lib/handoff.mjs';
 import { Raw, request } from './lib/http.mjs';
 import { ask, withSession } from './lib/http2.mjs';
 import { apps, configure, freePort, needsProxy, needsUpgrade, withProxy } from './lib/proxy.mjs';
+import * as tls from './lib/tls.mjs';
 import { open } from './lib/upgrade.mjs';
 import { range, until } from './lib/wait.mjs';
 
@@ -255,5 +258,33 @@ test('promtool finds nothing wrong in the metrics', { ...options, skip: options.
     await request(proxy.port, { path: '/pid' });
     const page = (await request(metrics, { path: '/metrics' })).text;
     execFileSync('promtool', ['check', 'metrics'], { input: page, encoding: 'utf8' });
+  });
+});
+
+test('TLS: version and cipher of HTTP/1, HTTP/2 and a WebSocket, by the names of nginx', options, async () => {
+  const port = await freePort();
+  await withProxy(proxy => ({
+    apps: { web: { script: './ws.js' } },
+    listeners: [tls.listener(proxy, port), { address: `127.0.0.1:${proxy.port}` }],
+    access_log: { file: fileOf(proxy), format: 'json' },
+  }), async proxy => {
+    const of = one => [one.scheme, one.protocol, one.tls_version, one.tls_cipher];
+    await tls.request(port, { path: '/new', ciphers: 'TLS_AES_256_GCM_SHA384' });
+    assert.deepEqual(of(await entry(proxy, '/new')), ['https', 'HTTP/1.1', 'TLSv1.3', 'TLS_AES_256_GCM_SHA384']);
+    await tls.request(port, { path: '/old', maxVersion: 'TLSv1.2' });
+    const old = of(await entry(proxy, '/old'));
+    assert.equal(old[2], 'TLSv1.2');
+    assert.match(old[3], /^TLS_ECDHE_/);
+    const session = await tls.session(port);
+    await tls.ask(session, '/two');
+    assert.deepEqual(of(await entry(proxy, '/two')).slice(0, 3), ['https', 'HTTP/2.0', 'TLSv1.3']);
+    session.destroy();
+    const socket = new WebSocket(`wss://127.0.0.1:${port}/ws`, { rejectUnauthorized: false });
+    await once(socket, 'open');
+    socket.terminate();
+    const tunnel = await entry(proxy, one => one.path === '/ws' && one.tunnel === 'end');
+    assert.deepEqual(of(tunnel).slice(0, 3), ['https', 'HTTP/1.1', 'TLSv1.3']);
+    await request(proxy.port, { path: '/plain' });
+    assert.deepEqual(of(await entry(proxy, '/plain')), ['http', 'HTTP/1.1', undefined, undefined]);
   });
 });

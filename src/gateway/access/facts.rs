@@ -2,7 +2,7 @@
 
 use crate::gateway::http1::Version;
 use crate::gateway::http1::head::Head;
-use crate::gateway::request::client::{ClientInfo, RequestClient};
+use crate::gateway::request::client::{ClientInfo, RequestClient, TlsNames};
 use crate::gateway::request::heads;
 use http::HeaderMap;
 use http::header::{HOST, REFERER, USER_AGENT};
@@ -63,8 +63,8 @@ impl<'a> Facts<'a> {
             Some((target, b"HTTP/1.0")) => (target, "HTTP/1.0"),
             _ => (rest, ""),
         };
-        let ClientInfo { ip: client, secure, hsts: _ } = client;
-        Facts { client, secure, protocol, method, target, head_bytes: read.len() as u64, ..Facts::default() }
+        let ClientInfo { ip: client, secure, hsts: _, tls } = client;
+        Facts { client, secure, protocol, method, target, head_bytes: read.len() as u64, ..Facts::of_tls(tls) }
     }
 
     /// Of a head in parts.
@@ -89,7 +89,12 @@ impl<'a> Facts<'a> {
 
     fn of_client(client: &'a RequestClient) -> Facts<'a> {
         let request_id = Some(client.id.as_bytes()).filter(|id| !id.is_empty());
-        Facts { client: client.ip, secure: client.secure, request_id, ..Facts::default() }
+        Facts { client: client.ip, secure: client.secure, request_id, ..Facts::of_tls(client.tls) }
+    }
+
+    fn of_tls(names: Option<TlsNames>) -> Facts<'a> {
+        let (tls_version, tls_cipher) = (names.map(|names| names.version), names.map(|names| names.cipher));
+        Facts { tls_version, tls_cipher, ..Facts::default() }
     }
 
     pub(super) fn scheme(&self) -> &'static str {

@@ -5,11 +5,12 @@ use super::connections::{ConnectionGuard, Directive};
 use super::deadline::Deadline;
 use super::scratch::with_scratch;
 use crate::gateway::migration::format;
-use crate::gateway::request::client::ClientInfo;
+use crate::gateway::request::client::{ClientInfo, TlsNames};
 use crate::tls::stream::TlsStream;
 use bytes::BytesMut;
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
+use std::borrow::Cow;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -131,5 +132,10 @@ pub(in crate::gateway) fn client_of(stream: &Stream) -> ClientInfo {
     let digest = stream.get_socket_digest();
     let peer = digest.as_ref().and_then(|digest| digest.peer_addr());
     let ip = peer.and_then(|addr| addr.as_inet()).map(|addr| addr.ip());
-    ClientInfo { ip, secure: stream.get_ssl_digest().is_some(), hsts: None }
+    let tls = stream.get_ssl_digest();
+    let names = tls.as_ref().and_then(|tls| match (&tls.version, &tls.cipher) {
+        (Cow::Borrowed(version), Cow::Borrowed(cipher)) => Some(TlsNames { version, cipher }),
+        _ => None,
+    });
+    ClientInfo { ip, secure: tls.is_some(), hsts: None, tls: names }
 }

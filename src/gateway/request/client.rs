@@ -15,6 +15,14 @@ pub(in crate::gateway) struct ClientInfo {
     pub(in crate::gateway) secure: bool,
     /// What its answers say of https.
     pub(in crate::gateway) hsts: Option<Hsts>,
+    pub(in crate::gateway) tls: Option<TlsNames>,
+}
+
+/// What a connection over TLS has agreed on, for the access log.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::gateway) struct TlsNames {
+    pub(in crate::gateway) version: &'static str,
+    pub(in crate::gateway) cipher: &'static str,
 }
 
 /// Who asks, of one request.
@@ -26,6 +34,8 @@ pub(in crate::gateway) struct RequestClient {
     pub(in crate::gateway) secure: bool,
     /// The connection is a trusted proxy's.
     pub(in crate::gateway) via_proxy: bool,
+    /// Of the connection, whoever it is that asks.
+    pub(in crate::gateway) tls: Option<TlsNames>,
     pub(in crate::gateway) id: RequestId,
 }
 
@@ -47,7 +57,7 @@ impl RequestClient {
             RequestIds::Off => RequestId::NONE,
             _ => kept().unwrap_or_else(RequestId::fresh),
         };
-        let mut client = RequestClient { ip, secure: peer.secure, via_proxy, id };
+        let mut client = RequestClient { ip, secure: peer.secure, via_proxy, tls: peer.tls, id };
         if via_proxy {
             client.ip = original(forwarding, &headers).or(ip);
             client.secure = last(&headers, "x-forwarded-proto").and_then(is_secure).unwrap_or(peer.secure);
@@ -140,7 +150,7 @@ mod tests {
         }
         RequestClient::of(
             &forwarding,
-            ClientInfo { ip: Some(peer.parse().unwrap()), secure: false, hsts: None },
+            ClientInfo { ip: Some(peer.parse().unwrap()), secure: false, hsts: None, tls: None },
             &headers,
         )
     }

@@ -249,7 +249,7 @@ mod tests {
         let Ok(Progress::Complete(head)) = head::check(wire.as_bytes(), 0, &head::Limits::default()) else {
             panic!("{wire}");
         };
-        let peer = ClientInfo { ip: Some("10.0.0.7".parse().unwrap()), secure: false, hsts: None };
+        let peer = ClientInfo { ip: Some("10.0.0.7".parse().unwrap()), secure: false, hsts: None, tls: None };
         let client = RequestClient::of(forwarding, peer, RawHeaders { head: &head, buf: wire.as_bytes() });
         let head = request_from_http1(&head, wire.as_bytes(), &client, forwarding, &LoopName::of(&[]));
         assert_eq!(head.passes, wire.matches(LoopName::of(&[]).as_str()).count(), "{wire}");

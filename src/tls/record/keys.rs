@@ -40,9 +40,9 @@ impl Suite {
 
     pub(super) fn name(self) -> &'static str {
         match self {
-            Suite::Aes128Gcm => "TLS13_AES_128_GCM_SHA256",
-            Suite::Aes256Gcm => "TLS13_AES_256_GCM_SHA384",
-            Suite::ChaCha20Poly1305 => "TLS13_CHACHA20_POLY1305_SHA256",
+            Suite::Aes128Gcm => "TLS_AES_128_GCM_SHA256",
+            Suite::Aes256Gcm => "TLS_AES_256_GCM_SHA384",
+            Suite::ChaCha20Poly1305 => "TLS_CHACHA20_POLY1305_SHA256",
         }
     }
 

@@ -47,7 +47,7 @@ use peers::Peers;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server};
 use pingora_core::services::background::background_service;
-use reload::{Fixed, Reloader};
+use reload::{FixedKeys, Reloader};
 use runtimes::{Homes, Runtimes};
 use shutdown::GracefulShutdown;
 use signals::{Listening, Signals};
@@ -220,7 +220,7 @@ fn inherit(
 }
 
 fn prepare(cli: Cli, mut config: Config, takeover: Option<Takeover>) -> Result<Ready, String> {
-    let fixed = Fixed::of(&config);
+    let fixed = FixedKeys::of(&config);
     let in_force = InForce::new(&cli.source);
     let listening = Listening::early()?;
     let longest_start = config.apps.iter().map(|app| app.policy.start_timeout).max().unwrap_or_default();

@@ -4,7 +4,7 @@
 //! instead.
 
 use super::http::{Answer, read_body};
-use super::{Hands, Outcome, Refusal, Target, health, sent};
+use super::{Backend, Outcome, Refusal, Target, health, sent};
 use crate::process::peer_pid;
 use async_trait::async_trait;
 use http::{Method, Response, StatusCode};
@@ -33,11 +33,11 @@ const UPGRADE_HINT: &str =
 
 /// Serves the API; whoever can open its socket may do everything, but for workers: [`Hands::objection`].
 pub(crate) struct Api {
-    hands: Arc<dyn Hands>,
+    hands: Arc<dyn Backend>,
 }
 
 impl Api {
-    pub(crate) fn new(hands: Arc<dyn Hands>) -> Api {
+    pub(crate) fn new(hands: Arc<dyn Backend>) -> Api {
         Api { hands }
     }
 

@@ -1,6 +1,6 @@
 //! `/livez`, `/readyz` and `/startupz`: what an orchestrator or a load balancer asks, in the manner of Kubernetes.
 
-use super::Hands;
+use super::Backend;
 use super::http::Answer;
 use async_trait::async_trait;
 use http::header::ACCEPT;
@@ -168,11 +168,11 @@ pub(super) fn wants_json(headers: &HeaderMap) -> bool {
 
 /// Serves health to everyone who can reach its address.
 pub(crate) struct Health {
-    hands: Arc<dyn Hands>,
+    hands: Arc<dyn Backend>,
 }
 
 impl Health {
-    pub(crate) fn new(hands: Arc<dyn Hands>) -> Health {
+    pub(crate) fn new(hands: Arc<dyn Backend>) -> Health {
         Health { hands }
     }
 }

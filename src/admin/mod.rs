@@ -38,7 +38,7 @@ use std::path::PathBuf;
 
 /// What can be asked of a running proxy. Each operation returns when its outcome is known.
 #[async_trait]
-pub(crate) trait Hands: Send + Sync {
+pub(crate) trait Backend: Send + Sync {
     fn status(&self) -> view::Status;
 
     fn condition(&self) -> health::Condition;

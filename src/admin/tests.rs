@@ -28,7 +28,7 @@ impl Fake {
 }
 
 #[async_trait]
-impl Hands for Fake {
+impl Backend for Fake {
     fn status(&self) -> Status {
         status()
     }

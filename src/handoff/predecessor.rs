@@ -5,7 +5,7 @@ use super::predecessors::{DrainingPredecessor, DrainingPredecessors};
 use super::roles::{Capabilities, FirstPayload, PausedConnection, Predecessor, Released};
 use super::wire::{Channel, Frame};
 use super::{COMMIT_TIMEOUT, Error, SUCCESSOR_EXIT_TIMEOUT, step_limit};
-use crate::process::{ConnectionTransfer, Other, init};
+use crate::process::{ConnectionTransfer, PidfdProcess, init};
 use serde_json::Value;
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -34,14 +34,14 @@ pub(super) async fn give<P: Predecessor>(
     }
 }
 
-fn watched(pid: u32) -> Result<Option<Other>, Error> {
-    Other::open(pid).map_err(|e| Error(format!("process {pid} cannot be watched: {e}")))
+fn watched(pid: u32) -> Result<Option<PidfdProcess>, Error> {
+    PidfdProcess::open(pid).map_err(|e| Error(format!("process {pid} cannot be watched: {e}")))
 }
 
 struct Giving<'a> {
     channel: &'a mut Channel,
     /// The successor; `None` when it is gone already.
-    process: Option<Other>,
+    process: Option<PidfdProcess>,
     pid: u32,
     capabilities: Capabilities,
     /// It may own everything, for all we know.

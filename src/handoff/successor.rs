@@ -5,7 +5,7 @@ use super::predecessors::{DrainingPredecessor, DrainingPredecessors};
 use super::roles::{Capabilities, Successor};
 use super::wire::{Channel, Frame};
 use super::{CANDIDATE_TIMEOUT, Error, SOCKET, fault};
-use crate::process::Other;
+use crate::process::PidfdProcess;
 use serde_json::Value;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -107,7 +107,7 @@ impl HandoffClient {
         predecessors: &DrainingPredecessors,
     ) -> Result<(), Error> {
         let failed = |e: std::io::Error| Error(format!("the conversation is lost: {e}"));
-        let predecessor = Other::open(self.predecessor)
+        let predecessor = PidfdProcess::open(self.predecessor)
             .map_err(|e| Error(format!("process {} cannot be watched: {e}", self.predecessor)))?;
         let mut channel = Channel::from_std(self.stream).map_err(failed)?;
         let mut received = Received::default();
@@ -148,7 +148,7 @@ impl Refusal {
 async fn stage<S: Successor>(
     channel: &mut Channel,
     successor: &S,
-    predecessor: Option<&Other>,
+    predecessor: Option<&PidfdProcess>,
     received: &mut Received,
 ) -> Result<bool, Error> {
     let why = match converse(channel, successor, received).await {

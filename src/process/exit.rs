@@ -28,7 +28,7 @@ struct Inner {
     /// Whether its end was asked for, so that its descendants may finish, too.
     asked: AtomicBool,
     /// Another proxy looks after it now: all that is left to us is to reap it.
-    ceded: AtomicBool,
+    handed_over: AtomicBool,
     /// When it was started, if it is not our child: then nobody keeps its number for us.
     started: Option<u64>,
 }
@@ -62,8 +62,8 @@ impl Process {
         let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).filter(|pid| may_be_a_group(*pid));
         let pid = raw.ok_or_else(|| Error::Io { doing: doing(), source: std::io::ErrorKind::InvalidInput.into() })?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|e| Error::io(doing())(e.into()))?;
-        let (reaped, asked, ceded) = (Mutex::new(false), AtomicBool::new(false), AtomicBool::new(false));
-        Ok(Process(Arc::new(Inner { pid, pidfd, reaped, asked, ceded, started })))
+        let (reaped, asked, handed_over) = (Mutex::new(false), AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Process(Arc::new(Inner { pid, pidfd, reaped, asked, handed_over, started })))
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -111,8 +111,8 @@ impl Process {
     }
 
     /// From now on its end is only reaped: another proxy does what is to be done.
-    pub(crate) fn cede(&self) {
-        self.0.ceded.store(true, Ordering::Relaxed);
+    pub(crate) fn hand_over(&self) {
+        self.0.handed_over.store(true, Ordering::Relaxed);
     }
 
     /// From now on the group may outlive its leader until it is killed: the worker may be a child
@@ -130,11 +130,11 @@ impl Process {
         let watched = watched.map_err(|e| failed(e.into()))?;
         let _ready = watched.readable().await.map_err(failed)?;
         // Who asked for the end also limits it, by SIGKILL to the group.
-        let ceded = || self.0.ceded.load(Ordering::Relaxed);
-        while !ceded() && self.0.asked.load(Ordering::Relaxed) && group_has_others(self.pid()) {
+        let handed_over = || self.0.handed_over.load(Ordering::Relaxed);
+        while !handed_over() && self.0.asked.load(Ordering::Relaxed) && group_has_others(self.pid()) {
             tokio::time::sleep(GROUP_POLL).await;
         }
-        if !ceded()
+        if !handed_over()
             && let Err(e) = self.kill_group()
         {
             log::warn!("{e}");

@@ -5,9 +5,9 @@
 //! its workers to a successor. So the proxy that finds itself there forks before it has any thread: the child
 //! goes on as the proxy, the parent only waits for signals here. It has no thread, opens no file and allocates next to nothing.
 //!
-//! One proxy at a time is the *owner* of what the container does: first the one that the init started. It names its heir
+//! One proxy at a time is the *owner* of what the container does: first the one that the init started. It names its successor
 //! with [`promise_to`] when it begins to give everything away, and retires with [`succeeded_by`] when that is done. No one
-//! else can: the init looks at who sent the signal. If the owner ends unasked, its heir is the owner; if the heir ends, nothing has changed.
+//! else can: the init looks at who sent the signal. If the owner ends unasked, its successor is the owner; if the successor ends, nothing has changed.
 //! When there is neither, the init ends, with the exit code of the last owner (128 and the number of the signal that killed it).
 
 use super::Error;
@@ -260,7 +260,7 @@ impl Member {
 }
 
 struct Init {
-    /// Those that have retired, the owner, its heirs: in this order.
+    /// Those that have retired, the owner, its successors: in this order.
     proxies: Vec<Member>,
     /// Whether an end was asked for.
     stopping: bool,
@@ -316,20 +316,20 @@ impl Init {
         };
         let pid = i32::try_from(told.value & !RETIRES).ok().and_then(Pid::from_raw).filter(|pid| *pid != owner);
         let named = pid.and_then(Member::open).filter(|proxy| !proxy.has_ended());
-        let Some(heir) = named else {
+        let Some(successor) = named else {
             return say(&format!("process {}, named as successor, does not run", told.value & !RETIRES));
         };
         let retires = told.value & RETIRES != 0;
-        // Whoever was named before is the heir no more.
+        // Whoever was named before is the successor no more.
         self.proxies.retain(|proxy| proxy.retired || proxy.pid == owner);
         self.proxies.iter_mut().for_each(|proxy| proxy.retired |= retires);
         if self.proxies.len() == MOST {
             self.proxies.remove(0);
         }
         if retires && self.stopping {
-            heir.signal(libc::SIGTERM);
+            successor.signal(libc::SIGTERM);
         }
-        self.proxies.push(heir);
+        self.proxies.push(successor);
     }
 
     /// Reaps, and sees which proxies have ended.

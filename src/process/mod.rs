@@ -4,16 +4,16 @@
 //! Errors are [`Error`]s for people, never panics.
 
 mod access_list;
-mod apart;
 pub(crate) mod cause;
 pub(crate) mod control;
 pub(crate) mod daemon;
 mod descriptor;
+mod detached;
+pub(crate) mod diagnostics;
 mod ending;
 pub(crate) mod env_file;
 mod environment;
 mod error;
-pub(crate) mod evidence;
 mod exit;
 pub(crate) mod files;
 mod group;
@@ -22,8 +22,8 @@ pub(crate) mod init;
 pub(crate) mod lineage;
 pub(crate) mod listening;
 pub(crate) mod memory;
-mod other;
 pub(crate) mod output;
+mod pidfd;
 pub(crate) mod port_taken;
 mod preload;
 pub(crate) mod program;
@@ -42,16 +42,16 @@ pub(crate) mod tree;
 pub(crate) mod usage;
 pub(crate) mod worker_socket;
 
-pub(crate) use apart::spawn_apart;
 pub(crate) use descriptor::{descriptor, peer_pid, readable};
+pub(crate) use detached::spawn_detached;
 pub(crate) use ending::Exit;
 pub(crate) use environment::is_ours;
 pub(crate) use error::Error;
 pub(crate) use exit::Process;
 pub(crate) use group::Group;
-pub(crate) use other::{Other, ask_to_end};
+pub(crate) use pidfd::{PidfdProcess, ask_to_end};
 pub(crate) use preload::PRELOAD;
-pub(crate) use runtime_dir::{ADMIN_SOCKET, HANDOFF_SOCKET, PID_FILE, Renewal, RuntimeDir, Tenant, answers};
+pub(crate) use runtime_dir::{ADMIN_SOCKET, AppUser, HANDOFF_SOCKET, PID_FILE, Renewal, RuntimeDir, answers};
 pub(crate) use shared_dir::{LONGEST_SHARED, SharedDir};
 pub(crate) use spawn::{Job, Preload, spawn};
 pub(crate) use transfer::ConnectionTransfer;

@@ -51,7 +51,7 @@ pub(crate) const PID_FILE: &str = "pingora-unix-proxy.pid";
 
 /// An app that lives in the directory.
 #[derive(Clone, Debug)]
-pub(crate) struct Tenant {
+pub(crate) struct AppUser {
     pub(crate) app: String,
     /// Whose processes bind the sockets, when not our own.
     pub(crate) user: Option<Identity>,
@@ -73,23 +73,23 @@ pub(crate) struct RuntimeDir {
     has_pid_file: AtomicBool,
     /// Why something that is missing cannot be made again.
     trouble: Mutex<Option<String>>,
-    tenants: Mutex<Vec<Tenant>>,
+    app_users: Mutex<Vec<AppUser>>,
     /// Highest incarnation that left something in here, per app.
     seen: HashMap<String, u32>,
     /// Another proxy has it: nothing in it is ours to remove any more.
-    ceded: AtomicBool,
+    is_released: AtomicBool,
 }
 
 impl RuntimeDir {
     /// Creates or takes over the directory and removes what dead workers left. Nothing is touched
     /// while another proxy holds it.
     #[cfg(test)]
-    pub(crate) fn open(path: &Path, tenants: Vec<Tenant>) -> Result<RuntimeDir, Error> {
-        for tenant in &tenants {
-            check_names(path, tenant)?;
+    pub(crate) fn open(path: &Path, app_users: Vec<AppUser>) -> Result<RuntimeDir, Error> {
+        for app_user in &app_users {
+            check_names(path, app_user)?;
         }
-        let mut dir = RuntimeDir::hold(path)?;
-        dir.furnish(tenants, &[])?;
+        let mut dir = RuntimeDir::lock(path)?;
+        dir.prepare(app_users, &[])?;
         Ok(dir)
     }
 
@@ -104,28 +104,28 @@ impl RuntimeDir {
             has_script: AtomicBool::new(false),
             has_pid_file: AtomicBool::new(false),
             trouble: Mutex::default(),
-            tenants: Mutex::default(),
+            app_users: Mutex::default(),
             seen: HashMap::new(),
-            ceded: AtomicBool::new(false),
+            is_released: AtomicBool::new(false),
         }
     }
 
     /// From now on it is another's: nothing is removed at our end.
-    pub(crate) fn cede(&self) {
-        self.ceded.store(true, Ordering::Release);
+    pub(crate) fn release_ownership(&self) {
+        self.is_released.store(true, Ordering::Release);
     }
 
     /// It is ours, and cleared at our end.
-    pub(crate) fn own(&self) {
-        self.ceded.store(false, Ordering::Release);
+    pub(crate) fn take_ownership(&self) {
+        self.is_released.store(false, Ordering::Release);
     }
 
     /// Whether all of these could live in a directory.
     ///
     /// # Errors
     /// A name that does not fit.
-    pub(crate) fn check(path: &Path, tenants: &[Tenant]) -> Result<(), Error> {
-        tenants.iter().try_for_each(|tenant| check_names(path, tenant))
+    pub(crate) fn check(path: &Path, app_users: &[AppUser]) -> Result<(), Error> {
+        app_users.iter().try_for_each(|app_user| check_names(path, app_user))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -141,11 +141,11 @@ impl RuntimeDir {
     ///
     /// # Errors
     /// A name that does not fit.
-    pub(crate) fn settle(&self, tenants: Vec<Tenant>) -> Result<(), Error> {
-        for tenant in &tenants {
-            check_names(&self.path, tenant)?;
+    pub(crate) fn set_apps(&self, app_users: Vec<AppUser>) -> Result<(), Error> {
+        for app_user in &app_users {
+            check_names(&self.path, app_user)?;
         }
-        *self.tenants() = tenants;
+        *self.app_users() = app_users;
         Ok(())
     }
 
@@ -165,7 +165,7 @@ impl RuntimeDir {
 
     /// Whether processes of other users must be able to reach the control socket.
     pub(crate) fn is_shared(&self) -> bool {
-        self.tenants().iter().any(|tenant| tenant.user.is_some())
+        self.app_users().iter().any(|app_user| app_user.user.is_some())
     }
 
     /// Writes the script that Node.js workers load first.
@@ -218,19 +218,19 @@ impl RuntimeDir {
     pub(super) fn crash(self) {
         let file = self.lock.lock().map(|file| file.try_clone());
         let _ = file.map(|file| file.map(|file| rustix::fs::flock(&file, rustix::fs::FlockOperation::Unlock)));
-        self.cede();
+        self.release_ownership();
     }
 
     fn socket_dir(&self, app: &str) -> PathBuf {
-        let own = self.tenants().iter().any(|tenant| tenant.app == app && tenant.user.is_some());
+        let own = self.app_users().iter().any(|app_user| app_user.app == app && app_user.user.is_some());
         let workers = self.path.join("workers");
         if own { workers.join(app) } else { workers }
     }
 
     /// Takes in an app that was not there at the start, or that changes its user.
-    pub(crate) fn admit(&self, tenant: Tenant) -> Result<(), Error> {
-        check_names(&self.path, &tenant)?;
-        if tenant.user.is_some() && !self.is_shared() {
+    pub(crate) fn add_app(&self, app_user: AppUser) -> Result<(), Error> {
+        check_names(&self.path, &app_user)?;
+        if app_user.user.is_some() && !self.is_shared() {
             for (path, mode) in [
                 (self.path.clone(), 0o711),
                 (self.path.join("workers"), 0o711),
@@ -241,15 +241,15 @@ impl RuntimeDir {
                 chmod(&path, mode)?;
             }
         }
-        self.make_room(&tenant)?;
-        let mut tenants = self.tenants();
-        tenants.retain(|known| known.app != tenant.app);
-        tenants.push(tenant);
+        self.make_room(&app_user)?;
+        let mut app_users = self.app_users();
+        app_users.retain(|known| known.app != app_user.app);
+        app_users.push(app_user);
         Ok(())
     }
 
-    fn tenants(&self) -> std::sync::MutexGuard<'_, Vec<Tenant>> {
-        self.tenants.lock().unwrap_or_else(|e| e.into_inner())
+    fn app_users(&self) -> std::sync::MutexGuard<'_, Vec<AppUser>> {
+        self.app_users.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// Of directories through which workers must come.
@@ -261,13 +261,13 @@ impl RuntimeDir {
         for name in ["workers", "logs"] {
             make(&self.path.join(name), self.open_mode())?;
         }
-        self.tenants().clone().iter().try_for_each(|tenant| self.make_room(tenant))
+        self.app_users().clone().iter().try_for_each(|app_user| self.make_room(app_user))
     }
 
     /// The directory that the sockets of another user's processes need.
-    fn make_room(&self, tenant: &Tenant) -> Result<(), Error> {
-        let Some(user) = &tenant.user else { return Ok(()) };
-        let path = self.path.join("workers").join(&tenant.app);
+    fn make_room(&self, app_user: &AppUser) -> Result<(), Error> {
+        let Some(user) = &app_user.user else { return Ok(()) };
+        let path = self.path.join("workers").join(&app_user.app);
         make(&path, 0o700)?;
         std::os::unix::fs::chown(&path, Some(user.uid), Some(user.gid)).map_err(|source| Error::Identity {
             user: user.name.clone(),
@@ -277,8 +277,8 @@ impl RuntimeDir {
     }
 
     /// Makes the rooms and removes what dead workers left in them, but nothing of those to `keep`.
-    pub(crate) fn furnish(&mut self, tenants: Vec<Tenant>, keep: &[WorkerId]) -> Result<(), Error> {
-        self.settle(tenants)?;
+    pub(crate) fn prepare(&mut self, app_users: Vec<AppUser>, keep: &[WorkerId]) -> Result<(), Error> {
+        self.set_apps(app_users)?;
         let keep: HashSet<String> = keep.iter().map(stem).collect();
         chmod(&self.path, self.open_mode())?;
         self.make_rooms()?;
@@ -320,11 +320,11 @@ impl RuntimeDir {
     /// Removes everything that is not in use, and the directories that were not there before.
     pub(crate) fn clear(&self) {
         // Removed while we ran, it may be another's by now.
-        if self.ceded.load(Ordering::Acquire) || (is_dir(&self.path) && !self.is_ours()) {
+        if self.is_released.load(Ordering::Acquire) || (is_dir(&self.path) && !self.is_ours()) {
             return;
         }
         // Nobody binds a socket here again from now on, see `Renewal`.
-        self.disown();
+        self.clear_holder();
         let mut dirs = vec![self.path.join("workers"), self.path.join("logs")];
         dirs.retain(|path| is_dir(path));
         let within = dirs.first().map(|dir| entries(dir).unwrap_or_default()).unwrap_or_default();

@@ -100,7 +100,7 @@ impl SharedDir {
     ///
     /// # Errors
     /// Another proxy serves the directory, or it cannot be written.
-    pub(crate) fn furnish(&self, script: &str, take_over: bool) -> Result<UnixListener, Error> {
+    pub(crate) fn prepare(&self, script: &str, take_over: bool) -> Result<UnixListener, Error> {
         let control = self.path.join(CONTROL);
         if !take_over && answers(&control) {
             return Err(Error::InUse { path: self.path.clone(), pid: None });
@@ -299,13 +299,13 @@ mod tests {
         let base = temp("clear");
         let path = base.join("chat");
         let dir = SharedDir::open(&path, &[own()]).unwrap();
-        let listener = dir.furnish("script", false).unwrap();
+        let listener = dir.prepare("script", false).unwrap();
         assert_eq!(fs::read_to_string(path.join(SCRIPT)).unwrap(), "script");
         assert_eq!(fs::metadata(path.join(CONTROL)).unwrap().mode() & 0o777, 0o666);
         let second = SharedDir::open(&path, &[own()]).unwrap();
-        assert!(matches!(second.furnish("x", false), Err(Error::InUse { .. })));
+        assert!(matches!(second.prepare("x", false), Err(Error::InUse { .. })));
         // A successor's files stay when its predecessor goes.
-        let newer = second.furnish("newer", true).unwrap();
+        let newer = second.prepare("newer", true).unwrap();
         drop((dir, listener));
         assert_eq!(fs::read_to_string(path.join(SCRIPT)).unwrap(), "newer");
         assert!(UnixStream::connect(path.join(CONTROL)).is_ok());
@@ -322,7 +322,7 @@ mod tests {
         let base = temp("parents");
         let path = base.join("shared").join("chat");
         let dir = SharedDir::open(&path, &[own(), own() + 1]).unwrap();
-        drop(dir.furnish("script", false).unwrap());
+        drop(dir.prepare("script", false).unwrap());
         // Nobody but those users: the group's bits are what the list gives at most.
         let mode = fs::metadata(&path).unwrap().mode() & 0o7777;
         assert!(mode == 0o1770 || mode == 0o1700, "{mode:o}");
@@ -333,7 +333,7 @@ mod tests {
         fs::remove_file(path.join("worker.0123456789ab.sock")).unwrap();
         fs::remove_dir_all(base.join("shared")).unwrap();
         let dir = SharedDir::open(&path, &[own(), own() + 1]).unwrap();
-        drop(dir.furnish("script", false).unwrap());
+        drop(dir.prepare("script", false).unwrap());
         drop(dir);
         assert_eq!(fs::read_dir(&base).unwrap().count(), 0);
         fs::remove_dir_all(base).unwrap();
@@ -344,11 +344,11 @@ mod tests {
         let base = temp("numbers");
         let dirs = [(); 3].map(|()| SharedDir::open(&base, &[own()]).unwrap());
         let [first, second, third] = dirs;
-        drop(first.furnish("first", false).unwrap());
+        drop(first.prepare("first", false).unwrap());
         // A successor that gives up, and whoever comes after it: numbers that became free are used again.
-        drop(second.furnish("second", true).unwrap());
+        drop(second.prepare("second", true).unwrap());
         drop(second);
-        let listener = third.furnish("third", true).unwrap();
+        let listener = third.prepare("third", true).unwrap();
         drop(first);
         assert_eq!(fs::read_to_string(base.join(SCRIPT)).unwrap(), "third");
         assert!(UnixStream::connect(base.join(CONTROL)).is_ok());
@@ -362,7 +362,7 @@ mod tests {
         use rustix::fs::{FlockOperation, flock};
         let base = temp("whole");
         let dir = SharedDir::open(&base, &[own()]).unwrap();
-        let _listener = dir.furnish("script", false).unwrap();
+        let _listener = dir.prepare("script", false).unwrap();
         assert!(dir.is_whole());
         let aging = flock(fs::File::open(&base).unwrap(), FlockOperation::NonBlockingLockExclusive);
         assert_eq!(aging, Err(rustix::io::Errno::WOULDBLOCK));
@@ -383,7 +383,7 @@ mod tests {
         fs::write(base.join("precious"), "kept").unwrap();
         std::os::unix::fs::symlink(base.join("precious"), base.join(SCRIPT)).unwrap();
         let dir = SharedDir::open(&base, &[own()]).unwrap();
-        dir.furnish("script", false).unwrap();
+        dir.prepare("script", false).unwrap();
         assert_eq!(fs::read_to_string(base.join("precious")).unwrap(), "kept");
         assert!(!fs::symlink_metadata(base.join(SCRIPT)).unwrap().is_symlink());
         drop(dir);
@@ -415,7 +415,7 @@ mod tests {
         let path = base.clone();
         std::thread::spawn(move || {
             let dir = SharedDir::open(&path, &[own()]).unwrap();
-            let refused = dir.furnish("script", false);
+            let refused = dir.prepare("script", false);
             dir.sweep();
             told.send(matches!(refused, Err(Error::InUse { .. }))).unwrap();
         });

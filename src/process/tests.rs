@@ -47,8 +47,8 @@ fn nobody() -> Identity {
     Identity { uid: 65534, gid: 65534, name: "nobody".into(), home: "/nonexistent".into() }
 }
 
-fn tenant(app: &str, user: Option<Identity>) -> Vec<Tenant> {
-    vec![Tenant { app: app.into(), user }]
+fn app_user(app: &str, user: Option<Identity>) -> Vec<AppUser> {
+    vec![AppUser { app: app.into(), user }]
 }
 
 fn worker(incarnation: u32) -> WorkerId {
@@ -241,7 +241,7 @@ async fn a_worker_runs_as_its_user() {
 fn a_directory_is_furnished_and_leaves_nothing() {
     let temp = Temp::new();
     let path = temp.0.join("a/b/run");
-    let dir = RuntimeDir::open(&path, tenant("chat", None)).unwrap();
+    let dir = RuntimeDir::open(&path, app_user("chat", None)).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
     assert_eq!(dir.socket(&worker(17)), path.join("workers/chat.0.17.sock"));
     assert_eq!(dir.log_pipe(&worker(17), Stream::Err), path.join("logs/chat.0.17.err"));
@@ -257,7 +257,7 @@ fn a_directory_that_was_there_stays() {
     let path = temp.0.join("run");
     fs::create_dir(&path).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    drop(RuntimeDir::open(&path, tenant("chat", None)).unwrap());
+    drop(RuntimeDir::open(&path, app_user("chat", None)).unwrap());
     assert_eq!(temp.names(), ["run"]);
     assert!(fs::read_dir(&path).unwrap().next().is_none());
 }
@@ -266,9 +266,9 @@ fn a_directory_that_was_there_stays() {
 fn a_second_proxy_is_refused_and_changes_nothing() {
     let temp = Temp::new();
     let path = temp.0.join("run");
-    let first = RuntimeDir::open(&path, tenant("chat", None)).unwrap();
+    let first = RuntimeDir::open(&path, app_user("chat", None)).unwrap();
     let _listener = std::os::unix::net::UnixListener::bind(first.control_socket()).unwrap();
-    let refused = RuntimeDir::open(&path, tenant("chat", None)).unwrap_err().to_string();
+    let refused = RuntimeDir::open(&path, app_user("chat", None)).unwrap_err().to_string();
     let pid = std::process::id();
     assert!(refused.contains(&format!("is in use by another proxy, pid {pid}; stop that one")), "{refused}");
     assert!(first.control_socket().exists());
@@ -282,7 +282,7 @@ fn whether_a_directory_is_in_use_is_seen_without_a_trace() {
     let path = temp.0.join("run");
     assert!(RuntimeDir::in_use(&path).is_none());
     assert!(temp.names().is_empty(), "nothing is made");
-    let dir = RuntimeDir::open(&path, tenant("chat", None)).unwrap();
+    let dir = RuntimeDir::open(&path, app_user("chat", None)).unwrap();
     let told = RuntimeDir::in_use(&path).unwrap().to_string();
     assert!(told.contains(&format!("in use by another proxy, pid {}", std::process::id())), "{told}");
     dir.crash();
@@ -295,7 +295,7 @@ fn a_directory_is_reclaimed_from_the_dead_alone() {
     let path = temp.0.join("made").join("run");
     assert!(RuntimeDir::reclaim(&path).unwrap().is_none(), "nothing is made");
     assert_eq!(RuntimeDir::holder(&path), None);
-    let dir = RuntimeDir::open(&path, tenant("chat", None)).unwrap();
+    let dir = RuntimeDir::open(&path, app_user("chat", None)).unwrap();
     assert_eq!(RuntimeDir::holder(&path), Some(Some(std::process::id())));
     assert!(matches!(RuntimeDir::reclaim(&path), Err(Error::InUse { .. })));
     dir.crash();
@@ -311,7 +311,7 @@ fn a_directory_is_reclaimed_from_the_dead_alone() {
     // Whoever comes meanwhile waits for its end, and begins anew.
     let next = std::thread::spawn({
         let path = path.clone();
-        move || RuntimeDir::hold(&path).map(|dir| dir.path().exists())
+        move || RuntimeDir::lock(&path).map(|dir| dir.path().exists())
     });
     std::thread::sleep(Duration::from_millis(100));
     assert!(!next.is_finished());
@@ -366,7 +366,7 @@ fn a_directory_that_others_could_change_is_refused() {
     let temp = Temp::new();
     let path = temp.0.join("run");
     let refused = |what: &str| {
-        let error = RuntimeDir::open(&path, tenant("chat", None)).unwrap_err().to_string();
+        let error = RuntimeDir::open(&path, app_user("chat", None)).unwrap_err().to_string();
         assert!(error.contains(what), "{error}");
     };
     fs::create_dir(&path).unwrap();
@@ -390,7 +390,7 @@ fn what_is_no_file_or_directory_in_there_is_refused() {
     let temp = Temp::new();
     let path = temp.0.join("run");
     let refused = |name: &str, what: &str| {
-        let error = RuntimeDir::open(&path, tenant("chat", None)).unwrap_err().to_string();
+        let error = RuntimeDir::open(&path, app_user("chat", None)).unwrap_err().to_string();
         assert!(error.contains(name) && error.contains(what), "{error}");
         let _ = fs::create_dir(&path).and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o700)));
     };
@@ -412,7 +412,7 @@ fn what_is_no_file_or_directory_in_there_is_refused() {
 fn what_a_dead_proxy_left_is_removed_and_what_lives_is_not() {
     let temp = Temp::new();
     let path = temp.0.join("x/run");
-    let dir = RuntimeDir::open(&path, tenant("chat", None)).unwrap();
+    let dir = RuntimeDir::open(&path, app_user("chat", None)).unwrap();
     let (dead, alive) = (dir.socket(&worker(3)), dir.socket(&worker(5)));
     drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
     let _alive = std::os::unix::net::UnixListener::bind(&alive).unwrap();
@@ -425,7 +425,7 @@ fn what_a_dead_proxy_left_is_removed_and_what_lives_is_not() {
     // As if the process had been killed: the lock goes, the rest stays.
     dir.crash();
 
-    let dir = RuntimeDir::open(&path, tenant("chat", None)).unwrap();
+    let dir = RuntimeDir::open(&path, app_user("chat", None)).unwrap();
     assert!(!dead.exists() && !pipe.exists() && alive.exists() && own.exists());
     assert_eq!(dir.first_incarnation("chat"), Incarnation(6));
     assert_eq!(dir.first_incarnation("other"), Incarnation(1));
@@ -439,7 +439,7 @@ fn what_a_dead_proxy_left_is_removed_and_what_lives_is_not() {
 #[test]
 fn what_a_worker_leaves_is_removed() {
     let temp = Temp::new();
-    let dir = RuntimeDir::open(&temp.0.join("run"), tenant("chat", None)).unwrap();
+    let dir = RuntimeDir::open(&temp.0.join("run"), app_user("chat", None)).unwrap();
     let socket = dir.socket(&worker(1));
     let second = socket.with_file_name("chat.0.1-3000.sock");
     let neighbour = dir.socket(&worker(12));
@@ -454,10 +454,10 @@ fn what_a_worker_leaves_is_removed() {
 fn names_and_paths_are_checked_before_anything_is_made() {
     let temp = Temp::new();
     let long = temp.0.join("x".repeat(80));
-    let error = RuntimeDir::open(&long, tenant("chat", None)).unwrap_err().to_string();
+    let error = RuntimeDir::open(&long, app_user("chat", None)).unwrap_err().to_string();
     assert!(error.contains("a socket address holds 107; set a shorter runtime_dir"), "{error}");
     for name in ["", "../x", "a.b", &"n".repeat(65)] {
-        let error = RuntimeDir::open(&temp.0.join("run"), tenant(name, None)).unwrap_err();
+        let error = RuntimeDir::open(&temp.0.join("run"), app_user(name, None)).unwrap_err();
         assert!(matches!(error, Error::AppName { .. }), "{error}");
     }
     assert!(temp.names().is_empty());
@@ -470,7 +470,7 @@ fn an_app_of_another_user_gets_a_directory_of_its_own() {
     }
     let temp = Temp::new();
     let path = temp.0.join("run");
-    let dir = RuntimeDir::open(&path, tenant("chat", Some(nobody()))).unwrap();
+    let dir = RuntimeDir::open(&path, app_user("chat", Some(nobody()))).unwrap();
     let socket = dir.socket(&worker(1));
     assert_eq!(socket, path.join("workers/chat/chat.0.1.sock"));
     let meta = fs::metadata(socket.parent().unwrap()).unwrap();

@@ -11,7 +11,7 @@ use super::sockets::Purpose;
 use super::upgrade::Upgrader;
 use crate::admin::commands::{Command, Verb};
 use crate::admin::health::{self, Health};
-use crate::admin::{self, Api, Hands, Outcome, Refusal, Scrape, Target, view};
+use crate::admin::{self, Api, Backend, Outcome, Refusal, Scrape, Target, view};
 use crate::config::Config;
 use crate::config::verbs::{self, Asked};
 use crate::fleet::State;
@@ -87,7 +87,7 @@ pub(super) fn serve(
     backend: ControlBackend,
     registry: Registry,
 ) -> Result<(), String> {
-    let backend: Arc<dyn Hands> = Arc::new(backend);
+    let backend: Arc<dyn Backend> = Arc::new(backend);
     if let Some(address) = config.health {
         server.add_service(listeners.tcp("health", Health::new(backend.clone()), address));
         log::info!("health on http://{address}/readyz");
@@ -143,7 +143,7 @@ pub(super) struct ControlBackend {
 }
 
 #[async_trait]
-impl Hands for ControlBackend {
+impl Backend for ControlBackend {
     fn status(&self) -> view::Status {
         let status = self.control.status();
         let now = status.epoch.map(|epoch| epoch.elapsed()).unwrap_or_default();

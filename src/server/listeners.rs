@@ -35,7 +35,7 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
-    /// Those of an heir open when everything is its own.
+    /// Those of a successor open when everything is its own.
     pub(super) fn new(open: bool) -> Listeners {
         Listeners { sockets: Arc::default(), traffic: AcceptGate::new(open), own: AcceptGate::new(open) }
     }
@@ -54,7 +54,7 @@ impl Listeners {
         for (purpose, address) in addresses {
             *address = self.sockets.tcp(purpose, *address)?;
         }
-        // The directory of this one is furnished later.
+        // The directory of this one is prepared later.
         let later = config.admin.as_deref().and_then(|path| path.to_str());
         self.sockets.close_unclaimed(later.as_slice());
         Ok(())

@@ -131,9 +131,9 @@ mod tests {
 
     #[test]
     fn a_watchdog_of_another_process_is_not_ours() {
-        let with = |pid: Option<&str>, micros: &str, heir| {
+        let with = |pid: Option<&str>, micros: &str, successor| {
             let var = |name: &str| if name == "WATCHDOG_PID" { pid } else { Some(micros) }.map(str::to_owned);
-            limit(var, 7, heir)
+            limit(var, 7, successor)
         };
         assert_eq!(with(Some("7"), "3000000", false), Some(Duration::from_secs(3)));
         assert_eq!(with(None, "3000000", false), Some(Duration::from_secs(3)));

@@ -20,12 +20,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// What a reload cannot change, because connections or processes hang on it: keys with what they say. Most of it is
 /// changed by an upgrade.
 #[derive(Clone)]
-pub(super) struct Fixed(Vec<(&'static str, String)>);
+pub(super) struct FixedKeys(Vec<(&'static str, String)>);
 
-impl Fixed {
+impl FixedKeys {
     /// Before anything is taken out of the configuration.
-    pub(super) fn of(config: &Config) -> Fixed {
-        Fixed(vec![
+    pub(super) fn of(config: &Config) -> FixedKeys {
+        FixedKeys(vec![
             ("listeners", format!("{:?}", addresses(config))),
             ("runtime_dir", format!("{:?}", config.runtime_dir)),
             ("orphan_timeout", format!("{:?}", config.orphan_timeout)),
@@ -39,7 +39,7 @@ impl Fixed {
     }
 
     /// The keys in which `next` differs.
-    fn changed(&self, next: &Fixed) -> Vec<&'static str> {
+    fn changed(&self, next: &FixedKeys) -> Vec<&'static str> {
         let pairs = self.0.iter().zip(&next.0);
         pairs.filter(|(own, next)| own != next).map(|((key, _), _)| *key).collect()
     }
@@ -100,7 +100,7 @@ pub(super) struct Wish {
 pub(super) struct Reloader {
     cli: Cli,
     in_force: InForce,
-    fixed: Fixed,
+    fixed: FixedKeys,
     rules: SharedRules,
     listeners: Arc<[SharedListener]>,
     tls: Arc<TlsStore>,
@@ -115,7 +115,7 @@ impl Reloader {
     pub(super) fn new(
         cli: Cli,
         in_force: InForce,
-        fixed: Fixed,
+        fixed: FixedKeys,
         rules: SharedRules,
         (listeners, tls): (Arc<[SharedListener]>, Arc<TlsStore>),
         shutdown: Arc<ArcSwap<config::Shutdown>>,
@@ -158,7 +158,7 @@ impl Reloader {
     async fn reload_from(&self, source: &Source, wish: Wish) -> Result<String, String> {
         let (mut config, warnings) = self.read(source).await?;
         warnings.iter().for_each(|warning| log::warn!("{warning}"));
-        let changed = self.fixed.changed(&Fixed::of(&config));
+        let changed = self.fixed.changed(&FixedKeys::of(&config));
         if !changed.is_empty() {
             return Err(refusal(&changed, source));
         }

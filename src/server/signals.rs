@@ -95,7 +95,7 @@ impl Signals {
                 }
                 () = self.departed() => return self.depart().await,
                 outcome = self.control.finished() => {
-                    // A supervisor that has ceded ends, too: what is left here must be finished all the same.
+                    // A supervisor that has handed over ends, too: what is left here must be finished all the same.
                     if self.has_departed() {
                         return self.depart().await;
                     }

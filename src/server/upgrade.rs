@@ -4,7 +4,7 @@ use super::source::{self, InForce};
 use crate::config::cli::Source;
 use crate::handoff::{self, HandoffTrigger};
 use crate::process::program::{trusted, trusted_configuration};
-use crate::process::{self, Other, spawn_apart};
+use crate::process::{self, PidfdProcess, spawn_detached};
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -56,7 +56,8 @@ impl Upgrader {
         let source = conf.map_or(before, Source::File);
         check(&program, &source).await?;
         let pid = start(&program, &source).await?;
-        let watched = Other::open(pid).map_err(|e| format!("the successor, process {pid}, cannot be watched: {e}"));
+        let watched =
+            PidfdProcess::open(pid).map_err(|e| format!("the successor, process {pid}, cannot be watched: {e}"));
         // It may have ended already.
         let successor = watched?.ok_or_else(|| ended(pid))?;
         log::info!("started process {pid} ({}) to take over", program.real.display());
@@ -115,7 +116,7 @@ fn ended(pid: u32) -> String {
 /// cannot wait for. We may live on for long when it has taken over.
 async fn start(program: &Program, source: &Source) -> Result<u32, String> {
     let mut command = command(program, source, "-u").into_std();
-    let started = tokio::task::spawn_blocking(move || spawn_apart(&mut command)).await.map_err(|e| e.to_string())?;
+    let started = tokio::task::spawn_blocking(move || spawn_detached(&mut command)).await.map_err(|e| e.to_string())?;
     started.map_err(|e| cannot_start(&program.called, &e))
 }
 
@@ -149,7 +150,7 @@ fn command(program: &Program, source: &Source, mode: &str) -> Command {
     command
 }
 
-async fn end(successor: &Other) {
+async fn end(successor: &PidfdProcess) {
     // It has ended, mostly: the handoff sees to that.
     let _ = successor.kill();
     successor.ended(handoff::step_limit()).await;

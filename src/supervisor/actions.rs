@@ -12,7 +12,7 @@ use crate::fleet::{Action, Alarm, Event};
 use crate::pool::Closing;
 use crate::process::control::{self, Expected, ProxySays, Token};
 use crate::process::spec::PortUse;
-use crate::process::{Error, evidence};
+use crate::process::{Error, diagnostics};
 use crate::worker::{Incarnation, Slot, WorkerId, counted};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -221,7 +221,7 @@ impl Apps {
         let Some(record) = self.get(id).and_then(|app| app.workers.get(&incarnation)) else { return };
         let Some(child) = &record.child else { return };
         let pid = record.serving_pid.unwrap_or(child.pid());
-        let mut seen = evidence::of(pid);
+        let mut seen = diagnostics::of(pid);
         if let Some(stats) = &record.stats {
             seen.push(format!("last statistics: {stats:?}"));
         }

@@ -56,7 +56,7 @@ impl Child for Process {
     }
 
     fn release(&self) {
-        self.cede();
+        self.hand_over();
     }
 
     async fn wait(&self) -> Result<Exit, Error> {

@@ -2,7 +2,7 @@
 
 use super::probe::HttpCheck;
 use crate::fleet::policy::Policy;
-use crate::process::Tenant;
+use crate::process::AppUser;
 use crate::process::release::{self, Release};
 use crate::process::spec::Spec;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -118,8 +118,8 @@ impl Definition {
         due.then(|| FileCheck { release, pinned: self.pinned.clone(), in_place: self.in_place.clone() })
     }
 
-    pub(super) fn tenant(&self, app: &str) -> Tenant {
-        Tenant { app: app.to_owned(), user: self.spec.user.clone() }
+    pub(super) fn app_user(&self, app: &str) -> AppUser {
+        AppUser { app: app.to_owned(), user: self.spec.user.clone() }
     }
 
     /// The app's own health check, if it has one.

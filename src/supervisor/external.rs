@@ -34,7 +34,7 @@ impl ExternalListener {
         take_over: bool,
     ) -> Result<ExternalListener, Error> {
         let dir = SharedDir::open(&external.directory, &external.users)?;
-        let listener = dir.furnish(PRELOAD, take_over)?;
+        let listener = dir.prepare(PRELOAD, take_over)?;
         let doing = || format!("listening in {}", external.directory.display());
         let listener = UnixListener::from_std(listener).map_err(|source| Error::Io { doing: doing(), source })?;
         let door = Arc::new(Door::new(app, external.directory.clone(), external.users.clone(), joins));

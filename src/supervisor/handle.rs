@@ -23,7 +23,7 @@ use crate::pool::affinity::{Affinity, Balance};
 use crate::pool::{Pool, QueuePolicy};
 use crate::process::control::Registry;
 use crate::process::output::Logs;
-use crate::process::{Error, RuntimeDir, Tenant};
+use crate::process::{AppUser, Error, RuntimeDir};
 use crate::worker::{Incarnation, counted};
 use async_trait::async_trait;
 use pingora_core::server::ShutdownWatch;
@@ -78,16 +78,16 @@ impl Supervisor {
     }
 
     pub(super) fn on(host: &Host<'_>, setup: Setup) -> Result<(Supervisor, Control), Error> {
-        let tenants = tenants(&setup.apps);
-        RuntimeDir::check(&setup.runtime_dir, &tenants)?;
-        let mut dir = RuntimeDir::hold(&setup.runtime_dir)?;
+        let app_users = app_users(&setup.apps);
+        RuntimeDir::check(&setup.runtime_dir, &app_users)?;
+        let mut dir = RuntimeDir::lock(&setup.runtime_dir)?;
         if let Some(snapshot) = read_left(&dir) {
-            let tenants = snapshot.tenants(tenants.clone());
-            let fits = RuntimeDir::check(dir.path(), &tenants).map_err(|e| e.to_string());
+            let app_users = snapshot.app_users(app_users.clone());
+            let fits = RuntimeDir::check(dir.path(), &app_users).map_err(|e| e.to_string());
             match fits.and_then(|()| snapshot.restore(dir.path(), host.adopt, pool_of(&setup.apps))) {
                 Ok(restored) => {
                     // Until it runs, nothing of theirs is ours to remove.
-                    dir.cede();
+                    dir.release_ownership();
                     let living = restored.apps.iter().flat_map(|app| app.workers.values());
                     let living = living.filter(|record| record.child.is_some()).map(|record| record.id.clone());
                     let living: Vec<_> = living.collect();
@@ -95,13 +95,13 @@ impl Supervisor {
                         "the proxy before did not stop: takes over {} that it has left",
                         counted(living.len(), "worker")
                     );
-                    dir.furnish(tenants, &living)?;
+                    dir.prepare(app_users, &living)?;
                     return Ok(Supervisor::with(host, setup, dir, Some((restored, None))));
                 }
                 Err(why) => set_aside(&dir.state_file(), &why),
             }
         }
-        dir.furnish(tenants, &[])?;
+        dir.prepare(app_users, &[])?;
         Ok(Supervisor::with(host, setup, dir, None))
     }
 
@@ -124,8 +124,8 @@ impl Supervisor {
         dir: RuntimeDir,
         snapshot: Snapshot,
     ) -> Result<(Supervisor, Control, TakeoverHandle), Error> {
-        dir.cede();
-        dir.settle(snapshot.tenants(tenants(&setup.apps)))?;
+        dir.release_ownership();
+        dir.set_apps(snapshot.app_users(app_users(&setup.apps)))?;
         let restored = snapshot.restore(dir.path(), host.adopt, pool_of(&setup.apps)).map_err(|why| Error::Io {
             doing: "taking over the workers".into(),
             source: std::io::Error::new(std::io::ErrorKind::InvalidData, why),
@@ -232,8 +232,8 @@ async fn pin(apps: Vec<Defined>) -> Result<Vec<AppTarget>, String> {
     Ok(good.into_iter().filter_map(Result::ok).collect())
 }
 
-fn tenants(apps: &[AppSpec]) -> Vec<Tenant> {
-    apps.iter().map(|app| Tenant { app: app.name.to_string(), user: app.spec.user.clone() }).collect()
+fn app_users(apps: &[AppSpec]) -> Vec<AppUser> {
+    apps.iter().map(|app| AppUser { app: app.name.to_string(), user: app.spec.user.clone() }).collect()
 }
 
 /// The pool of an app; one of its own for an app that is not configured any more.

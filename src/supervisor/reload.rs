@@ -74,8 +74,8 @@ fn check(apps: &Apps, targets: &[AppTarget]) -> Result<(), String> {
         if let Some(why) = known.and_then(|app| app.cannot_become(&target.definition)) {
             return Err(why);
         }
-        let tenant = target.definition.tenant(&target.name);
-        apps.dir.admit(tenant).map_err(|e| format!("{}: {e}", target.name))?;
+        let app_user = target.definition.app_user(&target.name);
+        apps.dir.add_app(app_user).map_err(|e| format!("{}: {e}", target.name))?;
     }
     Ok(())
 }
@@ -103,7 +103,7 @@ fn change(
     target.definition.keep_sent(known);
     let why = reasons(&app.name, known, &target.definition, scope);
     if !why.is_empty() && !app.fleet.is_external() {
-        if let Err(e) = apps.dir.admit(target.definition.tenant(&target.name)) {
+        if let Err(e) = apps.dir.add_app(target.definition.app_user(&target.name)) {
             return pending.done.push(Err(format!("{}: {e}", target.name)));
         }
         let generation = app.roll(target.definition, now);
@@ -146,8 +146,8 @@ fn unchanged(name: &str, known: &Definition, scope: &ReloadScope) -> String {
 }
 
 fn add(apps: &mut Apps, target: AppTarget, pending: &mut Pending, transaction: &mut Transaction) {
-    let (name, tenant) = (target.name.clone(), target.definition.tenant(&target.name));
-    if let Err(e) = apps.dir.admit(tenant) {
+    let (name, app_user) = (target.name.clone(), target.definition.app_user(&target.name));
+    if let Err(e) = apps.dir.add_app(app_user) {
         return pending.done.push(Err(format!("{name}: {e}")));
     }
     let id = apps.add(target);

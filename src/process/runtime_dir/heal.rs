@@ -24,7 +24,7 @@ impl RuntimeDir {
     /// # Errors
     /// It cannot be made, or another proxy has taken the place: see also [`RuntimeDir::trouble`].
     pub(crate) fn heal(&self) -> Result<Vec<String>, Error> {
-        if self.ceded.load(Ordering::Acquire) {
+        if self.is_released.load(Ordering::Acquire) {
             return Ok(Vec::new());
         }
         let healed = self.make_again();
@@ -101,10 +101,10 @@ impl RuntimeDir {
     fn rooms(&self) -> Vec<PathBuf> {
         let workers = self.path.join("workers");
         let own = self
-            .tenants()
+            .app_users()
             .iter()
-            .filter(|tenant| tenant.user.is_some())
-            .map(|tenant| workers.join(&tenant.app))
+            .filter(|app_user| app_user.user.is_some())
+            .map(|app_user| workers.join(&app_user.app))
             .collect();
         [own, vec![workers, self.path.join("logs")]].concat()
     }
@@ -137,13 +137,13 @@ fn is_at(file: &File, path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Tenant;
+    use super::super::AppUser;
     use super::*;
     use crate::process::tests::Temp;
     use rustix::fs::{FlockOperation, flock};
 
     fn open(path: &Path) -> RuntimeDir {
-        let dir = RuntimeDir::open(path, vec![Tenant { app: "chat".to_owned(), user: None }]).unwrap();
+        let dir = RuntimeDir::open(path, vec![AppUser { app: "chat".to_owned(), user: None }]).unwrap();
         dir.write_preload(PRELOAD).unwrap();
         dir
     }

@@ -24,8 +24,8 @@ const LOOK: Duration = Duration::from_millis(20);
 
 impl RuntimeDir {
     /// Takes the directory, which is made if need be. Everything that is in there stays as it is until
-    /// [`RuntimeDir::furnish`]. Blocks as [`await_guard`](RuntimeDir::await_guard) does.
-    pub(crate) fn hold(path: &Path) -> Result<RuntimeDir, Error> {
+    /// [`RuntimeDir::prepare`]. Blocks as [`await_guard`](RuntimeDir::await_guard) does.
+    pub(crate) fn lock(path: &Path) -> Result<RuntimeDir, Error> {
         let begun = Instant::now();
         loop {
             let held = RuntimeDir::try_hold(path);
@@ -156,7 +156,7 @@ impl RuntimeDir {
     }
 
     /// The lock file names no holder any more; the lock itself is still held.
-    pub(super) fn disown(&self) {
+    pub(super) fn clear_holder(&self) {
         let file = self.lock.lock().unwrap_or_else(|e| e.into_inner());
         // Without it a socket may be left behind, which the next start removes.
         let _ = file.set_len(0);

@@ -1,6 +1,6 @@
 //! Names of files in the runtime directory.
 
-use super::{Error, Tenant};
+use super::{AppUser, Error};
 use crate::worker::{Incarnation, Slot, WorkerId};
 use std::path::{Path, PathBuf};
 
@@ -35,13 +35,13 @@ pub(super) fn file_name(path: &Path) -> Option<&str> {
     path.file_name()?.to_str()
 }
 
-pub(super) fn check_names(path: &Path, tenant: &Tenant) -> Result<(), Error> {
-    let name = &tenant.app;
+pub(super) fn check_names(path: &Path, app_user: &AppUser) -> Result<(), Error> {
+    let name = &app_user.app;
     let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if name.is_empty() || name.len() > 64 || !name.chars().all(fits) {
         return Err(Error::AppName { name: name.clone() });
     }
-    let longest = longest_socket(path, name, tenant.user.is_some());
+    let longest = longest_socket(path, name, app_user.user.is_some());
     let length = longest.as_os_str().len();
     if length > SOCKET_PATH_LIMIT {
         return Err(Error::PathTooLong { path: longest, length, limit: SOCKET_PATH_LIMIT });

@@ -92,7 +92,7 @@ const ENOUGH: u64 = 1 << 20;
 
 /// The rules and what they remember.
 #[derive(Debug)]
-pub(super) struct Judge {
+pub(super) struct Evaluator {
     rules: Rules,
     gates: BTreeMap<Key, Gate>,
     counters: BTreeMap<Key, Counter>,
@@ -124,9 +124,9 @@ struct Reading {
     detail: String,
 }
 
-impl Judge {
-    pub(super) fn new(rules: Rules) -> Judge {
-        Judge { rules, gates: BTreeMap::new(), counters: BTreeMap::new() }
+impl Evaluator {
+    pub(super) fn new(rules: Rules) -> Evaluator {
+        Evaluator { rules, gates: BTreeMap::new(), counters: BTreeMap::new() }
     }
 
     /// While an alarm lasts it is raised each time, with newer words.

@@ -6,7 +6,7 @@
 
 use super::book::{Active, Book, Moment, Notice, Status, clip};
 use super::kind::{Key, Kind};
-use super::rules::Judge;
+use super::rules::Evaluator;
 use crate::worker::{Incarnation, Slot};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -65,7 +65,7 @@ struct SavedNotice {
 }
 
 impl Saved {
-    pub(super) fn of(book: &Book, judge: &Judge, under_way: impl Iterator<Item = Arc<Notice>>) -> Saved {
+    pub(super) fn of(book: &Book, evaluator: &Evaluator, under_way: impl Iterator<Item = Arc<Notice>>) -> Saved {
         let under_way: Vec<_> = under_way.take(UNDER_WAY).collect();
         let longest = DETAILS / (book.actives().len().min(MOST) + under_way.len()).max(1);
         let short = |detail: &str| clip(detail, longest.max(SHORT)).to_owned();
@@ -75,8 +75,8 @@ impl Saved {
             since: active.since,
             told: active.told,
             count: active.count,
-            of: judge.holds(key),
-            grown: judge.grown(key),
+            of: evaluator.holds(key),
+            grown: evaluator.grown(key),
         };
         let notice = |notice: &Arc<Notice>| SavedNotice {
             key: (&notice.key).into(),
@@ -98,7 +98,7 @@ impl Saved {
     pub(super) fn put(
         self,
         book: &mut Book,
-        judge: &mut Judge,
+        evaluator: &mut Evaluator,
         now: Moment,
         known: impl Fn(&str) -> bool,
     ) -> Vec<Notice> {
@@ -111,10 +111,10 @@ impl Saved {
         for saved in self.active.into_iter().take(MOST) {
             let Some(key) = known(saved.key) else { continue };
             if let Some(of) = saved.of {
-                judge.put_gate(key.clone(), of);
+                evaluator.put_gate(key.clone(), of);
             }
             if let Some((sum, at)) = saved.grown {
-                judge.put_counter(key.clone(), sum.min(LARGEST), at.min(now.at));
+                evaluator.put_counter(key.clone(), sum.min(LARGEST), at.min(now.at));
             }
             let active = Active {
                 detail: clip(&saved.detail, DETAILS).to_owned(),

@@ -1,7 +1,7 @@
 //! Which alarms last, and which notices of them are under way.
 
 use super::book::{Book, Moment, Notice};
-use super::rules::{Change, Judge, Measurements, Rules};
+use super::rules::{Change, Evaluator, Measurements, Rules};
 use super::saved::Saved;
 use super::webhook::Webhook;
 use std::sync::{Arc, Weak};
@@ -27,7 +27,7 @@ impl Default for Policy {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) book: Book,
-    pub(super) judge: Judge,
+    pub(super) evaluator: Evaluator,
     pub(super) paused: bool,
     /// Delivered when they are gone.
     pub(super) sent: Vec<Weak<Notice>>,
@@ -39,7 +39,7 @@ impl State {
     pub(super) fn new(policy: &Policy) -> State {
         State {
             book: Book::new(policy.repeat),
-            judge: Judge::new(policy.rules.clone()),
+            evaluator: Evaluator::new(policy.rules.clone()),
             paused: false,
             sent: Vec::new(),
             inherited: Vec::new(),
@@ -51,7 +51,7 @@ impl State {
             return Vec::new();
         }
         let mut notices = Vec::new();
-        for change in self.judge.observe(measurements, now.at) {
+        for change in self.evaluator.observe(measurements, now.at) {
             notices.extend(match change {
                 Change::Raise(raised) => self.book.raise(raised, now),
                 Change::Clear(key) => self.book.clear(&key, now),
@@ -63,7 +63,7 @@ impl State {
 
     /// Takes up what another process has left.
     pub(super) fn restore(&mut self, saved: Saved, now: Moment, known: impl Fn(&str) -> bool) {
-        let notices = saved.put(&mut self.book, &mut self.judge, now, known);
+        let notices = saved.put(&mut self.book, &mut self.evaluator, now, known);
         self.inherited = notices.into_iter().map(|notice| self.send(notice)).collect();
     }
 
@@ -80,6 +80,6 @@ impl State {
     }
 
     pub(super) fn save(&self) -> Saved {
-        Saved::of(&self.book, &self.judge, self.under_way())
+        Saved::of(&self.book, &self.evaluator, self.under_way())
     }
 }

@@ -5,7 +5,7 @@ mod thresholds;
 use super::book::{Book, Moment, Notice, Status};
 use super::delivery;
 use super::kind::Key;
-use super::rules::{AppSample, Change, DiskSample, Judge, Measurements, WorkerSample};
+use super::rules::{AppSample, Change, DiskSample, Evaluator, Measurements, WorkerSample};
 use super::state::State;
 use super::*;
 use crate::worker::Incarnation;

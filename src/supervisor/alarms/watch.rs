@@ -1,4 +1,4 @@
-//! Measures once a second what the rules judge.
+//! Measures once a second what the rules evaluator.
 
 use super::handle::Alarms;
 use super::rules::{AppSample, DiskSample, Measurements, WorkerSample};

@@ -96,7 +96,7 @@ impl Predecessor {
         let Some(paused) = self.paused() else { return log::error!("cannot hand over: not paused") };
         paused.pause_output(apps).await;
         *self = Predecessor::Released;
-        apps.dir.cede();
+        apps.dir.release_ownership();
         if let Some(writer) = writer.take() {
             writer.end().await;
         }

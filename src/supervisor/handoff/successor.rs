@@ -178,7 +178,7 @@ impl StandBy<'_> {
 impl TakenOver {
     /// Watches and reads the processes, and tells the fleets what has become of them meanwhile.
     pub(in crate::supervisor) fn begin(self, apps: &mut Apps) {
-        apps.dir.own();
+        apps.dir.take_ownership();
         // Workers that have dialled in are told to the fleets below.
         apps.await_redials();
         apps.handle_all(Event::Tick);

@@ -10,7 +10,7 @@ use crate::process::control::{Stats, Token};
 use crate::process::output::Stream;
 use crate::process::release::Release;
 use crate::process::spec::Spec;
-use crate::process::{Tenant, state};
+use crate::process::{AppUser, state};
 use crate::worker::{Generation, Incarnation, Slot, Tag, WorkerId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -124,15 +124,15 @@ impl Snapshot {
 
     /// Whose processes live in the directory: the apps of the snapshot as they are, then those of the
     /// configuration that are new. A change comes with the reload that follows.
-    pub(in crate::supervisor) fn tenants(&self, configured: Vec<Tenant>) -> Vec<Tenant> {
-        let tenant = |app: &SavedApp| {
+    pub(in crate::supervisor) fn app_users(&self, configured: Vec<AppUser>) -> Vec<AppUser> {
+        let app_user = |app: &SavedApp| {
             let user = app.definitions.values().rev().find_map(|d| d.spec.user.clone());
-            Tenant { app: app.name.clone(), user }
+            AppUser { app: app.name.clone(), user }
         };
-        let mut tenants: Vec<Tenant> = self.apps.iter().map(tenant).collect();
-        let new = |app: &Tenant| !self.apps.iter().any(|known| known.name == app.app);
-        tenants.extend(configured.into_iter().filter(new));
-        tenants
+        let mut app_users: Vec<AppUser> = self.apps.iter().map(app_user).collect();
+        let new = |app: &AppUser| !self.apps.iter().any(|known| known.name == app.app);
+        app_users.extend(configured.into_iter().filter(new));
+        app_users
     }
 }
 

@@ -75,7 +75,7 @@ impl One {
 
     pub(super) async fn crash(mut self) {
         if let Some(dir) = self.control.dir.upgrade() {
-            dir.cede();
+            dir.release_ownership();
         }
         self.runtime.take().unwrap().shutdown_background();
         while self.control.dir.strong_count() > 0 {

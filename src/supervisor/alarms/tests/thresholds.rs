@@ -4,11 +4,11 @@ use super::*;
 
 /// The seconds at which an alarm of the first kind begins and ends, for a value each second.
 fn spans(values: impl Iterator<Item = Measurements>) -> Vec<(u64, bool)> {
-    let mut judge = Judge::new(rules());
+    let mut evaluator = Evaluator::new(rules());
     let mut on = false;
     let mut spans = Vec::new();
     for (second, measurements) in values.enumerate() {
-        for change in judge.observe(&measurements, at(second as u64)) {
+        for change in evaluator.observe(&measurements, at(second as u64)) {
             let now = matches!(change, Change::Raise(_));
             if now != on {
                 on = now;
@@ -53,9 +53,9 @@ fn each_value_has_its_threshold() {
     let with = |change: &dyn Fn(&mut WorkerSample)| {
         let mut sample = worker(4, 1, 0);
         change(&mut sample);
-        let mut judge = Judge::new(rules());
-        judge.observe(&app(vec![sample.clone()]), at(0));
-        match judge.observe(&app(vec![sample]), at(30)).as_slice() {
+        let mut evaluator = Evaluator::new(rules());
+        evaluator.observe(&app(vec![sample.clone()]), at(0));
+        match evaluator.observe(&app(vec![sample]), at(30)).as_slice() {
             [] => None,
             [Change::Raise(raised)] => Some((raised.kind, raised.slot, raised.detail.clone())),
             other => panic!("{other:?}"),
@@ -99,11 +99,11 @@ fn a_counter_that_grows_is_an_alarm_at_once_until_it_rests() {
     assert_eq!(counting(|app, n| app.refused = n, &growing), expected);
     assert_eq!(counting(|app, n| app.log_drops = n, &growing), expected);
     assert_eq!(counting(|app, n| app.log_drops = n, &|_| 0), []);
-    let mut judge = Judge::new(rules());
+    let mut evaluator = Evaluator::new(rules());
     let mut measurements = app(vec![]);
     let mut said = |n: u64, second: u64| {
         measurements.apps[0].log_drops = n;
-        judge.observe(&measurements, at(second)).into_iter().map(|c| format!("{c:?}")).collect::<String>()
+        evaluator.observe(&measurements, at(second)).into_iter().map(|c| format!("{c:?}")).collect::<String>()
     };
     assert!(said(5, 0).contains("5 lines of output were dropped"));
     assert!(said(12, 20).contains("12 lines of output were dropped"));
@@ -125,9 +125,9 @@ fn a_full_disk_is_an_alarm_of_the_proxy() {
         ],
     };
     assert_eq!(spans((0..120).map(measurements)), [(30, true), (90, false)]);
-    let mut judge = Judge::new(rules());
-    judge.observe(&measurements(0), at(0));
-    let changes = judge.observe(&measurements(1), at(30));
+    let mut evaluator = Evaluator::new(rules());
+    evaluator.observe(&measurements(0), at(0));
+    let changes = evaluator.observe(&measurements(1), at(30));
     let [Change::Raise(raised)] = changes.as_slice() else { panic!() };
     assert_eq!((&*raised.app, raised.slot), ("", None));
     assert_eq!(raised.detail, "log files in /var/log/x: 48828 KiB free, the threshold is 97656 KiB");
@@ -144,16 +144,16 @@ fn rules_that_are_off_watch_nothing() {
         queue_overflow: false,
         log_drops: false,
     };
-    let mut judge = Judge::new(off.clone());
+    let mut evaluator = Evaluator::new(off.clone());
     let mut sample = worker(0, 1, 100_000);
     (sample.memory, sample.elu) = (Some(u64::MAX), Some(1.0));
     let mut measurements = app(vec![sample]);
     (measurements.apps[0].refused, measurements.apps[0].log_drops) = (9, 9);
     measurements.disks.push(DiskSample { what: "x".into(), small: false, free: Some(0) });
-    assert_eq!(judge.observe(&measurements, at(0)), []);
+    assert_eq!(evaluator.observe(&measurements, at(0)), []);
     // Without a hold, at once.
-    let mut judge = Judge::new(Rules { lag: Some(Duration::from_millis(1)), ..off });
-    assert_eq!(judge.observe(&measurements, at(1)).len(), 1);
+    let mut evaluator = Evaluator::new(Rules { lag: Some(Duration::from_millis(1)), ..off });
+    assert_eq!(evaluator.observe(&measurements, at(1)).len(), 1);
 }
 
 // ---- delivery

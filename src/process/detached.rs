@@ -13,7 +13,7 @@ use std::process::Command;
 ///
 /// # Errors
 /// As [`Command::spawn`].
-pub(crate) fn spawn_apart(command: &mut Command) -> io::Result<u32> {
+pub(crate) fn spawn_detached(command: &mut Command) -> io::Result<u32> {
     let (pid_out, pid_in) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let number = pid_in.as_raw_fd();
     let second_fork = move || {
@@ -58,7 +58,7 @@ mod tests {
         let out = std::env::temp_dir().join(format!("pup-apart-{}", std::process::id()));
         let mut command = Command::new("/bin/sh");
         command.args(["-c", &format!("echo $$ >{0}.new; mv {0}.new {0}; exec sleep 5", out.display())]);
-        let pid = spawn_apart(&mut command).unwrap();
+        let pid = spawn_detached(&mut command).unwrap();
         assert_ne!(parent(pid).unwrap(), std::process::id());
         let end = Instant::now() + Duration::from_secs(5);
         let told = loop {
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_started_is_told() {
-        let error = spawn_apart(&mut Command::new("/nowhere/at/all")).unwrap_err();
+        let error = spawn_detached(&mut Command::new("/nowhere/at/all")).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 }

@@ -9,14 +9,14 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 
 #[derive(Debug)]
-pub(crate) struct Other(AsyncFd<OwnedFd>);
+pub(crate) struct PidfdProcess(AsyncFd<OwnedFd>);
 
-impl Other {
+impl PidfdProcess {
     /// `None` when there is no such process, or it is this one. Needs a Tokio runtime.
     ///
     /// # Errors
     /// It may live, and cannot be watched: descriptors are used up, say.
-    pub(crate) fn open(pid: u32) -> std::io::Result<Option<Other>> {
+    pub(crate) fn open(pid: u32) -> std::io::Result<Option<PidfdProcess>> {
         if pid == std::process::id() {
             return Ok(None);
         }
@@ -27,7 +27,7 @@ impl Other {
         };
         // SAFETY: the descriptor moves into the result, which nobody can replace or close while it is registered.
         let watched = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) };
-        Ok(Some(Other(watched?)))
+        Ok(Some(PidfdProcess(watched?)))
     }
 
     /// Whether it has ended, or does so within a limit.

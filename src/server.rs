@@ -26,7 +26,7 @@ mod upgrade;
 use crate::config::cli::{Cli, Stop};
 use crate::config::verbs::Asked;
 use crate::config::{self, Config};
-use crate::gateway::{self, LoopName, ProxyService, Rules, SharedRules};
+use crate::gateway::{self, LoopName, ProxyService, Routes, Rules, SharedRules};
 use crate::handoff::{self, Takeover};
 use crate::pool::{Pool, Settings};
 use crate::process::RuntimeDir;
@@ -441,10 +441,9 @@ fn alarms(config: &config::Alarms) -> alarms::Policy {
 }
 
 fn rules(config: &Config, apps: Vec<gateway::App>) -> Rules {
-    let route =
-        |route: &config::Route| gateway::Route { host: route.host.clone(), path: route.path.clone(), app: route.app };
     // Without it, proxies of several machines have one name, and their passes count together.
     let host = std::fs::read("/proc/sys/kernel/hostname").unwrap_or_default();
     let loop_name = LoopName::of(&[&host, config.runtime_dir.as_os_str().as_bytes()]);
-    Rules::new(apps, config.routes.iter().map(route).collect(), config.limits.clone(), config.carrier, loop_name)
+    let routes = Routes::new(config.routes.clone(), config.strict_paths);
+    Rules::new(apps, routes, config.limits.clone(), config.carrier, loop_name).with_error_pages(config.error_pages.clone())
 }

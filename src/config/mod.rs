@@ -15,6 +15,7 @@ mod apps;
 pub mod cli;
 mod command;
 mod error;
+mod error_pages;
 mod external;
 mod fields;
 mod interpolate;
@@ -25,6 +26,8 @@ mod lookup;
 mod machine;
 mod pingora;
 mod policy;
+mod route_actions;
+mod route_match;
 mod routes;
 mod scalars;
 mod schema;
@@ -41,7 +44,7 @@ pub use error::{Error, Place, Warning};
 pub(crate) use shutdown::MARGIN as SHUTDOWN_MARGIN;
 
 use crate::fleet::policy::Policy;
-use crate::gateway::{AccessPolicy, Carrier, Limits, Protocol};
+use crate::gateway::{AccessPolicy, Carrier, ErrorPages, Limits, Protocol, Route};
 use crate::pool::QueuePolicy;
 use crate::pool::affinity::{Affinity, Balance};
 use crate::process::output;
@@ -79,6 +82,10 @@ pub(crate) struct Config {
     pub(crate) apps: Vec<App>,
     /// Never empty: a single app without routes gets the one that matches everything.
     pub(crate) routes: Vec<Route>,
+    /// A path that can be read in several ways is refused where that decides.
+    pub(crate) strict_paths: bool,
+    /// Read, with what is in them.
+    pub(crate) error_pages: ErrorPages,
     pub(crate) limits: Limits,
     /// Absolute path of the socket for commands, unless there is none.
     pub(crate) admin: Option<PathBuf>,
@@ -111,17 +118,6 @@ pub(crate) struct App {
     /// How long a worker may stay silent before it has begun its answer (504 then).
     pub(crate) response_timeout: Duration,
     pub(crate) protocol: Protocol,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Route {
-    /// Lower case, without a port; `*.example.com` matches any one or more labels before it; `None`
-    /// matches every host.
-    pub(crate) host: Option<String>,
-    /// Begins with `/`; matches whole path segments (`/a` matches `/a` and `/a/b`, not `/ab`).
-    pub(crate) path: String,
-    /// Index into [`Config::apps`].
-    pub(crate) app: usize,
 }
 
 /// How the proxy ends.
@@ -362,6 +358,8 @@ fn decode(found: Findings, base: &Path, root: &Node, machine: &dyn Machine) -> L
     let listeners = listeners::decode(&mut d, &top);
     let apps = apps::decode(&mut d, &top);
     let routes = routes::decode(&mut d, &top, &apps);
+    let strict_paths = routes::strict(&mut d, &top);
+    let error_pages = error_pages::decode(&mut d, &top);
     let limits = limits::decode(&mut d, &top);
     let admin = admin::socket(&mut d, &top, &runtime_dir);
     let mut taken: Vec<(&str, SocketAddr)> = listeners.iter().map(|l| ("listeners", l.address)).collect();
@@ -383,6 +381,8 @@ fn decode(found: Findings, base: &Path, root: &Node, machine: &dyn Machine) -> L
         orphan_timeout,
         apps,
         routes,
+        strict_paths,
+        error_pages,
         limits,
         admin,
         metrics,

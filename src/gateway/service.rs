@@ -6,16 +6,20 @@ use super::access::facts::Facts;
 use super::carrier::http1::{self as http1_carrier, Next};
 use super::carrier::{http2, pingora};
 use super::descriptors::Descriptors;
-use super::downstream::close::{close, respond_and_close};
+use super::downstream::close::{close, send_and_close};
 use super::downstream::connection::{Connection, Waited, client_of};
 use super::downstream::connections::{ConnectionRegistry, Directive, Paused, Phase};
 use super::exchange::admission;
-use super::http1::Progress;
 use super::http1::head::{self, Head};
+use super::http1::{Method, Progress};
+use super::local::decide;
 use super::metrics::collector;
 use super::migration::give;
+use super::request::error_pages::Reader;
 use super::request::error_response::ErrorResponse;
 use super::request::heads::host;
+use super::request::plan::RawHeaders;
+use super::request::route_table::{Ambiguous, Asked};
 use super::rules::{App, Carrier, Protocol, Rules, SharedRules};
 use super::tunnel::log::TunnelLog;
 use super::tunnel::relay::{Ends, Relay};
@@ -189,7 +193,9 @@ impl ProxyService {
                 Err(NoRequest::Idle) => return close(connection.stream).await,
                 Err(NoRequest::Refused(response)) => {
                     self.log_refused_head(&connection, response);
-                    return respond_and_close(connection.stream, response).await;
+                    // Of a head that cannot be read, nothing is believed.
+                    let message = self.rules.load().error_pages.message(&response, &Reader::default(), false);
+                    return send_and_close(connection.stream, &message).await;
                 }
                 Err(NoRequest::Http2) => return Box::pin(self.serve_http2(connection)).await,
                 Err(NoRequest::Migrate) => match Box::pin(give::connection(&mut connection, idle)).await {
@@ -213,22 +219,34 @@ impl ProxyService {
     /// Serves one request; gives the connection back when another may follow. The rules may change between two
     /// requests, never during one.
     async fn serve_request(&self, connection: Connection, head: &Head, rules: Arc<Rules>) -> Option<Connection> {
-        let host = host(head, &connection.read_ahead);
-        let Some(app) = rules.routes.find(host, head.target.of(&connection.read_ahead)) else {
-            log_unserved(&rules, &connection, head, None, (ErrorResponse::NO_ROUTE, "no_route"));
-            respond_and_close(connection.stream, ErrorResponse::NO_ROUTE).await;
-            return None;
+        let buf = &connection.read_ahead;
+        let asked = Asked {
+            host: host(head, buf),
+            target: head.target.of(buf),
+            method: head.method_name.of(buf),
+            headers: RawHeaders { head, buf },
         };
-        let app = &rules.apps[app];
+        let route = match rules.routes.find(&asked) {
+            Ok(Some(at)) => rules.routes.get(at),
+            Ok(None) => return refuse(connection, head, &rules, None, (ErrorResponse::NO_ROUTE, "no_route")).await,
+            Err(Ambiguous) => return refuse(connection, head, &rules, None, (ErrorResponse::AMBIGUOUS_PATH, "ambiguous_path")).await,
+        };
+        if !route.only_asks_the_app()
+            && let Some(answer) = Box::pin(decide::answer(&rules, route, &asked, head.websocket)).await
+        {
+            let next = Box::pin(http1_carrier::answer(&rules, route, connection, head, answer)).await;
+            return next.connection();
+        }
+        let Some(app) = rules.app_of(route) else {
+            return refuse(connection, head, &rules, None, (ErrorResponse::NO_ROUTE, "no_route")).await;
+        };
         if app.protocol == Protocol::Http2 && head.websocket {
-            log_unserved(&rules, &connection, head, Some(app), (ErrorResponse::NO_UPGRADE, "no_upgrade"));
-            respond_and_close(connection.stream, ErrorResponse::NO_UPGRADE).await;
-            return None;
+            return refuse(connection, head, &rules, Some(app), (ErrorResponse::NO_UPGRADE, "no_upgrade")).await;
         }
         if app.protocol == Protocol::Http2 || (rules.carrier == Carrier::Pingora && !head.websocket) {
             return Box::pin(self.pingora.serve_http1(connection)).await;
         }
-        match http1_carrier::serve(&rules, app, &self.registry, connection, head).await {
+        match http1_carrier::serve(&rules, route, app, &self.registry, connection, head).await {
             Next::Request(connection) => Some(connection),
             Next::Tunnel(switched, lease, connection, unsent, entry) => {
                 let log = entry.map(|entry| TunnelLog::new(entry, self.rules.clone()));
@@ -287,6 +305,21 @@ fn log_unserved(
         let mut line = Line::new(log, Facts { app: app.map(|app| &*app.pool.app), ..facts });
         line.trace.refused(&response, reason);
     }
+}
+
+/// Answers a request that goes nowhere, and closes.
+async fn refuse(
+    connection: Connection,
+    head: &Head,
+    rules: &Rules,
+    app: Option<&App>,
+    refusal: (ErrorResponse, &'static str),
+) -> Option<Connection> {
+    log_unserved(rules, &connection, head, app, refusal);
+    let reader = Reader::of(RawHeaders { head, buf: &connection.read_ahead });
+    let message = rules.error_pages.message(&refusal.0, &reader, head.method == Method::Head);
+    send_and_close(connection.stream, &message).await;
+    None
 }
 
 /// Looks at what was read for a whole head; `None` while it is not whole.

@@ -8,7 +8,7 @@ mod key;
 mod operation;
 
 pub(super) use app::{APP, BACKOFF, CRASH_LOOP, EXTERNAL, HEALTH_CHECK, INSTANCES, QUEUE, RLIMITS, SCALING};
-pub(super) use clients::{LIMITS, LISTENER, ROUTE};
+pub(super) use clients::{ANSWER, FILES, LIMITS, LISTENER, MAINTENANCE, REDIRECT, ROUTE, ROUTE_LIMITS};
 pub(super) use file::{SERVER, TOP};
 pub(super) use key::{Instead, Kind, Section};
 #[cfg(test)]
@@ -31,6 +31,11 @@ pub(super) const ALL: &[&Section] = &[
     &SCALING,
     &RLIMITS,
     &ROUTE,
+    &FILES,
+    &REDIRECT,
+    &ANSWER,
+    &MAINTENANCE,
+    &ROUTE_LIMITS,
     &LIMITS,
     &ADMIN,
     &METRICS,

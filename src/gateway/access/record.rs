@@ -104,7 +104,7 @@ impl Trace {
     /// The proxy answers itself.
     pub(in crate::gateway) fn by_proxy(&mut self, response: &ErrorResponse) {
         (self.status, self.by, self.detail) = (response.status, By::Proxy, Some(response.detail));
-        let body = response.body().len() as u64;
+        let body = response.text().len() as u64;
         self.bytes = ByteCount { sent: body, head: 0, ..self.bytes };
     }
 

@@ -2,22 +2,26 @@
 
 use crate::gateway::access::facts::Facts;
 use crate::gateway::access::{Entry, Line};
-use crate::gateway::downstream::close::{close, reset_on_close, respond_and_close, send_and_close};
+use crate::gateway::downstream::close::{close, reset_on_close, send_and_close};
 use crate::gateway::downstream::connection::{Connection, READ_AHEAD_LIMIT};
 use crate::gateway::downstream::connections::{ConnectionRegistry, Directive};
 use crate::gateway::downstream::deadline::Deadline;
 use crate::gateway::downstream::scratch::SCRATCH;
 use crate::gateway::exchange::client::{ClientFault, ClientHalf, Presence, ResponseFault};
 use crate::gateway::exchange::dispatch::{Outcome, Request, dispatch};
+use crate::gateway::exchange::local;
 use crate::gateway::exchange::transfer::Switched;
 use crate::gateway::http1::body::BodyScanner;
 use crate::gateway::http1::head::Head;
 use crate::gateway::http1::{Method, Version, response};
+use crate::gateway::local::answer::LocalAnswer;
 use crate::gateway::migration::format;
 use crate::gateway::request::body::Http1Body;
-use crate::gateway::request::heads::{self, Persistence};
+use crate::gateway::request::error_pages::Reader;
+use crate::gateway::request::heads::{self, Persistence, RequestLine};
 use crate::gateway::request::limits::{BodyWait, RequestLimits};
 use crate::gateway::request::plan::{self, RawHeaders};
+use crate::gateway::request::route::Route;
 use crate::gateway::request::socketio;
 use crate::gateway::rules::{App, Rules};
 use crate::pool::Lease;
@@ -43,26 +47,75 @@ pub(in crate::gateway) enum Next {
     Closed,
 }
 
+impl Next {
+    /// The connection, where another request may follow.
+    pub(in crate::gateway) fn connection(self) -> Option<Connection> {
+        match self {
+            Next::Request(connection) => Some(connection),
+            Next::Tunnel(..) | Next::Closed => None,
+        }
+    }
+}
+
+/// Takes the head of a request off what was read.
+fn take_head(connection: &mut Connection, head: &Head) -> BytesMut {
+    match connection.read_ahead.len() == head.len {
+        true => std::mem::take(&mut connection.read_ahead),
+        false => connection.read_ahead.split_to(head.len),
+    }
+}
+
+/// Gives an answer of the proxy's own to the request whose head begins `connection.read_ahead`.
+pub(in crate::gateway) async fn answer(
+    rules: &Rules,
+    route: &Route,
+    mut connection: Connection,
+    head: &Head,
+    answer: LocalAnswer,
+) -> Next {
+    let limits = rules.request_limits(route, None);
+    let buf = take_head(&mut connection, head);
+    let mut line = rules.access.as_ref().map(|log| Line::new(log, Facts::of_http1(head, &buf, connection.client)));
+    let mut client = Http1Client::new(rules, &mut connection, head, limits.body_bytes);
+    let trace = line.as_mut().map(|line| &mut line.trace);
+    let outcome = local::give(&mut client, &limits, head.method, answer, trace).await;
+    drop(line);
+    let Http1Client { stays, mut body, is_delimited, .. } = client;
+    match outcome {
+        Outcome::Answered if stays && drain(&mut connection, &mut body, &limits).await => Next::Request(connection),
+        Outcome::Cut if !is_delimited => {
+            reset_on_close(&connection.stream);
+            Next::Closed
+        }
+        _ => {
+            close(connection.stream).await;
+            Next::Closed
+        }
+    }
+}
+
 /// Serves the request whose head begins `connection.read_ahead`.
 pub(in crate::gateway) async fn serve(
     rules: &Rules,
+    route: &Route,
     app: &App,
     registry: &ConnectionRegistry,
     mut connection: Connection,
     head: &Head,
 ) -> Next {
-    let limits = rules.request_limits(app);
-    let buf = match connection.read_ahead.len() == head.len {
-        true => std::mem::take(&mut connection.read_ahead),
-        false => connection.read_ahead.split_to(head.len),
+    let limits = rules.request_limits(route, Some(app));
+    let buf = take_head(&mut connection, head);
+    let rewritten = route.rewritten(head.target.of(&buf));
+    let (target, request_line) = match &rewritten {
+        Some(rewritten) => (rewritten.target.as_slice(), RequestLine::of(rewritten)),
+        None => (head.target.of(&buf), RequestLine::as_asked(head.path.of(&buf))),
     };
-    let target = head.target.of(&buf);
     let headers = RawHeaders { head, buf: &buf };
     let is_get = head.method == Method::Get;
     let affinity = app.pool.settings();
     let plan = plan::plan(&affinity.affinity, target, headers, connection.client.ip, is_get, head.websocket);
     let request = Request {
-        head: heads::request_from_http1(head, &buf, connection.client, &rules.loop_name),
+        head: heads::request_from_http1(head, &buf, request_line, connection.client, &rules.loop_name),
         method: head.method,
         method_name: head.method_name.of(&buf),
         target,
@@ -106,7 +159,8 @@ pub(in crate::gateway) async fn serve(
             Next::Closed
         }
         Outcome::Refused(response) => {
-            respond_and_close(connection.stream, response).await;
+            let message = rules.error_pages.message(&response, &Reader::of(headers), head.method == Method::Head);
+            send_and_close(connection.stream, &message).await;
             Next::Closed
         }
     }

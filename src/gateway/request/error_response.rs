@@ -1,7 +1,6 @@
-//! The proxy's own short answers.
+//! Why the proxy answers in a worker's place. How that looks stands in [`super::error_pages`].
 
 use crate::gateway::http1::Reject;
-use bytes::Bytes;
 
 /// Why the proxy answers itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +19,12 @@ impl From<Reject> for ErrorResponse {
 impl ErrorResponse {
     pub(in crate::gateway) const NO_ROUTE: ErrorResponse =
         ErrorResponse { status: 404, detail: "No application is configured for this address." };
+    pub(in crate::gateway) const MAINTENANCE: ErrorResponse =
+        ErrorResponse { status: 503, detail: "Maintenance is under way. Try again later." };
+    pub(in crate::gateway) const NO_FILE: ErrorResponse =
+        ErrorResponse { status: 404, detail: "There is no such file." };
+    pub(in crate::gateway) const AMBIGUOUS_PATH: ErrorResponse =
+        ErrorResponse { status: 400, detail: "The path can be read in more than one way." };
     pub(in crate::gateway) const REQUEST_TIMEOUT: ErrorResponse =
         ErrorResponse { status: 408, detail: "The request did not arrive completely in time." };
     pub(in crate::gateway) const TOO_LONG: ErrorResponse =
@@ -41,6 +46,7 @@ impl ErrorResponse {
             404 => "Not Found",
             405 => "Method Not Allowed",
             408 => "Request Timeout",
+            412 => "Precondition Failed",
             413 => "Content Too Large",
             414 => "URI Too Long",
             417 => "Expectation Failed",
@@ -56,40 +62,13 @@ impl ErrorResponse {
         }
     }
 
+    /// As plain text.
+    pub(in crate::gateway) fn text(&self) -> String {
+        format!("{} {}\n\n{}\n", self.status, self.reason(), self.detail)
+    }
+
     /// How many seconds a client should wait before it tries again.
     pub(in crate::gateway) fn retry_after(&self) -> Option<&'static str> {
         (self.status == 503).then_some("1")
-    }
-
-    pub(in crate::gateway) fn body(&self) -> Bytes {
-        format!("{} {}\n\n{}\n", self.status, self.reason(), self.detail).into()
-    }
-
-    /// The whole HTTP/1.1 message; the connection closes after it.
-    pub(in crate::gateway) fn message(&self) -> Vec<u8> {
-        let body = self.body();
-        let retry = self.retry_after().map(|s| format!("Retry-After: {s}\r\n")).unwrap_or_default();
-        let head = format!(
-            "HTTP/1.1 {} {}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\
-             Cache-Control: no-store\r\n{retry}Connection: close\r\n\r\n",
-            self.status,
-            self.reason(),
-            body.len(),
-        );
-        [head.as_bytes(), &body].concat()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_message_says_its_length() {
-        let message = String::from_utf8(ErrorResponse::NO_WORKER.message()).unwrap();
-        let (head, body) = message.split_once("\r\n\r\n").unwrap();
-        assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"));
-        assert!(head.contains("Retry-After: 1"));
-        assert!(head.contains(&format!("Content-Length: {}", body.len())));
     }
 }

@@ -3,14 +3,18 @@
 //! Nothing here reads, writes or waits. A carrier that is added later takes its rules from here.
 
 pub(super) mod body;
+pub(super) mod error_pages;
 pub(super) mod error_response;
+pub(super) mod file_request;
 pub(super) mod forwarded;
 pub(super) mod heads;
 pub(super) mod limits;
 pub(super) mod passes;
+pub(super) mod path;
 pub(super) mod plan;
 pub(super) mod retry;
 pub(super) mod route;
+pub(super) mod route_table;
 pub(super) mod session;
 // `fuzz/` and `benches/` include this file from elsewhere.
 pub(crate) mod socketio;

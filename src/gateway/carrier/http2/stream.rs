@@ -11,12 +11,16 @@ use crate::gateway::downstream::deadline::Deadline;
 use crate::gateway::downstream::scratch::SCRATCH;
 use crate::gateway::exchange::client::{ClientFault, ClientHalf, Presence, ResponseFault};
 use crate::gateway::exchange::dispatch::{Outcome, Request, dispatch};
+use crate::gateway::exchange::local;
 use crate::gateway::http1::body::{BodyScanner, Piece};
 use crate::gateway::http1::{Body, Method, response};
 use crate::gateway::request::body::BodyWriter;
+use crate::gateway::local::decide;
+use crate::gateway::request::error_pages::Reader;
 use crate::gateway::request::error_response::ErrorResponse;
-use crate::gateway::request::heads::{self, passes_as_trailer, push_field};
+use crate::gateway::request::heads::{self, RequestLine, passes_as_trailer, push_field};
 use crate::gateway::request::plan;
+use crate::gateway::request::route_table::{Ambiguous, Asked};
 use crate::gateway::request::socketio;
 use crate::gateway::rules::{Protocol, Rules};
 use bytes::BytesMut;
@@ -41,42 +45,64 @@ pub(super) async fn serve(
 ) -> StreamEnd {
     let (parts, body) = request.into_parts();
     let is_head = parts.method == http::Method::HEAD;
-    let mut answer = Answer::new(respond, shared.budget.clone());
+    let answer = Answer::new(respond, shared.budget.clone());
     let line = |app| {
         let log = rules.access.as_ref()?;
         let facts = Facts::of_fields(&parts.method, &parts.uri, &parts.headers, shared.client);
         Some(Line::new(log, Facts { app, ..facts }))
     };
-    let refused = |response: &ErrorResponse, reason| {
-        line(None).into_iter().for_each(|mut line| line.trace.refused(response, reason));
+    let reader = Reader::of(&parts.headers);
+    let refused = |mut answer: Answer, response: ErrorResponse, reason| {
+        line(None).into_iter().for_each(|mut line| line.trace.refused(&response, reason));
+        refuse(&mut answer, response, &rules.error_pages, &reader, is_head);
+        StreamEnd { was_reset: false }
     };
     let checked = match heads::check_http2(&parts, body.is_end_stream(), &rules.head_limits) {
         Ok(checked) => checked,
-        Err(reject) => {
-            refused(&reject.into(), "refused_head");
-            refuse(&mut answer, reject.into(), is_head);
-            return StreamEnd { was_reset: false };
-        }
+        Err(reject) => return refused(answer, reject.into(), "refused_head"),
     };
-    let Some(app) = rules.routes.find(checked.host, checked.target) else {
-        refused(&ErrorResponse::NO_ROUTE, "no_route");
-        refuse(&mut answer, ErrorResponse::NO_ROUTE, is_head);
-        return StreamEnd { was_reset: false };
+    let asked = Asked {
+        host: checked.host,
+        target: checked.target,
+        method: checked.method.as_str().as_bytes(),
+        headers: checked.fields,
     };
-    let app = &rules.apps[app];
-    let limits = rules.request_limits(app);
+    let route = match rules.routes.find(&asked) {
+        Ok(Some(at)) => rules.routes.get(at),
+        Ok(None) => return refused(answer, ErrorResponse::NO_ROUTE, "no_route"),
+        Err(Ambiguous) => return refused(answer, ErrorResponse::AMBIGUOUS_PATH, "ambiguous_path"),
+    };
+    if !route.only_asks_the_app()
+        && let Some(own) = Box::pin(decide::answer(&rules, route, &asked, false)).await
+    {
+        let limits = rules.request_limits(route, None);
+        let mut client = Http2Client::new(body, answer, checked.body, limits.body_bytes);
+        let method = Method::of(asked.method);
+        let mut line = line(None);
+        let trace = line.as_mut().map(|line| &mut line.trace);
+        let outcome = Box::pin(local::give(&mut client, &limits, method, own, trace)).await;
+        drop(line);
+        return finish(outcome, client.answer, checked.target, &rules, &reader, is_head).await;
+    }
+    let Some(app) = rules.app_of(route) else { return refused(answer, ErrorResponse::NO_ROUTE, "no_route") };
+    let limits = rules.request_limits(route, Some(app));
     if app.protocol == Protocol::Http2 {
         return delegated::serve(&shared, limits, parts, body, answer).await;
     }
+    let rewritten = route.rewritten(checked.target);
+    let (target, request_line) = match &rewritten {
+        Some(rewritten) => (rewritten.target.as_slice(), RequestLine::of(rewritten)),
+        None => (checked.target, RequestLine::as_asked(checked.target)),
+    };
     let method = Method::of(checked.method.as_str().as_bytes());
     let affinity = app.pool.settings();
     let is_get = method == Method::Get;
-    let plan = plan::plan(&affinity.affinity, checked.target, checked.fields, shared.client.ip, is_get, false);
+    let plan = plan::plan(&affinity.affinity, target, checked.fields, shared.client.ip, is_get, false);
     let request = Request {
-        head: heads::request_from_http2(&checked, shared.client, &rules.loop_name),
+        head: heads::request_from_http2(&checked, request_line, shared.client, &rules.loop_name),
         method,
         method_name: checked.method.as_str().as_bytes(),
-        target: checked.target,
+        target,
         upgrade: false,
         expect_continue: checked.expect_continue,
         may_keep: true,
@@ -87,11 +113,18 @@ pub(super) async fn serve(
     let trace = line.as_mut().map(|line| &mut line.trace);
     let outcome = dispatch(app, &shared.registry, limits, request, &mut client, trace).await;
     drop(line);
-    finish(outcome, client.answer, checked.target, is_head).await
+    finish(outcome, client.answer, checked.target, &rules, &reader, is_head).await
 }
 
 /// What becomes of the stream, now that nobody works for it any more.
-async fn finish(outcome: Outcome, mut answer: Answer, target: &[u8], is_head: bool) -> StreamEnd {
+async fn finish(
+    outcome: Outcome,
+    mut answer: Answer,
+    target: &[u8],
+    rules: &Rules,
+    reader: &Reader<'_>,
+    is_head: bool,
+) -> StreamEnd {
     match outcome {
         Outcome::Answered => {}
         // No request of HTTP/2 asks for one.
@@ -113,7 +146,7 @@ async fn finish(outcome: Outcome, mut answer: Answer, target: &[u8], is_head: bo
             fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
             answer.send_whole(response, body.into());
         }
-        Outcome::Refused(response) => refuse(&mut answer, response, is_head),
+        Outcome::Refused(response) => refuse(&mut answer, response, &rules.error_pages, reader, is_head),
     }
     StreamEnd { was_reset: answer.was_reset() }
 }

@@ -8,7 +8,7 @@ use crate::gateway::request::error_response::ErrorResponse;
 use crate::gateway::request::limits::RequestLimits;
 use crate::gateway::request::retry::{self, Attempt, Decision, WorkerFault};
 use crate::gateway::request::session::SessionLearner;
-use crate::gateway::rules::App;
+use crate::gateway::rules::{App, Rules};
 use crate::gateway::upstream::acquire::Tried;
 use crate::pool::{Lease, Member, Numbers};
 use pingora_core::{Error, ErrorSource, ErrorType};
@@ -27,6 +27,10 @@ tokio::task_local! {
 pub(in crate::gateway) struct Ctx {
     pub(super) app: Option<Arc<App>>,
     pub(super) limits: Option<RequestLimits>,
+    /// Its place in the rules that the request goes by.
+    pub(super) route: Option<(Arc<Rules>, usize)>,
+    /// What that has taken off the path.
+    pub(super) prefix: Option<String>,
     pub(super) began: Option<Instant>,
     /// Held until the response has ended.
     pub(super) lease: Option<Lease>,

@@ -6,6 +6,7 @@ mod connection;
 mod context;
 mod filters;
 mod first_body;
+mod local;
 
 use crate::gateway::downstream::connection::Connection;
 use crate::gateway::downstream::connections::ConnectionRegistry;

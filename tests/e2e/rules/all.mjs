@@ -15,6 +15,7 @@ import { hangs } from './hangs.mjs';
 import { heads } from './heads.mjs';
 import { limits } from './limits.mjs';
 import { log } from './logged.mjs';
+import { routed } from './routes.mjs';
 import { sessions } from './sessions.mjs';
 import { workers } from './workers.mjs';
 

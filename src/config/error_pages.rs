@@ -32,7 +32,11 @@ pub(super) fn decode(d: &mut Decoder<'_>, top: &Fields<'_>) -> ErrorPages {
         };
         let files = field.items().unwrap_or_else(|| vec![field.clone()]);
         if files.is_empty() || files.len() > MOST_FILES {
-            d.wrong(&field, "a file, or a list of files", &format!("write 1 to {MOST_FILES}, as in [502.html, 502.json]"));
+            d.wrong(
+                &field,
+                "a file, or a list of files",
+                &format!("write 1 to {MOST_FILES}, as in [502.html, 502.json]"),
+            );
             continue;
         }
         for file in files {

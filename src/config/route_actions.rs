@@ -7,9 +7,7 @@ use super::machine::Seen;
 use super::route_match::{self, Matched};
 use super::schema::{ANSWER, FILES, MAINTENANCE, REDIRECT, ROUTE_LIMITS};
 use super::yaml::{Kind, Value};
-use crate::gateway::{
-    Action, Files, PLACEHOLDERS, PathRule, Redirect, Rewrite, Route, RouteLimits, StaticAnswer,
-};
+use crate::gateway::{Action, Files, PLACEHOLDERS, PathRule, Redirect, Rewrite, Route, RouteLimits, StaticAnswer};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -60,8 +58,7 @@ pub(super) fn decode(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Done {
 impl Done {
     /// Whether the route names an app, or has to. One with nothing but files may do without.
     pub(super) fn needs_app(&self, fields: &Fields<'_>) -> bool {
-        fields.get("app").is_some()
-            || !(self.acts || fields.get("files").is_some() || self.maintenance.is_some())
+        fields.get("app").is_some() || !(self.acts || fields.get("files").is_some() || self.maintenance.is_some())
     }
 
     /// The route; `None` where an app or an action is missing because it is wrong.

@@ -233,8 +233,11 @@ fn a_written_default_changes_nothing() {
 
 #[test]
 fn routes_arrive() {
-    use crate::gateway::{Action, Files, HeaderRule, HeaderValue, PathRule, Redirect, Rewrite, RouteLimits, StaticAnswer};
-    let route = |text: &str| good(&format!("routes: [{{{text}}}]\napps: {{chat: {{script: app.js}}}}")).routes.remove(0);
+    use crate::gateway::{
+        Action, Files, HeaderRule, HeaderValue, PathRule, Redirect, Rewrite, RouteLimits, StaticAnswer,
+    };
+    let route =
+        |text: &str| good(&format!("routes: [{{{text}}}]\napps: {{chat: {{script: app.js}}}}")).routes.remove(0);
     let plain = Route::to_app(None, "/", 0);
     let answered = |status, body: &'static str, content_type: &str| StaticAnswer {
         status,
@@ -275,14 +278,23 @@ fn routes_arrive() {
         ),
         ("redirect: /new", Route { action: to(302, "/new"), ..plain.clone() }),
         ("redirect: {to: /new}", Route { action: to(302, "/new"), ..plain.clone() }),
-        ("redirect: {to: \"https://{host}{path}\", status: 308}", Route { action: to(308, "https://{host}{path}"), ..plain.clone() }),
+        (
+            "redirect: {to: \"https://{host}{path}\", status: 308}",
+            Route { action: to(308, "https://{host}{path}"), ..plain.clone() },
+        ),
         ("answer: {}", Route { action: Action::Answer(answered(200, "", text)), ..plain.clone() }),
-        ("answer: {body: ok, status: 200}", Route { action: Action::Answer(answered(200, "ok", text)), ..plain.clone() }),
+        (
+            "answer: {body: ok, status: 200}",
+            Route { action: Action::Answer(answered(200, "ok", text)), ..plain.clone() },
+        ),
         (
             "answer: {status: 410, file: gone.html}",
             Route { action: Action::Answer(answered(410, "", "text/html; charset=utf-8")), ..plain.clone() },
         ),
-        ("answer: {body: a, content_type: a/b}", Route { action: Action::Answer(answered(200, "a", "a/b")), ..plain.clone() }),
+        (
+            "answer: {body: a, content_type: a/b}",
+            Route { action: Action::Answer(answered(200, "a", "a/b")), ..plain.clone() },
+        ),
         ("maintenance: true", Route { action: Action::Maintenance(120), ..plain.clone() }),
         ("maintenance: {}, files: public, app: chat", Route { action: Action::Maintenance(120), ..plain.clone() }),
         ("maintenance: {retry_after: 1h}", Route { action: Action::Maintenance(3600), ..plain.clone() }),

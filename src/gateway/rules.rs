@@ -108,13 +108,7 @@ const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
 
 impl Rules {
     /// `routes` name apps by their index.
-    pub(crate) fn new(
-        apps: Vec<App>,
-        routes: Routes,
-        limits: Limits,
-        carrier: Carrier,
-        loop_name: LoopName,
-    ) -> Rules {
+    pub(crate) fn new(apps: Vec<App>, routes: Routes, limits: Limits, carrier: Carrier, loop_name: LoopName) -> Rules {
         let head_limits =
             head::Limits { total: limits.head_bytes, request_line: limits.head_bytes, ..head::Limits::default() };
         let hint = limits.keepalive_timeout.saturating_sub(KEEP_ALIVE_MARGIN).as_secs();

@@ -229,7 +229,9 @@ impl ProxyService {
         let route = match rules.routes.find(&asked) {
             Ok(Some(at)) => rules.routes.get(at),
             Ok(None) => return refuse(connection, head, &rules, None, (ErrorResponse::NO_ROUTE, "no_route")).await,
-            Err(Ambiguous) => return refuse(connection, head, &rules, None, (ErrorResponse::AMBIGUOUS_PATH, "ambiguous_path")).await,
+            Err(Ambiguous) => {
+                return refuse(connection, head, &rules, None, (ErrorResponse::AMBIGUOUS_PATH, "ambiguous_path")).await;
+            }
         };
         if !route.only_asks_the_app()
             && let Some(answer) = Box::pin(decide::answer(&rules, route, &asked, head.websocket)).await

@@ -21,6 +21,7 @@ const config = http => proxy => ({
   },
   routes: [
     { host: 'a.example', app: 'web' },
+    { host: '127.0.0.1', app: 'web' },
     { host: 'a.example', path: '/api', app: 'api', strip_prefix: '/api' },
     { host: 'a.example', path: '/v2', app: 'api', strip_prefix: '/v2', add_prefix: '/next' },
     { host: 'a.example', exact: '/one', app: 'two' },

@@ -27,7 +27,8 @@ pub(in crate::gateway) async fn answer<'a, H: HeaderSource<'a> + Copy>(
         Action::Answer(answer) => Some(fixed(answer)),
         Action::Redirect(redirect) => Some(redirected(redirect, route, asked)),
         Action::Maintenance(seconds) => {
-            let mut answer = LocalAnswer::error(&ErrorResponse::MAINTENANCE, &rules.error_pages, &Reader::of(asked.headers));
+            let mut answer =
+                LocalAnswer::error(&ErrorResponse::MAINTENANCE, &rules.error_pages, &Reader::of(asked.headers));
             answer.fields.retain(|(name, _)| *name != "Retry-After");
             answer.field("Retry-After", seconds.to_string().into_bytes());
             Some(answer)

@@ -55,7 +55,8 @@ pub(super) async fn answer<'a, H: HeaderSource<'a> + Copy>(
     asked: &Asked<'a, H>,
 ) -> Option<LocalAnswer> {
     let name = path::file_name(&route.path_below(asked.target))?;
-    let whole = if name.is_empty() || name.ends_with(b"/") { [&name, files.index.as_bytes()].concat() } else { name.clone() };
+    let whole =
+        if name.is_empty() || name.ends_with(b"/") { [&name, files.index.as_bytes()].concat() } else { name.clone() };
     let content_type = file_request::content_type(&whole);
     let has_variants = file_request::is_compressible(&content_type);
     let encodings = if has_variants { file_request::encodings(asked.headers) } else { Vec::new() };
@@ -140,7 +141,9 @@ fn seen(found: Result<Option<Found>, Errno>) -> Option<Found> {
     match found {
         Ok(found) => found,
         // A link that leads out, a name that is too long, a file that is not for us: for a client there is none.
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::XDEV | Errno::LOOP | Errno::NAMETOOLONG | Errno::ACCESS | Errno::NXIO) => None,
+        Err(
+            Errno::NOENT | Errno::NOTDIR | Errno::XDEV | Errno::LOOP | Errno::NAMETOOLONG | Errno::ACCESS | Errno::NXIO,
+        ) => None,
         Err(error) => {
             log::warn!("a file cannot be served: {error}");
             None

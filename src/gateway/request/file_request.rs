@@ -73,7 +73,12 @@ impl FileFacts {
 }
 
 /// Decides by the conditions of a request, then by its range. `etag` is that of what would be sent.
-pub(in crate::gateway) fn select<'a>(facts: &FileFacts, etag: &str, headers: impl HeaderSource<'a> + Copy, is_get: bool) -> Selected {
+pub(in crate::gateway) fn select<'a>(
+    facts: &FileFacts,
+    etag: &str,
+    headers: impl HeaderSource<'a> + Copy,
+    is_get: bool,
+) -> Selected {
     let date = |name| headers.first(name).and_then(http_date);
     if let Some(list) = headers.first("if-match") {
         if !names(list, etag, false) {

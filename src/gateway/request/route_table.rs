@@ -74,7 +74,9 @@ pub(crate) fn check_pattern(pattern: &str) -> Result<(), String> {
     match compiled {
         Ok(_) => Ok(()),
         // The last line says why, those before it show where.
-        Err(error) => Err(error.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()),
+        Err(error) => {
+            Err(error.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned())
+        }
     }
 }
 
@@ -233,7 +235,9 @@ impl Host {
         if let Some(patterns) = &self.patterns {
             *looks += 1;
             let matched = patterns.matches(path);
-            if let Some(found) = matched.iter().filter_map(|nth| first_that_fits(&[*self.by_pattern.get(nth)?], looks)).next() {
+            if let Some(found) =
+                matched.iter().filter_map(|nth| first_that_fits(&[*self.by_pattern.get(nth)?], looks)).next()
+            {
                 return Some(found);
             }
         }
@@ -264,9 +268,7 @@ fn takes_everything(route: &Route) -> bool {
 }
 
 fn fits<'a, H: HeaderSource<'a> + Copy>(route: &Route, asked: &Asked<'a, H>) -> bool {
-    let method = |wanted: &String| {
-        wanted.as_bytes() == asked.method || (wanted == "GET" && asked.method == b"HEAD")
-    };
+    let method = |wanted: &String| wanted.as_bytes() == asked.method || (wanted == "GET" && asked.method == b"HEAD");
     (route.methods.is_empty() || route.methods.iter().any(method))
         && route.headers.iter().all(|rule| header_fits(rule, asked.headers))
 }

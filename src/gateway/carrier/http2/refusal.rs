@@ -8,7 +8,13 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
 /// `pages` may be others' by now: an error is told as the rules of the moment say.
-pub(super) fn refuse(answer: &mut Answer, refusal: ErrorResponse, pages: &ErrorPages, reader: &Reader<'_>, is_head: bool) {
+pub(super) fn refuse(
+    answer: &mut Answer,
+    refusal: ErrorResponse,
+    pages: &ErrorPages,
+    reader: &Reader<'_>,
+    is_head: bool,
+) {
     let page = pages.page(&refusal, reader);
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

@@ -14,15 +14,18 @@ use crate::gateway::exchange::dispatch::{Outcome, Request, dispatch};
 use crate::gateway::exchange::local;
 use crate::gateway::http1::body::{BodyScanner, Piece};
 use crate::gateway::http1::{Body, Method, response};
-use crate::gateway::request::body::BodyWriter;
+use crate::gateway::local::answer::LocalAnswer;
 use crate::gateway::local::decide;
+use crate::gateway::request::body::BodyWriter;
 use crate::gateway::request::error_pages::Reader;
 use crate::gateway::request::error_response::ErrorResponse;
-use crate::gateway::request::heads::{self, RequestLine, passes_as_trailer, push_field};
+use crate::gateway::request::heads::{self, ClientInfo, Http2Request, RequestLine, passes_as_trailer, push_field};
+use crate::gateway::request::limits::RequestLimits;
 use crate::gateway::request::plan;
+use crate::gateway::request::route::Rewritten;
 use crate::gateway::request::route_table::{Ambiguous, Asked};
 use crate::gateway::request::socketio;
-use crate::gateway::rules::{Protocol, Rules};
+use crate::gateway::rules::{App, Protocol, Rules};
 use bytes::BytesMut;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
@@ -51,10 +54,9 @@ pub(super) async fn serve(
         let facts = Facts::of_fields(&parts.method, &parts.uri, &parts.headers, shared.client);
         Some(Line::new(log, Facts { app, ..facts }))
     };
-    let reader = Reader::of(&parts.headers);
     let refused = |mut answer: Answer, response: ErrorResponse, reason| {
         line(None).into_iter().for_each(|mut line| line.trace.refused(&response, reason));
-        refuse(&mut answer, response, &rules.error_pages, &reader, is_head);
+        refuse(&mut answer, response, &rules.error_pages, &Reader::of(&parts.headers), is_head);
         StreamEnd { was_reset: false }
     };
     let checked = match heads::check_http2(&parts, body.is_end_stream(), &rules.head_limits) {
@@ -76,13 +78,8 @@ pub(super) async fn serve(
         && let Some(own) = Box::pin(decide::answer(&rules, route, &asked, false)).await
     {
         let limits = rules.request_limits(route, None);
-        let mut client = Http2Client::new(body, answer, checked.body, limits.body_bytes);
-        let method = Method::of(asked.method);
-        let mut line = line(None);
-        let trace = line.as_mut().map(|line| &mut line.trace);
-        let outcome = Box::pin(local::give(&mut client, &limits, method, own, trace)).await;
-        drop(line);
-        return finish(outcome, client.answer, checked.target, &rules, &reader, is_head).await;
+        let client = Http2Client::new(body, answer, checked.body, limits.body_bytes);
+        return Box::pin(answer_here(client, &limits, Method::of(asked.method), own, line(None))).await;
     }
     let Some(app) = rules.app_of(route) else { return refused(answer, ErrorResponse::NO_ROUTE, "no_route") };
     let limits = rules.request_limits(route, Some(app));
@@ -90,16 +87,52 @@ pub(super) async fn serve(
         return delegated::serve(&shared, limits, parts, body, answer).await;
     }
     let rewritten = route.rewritten(checked.target);
-    let (target, request_line) = match &rewritten {
+    let request = to_worker(&checked, rewritten.as_ref(), app, shared.client, &rules);
+    let mut client = Http2Client::new(body, answer, checked.body, limits.body_bytes);
+    let mut line = line(Some(&*app.pool.app));
+    let trace = line.as_mut().map(|line| &mut line.trace);
+    let outcome = dispatch(app, &shared.registry, limits, request, &mut client, trace).await;
+    drop(line);
+    finish(outcome, client.answer, &checked, &rules).await
+}
+
+/// Gives an answer of the proxy's own.
+async fn answer_here(
+    mut client: Http2Client,
+    limits: &RequestLimits,
+    method: Method,
+    answer: LocalAnswer,
+    mut line: Option<Box<Line<'_>>>,
+) -> StreamEnd {
+    let trace = line.as_mut().map(|line| &mut line.trace);
+    let outcome = local::give(&mut client, limits, method, answer, trace).await;
+    drop(line);
+    let mut answer = client.answer;
+    if matches!(outcome, Outcome::Cut) && !answer.was_reset() {
+        tokio::task::yield_now().await;
+        answer.reset(Reason::INTERNAL_ERROR);
+    }
+    StreamEnd { was_reset: answer.was_reset() }
+}
+
+/// The request as a worker gets it.
+fn to_worker<'a>(
+    checked: &Http2Request<'a>,
+    rewritten: Option<&'a Rewritten<'_>>,
+    app: &App,
+    client: ClientInfo,
+    rules: &Rules,
+) -> Request<'a> {
+    let (target, line) = match rewritten {
         Some(rewritten) => (rewritten.target.as_slice(), RequestLine::of(rewritten)),
         None => (checked.target, RequestLine::as_asked(checked.target)),
     };
     let method = Method::of(checked.method.as_str().as_bytes());
     let affinity = app.pool.settings();
     let is_get = method == Method::Get;
-    let plan = plan::plan(&affinity.affinity, target, checked.fields, shared.client.ip, is_get, false);
-    let request = Request {
-        head: heads::request_from_http2(&checked, request_line, shared.client, &rules.loop_name),
+    let plan = plan::plan(&affinity.affinity, target, checked.fields, client.ip, is_get, false);
+    Request {
+        head: heads::request_from_http2(checked, line, client, &rules.loop_name),
         method,
         method_name: checked.method.as_str().as_bytes(),
         target,
@@ -107,24 +140,11 @@ pub(super) async fn serve(
         expect_continue: checked.expect_continue,
         may_keep: true,
         plan,
-    };
-    let mut client = Http2Client::new(body, answer, checked.body, limits.body_bytes);
-    let mut line = line(Some(&*app.pool.app));
-    let trace = line.as_mut().map(|line| &mut line.trace);
-    let outcome = dispatch(app, &shared.registry, limits, request, &mut client, trace).await;
-    drop(line);
-    finish(outcome, client.answer, checked.target, &rules, &reader, is_head).await
+    }
 }
 
 /// What becomes of the stream, now that nobody works for it any more.
-async fn finish(
-    outcome: Outcome,
-    mut answer: Answer,
-    target: &[u8],
-    rules: &Rules,
-    reader: &Reader<'_>,
-    is_head: bool,
-) -> StreamEnd {
+async fn finish(outcome: Outcome, mut answer: Answer, request: &Http2Request<'_>, rules: &Rules) -> StreamEnd {
     match outcome {
         Outcome::Answered => {}
         // No request of HTTP/2 asks for one.
@@ -137,7 +157,7 @@ async fn finish(
         }
         Outcome::Cut => {}
         Outcome::EndPoll => {
-            let (kind, body) = socketio::close_poll_body(target);
+            let (kind, body) = socketio::close_poll_body(request.target);
             let mut response = Response::new(());
             let fields = response.headers_mut();
             if let Ok(kind) = HeaderValue::from_str(&kind) {
@@ -146,7 +166,10 @@ async fn finish(
             fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
             answer.send_whole(response, body.into());
         }
-        Outcome::Refused(response) => refuse(&mut answer, response, &rules.error_pages, reader, is_head),
+        Outcome::Refused(response) => {
+            let is_head = *request.method == http::Method::HEAD;
+            refuse(&mut answer, response, &rules.error_pages, &Reader::of(request.fields), is_head);
+        }
     }
     StreamEnd { was_reset: answer.was_reset() }
 }

@@ -19,4 +19,4 @@ import { routed } from './routes.mjs';
 import { sessions } from './sessions.mjs';
 import { workers } from './workers.mjs';
 
-export const all = [...limits, ...heads, ...answers, ...hangs, ...workers, ...sessions, ...log];
+export const all = [...limits, ...heads, ...answers, ...hangs, ...workers, ...sessions, ...log, ...routed];

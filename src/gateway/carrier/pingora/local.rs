@@ -8,7 +8,8 @@ use crate::gateway::request::error_pages::Reader;
 use crate::gateway::request::error_response::ErrorResponse;
 use crate::gateway::request::route_table::{Ambiguous, Asked};
 use crate::gateway::rules::{App, Rules};
-use http::{HeaderMap, Method};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, Uri};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora_core::Result;
 use pingora_proxy::Session;
@@ -69,9 +70,22 @@ pub(super) async fn answer(session: &mut Session, ctx: &mut Ctx) -> Result<bool>
     }
     if let Some(rewritten) = route.rewritten(session.req_header().raw_path()) {
         ctx.prefix = Some(rewritten.prefix.to_owned()).filter(|prefix| !prefix.is_empty());
-        session.as_downstream_mut().req_header_mut().set_raw_path(&rewritten.target)?;
+        if set_target(session.as_downstream_mut().req_header_mut(), &rewritten.target).is_none() {
+            return Err(ctx.refuse(ErrorResponse::AMBIGUOUS_PATH, Failure::BadRequest));
+        }
     }
     Ok(false)
+}
+
+/// Another path and query, with the authority that a request of HTTP/2 has in the same place.
+fn set_target(request: &mut RequestHeader, target: &[u8]) -> Option<()> {
+    let mut parts = request.uri.clone().into_parts();
+    if parts.authority.is_none() {
+        return request.set_raw_path(target).ok();
+    }
+    parts.path_and_query = Some(PathAndQuery::try_from(target).ok()?);
+    request.set_uri(Uri::from_parts(parts).ok()?);
+    Some(())
 }
 
 async fn give(session: &mut Session, mut answer: LocalAnswer) -> Result<()> {

@@ -445,6 +445,6 @@ fn rules(config: &Config, apps: Vec<gateway::App>) -> Rules {
     let host = std::fs::read("/proc/sys/kernel/hostname").unwrap_or_default();
     let loop_name = LoopName::of(&[&host, config.runtime_dir.as_os_str().as_bytes()]);
     let routes = Routes::new(config.routes.clone(), config.strict_paths);
-    Rules::new(apps, routes, config.limits.clone(), config.carrier, loop_name)
+    Rules::new(apps, routes, config.limits.clone(), config.clients.clone(), config.carrier, loop_name)
         .with_error_pages(config.error_pages.clone())
 }

@@ -112,6 +112,19 @@ impl fmt::Display for Tag {
     }
 }
 
+/// A number of things for people: "1 worker", "2 workers".
+pub(crate) fn counted(count: impl TryInto<u64>, one: &str) -> String {
+    match count.try_into().unwrap_or(u64::MAX) {
+        1 => format!("1 {one}"),
+        count => format!("{count} {one}s"),
+    }
+}
+
+/// The same with its verb: "1 worker is", "2 workers are".
+pub(crate) fn counted_being(count: u64, one: &str) -> String {
+    format!("{} {}", counted(count, one), if count == 1 { "is" } else { "are" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -83,8 +83,34 @@ wire!(TcpStream);
 /// Sends the request and waits for the whole answer, `timeout` in all.
 pub(super) fn send(socket: &Path, request: &Request<'_>, timeout: Duration) -> Result<Reply, Failure> {
     let end = Instant::now() + timeout;
-    let stream = UnixStream::connect(socket).map_err(|error| explain(&error, socket, timeout))?;
+    let stream = connect(socket, end).map_err(|error| explain(&error, socket, timeout))?;
     exchange(stream, socket, request, timeout, end)
+}
+
+/// Whoever has removed the socket of a proxy that runs has not ended it: it takes commands there again within seconds.
+fn connect(socket: &Path, end: Instant) -> io::Result<UnixStream> {
+    const RENEWAL_TIMEOUT: Duration = Duration::from_secs(5);
+    const RETRY_INTERVAL: Duration = Duration::from_millis(50);
+    let end = end.min(Instant::now() + RENEWAL_TIMEOUT);
+    loop {
+        match UnixStream::connect(socket) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && Instant::now() < end && is_listened_on(socket) => {
+                std::thread::sleep(RETRY_INTERVAL);
+            }
+            connected => return connected,
+        }
+    }
+}
+
+/// Whether a process listens on a socket that was bound to this path, whose file may be gone (proc_net_unix(5)).
+fn is_listened_on(socket: &Path) -> bool {
+    const ACCEPTS: &str = "00010000";
+    let path = std::path::absolute(socket).unwrap_or_else(|_| socket.to_owned());
+    let listens = |line: &str| {
+        let mut fields = line.split_ascii_whitespace();
+        fields.nth(3) == Some(ACCEPTS) && fields.nth(3).is_some_and(|bound| Path::new(bound) == path)
+    };
+    std::fs::read_to_string("/proc/net/unix").is_ok_and(|table| table.lines().any(listens))
 }
 
 /// The same over TCP. An address of every interface is asked on this machine.

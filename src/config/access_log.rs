@@ -63,7 +63,7 @@ fn format(d: &mut Decoder<'_>, field: &Field<'_>) -> Option<AccessFormat> {
         Ok(format) => Some(format),
         Err(UnknownVariable::Dollar) => {
             let message = format!("{} has a \"$\" without a variable's name behind it", field.path);
-            d.found.error(field.at(), message, "write $status or ${status}");
+            d.found.error(field.at(), message, "write $status, or $${status} before a letter");
             None
         }
         Err(UnknownVariable::Variable(name)) => {

@@ -1,6 +1,7 @@
 //! `listeners`: the addresses on which clients are served.
 
 use super::Listener;
+use super::clients;
 use super::error::shown;
 use super::fields::{Decoder, Field, Fields};
 use super::schema::LISTENER;
@@ -14,7 +15,9 @@ pub(super) const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCA
 const MOST: usize = 64;
 
 pub(super) fn decode(d: &mut Decoder<'_>, top: &Fields<'_>) -> Vec<Listener> {
-    let Some(field) = top.filled("listeners") else { return vec![Listener { address: DEFAULT, h2c: false }] };
+    let Some(field) = top.filled("listeners") else {
+        return vec![Listener { address: DEFAULT, h2c: false, proxy_protocol: None }];
+    };
     let Some(items) = field.items() else {
         let hint = match (&field.node.value, field.scalar()) {
             (Value::Map(_), _) => "write it as a list: listeners: [{address: \"127.0.0.1:8000\"}]".to_owned(),
@@ -57,6 +60,7 @@ fn listener<'n>(d: &mut Decoder<'_>, item: &Field<'n>) -> Option<(Listener, Fiel
     }
     let fields = d.fields(item, &LISTENER)?;
     let h2c = d.flag(&fields, "h2c").unwrap_or(false);
+    let proxy_protocol = clients::proxy_protocol(d, &fields);
     let Some(field) = fields.get("address") else {
         if fields.misspelt("address") {
             return None;
@@ -69,7 +73,7 @@ fn listener<'n>(d: &mut Decoder<'_>, item: &Field<'n>) -> Option<(Listener, Fiel
         return None;
     };
     match scalar.text.parse::<SocketAddr>() {
-        Ok(address) => Some((Listener { address, h2c }, field)),
+        Ok(address) => Some((Listener { address, h2c, proxy_protocol }, field)),
         Err(_) => {
             let hint = advice(&scalar.text);
             d.wrong(&field, "IP:PORT", &hint);

@@ -13,6 +13,7 @@ mod affinity;
 mod alarms;
 mod apps;
 pub mod cli;
+mod clients;
 mod command;
 mod error;
 mod error_pages;
@@ -44,7 +45,7 @@ pub use error::{Error, Place, Warning};
 pub(crate) use shutdown::MARGIN as SHUTDOWN_MARGIN;
 
 use crate::fleet::policy::Policy;
-use crate::gateway::{AccessPolicy, Carrier, ErrorPages, Limits, Protocol, Route};
+use crate::gateway::{AccessPolicy, Carrier, Clients, ErrorPages, Limits, Networks, Protocol, Route};
 use crate::pool::QueuePolicy;
 use crate::pool::affinity::{Affinity, Balance};
 use crate::process::output;
@@ -87,6 +88,8 @@ pub(crate) struct Config {
     /// Read, with what is in them.
     pub(crate) error_pages: ErrorPages,
     pub(crate) limits: Limits,
+    /// Who clients are, and what each may have.
+    pub(crate) clients: Clients,
     /// Absolute path of the socket for commands, unless there is none.
     pub(crate) admin: Option<PathBuf>,
     /// Where metrics are served, if at all.
@@ -105,6 +108,8 @@ pub(crate) struct Listener {
     pub(crate) address: SocketAddr,
     /// HTTP/2 without TLS is spoken here, too.
     pub(crate) h2c: bool,
+    /// Connections come from load balancers in these networks, and begin with a PROXY header.
+    pub(crate) proxy_protocol: Option<Networks>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -361,6 +366,7 @@ fn decode(found: Findings, base: &Path, root: &Node, machine: &dyn Machine) -> L
     let strict_paths = routes::strict(&mut d, &top);
     let error_pages = error_pages::decode(&mut d, &top);
     let limits = limits::decode(&mut d, &top);
+    let clients = clients::decode(&mut d, &top);
     let admin = admin::socket(&mut d, &top, &runtime_dir);
     let mut taken: Vec<(&str, SocketAddr)> = listeners.iter().map(|l| ("listeners", l.address)).collect();
     let metrics = admin::address(&mut d, &top, &schema::METRICS, "127.0.0.1:9901", &taken);
@@ -384,6 +390,7 @@ fn decode(found: Findings, base: &Path, root: &Node, machine: &dyn Machine) -> L
         strict_paths,
         error_pages,
         limits,
+        clients,
         admin,
         metrics,
         health,

@@ -69,7 +69,7 @@ impl Done {
         let files = files.filter(|_| in_maintenance.is_none());
         let without = files.is_some().then_some(Action::FilesOnly);
         let action = in_maintenance.or(action).or(app.map(Action::App)).or(without)?;
-        Some(Route { host, path, methods, headers, files, action, rewrite, limits })
+        Some(Route { name: String::new(), host, path, methods, headers, files, action, rewrite, limits })
     }
 }
 

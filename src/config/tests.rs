@@ -1,3 +1,8 @@
+mod command_line;
+mod hostile;
+mod reference;
+mod routes;
+
 use super::schema::{ALL, Preset};
 use super::*;
 use std::collections::BTreeSet;
@@ -53,7 +58,10 @@ fn a_script_is_enough() {
     assert_eq!((&app.affinity, app.balance), (&Affinity::SocketIo, Balance::LeastLoaded));
     assert_eq!(config.limits, Limits::default());
     assert_eq!(config.routes, [Route::to_app(None, "/", 0)]);
-    assert_eq!(config.listeners, [Listener { address: "127.0.0.1:8000".parse().unwrap(), h2c: false }]);
+    assert_eq!(
+        config.listeners,
+        [Listener { address: "127.0.0.1:8000".parse().unwrap(), h2c: false, proxy_protocol: None }]
+    );
     assert_eq!(config.runtime_dir, Path::new("/run/pingora-unix-proxy"));
     assert_eq!(config.server.upgrade_sock, "/run/pingora-unix-proxy/upgrade.sock");
     assert_eq!(config.server.pid_file, "/run/pingora-unix-proxy/pingora-unix-proxy.pid");
@@ -217,9 +225,9 @@ fn a_written_default_changes_nothing() {
                 "listeners" => format!(
                     "listeners: [{{address: \"127.0.0.1:8000\", {name}: {value}}}]\napps: {{chat: {{script: app.js}}}}"
                 ),
-                // Nothing without a URL.
-                "alarms.webhook" => continue,
-                // Nothing by themselves; see below.
+                // Nothing without a URL, or a file; see below.
+                "alarms.webhook" | "access_log" | "access_log.rotate" => continue,
+                // Nothing by themselves; see `routes`.
                 nested if nested.starts_with("routes.") => continue,
                 "routes" => format!("routes: [{{{name}: {value}}}]\napps: {{chat: {{script: app.js}}}}"),
                 other => format!("{other}: {{{name}: {value}}}\napps: {{chat: {{script: app.js}}}}"),
@@ -232,98 +240,29 @@ fn a_written_default_changes_nothing() {
 }
 
 #[test]
-fn routes_arrive() {
-    use crate::gateway::{
-        Action, Files, HeaderRule, HeaderValue, PathRule, Redirect, Rewrite, RouteLimits, StaticAnswer,
+fn a_written_default_of_the_access_log_changes_nothing() {
+    let with = |more: &str| {
+        let text = format!("access_log: {{file: a.log{more}}}\napps: {{chat: {{script: app.js}}}}");
+        format!("{:?}", good(&text).access_log.expect("an access log"))
     };
-    let route =
-        |text: &str| good(&format!("routes: [{{{text}}}]\napps: {{chat: {{script: app.js}}}}")).routes.remove(0);
-    let plain = Route::to_app(None, "/", 0);
-    let answered = |status, body: &'static str, content_type: &str| StaticAnswer {
-        status,
-        content_type: content_type.into(),
-        body: bytes::Bytes::from_static(body.as_bytes()),
-        retry_after: None,
-    };
-    let rule = |name: &str, value| HeaderRule { name: name.into(), value };
-    let files = |cache: Option<&str>| Files {
-        directory: "/srv/public".into(),
-        index: "index.html".into(),
-        cache_control: cache.map(str::to_owned),
-    };
-    let to = |status, to: &str| Action::Redirect(Redirect { status, to: to.into() });
-    let text = "text/plain; charset=utf-8";
-    for (written, expected) in [
-        ("exact: /a/", Route { path: PathRule::Exact("/a/".into()), ..plain.clone() }),
-        ("regex: \"^/v[0-9]+/\"", Route { path: PathRule::Pattern("^/v[0-9]+/".into()), ..plain.clone() }),
-        ("path: /%7eme/caf%c3%a9", Route { path: PathRule::Prefix("/~me/caf%C3%A9".into()), ..plain.clone() }),
-        ("methods: [GET, POST]", Route { methods: vec!["GET".into(), "POST".into()], ..plain.clone() }),
-        ("methods: PUT", Route { methods: vec!["PUT".into()], ..plain.clone() }),
-        (
-            "headers: {X-A: 2, x-b: true, x-c: false}",
-            Route {
-                headers: vec![
-                    rule("x-a", HeaderValue::Is("2".into())),
-                    rule("x-b", HeaderValue::Present),
-                    rule("x-c", HeaderValue::Absent),
-                ],
-                ..plain.clone()
-            },
-        ),
-        ("files: public", Route { files: Some(files(None)), action: Action::FilesOnly, ..plain.clone() }),
-        ("files: public, app: chat", Route { files: Some(files(None)), ..plain.clone() }),
-        (
-            "files: {directory: public, index: index.html, cache_control: max-age=60}, app: chat",
-            Route { files: Some(files(Some("max-age=60"))), ..plain.clone() },
-        ),
-        ("redirect: /new", Route { action: to(302, "/new"), ..plain.clone() }),
-        ("redirect: {to: /new}", Route { action: to(302, "/new"), ..plain.clone() }),
-        (
-            "redirect: {to: \"https://{host}{path}\", status: 308}",
-            Route { action: to(308, "https://{host}{path}"), ..plain.clone() },
-        ),
-        ("answer: {}", Route { action: Action::Answer(answered(200, "", text)), ..plain.clone() }),
-        (
-            "answer: {body: ok, status: 200}",
-            Route { action: Action::Answer(answered(200, "ok", text)), ..plain.clone() },
-        ),
-        (
-            "answer: {status: 410, file: gone.html}",
-            Route { action: Action::Answer(answered(410, "", "text/html; charset=utf-8")), ..plain.clone() },
-        ),
-        (
-            "answer: {body: a, content_type: a/b}",
-            Route { action: Action::Answer(answered(200, "a", "a/b")), ..plain.clone() },
-        ),
-        ("maintenance: true", Route { action: Action::Maintenance(120), ..plain.clone() }),
-        ("maintenance: {}, files: public, app: chat", Route { action: Action::Maintenance(120), ..plain.clone() }),
-        ("maintenance: {retry_after: 1h}", Route { action: Action::Maintenance(3600), ..plain.clone() }),
-        ("maintenance: false", plain.clone()),
-        (
-            "path: /api, strip_prefix: /api, add_prefix: /v1",
-            Route {
-                rewrite: Some(Rewrite { strip: "/api".into(), add: "/v1".into() }),
-                ..Route::to_app(None, "/api", 0)
-            },
-        ),
-        (
-            "limits: {body_size: none, body_timeout: 1s, body_rate: 0, response_timeout: 2s}",
-            Route {
-                limits: RouteLimits {
-                    body_bytes: Some(None),
-                    body_timeout: Some(Duration::from_secs(1)),
-                    body_rate: Some(0),
-                    response_timeout: Some(Duration::from_secs(2)),
-                },
-                ..plain.clone()
-            },
-        ),
-    ] {
-        assert_eq!(route(written), expected, "{written}");
+    let plain = with("");
+    for (section, written) in [(&schema::ACCESS_LOG, false), (&schema::ACCESS_LOG_ROTATE, true)] {
+        for key in section.keys {
+            let Preset::Yaml(value) = key.default else { continue };
+            let more = format!("{}: {value}", key.name);
+            let more = if written { format!(", rotate: {{{more}}}") } else { format!(", {more}") };
+            assert_eq!(with(&more), plain, "{more}");
+        }
     }
-    let config = good("apps: {chat: {script: app.js, maintenance: {page: m.html}}}\npaths: lenient");
-    assert!(matches!(&config.routes[0].action, Action::Answer(answer) if answer.status == 503), "{:?}", config.routes);
-    assert!(!config.strict_paths);
+    let names = crate::gateway::Redact::DEFAULT.join(", ");
+    assert_eq!(with(&format!(", redact: [{names}]")), plain);
+    assert_eq!(with(", format: \"template $status\""), with(", format: \"$status\""));
+    assert!(good("access_log: {file: off}\napps: {chat: {script: app.js}}").access_log.is_none());
+    let documented = repository("docs/configuration.md");
+    assert!(crate::gateway::Redact::DEFAULT.iter().all(|name| documented.contains(&format!("`{name}`"))));
+    let variables = crate::gateway::AccessFormat::variables();
+    let missing: Vec<_> = variables.filter(|name| !documented.contains(&format!("`${name}`"))).collect();
+    assert!(missing.is_empty(), "docs/configuration.md lacks {missing:?}");
 }
 
 #[test]
@@ -343,44 +282,6 @@ fn external_workers() {
 }
 
 #[test]
-fn the_commented_file_has_every_key_and_only_defaults() {
-    let text = repository("conf/commented.yaml");
-    let plain = format!("{:?}", good("apps: {chat: {script: ../examples/chat/server.js}}"));
-    assert_eq!(format!("{:?}", good(&text)), plain);
-    let missing: Vec<_> = ALL
-        .iter()
-        .flat_map(|section| section.names())
-        .filter(|name| {
-            let at = |line: &str| line.trim_start_matches([' ', '#', '-']).starts_with(&format!("{name}:"));
-            !text.lines().any(at) && !text.contains(&format!("{{{name}:")) && !text.contains(&format!(", {name}:"))
-        })
-        .collect();
-    assert!(missing.is_empty(), "conf/commented.yaml lacks {missing:?}");
-}
-
-/// The reference has one table for each section of the schema, with one row for each key, in any order.
-#[test]
-fn the_reference_is_true() {
-    let text = repository("docs/configuration.md");
-    let rows: BTreeSet<String> = text.lines().filter(|line| line.starts_with("| `")).map(row_start).collect();
-    let expected: BTreeSet<String> = ALL.iter().flat_map(|section| section.keys).map(schema::row).collect();
-    let missing: Vec<_> = expected.difference(&rows).collect();
-    assert!(missing.is_empty(), "docs/configuration.md lacks\n{missing:#?}");
-    let stray: Vec<_> = rows.difference(&expected).filter(|row| !row.contains("| - |")).collect();
-    assert!(stray.is_empty(), "docs/configuration.md has what the schema has not\n{stray:#?}");
-    for section in ALL {
-        for (word, _) in section.elsewhere {
-            assert!(!section.names().any(|name| name == *word), "{word} is both a key and a word from elsewhere");
-        }
-    }
-}
-
-/// Key, type and default of a row.
-fn row_start(line: &str) -> String {
-    line.split(" | ").take(3).collect::<Vec<_>>().join(" | ")
-}
-
-#[test]
 fn words_from_elsewhere_are_told_apart() {
     for section in ALL {
         for (word, instead) in section.elsewhere {
@@ -396,6 +297,9 @@ fn words_from_elsewhere_are_told_apart() {
                 nested if nested.starts_with("routes.") => {
                     let map = nested.trim_start_matches("routes.");
                     format!("routes: [{{{map}: {{{word}: 1}}}}]\napps: {{chat: {{script: app.js}}}}")
+                }
+                "access_log.rotate" => {
+                    format!("access_log: {{file: a, rotate: {{{word}: 1}}}}\napps: {{chat: {{script: app.js}}}}")
                 }
                 "listeners" | "routes" => {
                     format!("{}: [{{{word}: 1}}]\napps: {{chat: {{script: app.js}}}}", section.name)
@@ -512,192 +416,6 @@ fn oddities_are_warned_of() {
 }
 
 #[test]
-fn hostile_yaml_is_bounded() {
-    let deep = "[".repeat(100_000);
-    assert!(errors(&format!("apps: {deep}")).contains("nested more than 32 deep"));
-    let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
-    for i in 1..40 {
-        let before = format!("*a{}, ", i - 1).repeat(10);
-        bomb += &format!("a{i}: &a{i} [{before}]\n");
-    }
-    assert!(errors(&bomb).contains("more than 100000 values"), "{}", errors(&bomb));
-    let mut chain = "a0: &a0 [x]\n".to_owned();
-    for i in 1..5_000 {
-        chain += &format!("a{i}: &a{i} [*a{}]\n", i - 1);
-    }
-    assert!(errors(&chain).contains("nested more than 32 deep"));
-    assert!(errors("a: &a [*a]").contains("inside what it names"));
-    assert!(errors(&"k: 1\n".repeat(51_000)).contains("more than 100000 values"));
-    let many = (0..30_000).map(|i| format!("k{i}: 1\n")).collect::<String>();
-    assert_eq!(errors(&many).lines().count(), 200);
-    let list = |count: usize, item: &dyn Fn(usize) -> String| (0..count).map(|i| item(i) + ", ").collect::<String>();
-    let listeners = list(20_000, &|i| format!("{{address: '10.0.{}.{}:1'}}", i / 256, i % 256));
-    assert!(errors(&format!("listeners: [{listeners}]")).contains("20000 listeners, and at most 64"));
-    let (apps, routes) =
-        (list(5_000, &|i| format!("a{i}: {{script: a}}")), list(5_000, &|i| format!("{{path: /{i}, app: b{i}}}")));
-    let crowd = errors(&format!("apps: {{{apps}}}\nroutes: [{routes}]"));
-    assert!(crowd.contains("5000 apps, and at most 256") && crowd.contains("5000 routes, and at most 4096"), "{crowd}");
-    let merges = format!("x: &x {{{}}}\napps: {{<<: [{}]}}", "k: 1, ".repeat(2_000), "*x, ".repeat(20));
-    assert!(errors(&merges).contains("unknown key"), "{}", errors(&merges));
-    // Line breaks to serde_yaml only: an alias bomb could hide behind them.
-    assert!(errors("\u{2028}&b [*b]").contains("U+2028"));
-    assert!(errors("a: \u{0}").contains("control character U+0000"));
-    assert!(errors("apps: {a: {script: \"a\\0.js\"}}").contains("NUL"));
-    assert!(errors("").contains("is empty"));
-    assert!(errors("# only a comment\n").contains("is empty"));
-    assert!(errors("---\napps: {}\n---\napps: {}").contains("3:1: a second document"));
-}
-
-#[test]
-fn a_command_needs_no_file() {
-    let dir = std::env::temp_dir().join(format!("pup some dir {}", std::process::id()));
-    let script = dir.join("My app.v2.js");
-    std::fs::create_dir_all(&dir).unwrap();
-    std::fs::write(&script, "").unwrap();
-    let command = ["node".into(), "--inspect".into(), script.to_str().unwrap().to_owned()];
-    let config = from_command(&command).expect("good").0;
-    std::fs::remove_dir_all(&dir).unwrap();
-    let [app] = config.apps.as_slice() else { panic!() };
-    assert_eq!(app.name, "My-app-v2");
-    assert_eq!(app.spec.cwd, std::env::current_dir().unwrap());
-    assert_eq!(app.policy.instances, Here.cpus());
-    assert_eq!(config.listeners, [Listener { address: listeners::DEFAULT, h2c: false }]);
-    let absent = from_command(&["no-such-program-anywhere".into()]).expect_err("bad");
-    let text = lines(&absent);
-    assert!(text.starts_with("command line: apps.no-such-program-anywhere.command: there is no program"), "{text}");
-    // `${` on a command line is the shell's business, not ours.
-    let literal = from_command(&["node".into(), "${NONE}".into()]).expect("good").0;
-    assert_eq!(literal.apps[0].spec.command[1], "${NONE}");
-    for (command, name) in [("npm start", "npm"), ("node -e 1", "1"), ("node", "node"), ("/bin/ünï", "n")] {
-        let words: Vec<String> = command.split(' ').map(str::to_owned).collect();
-        assert_eq!(app_name(&words), name, "{command}");
-    }
-}
-
-#[test]
-fn files_that_are_none_are_named() {
-    let dir = std::env::temp_dir().join(format!("pup-config-{}", std::process::id()));
-    std::fs::create_dir_all(&dir).unwrap();
-    let error = |file: &Path| lines(&load(file).expect_err("bad"));
-    assert!(error(&dir).contains("is a directory"));
-    assert!(error(&dir.join("none.yaml")).contains("cannot be read: no such file"));
-    assert!(error(Path::new("/dev/zero")).contains("is not a regular file"));
-    let file = dir.join("conf.yaml");
-    std::fs::write(&file, [b'a', b'\n', 0xff, 0xfe]).unwrap();
-    assert!(error(&file).contains("is not UTF-8 on line 2"));
-    std::fs::write(&file, "# x\n".repeat(300_000)).unwrap();
-    assert!(error(&file).contains("is larger than 1048576 bytes"));
-    std::fs::write(&file, "\u{feff}apps:\r\n  chat:\r\n    script: appp.js\r\n").unwrap();
-    std::fs::write(dir.join("app.js"), "").unwrap();
-    let text = error(&file);
-    assert!(text.contains("conf.yaml:3:13: apps.chat.script: there is no file"), "{text}");
-    assert!(text.contains("did you mean app.js?"), "{text}");
-    std::fs::write(&file, "\u{feff}apps:\r\n  chat:\r\n    script: app.js\r\n").unwrap();
-    let (config, _) = load(&file).expect("good");
-    assert_eq!(config.apps[0].spec.cwd, dir);
-    std::fs::remove_dir_all(&dir).unwrap();
-}
-
-/// Cuts, repeats, swaps and replaces parts of real configurations: whatever comes out is read or refused,
-/// never a panic, and every place is in the file.
-#[test]
-fn mutated_configurations_never_panic() {
-    let seeds = [repository("conf/commented.yaml"), repository("tests/config/five_mistakes.yaml"), SAMPLE.to_owned()];
-    let rounds = std::env::var("FUZZ_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(1_000);
-    let seed = std::env::var("FUZZ_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
-    let mut rng = fastrand::Rng::with_seed(seed);
-    for round in 0..rounds {
-        let text = mutate(&mut rng, &seeds);
-        if let Err(errors) = on(&Paper { root: false }, &text) {
-            let count = text.split('\n').count() + 1;
-            for error in errors {
-                let line = error.place.map_or(1, |place| place.line);
-                assert!((1..=count).contains(&line), "round {round}: {error}\n{text}");
-            }
-        }
-    }
-}
-
-const SAMPLE: &str =
-    "x: &x {a: 1}\napps:\n  a: {<<: *x, script: \"${A:-b}\", env: {B: 'c', D: |\n    e\n }}\n- ? k\n  : v\n";
-
-fn mutate(rng: &mut fastrand::Rng, seeds: &[String]) -> String {
-    const PIECES: &[&str] = &[
-        "{",
-        "}",
-        "[",
-        "]",
-        ": ",
-        "- ",
-        "? ",
-        "&a ",
-        "*a",
-        "<<: *a",
-        "!!str ",
-        "!x ",
-        "\"",
-        "'",
-        "|\n",
-        ">\n",
-        "#",
-        "\t",
-        "\n",
-        "\n\n",
-        "  ",
-        "---\n",
-        "...\n",
-        "%YAML 1.2\n",
-        "${",
-        "}",
-        "$${",
-        "${HOME}",
-        "${NO}",
-        "null",
-        "~",
-        "true",
-        "-1",
-        "1e999",
-        "0x1f",
-        "é",
-        "\u{0}",
-        "\u{2028}",
-        "\u{85}",
-        "99999999999999999999999999",
-        "99999999999h",
-        "9e99gb",
-        "{socket}",
-        "&b [*b]",
-        "@",
-        "`",
-        ",",
-    ];
-    let seed = rng.choice(seeds).expect("seeds");
-    let mut chars: Vec<char> = seed.chars().collect();
-    for _ in 0..rng.usize(1..=6) {
-        let at = rng.usize(0..=chars.len());
-        let end = (at + rng.usize(0..40)).min(chars.len());
-        match rng.u8(0..5) {
-            0 => drop(chars.drain(at..end)),
-            1 => {
-                let piece: Vec<char> = rng.choice(PIECES).expect("pieces").chars().collect();
-                chars.splice(at..at, piece);
-            }
-            2 => {
-                let copy = chars[at..end].to_vec();
-                let to = rng.usize(0..=chars.len());
-                chars.splice(to..to, copy);
-            }
-            3 => {
-                let piece: Vec<char> = rng.choice(PIECES).expect("pieces").chars().collect();
-                chars.splice(at..end, piece);
-            }
-            _ => chars.truncate(at.max(10)),
-        }
-    }
-    chars.into_iter().collect()
-}
-
-#[test]
 #[ignore = "prints the rows of docs/configuration.md"]
 fn print_rows() {
     for section in ALL {
@@ -723,60 +441,4 @@ fn a_barred_way_is_found() {
     let at = dir.canonicalize().unwrap().join("closed");
     assert_eq!(Here.barrier(&inner, &stranger), Some(machine::Barrier { at, has_list: false }));
     std::fs::remove_dir_all(&dir).unwrap();
-}
-
-fn cli(line: &str) -> Result<Cli, cli::Stop> {
-    Cli::parse(line.split(' ').map(std::ffi::OsString::from))
-}
-
-#[test]
-fn the_command_line_is_read() {
-    let file = |test, upgrade, daemon| Cli { source: Source::File("c.yaml".into()), test, upgrade, daemon };
-    assert_eq!(cli("p -c c.yaml"), Ok(file(false, false, false)));
-    assert_eq!(cli("p -t --conf c.yaml"), Ok(file(true, false, false)));
-    assert_eq!(cli("p -udc c.yaml"), Ok(file(false, true, true)));
-    assert_eq!(cli("p --upgrade --daemon --test --conf=c.yaml"), Ok(file(true, true, true)));
-    const APP: &str = "tests/config/files/app.js";
-    let command = cli(&format!("p -t -- node {APP} -c x --help")).expect("good");
-    assert_eq!(command.source, Source::Command(["node", APP, "-c", "x", "--help"].map(str::to_owned).to_vec()));
-    let (text, good) = report(&command);
-    assert!(good, "{text}");
-    assert!(text.starts_with("command line: ok: 1 app, "), "{text}");
-}
-
-#[test]
-fn a_wrong_command_line_says_what_to_write() {
-    for (line, words) in [
-        ("p", "neither -c FILE nor a command"),
-        ("p -t", "neither -c FILE nor a command"),
-        ("p -c c.yaml -- node app.js", "both -c FILE and a command"),
-        ("p node app.js", "write -- in front of a command: pingora-unix-proxy -- node app.js"),
-        ("p conf.yaml", "write -c conf.yaml"),
-        ("p -t conf.yaml", "write -c conf.yaml"),
-        ("p --cnof c.yaml", "--conf"),
-        ("p -c", "FILE"),
-        ("p -x", "-x"),
-        ("p -c a -c b", "--conf"),
-        ("p --", "neither -c FILE nor a command"),
-    ] {
-        let stop = cli(line).expect_err(line);
-        assert_eq!(stop.code, 2, "{line}");
-        assert!(stop.text.contains(words) && stop.text.ends_with('\n'), "{line}: {}", stop.text);
-    }
-    use std::os::unix::ffi::OsStringExt;
-    let raw = ["p".into(), "--".into(), std::ffi::OsString::from_vec(vec![0xff])];
-    assert!(Cli::parse(raw).expect_err("bad").text.contains("is not UTF-8"));
-    let version = cli("p --version").expect_err("stop");
-    assert_eq!(
-        (version.code, version.text.as_str()),
-        (0, concat!("pingora-unix-proxy ", env!("CARGO_PKG_VERSION"), "\n"))
-    );
-    for help in ["p --help", "p -h"] {
-        let stop = cli(help).expect_err("stop");
-        assert_eq!(stop.code, 0);
-        for word in ["-c FILE", "-- COMMAND", "--test", "--upgrade", "--daemon", "EXAMPLES"] {
-            assert!(stop.text.contains(word), "{word} is not in\n{}", stop.text);
-        }
-        println!("{}", stop.text);
-    }
 }

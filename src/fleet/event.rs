@@ -100,6 +100,11 @@ pub(crate) enum Event {
         generation: Generation,
         policy: Box<Policy>,
     },
+    /// End this rollout as if it had failed, for a reason that is not its own.
+    GiveUp {
+        generation: Generation,
+        why: String,
+    },
     /// Other rules for the workers there are.
     Adopt(Box<Policy>),
     /// So many workers from now on; `None` as the load asks for.

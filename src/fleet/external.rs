@@ -28,7 +28,10 @@ impl Fleet {
         }
         let most = self.policy().most();
         let free = (0..most).map(Slot).find(|slot| !self.slots.contains_key(slot));
-        let slot = free.ok_or_else(|| format!("there are {most} workers, which is the most allowed"))?;
+        let slot = free.ok_or_else(|| match most {
+            1 => "there is 1 worker, which is the most allowed".to_owned(),
+            most => format!("there are {most} workers, which is the most allowed"),
+        })?;
         Ok((slot, Incarnation(self.next_incarnation)))
     }
 
@@ -218,6 +221,32 @@ mod tests {
         stage.tell(Event::Checked { incarnation, attempt: 1, answer: Err("refused".into()) });
         assert_eq!(stage.state(incarnation), Some(State::Exited));
         assert_eq!(stage.fleet.seats().count(), 0);
+    }
+
+    #[test]
+    fn a_socket_that_dies_after_its_connection_is_looked_at_again_at_once() {
+        let mut stage = Stage::new(4);
+        let incarnation = stage.ready();
+        stage.tell(Event::HungUp { incarnation });
+        stage.tell(Event::Checked { incarnation, attempt: 1, answer: Ok(()) });
+        let asked = stage.wait(Duration::from_millis(150));
+        let Some(Action::Check { attempt, .. }) = asked.first() else { panic!("{asked:?}") };
+        stage.tell(Event::Checked { incarnation, attempt: *attempt, answer: Err("refused".into()) });
+        assert_eq!(stage.state(incarnation), Some(State::Exited));
+        // Who comes back is looked at as rarely as before.
+        let incarnation = stage.ready();
+        stage.tell(Event::HungUp { incarnation });
+        stage.tell(Event::Checked { incarnation, attempt: 1, answer: Ok(()) });
+        stage.tell(Event::Hello { incarnation });
+        let mut checks = 0;
+        for _ in 0..20 {
+            for action in stage.wait(Duration::from_millis(100)) {
+                let Action::Check { attempt, .. } = action else { continue };
+                stage.tell(Event::Checked { incarnation, attempt, answer: Ok(()) });
+                checks += 1;
+            }
+        }
+        assert!(checks <= 1, "{checks}");
     }
 
     #[test]

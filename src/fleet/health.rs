@@ -9,6 +9,9 @@ use std::time::Duration;
 
 /// Between two looks at an external worker that hangs: nothing depends on it.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Between two checks of an external worker that has hung up: a process that dies closes its connections one after
+/// the other, so its socket may still have taken the first one.
+const LEAVING_INTERVAL: Duration = Duration::from_millis(100);
 /// For a heart's first beat, beside the time-out: whoever has just begun to serve may have much to do.
 const FIRST_BEAT: Duration = Duration::from_secs(2);
 
@@ -107,7 +110,8 @@ impl Fleet {
         if pulse.check != attempt || pulse.next.is_none() {
             return;
         }
-        pulse.next = Some(after(now, rule.interval));
+        let is_leaving = worker.leaves_at.is_some();
+        pulse.next = Some(after(now, if is_leaving { LEAVING_INTERVAL.min(rule.interval) } else { rule.interval }));
         match answer {
             Ok(()) => {
                 pulse.bad = 0;
@@ -117,7 +121,7 @@ impl Fleet {
                     self.heal(incarnation);
                 }
             }
-            Err(_) if worker.leaves_at.is_some() => self.let_go(incarnation, "hung up and does not answer"),
+            Err(_) if is_leaving => self.let_go(incarnation, "hung up and does not answer"),
             Err(why) => {
                 pulse.good = 0;
                 pulse.bad = pulse.bad.saturating_add(1);
@@ -199,9 +203,14 @@ impl Fleet {
             worker.deadline = Some(after(now, worker.policy.health.unhealthy_timeout.max(LOOK_AGAIN)));
             return;
         }
-        let reason = format!("hung for {}: {}", brief(worker.policy.health.unhealthy_timeout), worker.reason);
+        // Whose heart beats does not hang: its check says what is wrong.
+        let beats = worker.health.due.is_some() && !worker.health.stopped;
+        let how = if beats { "unhealthy" } else { "hung" };
+        let reason = format!("{how} for {}: {}", brief(worker.policy.health.unhealthy_timeout), worker.reason);
         let slot = worker.slot;
-        self.actions.push_back(Action::Examine { incarnation });
+        if !beats {
+            self.actions.push_back(Action::Examine { incarnation });
+        }
         self.kill(incarnation, &reason);
         self.alarm(Alarm::Hung, Some(slot), false, "it was killed");
     }

@@ -1,7 +1,7 @@
 //! When a worker that is well is replaced all the same.
 
 use super::{Alarm, Fleet, Load, Role, State};
-use crate::worker::Incarnation;
+use crate::worker::{Incarnation, counted};
 use log::Level;
 
 /// Shares of the memory limit: a warning, its end, and where there is no time for a drain.
@@ -20,7 +20,7 @@ impl Fleet {
         if let Some(most) = limits.requests
             && load.requests as f64 >= most as f64 * jitter
         {
-            self.wear_out(incarnation, format!("has served {} requests (max_requests)", load.requests));
+            self.wear_out(incarnation, format!("has served {} (max_requests)", counted(load.requests, "request")));
         }
     }
 

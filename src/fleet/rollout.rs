@@ -8,7 +8,7 @@ use super::backoff::{after, pause};
 use super::policy::Policy;
 use super::rules::brief;
 use super::{Action, Alarm, Fleet, Goal, Occupant, Role, State, Time};
-use crate::worker::{Generation, Incarnation, Slot};
+use crate::worker::{Generation, Incarnation, Slot, counted};
 use log::Level;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -72,17 +72,32 @@ impl Fleet {
     }
 
     pub(super) fn fail_rollout(&mut self, slot: Option<Slot>, why: &str) {
-        let Some(rollout) = &self.rollout else { return };
+        if let Some(text) = self.abandon_rollout(Level::Error, slot, why) {
+            self.alarm(Alarm::FailedRollout, None, true, &text);
+        }
+    }
+
+    /// It has not failed: nobody need come.
+    pub(super) fn give_up_rollout(&mut self, generation: Generation, why: &str) {
+        if self.rollout.as_ref().is_some_and(|rollout| rollout.generation == generation) {
+            self.abandon_rollout(Level::Warn, None, why);
+        }
+    }
+
+    /// The generation before goes on. Returns what was noted down.
+    fn abandon_rollout(&mut self, level: Level, slot: Option<Slot>, why: &str) -> Option<String> {
+        let rollout = self.rollout.as_ref()?;
         let (generation, replaced, kept) = (rollout.generation, rollout.replaced, self.generation);
         let back = match replaced {
             0 => String::new(),
+            1 => "; 1 replaced already goes back".to_owned(),
             n => format!("; {n} replaced already go back"),
         };
         let text = format!("generation {generation} is given up, generation {kept} stays{back}: {why}");
-        self.note_app(Level::Error, &text);
-        self.alarm(Alarm::FailedRollout, None, true, &text);
+        self.note_app(level, &text);
         self.end_rollout(Err((slot, why.to_owned())));
-        self.kill_successors("its generation failed");
+        self.kill_successors("its generation is given up");
+        Some(text)
     }
 
     pub(super) fn successor_failed(&mut self, slot: Slot, incarnation: Incarnation, text: &str) {
@@ -133,7 +148,7 @@ impl Fleet {
             return;
         }
         let took = brief(self.now.saturating_sub(rollout.since));
-        let text = format!("generation {target} runs: {} workers replaced in {took}", rollout.replaced);
+        let text = format!("generation {target} runs: {} replaced in {took}", counted(rollout.replaced, "worker"));
         self.generation = target;
         self.note_app(Level::Info, &text);
         self.alarm(Alarm::FailedRollout, None, false, &text);

@@ -54,6 +54,7 @@ impl Fleet {
             Event::Measured { incarnation, load } => self.measured(incarnation, load),
             Event::Second(around) => self.second(around),
             Event::Roll { generation, policy } => self.roll(generation, *policy),
+            Event::GiveUp { generation, why } => self.give_up_rollout(generation, &why),
             Event::Adopt(policy) => self.adopt(*policy),
             Event::Scale(to) => self.scale(to),
         }

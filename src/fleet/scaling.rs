@@ -6,6 +6,7 @@
 
 use super::policy::Scaling;
 use super::{Load, Surroundings, Time};
+use crate::worker::counted;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -157,8 +158,11 @@ impl Scaler {
                 return Decision::Hold;
             }
             let why = match desired >= most {
-                true => format!("the load asks for {need} workers, {most} are the most (instances.max)"),
-                false => format!("the load asks for {need} workers, but there is no memory for more than {desired}"),
+                true => format!("the load asks for {}, {most} is the most (instances.max)", counted(need, "worker")),
+                false => format!(
+                    "the load asks for {}, but there is no memory for more than {desired}",
+                    counted(need, "worker")
+                ),
             };
             return Decision::Blocked(why);
         }

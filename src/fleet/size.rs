@@ -3,7 +3,7 @@
 use super::backoff::after;
 use super::scaling::{Decision, Seen};
 use super::{Alarm, Fleet, Goal, Load, Occupant, Role, State, Surroundings};
-use crate::worker::{Incarnation, Slot};
+use crate::worker::{Incarnation, Slot, counted};
 use log::Level;
 use std::cmp::Reverse;
 
@@ -49,7 +49,7 @@ impl Fleet {
         match decision {
             Decision::Hold => {}
             Decision::To(to, why) => {
-                let text = format!("{} workers instead of {}: {why}", to, self.desired);
+                let text = format!("{} instead of {}: {why}", counted(to, "worker"), self.desired);
                 self.note_app(Level::Info, &text);
                 self.desired = to.clamp(least, most);
             }

@@ -10,7 +10,7 @@
 //! - [`migration::give`]: gives connections to another process
 //! - [`downstream`]: the client's side. Knows no worker
 //! - [`local`]: what the proxy answers itself by its routes: files, redirects, fixed answers
-//! - [`migration::format`], [`metrics`], [`rules`], [`access`], [`descriptors`]: what they share
+//! - [`migration::format`], [`metrics`], [`rules`], [`access`], [`descriptors`], [`places`]: what they share
 //! - [`request`]: what is decided about a request, pure
 //! - [`http1`]: the codec, pure
 
@@ -25,6 +25,7 @@ pub(crate) mod http1;
 mod local;
 mod metrics;
 mod migration;
+mod places;
 mod request;
 mod rules;
 mod service;
@@ -38,11 +39,14 @@ pub(crate) use downstream::connections::{Paused, Phase};
 pub(crate) use migration::adopt::Adopted;
 pub(crate) use request::error_pages::{ErrorPage, ErrorPages, Statuses};
 pub(crate) use request::file_request::content_type;
+pub(crate) use request::forwarding::{Forwarding, RequestIds};
+pub(crate) use request::networks::Networks;
 pub(crate) use request::passes::LoopName;
 pub(crate) use request::path::normal as normal_path;
+pub(crate) use request::rate::Rate;
 pub(crate) use request::route::{
     Action, Files, HeaderRule, HeaderValue, PLACEHOLDERS, PathRule, Redirect, Rewrite, Route, RouteLimits, StaticAnswer,
 };
 pub(crate) use request::route_table::{Routes, check_pattern};
-pub(crate) use rules::{App, Carrier, Limits, Protocol, Rules, SharedRules};
+pub(crate) use rules::{App, Carrier, ClientLimits, Clients, Limits, Protocol, Rules, SharedRules};
 pub(crate) use service::ProxyService;

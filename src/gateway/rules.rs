@@ -3,9 +3,12 @@
 use super::access::{self, AccessLog};
 use super::http1::head;
 use super::metrics::counters::AppMetrics;
+use super::places::Places;
 use super::request::error_pages::ErrorPages;
+use super::request::forwarding::Forwarding;
 use super::request::limits::RequestLimits;
 use super::request::passes::LoopName;
+use super::request::rate::Rate;
 use super::request::route::{Action, Route, RouteLimits};
 use super::request::route_table::Routes;
 use crate::pool::Pool;
@@ -36,6 +39,8 @@ pub(crate) enum Carrier {
 /// An app as traffic sees it.
 pub(crate) struct App {
     pub(super) metrics: Arc<AppMetrics>,
+    /// The clients whose long bodies are on their way to it.
+    pub(super) uploads: Arc<Places>,
     pub(crate) pool: Arc<Pool>,
     pub(crate) protocol: Protocol,
     /// How long a worker may be silent before it has begun its answer.
@@ -46,7 +51,7 @@ pub(crate) struct App {
 
 impl App {
     pub(crate) fn new(pool: Arc<Pool>, protocol: Protocol, response_timeout: Duration, keep_alive: Duration) -> App {
-        App { metrics: Arc::default(), pool, protocol, response_timeout, keep_alive }
+        App { metrics: Arc::default(), uploads: Places::new(), pool, protocol, response_timeout, keep_alive }
     }
 }
 
@@ -86,12 +91,28 @@ impl Default for Limits {
     }
 }
 
+/// What one client address may have; `None` is without a limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ClientLimits {
+    /// Open connections; through a trusted proxy, requests and tunnels at a time.
+    pub(crate) connections: Option<usize>,
+    pub(crate) requests: Option<Rate>,
+}
+
+/// Who clients are, and what each may have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Clients {
+    pub(crate) forwarding: Forwarding,
+    pub(crate) limits: ClientLimits,
+}
+
 /// The rules in force at one moment.
 pub(crate) struct Rules {
     pub(super) routes: Routes,
     pub(super) error_pages: ErrorPages,
     pub(super) apps: Vec<Arc<App>>,
     pub(super) limits: Limits,
+    pub(super) clients: Clients,
     pub(super) head_limits: head::Limits,
     pub(super) carrier: Carrier,
     pub(super) loop_name: LoopName,
@@ -108,7 +129,14 @@ const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
 
 impl Rules {
     /// `routes` name apps by their index.
-    pub(crate) fn new(apps: Vec<App>, routes: Routes, limits: Limits, carrier: Carrier, loop_name: LoopName) -> Rules {
+    pub(crate) fn new(
+        apps: Vec<App>,
+        routes: Routes,
+        limits: Limits,
+        clients: Clients,
+        carrier: Carrier,
+        loop_name: LoopName,
+    ) -> Rules {
         let head_limits =
             head::Limits { total: limits.head_bytes, request_line: limits.head_bytes, ..head::Limits::default() };
         let hint = limits.keepalive_timeout.saturating_sub(KEEP_ALIVE_MARGIN).as_secs();
@@ -118,6 +146,7 @@ impl Rules {
             error_pages: ErrorPages::default(),
             apps: apps.into_iter().map(Arc::new).collect(),
             limits,
+            clients,
             head_limits,
             carrier,
             loop_name,
@@ -165,6 +194,7 @@ impl Rules {
         for app in self.apps.iter_mut().filter_map(Arc::get_mut) {
             if let Some(old) = before.apps.iter().find(|old| old.pool.app == app.pool.app) {
                 app.metrics = old.metrics.clone();
+                app.uploads = old.uploads.clone();
             }
         }
         self

@@ -8,19 +8,24 @@ use super::carrier::{http2, pingora};
 use super::descriptors::Descriptors;
 use super::downstream::close::{close, send_and_close};
 use super::downstream::connection::{Connection, Waited, client_of};
-use super::downstream::connections::{ConnectionRegistry, Directive, Paused, Phase};
+use super::downstream::connections::{ConnectionGuard, ConnectionRegistry, Directive, Paused, Phase};
+use super::downstream::proxy_protocol;
 use super::exchange::admission;
 use super::http1::head::{self, Head};
 use super::http1::{Method, Progress};
 use super::local::decide;
 use super::metrics::collector;
+use super::metrics::counters::ClientRefusal;
 use super::migration::give;
+use super::request::client::RequestClient;
 use super::request::error_pages::Reader;
 use super::request::error_response::ErrorResponse;
 use super::request::heads::host;
+use super::request::networks::Networks;
 use super::request::plan::RawHeaders;
+use super::request::route::Route;
 use super::request::route_table::{Ambiguous, Asked};
-use super::rules::{App, Carrier, Protocol, Rules, SharedRules};
+use super::rules::{Carrier, Protocol, Rules, SharedRules};
 use super::tunnel::log::TunnelLog;
 use super::tunnel::relay::{Ends, Relay};
 use super::upstream::idle_pool;
@@ -32,6 +37,7 @@ use pingora_core::server::ShutdownWatch;
 use pingora_core::server::configuration::ServerConf;
 use prometheus_client::registry::Registry;
 use std::any::Any;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -49,6 +55,8 @@ pub(crate) struct ProxyService {
     registry: Arc<ConnectionRegistry>,
     /// Clients may speak HTTP/2 without TLS, from their first byte.
     h2c: bool,
+    /// Connections begin with a PROXY header, and come from these networks.
+    proxy_protocol: Option<Arc<Networks>>,
 }
 
 /// What a client says first that speaks HTTP/2 (RFC 9113, section 3.4).
@@ -76,7 +84,7 @@ impl ProxyService {
     pub(crate) fn new(rules: SharedRules, conf: &Arc<ServerConf>, descriptors: usize) -> ProxyService {
         let registry = ConnectionRegistry::new(Descriptors::new(descriptors));
         let pingora = Arc::new(pingora::PingoraCarrier::new(rules.clone(), conf, registry.clone()));
-        ProxyService { rules, pingora, registry, h2c: false }
+        ProxyService { rules, pingora, registry, h2c: false, proxy_protocol: None }
     }
 
     /// The same service for listeners that also take HTTP/2 without TLS.
@@ -84,9 +92,15 @@ impl ProxyService {
         ProxyService { h2c: true, ..self.clone() }
     }
 
+    /// The same service for listeners whose connections begin with a PROXY header, from load balancers in these networks.
+    pub(crate) fn with_proxy_protocol(&self, from: Networks) -> ProxyService {
+        ProxyService { proxy_protocol: Some(Arc::new(from)), ..self.clone() }
+    }
+
     /// Adds what traffic counts to a registry.
     pub(crate) fn register_metrics(&self, metrics: &mut Registry) {
-        collector::register(metrics, self.rules.clone(), self.connections(), self.registry.descriptors().clone());
+        let (descriptors, refusals) = (self.registry.descriptors().clone(), self.registry.clients().refusals().clone());
+        collector::register(metrics, self.rules.clone(), self.connections(), descriptors, refusals);
     }
 
     /// Closes idle connections to workers as they get old. Runs as long as the process serves.
@@ -134,9 +148,32 @@ impl ProxyService {
     }
 
     /// A place for a connection that was just accepted, until it is served. `None`: there is none for it.
-    pub(crate) fn admit(&self) -> Option<Box<dyn Any + Send>> {
-        let guard = admission::connection(&self.rules.load(), &self.registry)?;
+    pub(crate) fn admit(&self, peer: Option<IpAddr>) -> Option<Box<dyn Any + Send>> {
+        let guard = admission::connection(&self.rules.load(), &self.registry, self.limited(peer))?;
         Some(Box::new(guard))
+    }
+
+    /// The address whose places a new connection takes, if that is known already.
+    fn limited(&self, peer: Option<IpAddr>) -> Option<IpAddr> {
+        peer.filter(|_| self.proxy_protocol.is_none())
+    }
+
+    /// Admits a new connection, and learns who its client is. Gives what was read of it already.
+    async fn admitted(&self, stream: &mut Stream) -> Option<(ConnectionGuard, BytesMut)> {
+        let peer = self.limited(client_of(stream).ip);
+        let mut guard = admission::connection(&self.rules.load(), &self.registry, peer)?;
+        let Some(from) = &self.proxy_protocol else { return Some((guard, BytesMut::new())) };
+        match proxy_protocol::accept(stream, from).await {
+            Ok(read) => {
+                let client = client_of(stream).ip;
+                admission::of_client(&self.rules.load(), &mut guard, client).then_some((guard, read))
+            }
+            Err(fault) => {
+                self.registry.clients().refuse(ClientRefusal::ProxyHeader);
+                log::debug!("a connection is refused: {fault}");
+                None
+            }
+        }
     }
 
     /// Waits for a whole request head, which goes by the rules of the moment when it is whole. The wait for its first
@@ -220,41 +257,51 @@ impl ProxyService {
     /// requests, never during one.
     async fn serve_request(&self, connection: Connection, head: &Head, rules: Arc<Rules>) -> Option<Connection> {
         let buf = &connection.read_ahead;
-        let asked = Asked {
-            host: host(head, buf),
-            target: head.target.of(buf),
-            method: head.method_name.of(buf),
-            headers: RawHeaders { head, buf },
+        let headers = RawHeaders { head, buf };
+        let client = RequestClient::of(&rules.clients.forwarding, connection.client, headers);
+        let place = match admission::request(&rules, &self.registry, &client) {
+            Ok(place) => place,
+            Err(response) => {
+                return refuse(connection, head, &rules, &client, None, (response, "too_many_requests")).await;
+            }
         };
+        let asked =
+            Asked { host: host(head, buf), target: head.target.of(buf), method: head.method_name.of(buf), headers };
         let route = match rules.routes.find(&asked) {
             Ok(Some(at)) => rules.routes.get(at),
-            Ok(None) => return refuse(connection, head, &rules, None, (ErrorResponse::NO_ROUTE, "no_route")).await,
+            Ok(None) => {
+                return refuse(connection, head, &rules, &client, None, (ErrorResponse::NO_ROUTE, "no_route")).await;
+            }
             Err(Ambiguous) => {
-                return refuse(connection, head, &rules, None, (ErrorResponse::AMBIGUOUS_PATH, "ambiguous_path")).await;
+                let refusal = (ErrorResponse::AMBIGUOUS_PATH, "ambiguous_path");
+                return refuse(connection, head, &rules, &client, None, refusal).await;
             }
         };
         if !route.only_asks_the_app()
-            && let Some(answer) = Box::pin(decide::answer(&rules, route, &asked, head.websocket)).await
+            && let Some(answer) = Box::pin(decide::answer(&rules, route, &asked, head.websocket, &client.id)).await
         {
-            let next = Box::pin(http1_carrier::answer(&rules, route, connection, head, answer)).await;
+            let next = Box::pin(http1_carrier::answer(&rules, route, connection, head, &client, answer)).await;
             return next.connection();
         }
         let Some(app) = rules.app_of(route) else {
-            return refuse(connection, head, &rules, None, (ErrorResponse::NO_ROUTE, "no_route")).await;
+            return refuse(connection, head, &rules, &client, None, (ErrorResponse::NO_ROUTE, "no_route")).await;
         };
         if app.protocol == Protocol::Http2 && head.websocket {
-            return refuse(connection, head, &rules, Some(app), (ErrorResponse::NO_UPGRADE, "no_upgrade")).await;
+            let refusal = (ErrorResponse::NO_UPGRADE, "no_upgrade");
+            return refuse(connection, head, &rules, &client, Some(route), refusal).await;
         }
         if app.protocol == Protocol::Http2 || (rules.carrier == Carrier::Pingora && !head.websocket) {
-            return Box::pin(self.pingora.serve_http1(connection)).await;
+            return Box::pin(self.pingora.serve_http1(connection, client)).await;
         }
-        match http1_carrier::serve(&rules, route, app, &self.registry, connection, head).await {
+        match http1_carrier::serve(&rules, route, app, &self.registry, connection, head, client).await {
             Next::Request(connection) => Some(connection),
-            Next::Tunnel(switched, lease, connection, unsent, entry) => {
+            Next::Tunnel(switched, lease, mut connection, unsent, entry) => {
+                connection.guard.hold(place);
                 let log = entry.map(|entry| TunnelLog::new(entry, self.rules.clone()));
                 let ends = Ends { guard: connection.guard, lease, log, _tunnel: app.metrics.tunnel() };
                 let idle = rules.limits.tunnel_idle_timeout;
-                let relay = Relay::new(connection.stream, *switched, unsent, connection.read_ahead, idle, ends);
+                let relay =
+                    Relay::new(connection.stream, *switched, unsent, connection.read_ahead, idle, ends, &client.id);
                 // Of its own task: what the service held for the connection's requests is freed now.
                 tokio::spawn(relay.run());
                 None
@@ -299,12 +346,14 @@ fn log_unserved(
     rules: &Rules,
     connection: &Connection,
     head: &Head,
-    app: Option<&App>,
+    client: &RequestClient,
+    route: Option<&Route>,
     (response, reason): (ErrorResponse, &'static str),
 ) {
     if let Some(log) = &rules.access {
-        let facts = Facts::of_http1(head, &connection.read_ahead, connection.client);
-        let mut line = Line::new(log, Facts { app: app.map(|app| &*app.pool.app), ..facts });
+        let facts = Facts::of_http1(head, &connection.read_ahead, client);
+        let app = route.and_then(|route| rules.app_of(route)).map(|app| &*app.pool.app);
+        let mut line = Line::new(log, Facts { app, route: route.map(|route| &*route.name), ..facts });
         line.trace.refused(&response, reason);
     }
 }
@@ -314,11 +363,12 @@ async fn refuse(
     connection: Connection,
     head: &Head,
     rules: &Rules,
-    app: Option<&App>,
+    client: &RequestClient,
+    route: Option<&Route>,
     refusal: (ErrorResponse, &'static str),
 ) -> Option<Connection> {
-    log_unserved(rules, &connection, head, app, refusal);
-    let reader = Reader::of(RawHeaders { head, buf: &connection.read_ahead });
+    log_unserved(rules, &connection, head, client, route, refusal);
+    let reader = Reader::of(RawHeaders { head, buf: &connection.read_ahead }, &client.id);
     let message = rules.error_pages.message(&refusal.0, &reader, head.method == Method::Head);
     send_and_close(connection.stream, &message).await;
     None
@@ -349,13 +399,12 @@ fn parse(connection: &mut Connection, rules: &Rules, scanned: &mut usize) -> Res
 #[async_trait]
 impl ServerApp for ProxyService {
     /// When a connection is to end is told by [`ProxyService::set_phase`] alone.
-    async fn process_new(self: &Arc<Self>, stream: Stream, _shutdown: &ShutdownWatch) -> Option<Stream> {
-        let rules = self.rules.load();
-        let guard = admission::connection(&rules, &self.registry)?;
-        let head_timeout = rules.limits.head_timeout;
-        drop(rules);
+    async fn process_new(self: &Arc<Self>, mut stream: Stream, _shutdown: &ShutdownWatch) -> Option<Stream> {
+        let (guard, read_ahead) = self.admitted(&mut stream).await?;
+        let head_timeout = self.rules.load().limits.head_timeout;
         let is_http2 = matches!(stream.selected_alpn_proto(), Some(ALPN::H2));
         let mut connection = Connection::new(client_of(&stream), stream, guard);
+        connection.read_ahead = read_ahead;
         if is_http2 {
             Box::pin(self.serve_http2(connection)).await;
             return None;

@@ -7,6 +7,7 @@ use super::roles::Predecessor;
 use super::wire::{Channel, Frame};
 use super::{Error, PROTOCOL, SOCKET};
 use crate::process::Renewal;
+use crate::process::program::trusted_process;
 use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -186,7 +187,8 @@ async fn greet(mut channel: Channel, against: Option<String>) -> Option<Candidat
     }
     match channel.hear_within(HELLO_TIMEOUT).await {
         Ok(Frame::Message(Message::Hello { protocol, version, pid }, _)) => {
-            let Some(reason) = objection(protocol, &version, pid, peer.pid()) else {
+            let against = objection(protocol, &version, pid, peer.pid()).or_else(|| trusted_process(pid).err());
+            let Some(reason) = against else {
                 return Some(Candidate { pid, version, channel });
             };
             log::warn!("handoff: process {pid} is refused: {reason}");

@@ -246,6 +246,15 @@ impl Pool {
         self.settings.load()
     }
 
+    /// How many more requests open workers take; `None` where each takes any number.
+    pub(crate) fn free(&self) -> Option<usize> {
+        let max = self.settings.load().queue.max_concurrency?;
+        let snapshot = self.snapshot.load();
+        let open = snapshot.seats.iter().filter(|seat| seat.open);
+        let free = |seat: &Seat| max.saturating_sub(seat.member.load.active.load(Ordering::Relaxed)) as usize;
+        Some(open.map(free).sum())
+    }
+
     /// From the next request on.
     pub(crate) fn reconfigure(&self, settings: Settings) {
         self.settings.store(Arc::new(settings));

@@ -79,19 +79,8 @@ mod tests {
     use super::*;
 
     fn spec(env: &[(&str, &str)]) -> Spec {
-        Spec {
-            command: vec!["node".into()],
-            cwd: "/".into(),
-            env: env.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
-            preload: true,
-            user: None,
-            umask: None,
-            rlimits: Default::default(),
-            ports: Default::default(),
-            external: None,
-            env_file: Vec::new(),
-            given: Default::default(),
-        }
+        let env = env.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        Spec { env, ..Spec::of(&["node"], "/") }
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! Programs that run with our rights.
+//! Programs that run with our rights, and files that say what does.
 
 use nix::unistd::{Gid, Group, Uid, User};
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -11,18 +12,58 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// Who else could, and what to do; or there is none.
 pub(crate) fn trusted(program: &Path) -> Result<PathBuf, String> {
-    let real = fs::canonicalize(program).map_err(|e| format!("cannot start {}: {e}", program.display()))?;
+    let cannot = |path: &Path, e: io::Error| format!("cannot start {}: {e}", path.display());
+    let real = fs::canonicalize(program).map_err(|e| cannot(program, e))?;
+    match weakness(&real).map_err(|e| cannot(&real, e))? {
+        Some(why) => Err(format!("{} is not run: {why}, so others could put another program there", real.display())),
+        None => Ok(real),
+    }
+}
+
+/// The same of a configuration: it names programs.
+///
+/// # Errors
+/// As [`trusted`].
+pub(crate) fn trusted_configuration(file: &Path) -> Result<(), String> {
+    let cannot = |e: io::Error| format!("cannot read {}: {e}", file.display());
+    let real = fs::canonicalize(file).map_err(cannot)?;
+    match weakness(&real).map_err(cannot)? {
+        Some(why) => {
+            Err(format!("{} is not read: {why}, so others could name their own programs there", real.display()))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The same of the program of a process, which may have been removed since its start, or lie in a mount namespace of its
+/// own: then its file alone tells.
+///
+/// # Errors
+/// As [`trusted`].
+pub(crate) fn trusted_process(pid: u32) -> Result<(), String> {
+    let link = PathBuf::from(format!("/proc/{pid}/exe"));
+    let cannot = |e: io::Error| format!("what process {pid} runs cannot be seen: {e}");
+    let running = fs::metadata(&link).map_err(cannot)?;
+    let path = fs::read_link(&link).map_err(cannot)?;
+    let is_there =
+        fs::symlink_metadata(&path).is_ok_and(|meta| (meta.dev(), meta.ino()) == (running.dev(), running.ino()));
+    let why = match is_there {
+        true => weakness(&path).map_err(cannot)?,
+        false => objection(&running).map(|why| format!("its file {why}")),
+    };
+    why.map_or(Ok(()), |why| {
+        Err(format!("it runs {}: {why}, so others could put another program there", path.display()))
+    })
+}
+
+/// By what others could change a file whose real path this is.
+fn weakness(real: &Path) -> io::Result<Option<String>> {
     for path in real.ancestors() {
-        let meta = fs::symlink_metadata(path).map_err(|e| format!("cannot start {}: {e}", real.display()))?;
-        if let Some(why) = objection(&meta) {
-            return Err(format!(
-                "{} is not run: {} {why}, so others could put another program there",
-                real.display(),
-                path.display()
-            ));
+        if let Some(why) = objection(&fs::symlink_metadata(path)?) {
+            return Ok(Some(format!("{} {why}", path.display())));
         }
     }
-    Ok(real)
+    Ok(None)
 }
 
 /// What is against a file or a directory.
@@ -77,6 +118,12 @@ mod tests {
             set(path, 0o755);
         }
         assert!(trusted(&dir.join("missing")).unwrap_err().contains("No such file"));
+        // A configuration names programs.
+        assert_eq!(trusted_configuration(&program), Ok(()));
+        set(&program, 0o646);
+        let why = trusted_configuration(&program).unwrap_err();
+        assert!(why.contains("is not read: ") && why.contains("mode 646"), "{why}");
+        set(&program, 0o755);
         if rustix::process::geteuid().is_root() {
             for path in [&program, &dir] {
                 chown(path, Some(65_534), None).unwrap();
@@ -88,5 +135,23 @@ mod tests {
             set(&dir, 0o775);
             assert!(trusted(&program).unwrap_err().contains("can be written by others (mode 775"));
         }
+    }
+
+    #[test]
+    fn what_a_process_runs_is_looked_at_though_its_file_is_gone() {
+        let temp = Temp::new();
+        let program = temp.0.join("sleep");
+        fs::copy("/bin/sleep", &program).unwrap();
+        let set = |mode| fs::set_permissions(&program, Permissions::from_mode(mode)).unwrap();
+        set(0o755);
+        let mut child = std::process::Command::new(&program).arg("60").spawn().unwrap();
+        assert_eq!(trusted_process(child.id()), Ok(()));
+        set(0o757);
+        assert!(trusted_process(child.id()).unwrap_err().contains("mode 757"));
+        fs::remove_file(&program).unwrap();
+        assert!(trusted_process(child.id()).unwrap_err().contains("its file can be written by others"));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(trusted_process(child.id()).unwrap_err().contains("cannot be seen"));
     }
 }

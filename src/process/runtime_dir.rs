@@ -331,7 +331,12 @@ impl RuntimeDir {
         dirs.extend(within.into_iter().filter(|path| is_dir(path)));
         for dir in dirs.iter().rev() {
             let left = entries(dir).unwrap_or_default();
-            left.iter().filter(|p| !p.is_dir() && !is_in_use(p)).for_each(|p| ignore(remove(p)));
+            left.iter().filter(|p| !is_dir(p) && !is_in_use(p)).for_each(|p| ignore(remove(p)));
+            let is_of_app = dir.parent().is_some_and(|parent| parent != self.path);
+            if is_of_app && !left.iter().any(|path| is_in_use(path)) {
+                // What the app has made there for itself. No link is followed.
+                left.iter().filter(|path| is_dir(path)).for_each(|path| ignore(fs::remove_dir_all(path)));
+            }
             ignore(fs::remove_dir(dir));
         }
         entries(&self.path).unwrap_or_default().iter().filter(|p| is_half_bound(p)).for_each(|p| ignore(remove(p)));

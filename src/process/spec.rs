@@ -112,3 +112,23 @@ pub(crate) struct Identity {
     pub(crate) name: String,
     pub(crate) home: PathBuf,
 }
+
+#[cfg(test)]
+impl Spec {
+    /// A command with the preload script, and all else as by default.
+    pub(crate) fn of(command: &[&str], cwd: impl Into<PathBuf>) -> Spec {
+        Spec {
+            command: command.iter().map(|word| (*word).to_owned()).collect(),
+            cwd: cwd.into(),
+            env: Vec::new(),
+            preload: true,
+            user: None,
+            umask: None,
+            rlimits: Default::default(),
+            ports: Default::default(),
+            external: None,
+            env_file: Vec::new(),
+            given: Default::default(),
+        }
+    }
+}

@@ -12,6 +12,7 @@ use pingora_core::services::{ServiceReadyNotifier, ServiceWithDependents};
 use std::any::Any;
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -147,8 +148,8 @@ pub(super) struct GatedService<A> {
     aside: Option<Aside>,
 }
 
-/// Gives a place to a connection that was just accepted, or none.
-type Admission = Arc<dyn Fn() -> Option<Place> + Send + Sync>;
+/// Gives a place to a connection that was just accepted from this address, or none.
+type Admission = Arc<dyn Fn(Option<IpAddr>) -> Option<Place> + Send + Sync>;
 
 /// The place of a connection until it is served. Dropping it gives it back.
 type Place = Box<dyn Any + Send>;
@@ -208,7 +209,7 @@ impl<A: ServerApp + Send + Sync + 'static> GatedService<A> {
     /// none is closed at once. The place is given back as the service takes the connection, which takes its own.
     pub(super) fn admitted_by(
         mut self,
-        admission: impl Fn() -> Option<Place> + Send + Sync + 'static,
+        admission: impl Fn(Option<IpAddr>) -> Option<Place> + Send + Sync + 'static,
     ) -> GatedService<A> {
         self.admission = Some(Arc::new(admission));
         self
@@ -239,7 +240,7 @@ impl<A: ServerApp + Send + Sync + 'static> GatedService<A> {
         let (app, gate, homes) = (self.app.clone(), self.gate.clone(), self.homes.clone());
         let admission = self.admission.clone();
         move |accepted| {
-            let place = admission.as_ref().map(|admit| admit());
+            let place = admission.as_ref().map(|admit| admit(accepted.peer()));
             if let Some(None) = place {
                 return;
             }

@@ -152,7 +152,8 @@ impl Waiting {
             sleep(READY_CHECK_INTERVAL).await;
         };
         log::error!("{why}; stopping");
-        self.caller.refuse(1, &why);
+        let said = std::iter::once(why).chain(health.last_words()).collect::<Vec<_>>();
+        self.caller.refuse(1, &said.join("\n"));
         if !stop.has_begun() {
             stop.signalled("daemon_wait_for_ready");
         }

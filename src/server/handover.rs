@@ -14,7 +14,7 @@ use crate::handoff::{
 use crate::pool::{Closing, Lease, Use};
 use crate::process::{self, ConnectionTransfer};
 use crate::supervisor::{AppStatus, Control, PartialLine, Snapshot, Status, TakeoverHandle, WorkerStatus};
-use crate::worker::Incarnation;
+use crate::worker::{Incarnation, counted_being};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pingora_core::server::ShutdownWatch;
@@ -311,7 +311,10 @@ impl HandoffContext {
         let max_drain = self.policy.load().max_drain;
         if tokio::time::timeout(max_drain, self.front.emptied()).await.is_err() {
             let left = self.front.connections().load(std::sync::atomic::Ordering::Relaxed);
-            log::warn!("{left} connections are left after {max_drain:?} (max_drain) and end now");
+            log::warn!(
+                "{} left after {max_drain:?} (max_drain), cut off now",
+                counted_being(left as u64, "connection")
+            );
             self.front.set_phase(Phase::Draining);
             let status = self.control.status();
             let workers = status.apps.iter().flat_map(|app| &app.workers);

@@ -3,6 +3,7 @@
 use crate::admin::health::{AppCondition, Condition};
 use crate::fleet::State;
 use crate::gateway::SharedRules;
+use crate::process::cause;
 use crate::supervisor::{AppStatus, Control};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -70,6 +71,22 @@ impl ProxyHealth {
     pub(super) fn has_failed(&self) -> bool {
         let failed = self.failed();
         self.condition().apps.iter().any(|app| !app.was_ready && failed.contains(&app.name))
+    }
+
+    /// What the processes of apps that are not ready said last, for whoever started the proxy.
+    pub(super) fn last_words(&self) -> Vec<String> {
+        const LINES_MAX: usize = 12;
+        let status = self.control.status();
+        let words = |app: &AppStatus| {
+            let slot = app.slots.iter().find(|slot| !slot.last_words.is_empty())?;
+            let (words, name) = (&slot.last_words, &app.name);
+            let lines = match cause::of(words) {
+                Some(cause) => std::iter::once(cause.headline).chain(cause.lines).collect(),
+                None => words[words.len().saturating_sub(LINES_MAX)..].to_vec(),
+            };
+            Some(format!("{name}:\n  {}", lines.join("\n  ")))
+        };
+        status.apps.iter().filter(|app| app.ready() == 0).filter_map(words).collect()
     }
 
     /// Names of apps with a slot that has failed for now.

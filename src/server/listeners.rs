@@ -3,7 +3,7 @@
 use super::accept_gate::{AcceptGate, GatedService};
 use super::runtimes::Homes;
 use super::sockets::{Purpose, Sockets};
-use crate::config::Config;
+use crate::config::{Config, Listener};
 use crate::gateway::ProxyService;
 use async_trait::async_trait;
 use pingora_core::apps::ServerApp;
@@ -58,29 +58,37 @@ impl Listeners {
         Ok(())
     }
 
-    /// The services of the clients' listeners. Those with HTTP/2 without TLS are apart: the listeners of one
-    /// service share one application.
+    /// The services of the clients' listeners: one for all that take the same, as the listeners of a service share one
+    /// application.
     pub(super) fn traffic(
         &self,
         config: &Config,
         front: ProxyService,
         homes: &Homes,
     ) -> Vec<GatedService<ProxyService>> {
-        let with_h2c = front.with_h2c();
-        let mut services = Vec::new();
-        for (name, h2c, app) in [("front", false, front), ("front-h2c", true, with_h2c)] {
-            let listeners = config.listeners.iter().filter(|listener| listener.h2c == h2c);
-            let addresses: Vec<String> = listeners.map(|listener| listener.address.to_string()).collect();
-            addresses.iter().for_each(|address| log::info!("listening on http://{address}"));
-            if addresses.is_empty() {
-                continue;
+        let is_same = |a: &Listener, b: &Listener| a.h2c == b.h2c && a.proxy_protocol == b.proxy_protocol;
+        let mut kinds: Vec<(&Listener, Vec<String>)> = Vec::new();
+        for listener in &config.listeners {
+            log::info!("listening on http://{}", listener.address);
+            let address = listener.address.to_string();
+            match kinds.iter_mut().find(|(kind, _)| is_same(kind, listener)) {
+                Some((_, addresses)) => addresses.push(address),
+                None => kinds.push((listener, vec![address])),
             }
+        }
+        let service = |(kind, addresses): (&Listener, Vec<String>)| {
+            let app = if kind.h2c { front.with_h2c() } else { front.clone() };
+            let app = match kind.proxy_protocol.clone() {
+                Some(from) => app.with_proxy_protocol(from),
+                None => app,
+            };
             // The front buffers what it needs: buffers of its stream would cost every idle connection 10 KiB and more.
             let admission = app.clone();
-            let service = self.traffic.service(name, app, addresses, &self.sockets).served_at(homes.clone());
-            services.push(service.admitted_by(move || admission.admit()));
-        }
-        services
+            let name = format!("front-{}", addresses.join(","));
+            let service = self.traffic.service(&name, app, addresses, &self.sockets).served_at(homes.clone());
+            service.admitted_by(move |peer| admission.admit(peer))
+        };
+        kinds.into_iter().map(service).collect()
     }
 
     /// A small service of our own on one address, with one answer for each connection.

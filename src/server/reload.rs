@@ -12,8 +12,7 @@ use arc_swap::ArcSwap;
 use pingora_core::server::configuration::ServerConf;
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
-use tokio::sync::Mutex;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a reload cannot change, because connections or processes hang on it: keys with what they say. Most of it is
 /// changed by an upgrade.
@@ -99,7 +98,7 @@ pub(super) struct Reloader {
     control: Control,
     /// Of the running apps. A newer reload supersedes one under way, so none waits for another here
     /// but to change this.
-    pools: Mutex<HashMap<Arc<str>, Arc<Pool>>>,
+    pools: Arc<Mutex<HashMap<Arc<str>, Arc<Pool>>>>,
 }
 
 impl Reloader {
@@ -112,7 +111,7 @@ impl Reloader {
         control: Control,
     ) -> Reloader {
         let pools = rules.load().pools().map(|pool| (pool.app.clone(), pool.clone())).collect();
-        Reloader { cli, in_force, fixed, rules, shutdown, control, pools: Mutex::new(pools) }
+        Reloader { cli, in_force, fixed, rules, shutdown, control, pools: Arc::new(Mutex::new(pools)) }
     }
 
     /// Where the configuration in force comes from.
@@ -138,7 +137,6 @@ impl Reloader {
             Ok(text) => {
                 let text =
                     format!("{} is the configuration from now on, instead of {}\n{text}", name(&source), name(&before));
-                self.in_force.set(source);
                 Ok(text)
             }
             Err(why) => Err(format!("{why}\n{} stays the configuration", name(&before))),
@@ -155,23 +153,27 @@ impl Reloader {
         if let Some(app) = wish.app.as_ref().filter(|app| config.apps.iter().all(|known| known.name != **app)) {
             return Err(format!("nothing was changed: there is no app {app} in {}", source::name(source)));
         }
-        let (wiring, settings) = self.wiring(&mut config).await;
-        let AppWiring { specs, apps } = wiring;
+        let (AppWiring { specs, apps }, settings) = self.wiring(&mut config);
         let scope = wish.app.map_or(ReloadScope::Changed, ReloadScope::App);
-        let outcome = self.control.reload(specs, scope, wish.sent).await?;
-        let counters = self.rules.load().access_counters();
-        let new = super::rules(&config, apps).with_access(config.access_log.take(), self.control.logs(), counters);
-        let mut pools = self.pools.lock().await;
-        *pools = new.pools().map(|pool| (pool.app.clone(), pool.clone())).collect();
-        for (name, settings) in settings {
-            if let Some(pool) = pools.get(&name) {
-                pool.reconfigure(settings);
+        let (in_force, source) = (self.in_force.clone(), source.clone());
+        let (pools, rules, shutdown) = (self.pools.clone(), self.rules.clone(), self.shutdown.clone());
+        let logs = self.control.logs().clone();
+        let enforce = move || {
+            let counters = rules.load().access_counters();
+            let new = super::rules(&config, apps).with_access(config.access_log.take(), &logs, counters);
+            let mut pools = pools.lock().unwrap_or_else(PoisonError::into_inner);
+            *pools = new.pools().map(|pool| (pool.app.clone(), pool.clone())).collect();
+            for (name, settings) in settings {
+                if let Some(pool) = pools.get(&name) {
+                    pool.reconfigure(settings);
+                }
             }
-        }
-        let new = new.succeeding(&self.rules.load());
-        self.rules.store(Arc::new(new));
-        self.shutdown.store(Arc::new(config.shutdown));
-        Ok(outcome)
+            let new = new.succeeding(&rules.load());
+            rules.store(Arc::new(new));
+            shutdown.store(Arc::new(config.shutdown));
+            in_force.set(source);
+        };
+        self.control.reload(specs, scope, wish.sent, Box::new(enforce)).await
     }
 
     async fn read(&self, source: &Source) -> Result<(Config, Vec<config::Warning>), String> {
@@ -185,8 +187,8 @@ impl Reloader {
 
     /// What the supervisor and traffic need of the new apps. A running app keeps its pool; what
     /// changes in it waits for the outcome.
-    async fn wiring(&self, config: &mut Config) -> (AppWiring, Vec<(Arc<str>, Settings)>) {
-        let pools = self.pools.lock().await;
+    fn wiring(&self, config: &mut Config) -> (AppWiring, Vec<(Arc<str>, Settings)>) {
+        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         let mut settings = Vec::new();
         let wiring = wire(config, |name, wanted| match pools.get(name) {
             Some(pool) => {

@@ -11,6 +11,7 @@ use super::sockets::Purpose;
 use crate::config::{SHUTDOWN_MARGIN, Shutdown};
 use crate::gateway::{Phase, ProxyService};
 use crate::supervisor::Control;
+use crate::worker::counted_being;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -95,7 +96,7 @@ impl GracefulShutdown {
             () = self.steps(pre_stop_delay) => {}
             () = at_limit => {
                 let left = self.front.connections().load(Ordering::Relaxed);
-                log::warn!("shutdown.limit is near: {left} connections are cut off");
+                log::warn!("shutdown.limit is near: {} cut off", counted_being(left as u64, "connection"));
                 self.cut();
             }
         }

@@ -1,9 +1,9 @@
 //! Upgrades on demand: starts a successor, and hands over to it.
 
-use super::source::InForce;
+use super::source::{self, InForce};
 use crate::config::cli::Source;
 use crate::handoff::{self, HandoffTrigger};
-use crate::process::program::trusted;
+use crate::process::program::{trusted, trusted_configuration};
 use crate::process::{self, Other, spawn_apart};
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -49,7 +49,11 @@ impl Upgrader {
         self.vacant()?;
         let called = program.unwrap_or_else(|| self.program.clone());
         let program = Program { real: trusted(&called)?, called };
-        let source = conf.map_or_else(|| self.source.get(), Source::File);
+        // That of this process was good enough for whoever started it.
+        let before = self.source.get();
+        let other = conf.as_deref().filter(|file| !source::is_same(&before, file));
+        other.map_or(Ok(()), trusted_configuration)?;
+        let source = conf.map_or(before, Source::File);
         check(&program, &source).await?;
         let pid = start(&program, &source).await?;
         let watched = Other::open(pid).map_err(|e| format!("the successor, process {pid}, cannot be watched: {e}"));

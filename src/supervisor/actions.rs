@@ -13,7 +13,7 @@ use crate::pool::Closing;
 use crate::process::control::{self, Expected, ProxySays, Token};
 use crate::process::spec::PortUse;
 use crate::process::{Error, evidence};
-use crate::worker::{Incarnation, Slot, WorkerId};
+use crate::worker::{Incarnation, Slot, WorkerId, counted};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -226,7 +226,7 @@ impl Apps {
             seen.push(format!("last statistics: {stats:?}"));
         }
         let carried = record.carried();
-        seen.push(format!("carries: {} requests, {} parked", carried.active, carried.parked));
+        seen.push(format!("carries: {}, {} parked", counted(carried.active, "request"), carried.parked));
         let (slot, text) = (record.id.slot, seen.join("; "));
         log::warn!("{} (pid {pid}) hangs: {text}", record.id);
         let detail = format!("{} (pid {pid}) hangs and is killed: {text}", record.id);

@@ -1,6 +1,6 @@
 //! One app: its fleet, and what the fleet need not know of its workers.
 
-use super::definition::Definition;
+use super::definition::{Compare, Definition};
 use super::external::ExternalListener;
 use super::restarts::Restarts;
 use super::status::{AppStatus, Carried, SlotStatus, Waiting, WorkerStatus};
@@ -71,6 +71,21 @@ impl ManagedApp {
         self.definitions.insert(generation, definition);
         self.fleet.handle(Event::Roll { generation, policy }, now);
         generation
+    }
+
+    /// Other rules for the workers of a generation: its processes stay, and so does what they were started from.
+    pub(super) fn adopt(&mut self, generation: Generation, target: &Definition, now: Time) {
+        let policy = target.policy.clone();
+        if let Some(known) = self.definitions.get_mut(&generation) {
+            *known = if self.fleet.is_external() { target.clone() } else { known.ruled(policy.clone()) };
+        }
+        self.fleet.handle(Event::Adopt(Box::new(policy)), now);
+    }
+
+    /// Whether no new processes are needed for another definition: its rules at most differ.
+    pub(super) fn runs_as(&self, generation: Generation, other: &Definition) -> bool {
+        let known = self.definitions.get(&generation);
+        known.is_some_and(|known| known.differences(other, Compare::Configured).is_empty())
     }
 
     /// Records how a rollout ended.

@@ -86,6 +86,11 @@ impl Definition {
         }
     }
 
+    /// Whether both say the same in the file.
+    pub(super) fn is_configured_as(&self, other: &Definition) -> bool {
+        self.policy == other.policy && self.spec == other.spec
+    }
+
     /// What makes processes of `other` different from those of this: nothing, if no new ones are needed.
     pub(super) fn differences(&self, other: &Definition, compare: Compare) -> Vec<String> {
         let keys = self.spec.differences(&other.spec);

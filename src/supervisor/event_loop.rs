@@ -94,7 +94,8 @@ impl EventLoop {
         taken.begin(&mut self.apps);
         let (reply, answer) = oneshot::channel();
         // Nobody has asked for new code: what is configured counts, not what was deployed meanwhile.
-        self.execute(Command { kind: CommandKind::Reload(configured, ReloadScope::Configured), reply });
+        let (scope, enforce) = (ReloadScope::Configured, Box::new(|| ()));
+        self.execute(Command { kind: CommandKind::Reload { targets: configured, scope, enforce }, reply });
         tokio::spawn(async move {
             match answer.await {
                 Ok(Ok(text)) => log::info!("took over: {text}"),
@@ -130,7 +131,12 @@ impl EventLoop {
                 Predecessor::PauseRequested(_) | Predecessor::Running => {}
             }
             self.follow_run_state(*shutdown.borrow());
-            self.apps.perform_actions(self.writer.as_mut().map(SnapshotWriter::barrier)).await;
+            loop {
+                self.apps.perform_actions(self.writer.as_mut().map(SnapshotWriter::barrier)).await;
+                if !self.commands.settle(&mut self.apps) {
+                    break;
+                }
+            }
             self.apps.close_queues();
             #[cfg(test)]
             self.fail_as_planned();
@@ -167,7 +173,6 @@ impl EventLoop {
 
     /// Tells everybody what has come of the last turn.
     fn publish(&mut self) {
-        self.commands.settle(&self.apps);
         self.apps.drop_removed();
         let status = self.apps.status(Some(self.apps.clock.epoch));
         self.channels.status.send_if_modified(|old| {

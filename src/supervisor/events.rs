@@ -177,7 +177,11 @@ impl Apps {
                 record.serving_pid = record.serving_pid.or(pid);
                 Event::Hello { incarnation }
             }
-            Report::HungUp => Event::HungUp { incarnation },
+            Report::HungUp => {
+                // It may have died, as under `node --watch`; the next one says who it is.
+                record.serving_pid = record.serving_pid.filter(|_| record.child.is_none());
+                Event::HungUp { incarnation }
+            }
             Report::Path { socket, port, pid } => {
                 record.serving_pid = pid.or(record.serving_pid);
                 record.ports.main = port;

@@ -12,8 +12,8 @@ use super::handoff::{Predecessor, Takeover, TakeoverHandle, TakeoverState, takeo
 use super::healing::Healing;
 use super::heartbeat::LoopHeartbeat;
 use super::messages::{
-    AppTarget, COMMANDS_MAX, Command, CommandKind, CommandOutcome, Defined, EffectReports, HANDOFF_REQUESTS_MAX,
-    HandoffRequest, JOINS_MAX, Outcome, REPORTS_MAX, ReloadScope, RunState, ScaleTo, Sent,
+    AppTarget, COMMANDS_MAX, Command, CommandKind, CommandOutcome, Defined, EffectReports, Enforce,
+    HANDOFF_REQUESTS_MAX, HandoffRequest, JOINS_MAX, Outcome, REPORTS_MAX, ReloadScope, RunState, ScaleTo, Sent,
 };
 use super::output_readers::OutputReaders;
 use super::setup::{AppSpec, Settings, Setup};
@@ -24,7 +24,7 @@ use crate::pool::{Pool, QueuePolicy};
 use crate::process::control::Registry;
 use crate::process::output::Logs;
 use crate::process::{Error, RuntimeDir, Tenant};
-use crate::worker::Incarnation;
+use crate::worker::{Incarnation, counted};
 use async_trait::async_trait;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
@@ -92,8 +92,8 @@ impl Supervisor {
                     let living = living.filter(|record| record.child.is_some()).map(|record| record.id.clone());
                     let living: Vec<_> = living.collect();
                     log::info!(
-                        "the proxy before did not stop: {} of its workers live and are taken over",
-                        living.len()
+                        "the proxy before did not stop: takes over {} that it has left",
+                        counted(living.len(), "worker")
                     );
                     dir.furnish(tenants, &living)?;
                     return Ok(Supervisor::with(host, setup, dir, Some((restored, None))));
@@ -307,9 +307,16 @@ impl Control {
     }
 
     /// Makes the apps as they are given: those that `scope` names roll out, new ones start, missing ones stop; all
-    /// others are not touched. An app that fails keeps its old generation. A newer reload takes the place of one under
-    /// way. `sent` is for the app of the scope; it replaces what was sent before.
-    pub(crate) async fn reload(&self, apps: Vec<AppSpec>, scope: ReloadScope, sent: Option<Sent>) -> CommandOutcome {
+    /// others are not touched. When an app fails, all return to what they were configured as before. A newer reload takes the
+    /// place of one under way. `sent` is for the app of the scope; it replaces what was sent before. `enforce` is called
+    /// once all apps serve and before the missing ones stop, to lead traffic there; not if a newer reload has come.
+    pub(crate) async fn reload(
+        &self,
+        apps: Vec<AppSpec>,
+        scope: ReloadScope,
+        sent: Option<Sent>,
+        enforce: Enforce,
+    ) -> CommandOutcome {
         let before = self.show(None).await?;
         let with = |app: AppSpec| {
             let known = before.iter().find(|(known, _)| known.name == app.name).map(|(_, sent)| sent.clone());
@@ -317,7 +324,7 @@ impl Control {
             (app, sent.or(known).unwrap_or_default())
         };
         let targets = pin(apps.into_iter().map(with).collect()).await?;
-        self.command(CommandKind::Reload(targets, scope)).await
+        self.command(CommandKind::Reload { targets, scope, enforce }).await
     }
 
     /// Replaces every worker of an app, or of all, by one of the same configuration: with the files that are there now,

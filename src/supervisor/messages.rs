@@ -70,7 +70,11 @@ pub(super) struct Command {
 }
 
 pub(super) enum CommandKind {
-    Reload(Vec<AppTarget>, ReloadScope),
+    Reload {
+        targets: Vec<AppTarget>,
+        scope: ReloadScope,
+        enforce: Enforce,
+    },
     /// Of these apps. `named`: of one that was asked for by its name.
     Restart {
         targets: Vec<AppTarget>,
@@ -91,6 +95,9 @@ pub(crate) enum ReloadScope {
     /// Those that are configured otherwise.
     Configured,
 }
+
+/// Puts the rest of a reloaded configuration into force: routes, limits. Must not wait.
+pub(crate) type Enforce = Box<dyn FnOnce() + Send>;
 
 /// Variables of who asks, for the workers that are started because of it.
 pub(crate) type Sent = Vec<(String, String)>;

@@ -14,7 +14,7 @@
 //! control.kill();                          // the same as a second stop
 //! control.finished().await;                // Ok: no process, socket, FIFO or directory of ours is left.
 //!                                          // Err: the supervisor failed; also without a stop: exit non-zero
-//! control.reload(apps, scope, None).await; // what changed rolls out; Ok or Err says in words what came of it
+//! control.reload(apps, scope, None, enforce).await; // what changed rolls out; Ok or Err says in words what came of it
 //! control.restart(Some(app), None).await;  // the same configuration as a new generation
 //! control.scale("chat", ScaleTo::By(1)).await;
 //! control.status();                        // Arc<Status>, newest; `changed().await` waits for the next
@@ -60,7 +60,9 @@ mod messages;
 mod metrics;
 mod output_readers;
 mod panics;
+mod pending;
 mod probe;
+mod reload;
 mod renounced;
 mod restarts;
 mod running;

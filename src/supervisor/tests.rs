@@ -4,6 +4,7 @@ mod external;
 mod fake;
 mod fast;
 mod killed;
+mod reload;
 mod takeover;
 
 use super::alarms;
@@ -64,6 +65,25 @@ struct Stage {
     task: tokio::task::JoinHandle<()>,
 }
 
+/// Waits until the status is as wanted; `output` is shown where it never is.
+async fn until(
+    control: &Control,
+    what: &str,
+    wanted: impl Fn(&Status) -> bool,
+    output: impl FnOnce() -> String,
+) -> Arc<Status> {
+    let mut changes = control.clone();
+    let wait = async {
+        let mut status = control.status();
+        while !wanted(&status) {
+            status = changes.changed().await;
+        }
+        status
+    };
+    let waited = timeout(Duration::from_secs(30), wait).await;
+    waited.unwrap_or_else(|_| panic!("never {what}: {:#?}\n{}", control.status(), output()))
+}
+
 fn base_dir() -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -77,20 +97,7 @@ fn node(script: &str) -> Spec {
 }
 
 fn spec(command: &[&str], preload: bool) -> Spec {
-    let command = command.iter().map(|word| word.to_string()).collect();
-    Spec {
-        command,
-        cwd: "/".into(),
-        env: vec![],
-        preload,
-        user: None,
-        umask: None,
-        rlimits: Default::default(),
-        ports: Default::default(),
-        external: None,
-        env_file: Vec::new(),
-        given: Default::default(),
-    }
+    Spec { preload, ..Spec::of(command, "/") }
 }
 
 fn policy() -> Policy {
@@ -137,16 +144,7 @@ impl Stage {
 
     /// Waits until the status is as wanted.
     async fn until(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Arc<Status> {
-        let mut control = self.control.clone();
-        let wait = async {
-            let mut status = control.status();
-            while !wanted(&status) {
-                status = control.changed().await;
-            }
-            status
-        };
-        let waited = timeout(Duration::from_secs(30), wait).await;
-        waited.unwrap_or_else(|_| panic!("never {what}: {:#?}\n{}", self.control.status(), self.output.text()))
+        until(&self.control, what, wanted, || self.output.text()).await
     }
 
     async fn ready(&self, workers: usize) -> Arc<Status> {

@@ -36,7 +36,7 @@ test('HTTP/1: everything that is known of a request, and of those that no worker
   withProxy(logged({}, { apps: { web: { script: './http.js' }, idle: { script: './never.js', start_timeout: '10m', queue: { max: 0 } } }, limits: { head_size: '8kib' }, routes: [{ host: 'web.example', app: 'web' }, { host: 'idle.example', app: 'idle' }] }), { ready: false }, async proxy => {
     const ask = (at, headers = {}) => request(proxy.port, { path: at, headers: { host: 'web.example', ...headers } });
     await until(async () => (await ask('/pid')).status === 200, { timeout: 30_000, what: 'the app' });
-    await ask('/head?a=1&token=geheim', { 'user-agent': 'test "1"', referer: 'http://web.example/?sid=geheim' });
+    const answered = await ask('/head?a=1&token=geheim', { 'user-agent': 'test "1"', referer: 'http://web.example/?sid=geheim' });
     const { time, queue, connect, first_byte: first, total, sent, body_sent: body, ...one } = await entry(proxy, '/head');
     assert.ok(Math.abs(Date.parse(time) - Date.now()) < 60_000, time);
     assert.ok([queue, connect, first].every(part => part >= 0 && part < 10) && total >= queue + connect + first, JSON.stringify({ queue, connect, first, total }));
@@ -44,7 +44,7 @@ test('HTTP/1: everything that is known of a request, and of those that no worker
     assert.deepEqual(one, {
       client: '127.0.0.1', method: 'GET', path: '/head', query: 'a=1&token=REDACTED', protocol: 'HTTP/1.1', scheme: 'http', host: 'web.example',
       status: 200, answered_by: 'worker', app: 'web', slot: 0, generation: 1, received: 0, retries: 0, user_agent: 'test "1"',
-      referer: 'http://web.example/?sid=REDACTED',
+      referer: 'http://web.example/?sid=REDACTED', request_id: answered.headers['x-request-id'],
     });
     const [idle, lost] = await Promise.all([ask('/idle', { host: 'idle.example' }), ask('/lost', { host: 'other.example' })]);
     assert.deepEqual([idle.status, lost.status], [503, 404]);
@@ -93,8 +93,9 @@ for (const [name, more] of [
 test('an HTTP/2 client that goes away leaves a line for each of its requests', options, () =>
   withProxy(logged({}), async proxy => {
     await withSession(proxy.port, async session => {
-      range(5).forEach(n => ask(session, { ':path': `/slow?ms=60000&n=${n}` }).catch(() => {}));
-      await until(async () => (await request(proxy.port, { path: '/pid' })).status === 200);
+      range(5).forEach(n => ask(session, { ':path': `/hang?id=${n}` }).catch(() => {}));
+      const arrived = async n => (await request(proxy.port, { path: `/gone?id=${n}` })).text === 'open';
+      for (const n of range(5)) await until(() => arrived(n), { what: `request ${n} to be at the worker` });
       session.destroy();
     });
     const gone = () => entriesOf(proxy).filter(one => one.protocol === 'HTTP/2.0');

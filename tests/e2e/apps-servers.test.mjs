@@ -5,8 +5,8 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import test from 'node:test';
 import { request } from './lib/http.mjs';
-import { freePort, needsProxy, withProxy } from './lib/proxy.mjs';
-import { succeed } from './lib/steer.mjs';
+import { alive, freePort, needsProxy, withProxy } from './lib/proxy.mjs';
+import { succeed, workers } from './lib/steer.mjs';
 import { range, until } from './lib/wait.mjs';
 
 const options = { timeout: 60_000, ...needsProxy };
@@ -124,6 +124,7 @@ for (const [name, [args, more, listen, expected]] of Object.entries(watched)) {
       assert.deepEqual(answers.map(answer => answer.status).filter(status => !expected.includes(status)), []);
       const longest = Math.max(...answers.map(answer => answer.seconds));
       assert.ok(longest < 8, `one waited for ${longest} s, and the app was there again`);
+      await until(async () => (await workers(proxy)).every(({ pid, state }) => state !== 'ready' || alive(pid)), { what: 'the ids of processes that live' });
     });
   });
 }

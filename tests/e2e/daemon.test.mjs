@@ -133,6 +133,7 @@ test('daemon_wait_for_ready: 1 with the reason when an app cannot start, and not
     const { code, err } = await shell('"$BIN" -c "$CONF"');
     assert.equal(code, 1);
     assert.match(err, /not ready: web/);
+    assert.match(err, /^web:\n  \S/m, 'what the app itself said');
     assert.deepEqual(proxy.proxyProcesses(), [], 'the proxy has ended before the command');
     await assert.rejects(request(proxy.port, { path: '/pid' }), /ECONNREFUSED/);
   }));

@@ -84,6 +84,13 @@ async function crash(proxy) {
   return steady(proxy, 2, { fits: list => !pidsOf(list).includes(before[0]) });
 }
 
+/** A proxy with one app, `web`, in a directory of its own. */
+const withSite = body =>
+  withProxy(proxy => {
+    proxy.site = site(proxy, 'site');
+    return { apps: { web: app(proxy, { cwd: proxy.site.dir }) } };
+  }, body);
+
 test('whatever is changed in place is found and told, and nothing else is touched', options, t =>
   withProxy(
     proxy => {
@@ -170,11 +177,7 @@ for (const form of ['cwd', 'script']) {
 }
 
 test('files changed in place cannot be pinned: a worker that starts again runs the new ones, and the log says so once', options, t =>
-  withProxy(
-    proxy => {
-      proxy.site = site(proxy, 'site');
-      return { apps: { web: app(proxy, { cwd: proxy.site.dir }) } };
-    },
+  withSite(
     async proxy => {
       const load = await light(proxy);
       const { apps } = await status(proxy);
@@ -250,11 +253,7 @@ test('a change of the configuration alone rolls the app that it is about', optio
   }));
 
 test('SIGHUP finds the same as the command', options, t =>
-  withProxy(
-    proxy => {
-      proxy.site = site(proxy, 'site');
-      return { apps: { web: app(proxy, { cwd: proxy.site.dir }) } };
-    },
+  withSite(
     async proxy => {
       const load = await light(proxy);
       const old = pidsOf(await steady(proxy, 2));
@@ -270,11 +269,7 @@ test('SIGHUP finds the same as the command', options, t =>
   ));
 
 test('another file takes the place of the one in force, or is refused', upgrades, t =>
-  withProxy(
-    proxy => {
-      proxy.site = site(proxy, 'site');
-      return { apps: { web: app(proxy, { cwd: proxy.site.dir }) } };
-    },
+  withSite(
     async proxy => {
       const load = await light(proxy);
       const text = readFileSync(conf(proxy), 'utf8');
@@ -328,11 +323,7 @@ const api = (proxy, route) =>
   });
 
 test('a refused reload names every key that it cannot change, and the upgrade that can', upgrades, t =>
-  withProxy(
-    proxy => {
-      proxy.site = site(proxy, 'site');
-      return { apps: { web: app(proxy, { cwd: proxy.site.dir }) } };
-    },
+  withSite(
     async proxy => {
       const load = await light(proxy);
       const old = pidsOf(await steady(proxy, 2));

@@ -1,7 +1,7 @@
 // Who a peer is, the kernel says: workers, their children and other users that pretend to be somebody else.
 
 import assert from 'node:assert/strict';
-import { execFileSync, spawn } from 'node:child_process';
+import { execFile, execFileSync, spawn } from 'node:child_process';
 import { chmodSync, chownSync, copyFileSync, existsSync, linkSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
 import net from 'node:net';
@@ -381,6 +381,18 @@ test('an upgrade runs no program that others could have put there', asRoot, () =
     await upgraded(proxy, { binary: path.join(stranger, 'program') });
     proxy.binaries.add(path.join(good, 'pingora-unix-proxy'));
     assert.equal((await workers(proxy))[0].pid, before.pid);
+  }));
+
+test('an upgrade reads no configuration that others could write', options, () =>
+  withProxy(single, async proxy => {
+    const other = proxy.file('other.yaml', readFileSync(path.join(proxy.dir, 'conf.yaml'), 'utf8'));
+    chmodSync(other, 0o666);
+    const refused = await new Promise(resolve => {
+      execFile(BIN, ['upgrade', '-c', other, '--socket', admin(proxy)], (error, _, err) => resolve({ code: error?.code, err }));
+    });
+    assert.equal(refused.code, 1);
+    assert.match(refused.err, /other\.yaml is not read: .*other\.yaml can be written by others \(mode 666; chmod go-w helps\), so others could name their own programs there/);
+    await steady(proxy, 1);
   }));
 
 test('a worker that says it is another process is measured as what it is', options, () =>

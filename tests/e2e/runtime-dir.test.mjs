@@ -8,7 +8,7 @@ import test from 'node:test';
 import { request } from './lib/http.mjs';
 import { Load } from './lib/load.mjs';
 import { BIN, freePort, needsProxy, withProxy } from './lib/proxy.mjs';
-import { pidsOf, statusByCommand, steady, succeed } from './lib/steer.mjs';
+import { command, pidsOf, statusByCommand, steady, succeed } from './lib/steer.mjs';
 import { until, within } from './lib/wait.mjs';
 
 const options = { timeout: 120_000, ...needsProxy };
@@ -45,6 +45,8 @@ test('rm -rf of the runtime directory under load: nothing fails, and workers and
       const load = await new Load(proxy).start();
       const before = pidsOf(await steady(proxy, 3));
       rmSync(proxy.runtime, { recursive: true });
+      const asked = await command(proxy, ['status']);
+      assert.equal(asked.code, 0, `at once, before the socket is there again: ${asked.err}`);
       await proxy.line(/ALARM runtime-directory: .*the directory itself, lock, .*made again/);
       await whole(proxy);
       await load.more();

@@ -281,7 +281,7 @@ test('what is under way in the old process at max_drain is cut off, with a warni
     const cut = request(proxy.port, { path: '/download?id=1&pieces=300&size=100&ms=100', timeout: 60_000 }).then(() => 'whole', () => 'cut');
     await until(async () => (await workers(proxy)).some(worker => worker.active > 0), { what: 'a request under way' });
     const { old } = await upgraded(proxy);
-    await proxy.line(/1 connections are left after 1s \(max_drain\)/);
+    await proxy.line(/1 connection is left after 1s \(max_drain\)/);
     assert.equal(await cut, 'cut');
     await proxy.gone(old);
     await alone(proxy);

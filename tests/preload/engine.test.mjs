@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import path from 'node:path';
 import { describe, it } from 'node:test';
-import { Proxy, here, until } from './harness.mjs';
+import { Proxy, here, request, until } from './harness.mjs';
 
 /** Waits until the worker's last word is this. */
 async function serves(proxy, paths) {
@@ -188,5 +188,23 @@ describe('a worker says where Engine.IO serves', { concurrency: 3 }, () => {
     await serves(proxy, ['/engine.io/']);
     process.kill(worker.pid, 'SIGUSR2');
     await serves(proxy, []);
+  });
+
+  it('socket.io in a cluster whose primary listens: its workers dial in, and hear of a drain', async (t) => {
+    const proxy = await Proxy.start(t);
+    proxy.spawn([process.execPath, path.join(here, 'apps/sticky.cjs')]);
+    const main = await proxy.main();
+    await until('the worker of the cluster', () =>
+      proxy.peers.some((peer) => peer.all('engine').at(-1)?.paths.length === 1),
+    );
+    const child = proxy.peers.find((peer) => peer.all('engine').at(-1)?.paths.length === 1);
+    const opened = await request({ socketPath: main.path, path: '/socket.io/?EIO=4&transport=polling' });
+    assert.equal(opened.status, 200);
+    const { sid } = JSON.parse(opened.body.slice(1));
+    assert.ok(sid.endsWith(proxy.settings.tag), sid);
+    const poll = request({ socketPath: main.path, path: `/socket.io/?EIO=4&transport=polling&sid=${sid}` });
+    child.say({ type: 'drain', window_ms: 0 });
+    const told = await poll;
+    assert.equal(told.body.split('\x1e').at(-1), '1', 'the poll is answered with the close packet');
   });
 });

@@ -4,7 +4,7 @@ import js from '@eslint/js';
 const node = Object.fromEntries(
   [
     ...['Buffer', 'SharedArrayBuffer', 'URL', 'WeakRef', 'console', 'fetch', 'global', 'module', 'performance'],
-    ...['process', 'require'],
+    ...['__filename', 'process', 'require'],
     ...['clearInterval', 'clearTimeout', 'setImmediate', 'setInterval', 'setTimeout'],
   ].map((name) => [name, 'readonly']),
 );

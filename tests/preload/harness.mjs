@@ -124,7 +124,7 @@ export class Proxy {
     for (const name of ['PORT', 'NODE_CHANNEL_FD', 'NODE_TEST_CONTEXT']) if (!(name in extra)) delete env[name];
     if (!('PINGORA_UNIX_PROXY_WORKER' in extra)) env.PINGORA_UNIX_PROXY_WORKER = JSON.stringify(this.settings);
     env.PINGORA_UNIX_PROXY_SOCKET = this.socket;
-    env.NODE_OPTIONS = `--require ${preload}`;
+    if (!('NODE_OPTIONS' in extra)) env.NODE_OPTIONS = `--require ${preload}`;
     return env;
   }
 

@@ -4,7 +4,7 @@ import fs from 'node:fs';
 import http from 'node:http';
 import path from 'node:path';
 import { describe, it } from 'node:test';
-import { Proxy, here, request, until } from './harness.mjs';
+import { Proxy, here, preload, request, until } from './harness.mjs';
 
 const SERVER = `require('http').createServer((q, s) => s.end('ok')).listen(3000);`;
 const PLACE = { app: 'chat', slot: 4, incarnation: 9, tag: 'x_-', port: 8080, wait_ready: false, keep_alive_ms: 90000 };
@@ -138,5 +138,43 @@ describe('a worker that joins', { concurrency: 4 }, () => {
     assert.deepEqual([proxy.peers.length, worker.err], [0, '']);
     const wrong = join(proxy, SERVER, { env: { PINGORA_UNIX_PROXY_JOIN: 'relative' } });
     await until('a warning', () => /PINGORA_UNIX_PROXY_JOIN is not an absolute path/.test(wrong.err));
+  });
+
+  it("does nothing from a file that others can change, or that is a stranger's", async (t) => {
+    const proxy = await Proxy.start(t);
+    const directory = path.join(proxy.dir, 'script');
+    fs.cpSync(path.dirname(preload), directory, {
+      recursive: true,
+      filter: (from) => !/node_modules|target\/./.test(from) || from === preload,
+    });
+    const index = path.join(directory, path.basename(preload));
+    // The module that looks at itself, or the one file that all are in.
+    const file = process.env.PRELOAD ? index : path.join(directory, 'settings.cjs');
+    const run = (env) => join(proxy, SERVER, { env: { NODE_OPTIONS: `--require ${index}`, ...env } });
+    const refused = async (why) => {
+      const worker = run();
+      await until(
+        () => `a complaint, not ${worker.err}`,
+        () => worker.err.includes('is not to be trusted') && why.test(worker.err),
+      );
+    };
+    run();
+    await joined(proxy);
+    fs.chmodSync(file, 0o666);
+    await refused(/can be written by others/);
+    fs.chmodSync(file, 0o644);
+    if (process.getuid() === 0) {
+      for (const path of [file, directory]) {
+        fs.chownSync(path, 65_533, 0);
+        await refused(/belongs to user 65533/);
+        fs.chownSync(path, 0, 0);
+      }
+      // The proxy's own is no stranger's, whoever the proxy is.
+      fs.chownSync(file, 65_533, 0);
+      fs.chownSync(proxy.settings.control, 65_533, 0);
+      run();
+      await until('the second', () => proxy.lines('join').length === 2);
+    }
+    assert.ok(proxy.lines('join').length <= 2);
   });
 });

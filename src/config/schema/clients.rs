@@ -1,22 +1,71 @@
 //! What clients meet: listeners, routes, limits.
 
 use super::key::Instead::{Later, Useless, Write};
-use super::key::Kind::{Duration, Flag, Integer, Map, Other, Size};
+use super::key::Kind::{Duration, Flag, Integer, List, Map, Other, Size};
 use super::key::Preset::{Required, Words, Yaml};
 use super::key::{Section, key};
 
 pub(in crate::config) const LISTENER: Section = Section {
     name: "listeners",
-    keys: &[key("address", Other("IP:PORT"), Required), key("h2c", Flag, Yaml("false"))],
+    keys: &[
+        key("address", Other("IP:PORT"), Required),
+        key("h2c", Flag, Yaml("false")),
+        key("proxy_protocol", Map, Words("connections begin with a request")),
+    ],
     elsewhere: &[
         ("tls", Later),
         ("http2", Write("write h2c: true for HTTP/2 without TLS")),
-        ("proxy_protocol", Later),
+        ("accept-proxy", Write("write proxy_protocol: {from: [10.0.0.0/8]}")),
+        ("accept_proxy", Write("write proxy_protocol: {from: [10.0.0.0/8]}")),
         ("port", Write("write the port into address: \"0.0.0.0:8000\"")),
         ("host", Write("write address: \"127.0.0.1:8000\"")),
         ("listen", Write("write address: \"0.0.0.0:8000\"")),
         ("bind", Write("write address: \"0.0.0.0:8000\"")),
         ("addr", Write("write address: \"0.0.0.0:8000\"")),
+    ],
+};
+
+pub(in crate::config) const PROXY_PROTOCOL: Section = Section {
+    name: "proxy_protocol",
+    keys: &[key("from", List, Required)],
+    elsewhere: &[
+        ("allow", Write("write from")),
+        ("trusted", Write("write from")),
+        ("timeout", Useless("a header must come within 5 seconds")),
+        ("version", Useless("both versions are read")),
+    ],
+};
+
+pub(in crate::config) const CLIENTS: Section = Section {
+    name: "clients",
+    keys: &[
+        key("connections", Integer(1, 10_000_000, "none"), Yaml("none")),
+        key("requests", Other("NUMBER/s, NUMBER/m or NUMBER/h, or none"), Yaml("none")),
+        key("burst", Integer(1, 1_000_000, ""), Words("as many as requests names")),
+    ],
+    elsewhere: &[
+        ("limit_conn", Write("write connections")),
+        ("max_connections", Write("write connections")),
+        ("rate", Write("write requests: 100/s")),
+        ("limit_req", Write("write requests: 100/s")),
+        ("average", Write("write requests: 100/s")),
+        ("trusted", Write("write trusted_proxies at the left margin")),
+        ("exempt", Write("write trusted_proxies at the left margin")),
+    ],
+};
+
+pub(in crate::config) const REQUEST_HEADERS: Section = Section {
+    name: "request_headers",
+    keys: &[
+        key("underscores", Flag, Yaml("false")),
+        key("forwarded", Flag, Yaml("false")),
+        key("request_id", Other("trusted, any or none"), Yaml("trusted")),
+        key("traceparent", Other("pass or begin"), Yaml("pass")),
+    ],
+    elsewhere: &[
+        ("underscores_in_headers", Write("write underscores")),
+        ("x_request_id", Write("write request_id")),
+        ("trace", Write("write traceparent")),
     ],
 };
 
@@ -165,10 +214,10 @@ pub(in crate::config) const LIMITS: Section = Section {
         ("worker_connections", Write("write connections")),
         ("proxy_read_timeout", Write("write response_timeout for the app")),
         ("response_timeout", Write("write it for the app, under apps")),
-        ("rate", Later),
-        ("rate_limit", Later),
-        ("limit_req", Later),
-        ("limit_conn", Later),
-        ("connections_per_client", Later),
+        ("rate", Write("write clients: {requests: 100/s}, at the left margin")),
+        ("rate_limit", Write("write clients: {requests: 100/s}, at the left margin")),
+        ("limit_req", Write("write clients: {requests: 100/s}, at the left margin")),
+        ("limit_conn", Write("write clients: {connections: 200}, at the left margin")),
+        ("connections_per_client", Write("write clients: {connections: 200}, at the left margin")),
     ],
 };

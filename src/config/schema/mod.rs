@@ -8,7 +8,10 @@ mod key;
 mod operation;
 
 pub(super) use app::{APP, BACKOFF, CRASH_LOOP, EXTERNAL, HEALTH_CHECK, INSTANCES, QUEUE, RLIMITS, SCALING};
-pub(super) use clients::{ANSWER, FILES, LIMITS, LISTENER, MAINTENANCE, REDIRECT, ROUTE, ROUTE_LIMITS};
+pub(super) use clients::{
+    ANSWER, CLIENTS, FILES, LIMITS, LISTENER, MAINTENANCE, PROXY_PROTOCOL, REDIRECT, REQUEST_HEADERS, ROUTE,
+    ROUTE_LIMITS,
+};
 pub(super) use file::{SERVER, TOP};
 pub(super) use key::{Instead, Kind, Section};
 #[cfg(test)]
@@ -21,6 +24,7 @@ pub(super) const ALL: &[&Section] = &[
     &TOP,
     &SERVER,
     &LISTENER,
+    &PROXY_PROTOCOL,
     &APP,
     &EXTERNAL,
     &INSTANCES,
@@ -37,6 +41,8 @@ pub(super) const ALL: &[&Section] = &[
     &MAINTENANCE,
     &ROUTE_LIMITS,
     &LIMITS,
+    &CLIENTS,
+    &REQUEST_HEADERS,
     &ADMIN,
     &METRICS,
     &HEALTH,

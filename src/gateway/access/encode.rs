@@ -140,7 +140,8 @@ fn word(record: &Record<'_>, variable: Variable, out: &mut Vec<u8>) {
         }
         Variable::ServerProtocol => out.extend_from_slice(facts.protocol.as_bytes()),
         Variable::Scheme => out.extend_from_slice(facts.scheme().as_bytes()),
-        Variable::Host => escaped(facts.host, out),
+        Variable::Host => escaped(&without_port(facts.host).to_ascii_lowercase(), out),
+        Variable::HttpHost => escaped(facts.host, out),
         Variable::HttpUserAgent => escaped(facts.user_agent.unwrap_or_default(), out),
         Variable::UpstreamAddr => {
             if let Some(worker) = record.worker {
@@ -162,6 +163,13 @@ fn word(record: &Record<'_>, variable: Variable, out: &mut Vec<u8>) {
         Variable::Tunnel => out.extend_from_slice(tunnel(record).unwrap_or_default().as_bytes()),
         _ => {}
     }
+}
+
+/// An IPv6 address keeps its brackets.
+fn without_port(host: &[u8]) -> &[u8] {
+    let from = memchr::memrchr(b']', host).unwrap_or(0);
+    let end = host.get(from..).and_then(|rest| memchr::memchr(b':', rest)).map_or(host.len(), |at| from + at);
+    host.get(..end).unwrap_or(host)
 }
 
 fn tunnel(record: &Record<'_>) -> Option<&'static str> {

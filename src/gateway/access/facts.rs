@@ -2,7 +2,8 @@
 
 use crate::gateway::http1::Version;
 use crate::gateway::http1::head::Head;
-use crate::gateway::request::heads::{self, ClientInfo};
+use crate::gateway::request::client::{ClientInfo, RequestClient};
+use crate::gateway::request::heads;
 use http::HeaderMap;
 use http::header::{HOST, REFERER, USER_AGENT};
 use std::net::IpAddr;
@@ -11,7 +12,7 @@ use std::net::IpAddr;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::gateway) struct Facts<'a> {
     pub(in crate::gateway) client: Option<IpAddr>,
-    /// The client's connection is over TLS.
+    /// The client asked over TLS, here or at a trusted proxy.
     pub(in crate::gateway) secure: bool,
     /// `HTTP/1.1`; empty where a head is not even one of HTTP/1.
     pub(in crate::gateway) protocol: &'a str,
@@ -26,7 +27,7 @@ pub(in crate::gateway) struct Facts<'a> {
     /// Bytes of the request's head, where it has a fixed form.
     pub(in crate::gateway) head_bytes: u64,
     pub(in crate::gateway) app: Option<&'a str>,
-    /// The rule that led to the app.
+    /// The rule that led to the app, or to the proxy's own answer.
     pub(in crate::gateway) route: Option<&'a str>,
     pub(in crate::gateway) request_id: Option<&'a [u8]>,
     pub(in crate::gateway) tls_version: Option<&'a str>,
@@ -35,7 +36,7 @@ pub(in crate::gateway) struct Facts<'a> {
 
 impl<'a> Facts<'a> {
     /// Of a head that was checked.
-    pub(in crate::gateway) fn of_http1(head: &Head, buf: &'a [u8], client: ClientInfo) -> Facts<'a> {
+    pub(in crate::gateway) fn of_http1(head: &Head, buf: &'a [u8], client: &'a RequestClient) -> Facts<'a> {
         let first = |name: &str| head.headers(buf).all(name).next();
         Facts {
             protocol: if head.version == Version::Http11 { "HTTP/1.1" } else { "HTTP/1.0" },
@@ -62,7 +63,8 @@ impl<'a> Facts<'a> {
             Some((target, b"HTTP/1.0")) => (target, "HTTP/1.0"),
             _ => (rest, ""),
         };
-        Facts { protocol, method, target, head_bytes: read.len() as u64, ..Facts::of_client(client) }
+        let ClientInfo { ip: client, secure } = client;
+        Facts { client, secure, protocol, method, target, head_bytes: read.len() as u64, ..Facts::default() }
     }
 
     /// Of a head in parts.
@@ -70,7 +72,7 @@ impl<'a> Facts<'a> {
         method: &'a http::Method,
         uri: &'a http::Uri,
         fields: &'a HeaderMap,
-        client: ClientInfo,
+        client: &'a RequestClient,
     ) -> Facts<'a> {
         let first = |name| fields.get(name).map(|value| value.as_bytes());
         let host = uri.authority().map(|authority| authority.as_str().as_bytes()).or_else(|| first(HOST));
@@ -85,8 +87,9 @@ impl<'a> Facts<'a> {
         }
     }
 
-    fn of_client(client: ClientInfo) -> Facts<'a> {
-        Facts { client: client.ip, secure: client.secure, ..Facts::default() }
+    fn of_client(client: &'a RequestClient) -> Facts<'a> {
+        let request_id = Some(client.id.as_bytes()).filter(|id| !id.is_empty());
+        Facts { client: client.ip, secure: client.secure, request_id, ..Facts::default() }
     }
 
     pub(super) fn scheme(&self) -> &'static str {

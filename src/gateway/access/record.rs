@@ -119,6 +119,10 @@ impl Trace {
         (self.status, self.by, self.detail) = (status, By::Proxy, Some(detail));
     }
 
+    pub(in crate::gateway) fn is_by_proxy(&self) -> bool {
+        self.by == By::Proxy
+    }
+
     pub(in crate::gateway) fn failed(&mut self, failure: Failure) {
         self.reason = Some(failure.name());
     }

@@ -18,7 +18,7 @@ fn facts() -> Facts<'static> {
         protocol: "HTTP/1.1",
         method: b"GET",
         target: b"/a%20b?x=1&token=abc&y",
-        host: b"chat.example",
+        host: b"Chat.example:8000",
         user_agent: Some(b"curl/8 \"x\"\x1b\xff"),
         referer: Some(b"https://a.example/?sid=s3cret"),
         head_bytes: 100,
@@ -76,7 +76,7 @@ fn variables_mean_what_they_mean_in_nginx() {
         ("$time_iso8601 $msec", "2026-11-28T18:41:17+00:00 1795891277.250"),
         ("$request_method $uri $args $query_string", "GET /a%20b x=1&token=REDACTED&y x=1&token=REDACTED&y"),
         ("$request_uri", "/a%20b?x=1&token=REDACTED&y"),
-        ("$scheme://$host $server_protocol", "http://chat.example HTTP/1.1"),
+        ("$scheme://$host $http_host $server_protocol", "http://chat.example Chat.example:8000 HTTP/1.1"),
         ("$bytes_sent $body_bytes_sent $request_length $received", "300 200 105 5"),
         ("$request_time $upstream_connect_time $upstream_header_time", "1.501 0.001 0.021"),
         ("$upstream_response_time $queue_time $upstream_addr", "1.500 0.000 unix:/run/chat.sock"),
@@ -112,7 +112,7 @@ fn json_says_what_is_known() {
     let value: serde_json::Value = serde_json::from_str(&line(&record(&facts), &Format::Json)).unwrap();
     let expected = serde_json::json!({
         "time": "2026-11-28T18:41:17.250Z", "client": "10.0.0.7", "method": "GET", "path": "/a%20b",
-        "query": "x=1&token=REDACTED&y", "protocol": "HTTP/1.1", "scheme": "https", "host": "chat.example", "status": 200,
+        "query": "x=1&token=REDACTED&y", "protocol": "HTTP/1.1", "scheme": "https", "host": "Chat.example:8000", "status": 200,
         "answered_by": "worker", "app": "chat", "slot": 2, "generation": 3, "request_id": "r1", "sid_tag": "abc",
         "tls_version": "TLSv1.3", "queue": 0.000012, "connect": 0.001, "first_byte": 0.02, "total": 1.501, "received": 5,
         "sent": 300, "body_sent": 200, "retries": 1, "user_agent": "curl/8 \"x\"\u{1b}\u{fffd}",
@@ -151,7 +151,7 @@ fn secrets_of_a_query_are_redacted_however_they_are_written() {
 
 #[test]
 fn of_a_refused_head_the_first_line_is_told() {
-    let client = crate::gateway::request::heads::ClientInfo { ip: None, secure: false };
+    let client = crate::gateway::request::client::ClientInfo { ip: None, secure: false };
     for (read, method, target, protocol) in [
         (&b"GET /a b HTTP/1.1\r\nHost: a\r\n\r\n"[..], &b"GET"[..], &b"/a b"[..], "HTTP/1.1"),
         (b"\r\nGET /?token=x HTTP/1.7\r\n", b"GET", b"/?token=x HTTP/1.7", ""),

@@ -17,10 +17,12 @@ use crate::gateway::http1::{Method, Version, response};
 use crate::gateway::local::answer::LocalAnswer;
 use crate::gateway::migration::format;
 use crate::gateway::request::body::Http1Body;
+use crate::gateway::request::client::RequestClient;
 use crate::gateway::request::error_pages::Reader;
 use crate::gateway::request::heads::{self, Persistence, RequestLine};
 use crate::gateway::request::limits::{BodyWait, RequestLimits};
 use crate::gateway::request::plan::{self, RawHeaders};
+use crate::gateway::request::request_id::RequestId;
 use crate::gateway::request::route::Route;
 use crate::gateway::request::socketio;
 use crate::gateway::rules::{App, Rules};
@@ -71,12 +73,16 @@ pub(in crate::gateway) async fn answer(
     route: &Route,
     mut connection: Connection,
     head: &Head,
+    asker: &RequestClient,
     answer: LocalAnswer,
 ) -> Next {
     let limits = rules.request_limits(route, None);
     let buf = take_head(&mut connection, head);
-    let mut line = rules.access.as_ref().map(|log| Line::new(log, Facts::of_http1(head, &buf, connection.client)));
-    let mut client = Http1Client::new(rules, &mut connection, head, limits.body_bytes);
+    let mut line = rules.access.as_ref().map(|log| {
+        let facts = Facts::of_http1(head, &buf, asker);
+        Line::new(log, Facts { route: Some(&route.name), ..facts })
+    });
+    let mut client = Http1Client::new(rules, &mut connection, head, limits.body_bytes, asker.id);
     let trace = line.as_mut().map(|line| &mut line.trace);
     let outcome = local::give(&mut client, &limits, head.method, answer, trace).await;
     drop(line);
@@ -102,6 +108,7 @@ pub(in crate::gateway) async fn serve(
     registry: &ConnectionRegistry,
     mut connection: Connection,
     head: &Head,
+    asker: RequestClient,
 ) -> Next {
     let limits = rules.request_limits(route, Some(app));
     let buf = take_head(&mut connection, head);
@@ -113,9 +120,10 @@ pub(in crate::gateway) async fn serve(
     let headers = RawHeaders { head, buf: &buf };
     let is_get = head.method == Method::Get;
     let affinity = app.pool.settings();
-    let plan = plan::plan(&affinity.affinity, target, headers, connection.client.ip, is_get, head.websocket);
+    let plan = plan::plan(&affinity.affinity, target, headers, asker.ip, is_get, head.websocket);
     let request = Request {
-        head: heads::request_from_http1(head, &buf, request_line, connection.client, &rules.loop_name),
+        head: heads::request_from_http1(head, &buf, request_line, &asker, &rules.clients.forwarding, &rules.loop_name),
+        client: asker.limited(&rules.clients.forwarding),
         method: head.method,
         method_name: head.method_name.of(&buf),
         target,
@@ -125,10 +133,10 @@ pub(in crate::gateway) async fn serve(
         plan,
     };
     let mut line = rules.access.as_ref().map(|log| {
-        let facts = Facts::of_http1(head, &buf, connection.client);
-        Line::new(log, Facts { app: Some(&app.pool.app), ..facts })
+        let facts = Facts::of_http1(head, &buf, &asker);
+        Line::new(log, Facts { app: Some(&app.pool.app), route: Some(&route.name), ..facts })
     });
-    let mut client = Http1Client::new(rules, &mut connection, head, limits.body_bytes);
+    let mut client = Http1Client::new(rules, &mut connection, head, limits.body_bytes, asker.id);
     let trace = line.as_mut().map(|line| &mut line.trace);
     let outcome = dispatch(app, registry, limits, request, &mut client, trace).await;
     let logged = match &outcome {
@@ -159,7 +167,8 @@ pub(in crate::gateway) async fn serve(
             Next::Closed
         }
         Outcome::Refused(response) => {
-            let message = rules.error_pages.message(&response, &Reader::of(headers), head.method == Method::Head);
+            let reader = Reader::of(headers, &asker.id);
+            let message = rules.error_pages.message(&response, &reader, head.method == Method::Head);
             send_and_close(connection.stream, &message).await;
             Next::Closed
         }
@@ -212,6 +221,8 @@ struct Http1Client<'a> {
     stays: bool,
     /// The client can tell an answer that is cut from a whole one.
     is_delimited: bool,
+    /// Of the request, for its answer.
+    id: RequestId,
     /// What the client did not take at once.
     pending: BytesMut,
     sent: u64,
@@ -221,7 +232,13 @@ struct Http1Client<'a> {
 }
 
 impl<'a> Http1Client<'a> {
-    fn new(rules: &'a Rules, connection: &'a mut Connection, head: &Head, limit: Option<u64>) -> Http1Client<'a> {
+    fn new(
+        rules: &'a Rules,
+        connection: &'a mut Connection,
+        head: &Head,
+        limit: Option<u64>,
+        id: RequestId,
+    ) -> Http1Client<'a> {
         Http1Client {
             connection,
             body: Http1Body::new(head.body, limit),
@@ -231,6 +248,7 @@ impl<'a> Http1Client<'a> {
             expects: head.expect_continue,
             stays: head.keep_alive,
             is_delimited: true,
+            id,
             pending: BytesMut::new(),
             sent: 0,
             head_len: 0,
@@ -341,7 +359,7 @@ impl ClientHalf for Http1Client<'_> {
         self.expects &= head.status != 100;
         // HTTP/1.0 does not know them.
         if self.version == Version::Http11 {
-            heads::response_to_http1(head, buf, self.version, Persistence::Close, &mut self.pending);
+            heads::response_to_http1(head, buf, self.version, Persistence::Close, &self.id, &mut self.pending);
         }
     }
 
@@ -353,7 +371,7 @@ impl ClientHalf for Http1Client<'_> {
             && (!is_early || self.may_drain(head.status));
         let persistence = if self.stays { Persistence::Keep(self.keep_alive_hint) } else { Persistence::Close };
         self.pending.reserve(buf.len() + 64);
-        heads::response_to_http1(head, buf, self.version, persistence, &mut self.pending);
+        heads::response_to_http1(head, buf, self.version, persistence, &self.id, &mut self.pending);
         self.head_len = self.sent + self.pending.len() as u64;
         Ok(())
     }

@@ -4,7 +4,7 @@ use super::connections::{ConnectionGuard, Directive};
 use super::deadline::Deadline;
 use super::scratch::with_scratch;
 use crate::gateway::migration::format;
-use crate::gateway::request::heads::ClientInfo;
+use crate::gateway::request::client::ClientInfo;
 use bytes::BytesMut;
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;

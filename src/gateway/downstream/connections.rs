@@ -3,8 +3,11 @@
 //! A connection reads one atomic where it would wait anyway. A change of phase wakes every connection's task once; the
 //! list of them is touched when a connection begins and when it ends, never by a request.
 
+use super::clients::ClientAccounts;
 use crate::gateway::descriptors::{Descriptors, PER_CONNECTION, Taken};
+use crate::gateway::places::{Extra, Place};
 use crate::process::ConnectionTransfer;
+use crate::worker::counted;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -62,6 +65,8 @@ impl Directive {
 struct Signal(AtomicU8);
 
 const SHARDS: usize = 16;
+/// From so many connections in all on, one address may have its share only.
+const DIVIDED: usize = 64;
 
 /// A tunnel between two steps: nothing is read from either side, nothing written. It still counts as open, and its
 /// worker as in use. Dropping it closes this process's descriptors and says nothing to either side, so it is no end
@@ -79,6 +84,7 @@ pub(in crate::gateway) struct ConnectionRegistry {
     signal: Signal,
     open: Arc<AtomicUsize>,
     descriptors: Arc<Descriptors>,
+    clients: ClientAccounts,
     /// Tunnels that can be moved.
     movable: AtomicUsize,
     /// The connections' tasks; the lock is taken when one begins or ends.
@@ -103,6 +109,7 @@ impl ConnectionRegistry {
             signal: Signal::default(),
             open: Arc::default(),
             descriptors,
+            clients: ClientAccounts::new(),
             movable: AtomicUsize::new(0),
             tasks: Default::default(),
             next_shard: AtomicUsize::new(0),
@@ -124,6 +131,17 @@ impl ConnectionRegistry {
         &self.descriptors
     }
 
+    pub(in crate::gateway) fn clients(&self) -> &ClientAccounts {
+        &self.clients
+    }
+
+    /// How many more connections there is room for by `limit` and the descriptors.
+    pub(in crate::gateway) fn free(&self, limit: usize) -> usize {
+        let most = limit.min(self.descriptors.limit() / PER_CONNECTION);
+        // So few are not divided: one browser opens six connections.
+        if most < DIVIDED { usize::MAX } else { most.saturating_sub(self.open.load(Ordering::Relaxed)) }
+    }
+
     /// Counts a connection in; `None` where `limit` are open already, or no descriptors are left.
     pub(in crate::gateway) fn register(self: &Arc<Self>, limit: usize) -> Option<ConnectionGuard> {
         if self.open.load(Ordering::Relaxed) >= limit {
@@ -142,7 +160,14 @@ impl ConnectionRegistry {
     }
 
     fn guard(self: &Arc<Self>, taken: Taken) -> ConnectionGuard {
-        ConnectionGuard { registry: self.clone(), key: None, movable: false, counted: false, _taken: taken }
+        ConnectionGuard {
+            registry: self.clone(),
+            key: None,
+            movable: false,
+            counted: false,
+            client: None,
+            _taken: taken,
+        }
     }
 
     /// Counts one more request of an HTTP/2 connection in that has one already. A quarter of all is for connections:
@@ -156,7 +181,7 @@ impl ConnectionRegistry {
         }
         let taken = self.descriptors.take(1)?;
         let before = self.open.fetch_add(1, Ordering::Relaxed);
-        let guard = StreamGuard { registry: self.clone(), _taken: taken };
+        let guard = StreamGuard { registry: self.clone(), of_client: None, _taken: taken };
         (before < limit).then_some(guard)
     }
 
@@ -231,7 +256,8 @@ impl ConnectionRegistry {
             }
         };
         if timeout(limit, all).await.is_err() {
-            log::warn!("{} tunnels did not stop in time and stay", self.movable.load(Ordering::SeqCst));
+            let stay = counted(self.movable.load(Ordering::SeqCst) as u64, "tunnel");
+            log::warn!("{stay} did not stop in time and stay here");
         }
         gathering.finish()
     }
@@ -268,13 +294,24 @@ pub(crate) struct ConnectionGuard {
     movable: bool,
     /// It is counted as a tunnel that can be moved.
     counted: bool,
+    /// Its place among those of its client's address.
+    client: Option<Place>,
     _taken: Taken,
 }
 
 /// One more request in flight on an HTTP/2 connection, counted until it ends.
 pub(in crate::gateway) struct StreamGuard {
     registry: Arc<ConnectionRegistry>,
+    of_client: Option<Extra>,
     _taken: Taken,
+}
+
+impl StreamGuard {
+    /// It counts for its client's address, too.
+    pub(in crate::gateway) fn of_client(mut self, extra: Option<Extra>) -> StreamGuard {
+        self.of_client = extra;
+        self
+    }
 }
 
 impl Drop for StreamGuard {
@@ -284,6 +321,17 @@ impl Drop for StreamGuard {
 }
 
 impl ConnectionGuard {
+    /// From now on it counts for a client's address.
+    pub(in crate::gateway) fn hold(&mut self, place: Option<Place>) {
+        if place.is_some() {
+            self.client = place;
+        }
+    }
+
+    pub(in crate::gateway) fn client(&self) -> Option<&Place> {
+        self.client.as_ref()
+    }
+
     pub(in crate::gateway) fn directive(&self) -> Directive {
         match self.registry.signal.0.load(Ordering::Acquire) & PHASE {
             SERVING => Directive::Serve,

@@ -5,10 +5,12 @@ use super::client::{ClientFault, ClientHalf, HALF_CLOSED_TIMEOUT};
 use super::fault::Fault;
 use super::sides::Outgoing;
 use super::transfer::{Finished, Switched, Transfer};
+use super::upload_share;
 use crate::gateway::access::record::{ByteCount, Trace};
 use crate::gateway::downstream::connections::ConnectionRegistry;
 use crate::gateway::http1::Method;
-use crate::gateway::metrics::counters::Failure;
+use crate::gateway::metrics::counters::{ClientRefusal, Failure};
+use crate::gateway::places::Place;
 use crate::gateway::request::body::BodyFault;
 use crate::gateway::request::error_response::ErrorResponse;
 use crate::gateway::request::heads::WorkerHead;
@@ -22,7 +24,9 @@ use crate::gateway::upstream::acquire::{self, Tried};
 use crate::gateway::upstream::{connect, idle_pool};
 use crate::pool::{Lease, Member, Use};
 use bytes::BytesMut;
+use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::net::UnixStream;
@@ -31,6 +35,8 @@ use tokio::time::Instant;
 /// One request, checked and planned.
 pub(in crate::gateway) struct Request<'a> {
     pub(in crate::gateway) head: WorkerHead,
+    /// The client's address, where it may have only so much.
+    pub(in crate::gateway) client: Option<IpAddr>,
     pub(in crate::gateway) method: Method,
     pub(in crate::gateway) method_name: &'a [u8],
     /// Path and query as asked for.
@@ -128,7 +134,7 @@ impl Ended {
             ClientFault::Gone | ClientFault::Ended => Ended::cut(Failure::ClientGone),
             ClientFault::Body(BodyFault::TooLong) => Ended::refused(ErrorResponse::TOO_LONG, Failure::BadRequest),
             ClientFault::Body(BodyFault::Framing(detail)) => {
-                Ended::refused(ErrorResponse { status: 400, detail }, Failure::BadRequest)
+                Ended::refused(ErrorResponse::new(400, detail), Failure::BadRequest)
             }
         }
     }
@@ -180,6 +186,7 @@ impl<'a> Dispatch<'a> {
         let mut first = std::mem::take(&mut dispatch.request.head.bytes);
         let has_body = !client.body_is_done();
         dispatch.first_body(client, &mut first).await?;
+        let _upload = dispatch.upload(client).await?;
         let outgoing = Outgoing {
             first: &first,
             method: dispatch.request.method,
@@ -203,6 +210,19 @@ impl<'a> Dispatch<'a> {
         }
         let mut gather = FirstBody { limits: self.limits, head: first.len(), wait: BodyWait::default() };
         std::future::poll_fn(|cx| gather.poll(cx, client, first)).await
+    }
+
+    /// A place among the uploads of the client's address, for a body that will hold a worker until it has come.
+    async fn upload<C: ClientHalf>(&self, client: &mut C) -> Result<Option<Place>, Ended> {
+        let Some(ip) = self.request.client.filter(|_| !client.body_is_done()) else { return Ok(None) };
+        if !upload_share::is_limited(self.app) {
+            return Ok(None);
+        }
+        let Some(place) = unless_gone(client, upload_share::take(self.app, ip)).await? else {
+            self.registry.clients().refuse(ClientRefusal::Uploads);
+            return Err(Ended::refused(ErrorResponse::too_many(1), Failure::BadRequest));
+        };
+        Ok(Some(place))
     }
 
     async fn attempts<C: ClientHalf>(&mut self, client: &mut C, outgoing: &Outgoing<'_>) -> Result<Done, Ended> {
@@ -273,20 +293,7 @@ impl<'a> Dispatch<'a> {
         if let Some(lease) = acquire::pick(pool, plan, tried, draining) {
             return Ok(Some(lease));
         }
-        let mut ended = None;
-        let gone = std::future::poll_fn(|cx| match client.poll_gone(cx) {
-            Ok(()) => Poll::Pending,
-            Err(ClientFault::Ended) => {
-                let since = *ended.get_or_insert_with(Instant::now);
-                client.deadline().poll_at(cx, since + HALF_CLOSED_TIMEOUT).map(|()| ClientFault::Gone)
-            }
-            Err(fault) => Poll::Ready(fault),
-        });
-        tokio::select! {
-            biased;
-            lease = acquire::acquire(pool, plan, tried, draining) => Ok(lease),
-            fault = gone => Err(Ended::by_client(fault)),
-        }
+        unless_gone(client, acquire::acquire(pool, plan, tried, draining)).await
     }
 
     /// A connection to the worker, and whether it was used before.
@@ -394,6 +401,24 @@ impl<'a> Dispatch<'a> {
         let (id, status) = (&lease.member().id, response.status);
         let (method, path) = (String::from_utf8_lossy(self.request.method_name), String::from_utf8_lossy(path));
         log::warn!("{id}: {method} {path} was answered {status}: {}", describe(fault));
+    }
+}
+
+/// Waits for something as long as the client does.
+async fn unless_gone<C: ClientHalf, T>(client: &mut C, wait: impl Future<Output = T>) -> Result<T, Ended> {
+    let mut ended = None;
+    let gone = std::future::poll_fn(|cx| match client.poll_gone(cx) {
+        Ok(()) => Poll::Pending,
+        Err(ClientFault::Ended) => {
+            let since = *ended.get_or_insert_with(Instant::now);
+            client.deadline().poll_at(cx, since + HALF_CLOSED_TIMEOUT).map(|()| ClientFault::Gone)
+        }
+        Err(fault) => Poll::Ready(fault),
+    });
+    tokio::select! {
+        biased;
+        found = wait => Ok(found),
+        fault = gone => Err(Ended::by_client(fault)),
     }
 }
 

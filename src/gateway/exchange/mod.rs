@@ -6,7 +6,8 @@
 //! - [`dispatch`]: chooses workers, decides on retries, counts; a carrier calls this once per request. [`fault`]: why
 //!   one try failed
 //! - [`local`]: an answer of the proxy's own, given as a worker's
-//! - [`admission`]: places for connections and streams, before any request
+//! - [`admission`]: places for connections and streams, before any request, and what one client address may have
+//! - [`upload_share`]: of an app's places, those that one address may hold by bodies that are on their way
 //! - [`session_carrier`]: how a carrier gives single requests to another
 
 pub(super) mod admission;
@@ -19,4 +20,5 @@ pub(super) mod session_carrier;
 mod sides;
 pub(super) mod transfer;
 mod upload;
+pub(super) mod upload_share;
 mod waits;

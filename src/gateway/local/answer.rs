@@ -39,8 +39,8 @@ impl LocalAnswer {
         let mut answer = LocalAnswer::new(error.status, Content::Bytes(page.body));
         answer.field("Content-Type", page.content_type.as_bytes().to_vec());
         answer.field("Cache-Control", &b"no-store"[..]);
-        if let Some(seconds) = error.retry_after() {
-            answer.field("Retry-After", seconds.as_bytes());
+        if let Some(seconds) = error.retry_after {
+            answer.field("Retry-After", seconds.to_string().into_bytes());
         }
         answer
     }

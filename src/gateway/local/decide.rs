@@ -5,6 +5,7 @@ use super::files;
 use crate::gateway::request::error_pages::Reader;
 use crate::gateway::request::error_response::ErrorResponse;
 use crate::gateway::request::plan::HeaderSource;
+use crate::gateway::request::request_id::RequestId;
 use crate::gateway::request::route::{Action, Redirect, Route, StaticAnswer};
 use crate::gateway::request::route_table::{Asked, without_port};
 use crate::gateway::rules::Rules;
@@ -15,10 +16,11 @@ pub(in crate::gateway) async fn answer<'a, H: HeaderSource<'a> + Copy>(
     route: &Route,
     asked: &Asked<'a, H>,
     is_upgrade: bool,
+    id: &RequestId,
 ) -> Option<LocalAnswer> {
     let is_read = matches!(asked.method, b"GET" | b"HEAD") && !is_upgrade;
     if let Some(files) = route.files.as_ref().filter(|_| is_read)
-        && let Some(answer) = files::answer(rules, files, route, asked).await
+        && let Some(answer) = files::answer(rules, files, route, asked, id).await
     {
         return Some(answer);
     }
@@ -27,14 +29,12 @@ pub(in crate::gateway) async fn answer<'a, H: HeaderSource<'a> + Copy>(
         Action::Answer(answer) => Some(fixed(answer)),
         Action::Redirect(redirect) => Some(redirected(redirect, route, asked)),
         Action::Maintenance(seconds) => {
-            let mut answer =
-                LocalAnswer::error(&ErrorResponse::MAINTENANCE, &rules.error_pages, &Reader::of(asked.headers));
-            answer.fields.retain(|(name, _)| *name != "Retry-After");
-            answer.field("Retry-After", seconds.to_string().into_bytes());
-            Some(answer)
+            let retry_after = Some(u32::try_from(*seconds).unwrap_or(u32::MAX));
+            let error = ErrorResponse { retry_after, ..ErrorResponse::MAINTENANCE };
+            Some(LocalAnswer::error(&error, &rules.error_pages, &Reader::of(asked.headers, id)))
         }
         Action::FilesOnly => {
-            Some(LocalAnswer::error(&ErrorResponse::NO_FILE, &rules.error_pages, &Reader::of(asked.headers)))
+            Some(LocalAnswer::error(&ErrorResponse::NO_FILE, &rules.error_pages, &Reader::of(asked.headers, id)))
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::gateway::request::error_response::ErrorResponse;
 use crate::gateway::request::file_request::{self, Encoding, FileFacts, Selected};
 use crate::gateway::request::path;
 use crate::gateway::request::plan::HeaderSource;
+use crate::gateway::request::request_id::RequestId;
 use crate::gateway::request::route::{Files, Route};
 use crate::gateway::request::route_table::Asked;
 use crate::gateway::rules::Rules;
@@ -53,6 +54,7 @@ pub(super) async fn answer<'a, H: HeaderSource<'a> + Copy>(
     files: &Files,
     route: &Route,
     asked: &Asked<'a, H>,
+    id: &RequestId,
 ) -> Option<LocalAnswer> {
     let name = path::file_name(&route.path_below(asked.target))?;
     let whole =
@@ -79,8 +81,8 @@ pub(super) async fn answer<'a, H: HeaderSource<'a> + Copy>(
         }
         Selected::NotModified => LocalAnswer::new(304, Content::None),
         Selected::Failed => {
-            let error = ErrorResponse { status: 412, detail: "The file is another one by now." };
-            return Some(LocalAnswer::error(&error, &rules.error_pages, &Reader::of(asked.headers)));
+            let error = ErrorResponse::new(412, "The file is another one by now.");
+            return Some(LocalAnswer::error(&error, &rules.error_pages, &Reader::of(asked.headers, id)));
         }
         Selected::OutOfRange => {
             let mut answer = LocalAnswer::new(416, Content::Bytes(Bytes::new()));

@@ -1,6 +1,6 @@
 //! The page of metrics: text is made when somebody scrapes.
 
-use super::counters::{BOUNDS, CLASSES, Failure};
+use super::counters::{BOUNDS, CLASSES, ClientRefusals, Failure};
 use crate::gateway::access;
 use crate::gateway::descriptors::Descriptors;
 use crate::gateway::rules::{App, SharedRules};
@@ -20,14 +20,16 @@ pub(in crate::gateway) fn register(
     rules: SharedRules,
     connections: Arc<AtomicUsize>,
     descriptors: Arc<Descriptors>,
+    refusals: Arc<ClientRefusals>,
 ) {
-    registry.register_collector(Box::new(Traffic { rules, connections, descriptors }));
+    registry.register_collector(Box::new(Traffic { rules, connections, descriptors, refusals }));
 }
 
 struct Traffic {
     rules: SharedRules,
     connections: Arc<AtomicUsize>,
     descriptors: Arc<Descriptors>,
+    refusals: Arc<ClientRefusals>,
 }
 
 /// Name, help and value of a family with one value per app.
@@ -78,7 +80,13 @@ impl Traffic {
         }
         let help = "Clients turned away because limits.connections or the descriptors were used up.";
         let refused = ConstCounter::new(self.descriptors.refused());
-        refused.encode(encoder.encode_descriptor("connections_refused", help, None, MetricType::Counter)?)
+        refused.encode(encoder.encode_descriptor("connections_refused", help, None, MetricType::Counter)?)?;
+        let help = "Connections and requests turned away because of their client's address, by rule.";
+        let mut metric = encoder.encode_descriptor("client_refusals", help, None, MetricType::Counter)?;
+        for (rule, count) in self.refusals.counts() {
+            ConstCounter::new(count).encode(metric.encode_family(&[("rule", rule)])?)?;
+        }
+        Ok(())
     }
 }
 

@@ -37,6 +37,39 @@ impl Failure {
     }
 }
 
+/// By which rule a client address was turned away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::gateway) enum ClientRefusal {
+    /// `clients.connections`.
+    Connections,
+    /// It has most of all connections already.
+    Share,
+    /// `clients.requests`.
+    Requests,
+    /// It has most of an app's places with bodies that are still on their way.
+    Uploads,
+    /// Its connection did not begin as `proxy_protocol` wants it.
+    ProxyHeader,
+}
+
+impl ClientRefusal {
+    pub(super) const NAMES: [&str; 5] = ["connections", "share", "requests", "uploads", "proxy_header"];
+}
+
+/// How often each happened.
+#[derive(Debug, Default)]
+pub(in crate::gateway) struct ClientRefusals([AtomicU64; ClientRefusal::NAMES.len()]);
+
+impl ClientRefusals {
+    pub(in crate::gateway) fn note(&self, refusal: ClientRefusal) {
+        self.0[refusal as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        ClientRefusal::NAMES.into_iter().zip(self.0.iter().map(|count| count.load(Ordering::Relaxed)))
+    }
+}
+
 /// The counters of one app.
 #[derive(Debug, Default)]
 pub(in crate::gateway) struct AppMetrics {

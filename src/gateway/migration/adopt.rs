@@ -3,11 +3,13 @@
 use super::format::{self, Contents};
 use crate::gateway::ProxyService;
 use crate::gateway::downstream::connection::{Connection, client_of};
+use crate::gateway::downstream::connections::ConnectionGuard;
 use crate::gateway::tunnel::log::TunnelLog;
 use crate::gateway::tunnel::relay::{Ends, Relay};
 use crate::pool::{Lease, Member, Room};
 use crate::worker::{Incarnation, Slot, Tag, WorkerId};
 use bytes::BytesMut;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,8 +56,10 @@ impl ProxyService {
             Contents::Connection(said) => {
                 let [client] = take(fds, "a connection")?;
                 let stream = format::client(client, said.peer)?;
-                let guard = self.registry().register_adopted();
-                let mut connection = Connection::new(client_of(&stream), stream, guard);
+                let client = client_of(&stream);
+                let is_proxy = |ip: &IpAddr| self.rules().load().clients.forwarding.trusted.contains(*ip);
+                let guard = self.counted(client.ip.filter(|ip| !is_proxy(ip)));
+                let mut connection = Connection::new(client, stream, guard);
                 connection.read_ahead = BytesMut::from(behind);
                 connection.may_be_http2 = said.greeting;
                 connection.head_wait_left = said.left_ms.map(Duration::from_millis);
@@ -68,6 +72,13 @@ impl ProxyService {
             }
         };
         Ok(Adopted { what, home })
+    }
+
+    /// Counts what is adopted in, also for its client's address, beyond every limit.
+    fn counted(&self, client: Option<IpAddr>) -> ConnectionGuard {
+        let mut guard = self.registry().register_adopted();
+        guard.hold(client.and_then(|ip| self.registry().clients().take_anyway(ip)));
+        guard
     }
 
     fn resume(
@@ -91,7 +102,7 @@ impl ProxyService {
         let member = app.and_then(|app| app.pool.member(&id)).or_else(|| known(&id));
         let member = member.unwrap_or_else(|| Arc::new(Member::new(id, tag, said.socket.as_str().into())));
         let metrics = app.map(|app| app.metrics.clone()).unwrap_or_default();
-        let guard = self.registry().register_adopted();
+        let guard = self.counted(said.client);
         let lease = Lease::resumed(member).of_room(said.room.map(|room| Room::from_hash(room).led_now()));
         let _tunnel = metrics.moved_tunnel();
         let log = said.log.clone().map(|entry| TunnelLog::new(Box::new(entry), self.rules().clone()));

@@ -10,7 +10,7 @@ use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
 use rustix::net::{AddressFamily, SocketType};
 use serde::{Deserialize, Serialize};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
@@ -31,6 +31,7 @@ pub(in crate::gateway) enum Contents {
 /// A connection between two requests. What was read of the next follows.
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::gateway) struct Connection {
+    /// The client, as its socket or a PROXY header has said.
     pub(in crate::gateway) peer: Option<SocketAddr>,
     /// Its first bytes are to come and may be HTTP/2's.
     pub(in crate::gateway) greeting: bool,
@@ -64,6 +65,9 @@ pub(in crate::gateway) struct Tunnel {
     /// What the access log is told of it.
     #[serde(default)]
     pub(in crate::gateway) log: Option<Entry>,
+    /// Whose it is, where it counts for an address.
+    #[serde(default)]
+    pub(in crate::gateway) client: Option<IpAddr>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

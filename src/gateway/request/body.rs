@@ -1,7 +1,7 @@
 //! A request's body on its way to the worker: counted, limited and framed anew, so that the worker gets no framing
 //! that another reader could read differently. Chunk extensions are dropped, and of trailers all but harmless ones.
 
-use super::heads::passes_as_request_trailer;
+use super::fields::passes_as_request_trailer;
 use crate::gateway::http1::body::{BodyScanner, Piece};
 use crate::gateway::http1::{Body, Reject};
 use bytes::{Buf, BytesMut};

@@ -3,6 +3,7 @@
 
 use super::error_response::ErrorResponse;
 use super::plan::HeaderSource;
+use super::request_id::RequestId;
 use bytes::Bytes;
 use std::borrow::Cow;
 
@@ -47,8 +48,8 @@ pub(in crate::gateway) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(in crate::gateway) fn of(headers: impl HeaderSource<'a>) -> Reader<'a> {
-        Reader { wanted: headers.first("accept").map_or(Wanted::Text, wanted), request_id: "" }
+    pub(in crate::gateway) fn of<'h>(headers: impl HeaderSource<'h>, id: &'a RequestId) -> Reader<'a> {
+        Reader { wanted: headers.first("accept").map_or(Wanted::Text, wanted), request_id: id.as_str() }
     }
 }
 
@@ -93,10 +94,14 @@ impl ErrorPages {
     /// The whole HTTP/1.1 message; the connection closes after it.
     pub(in crate::gateway) fn message(&self, error: &ErrorResponse, reader: &Reader<'_>, is_head: bool) -> Vec<u8> {
         let page = self.page(error, reader);
-        let retry = error.retry_after().map(|s| format!("Retry-After: {s}\r\n")).unwrap_or_default();
+        let retry = error.retry_after.map(|s| format!("Retry-After: {s}\r\n")).unwrap_or_default();
+        let id = match reader.request_id {
+            "" => String::new(),
+            id => format!("X-Request-Id: {id}\r\n"),
+        };
         let head = format!(
             "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nContent-Length: {}\r\n\
-             Cache-Control: no-store\r\n{retry}Connection: close\r\n\r\n",
+             Cache-Control: no-store\r\n{retry}{id}Connection: close\r\n\r\n",
             error.status,
             error.reason(),
             page.content_type,
@@ -125,7 +130,7 @@ fn with_id(body: &Bytes, id: &str) -> Bytes {
 
 /// An id is the client's word where the client is trusted: nothing in it may end a string or begin a tag.
 fn escaped(id: &str) -> Cow<'_, str> {
-    let is_safe = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'/' | b'=' | b'+');
+    let is_safe = |b: u8| b.is_ascii_alphanumeric() || b"-_.:+/=@~".contains(&b);
     if id.bytes().all(is_safe) {
         return Cow::Borrowed(id);
     }

@@ -8,37 +8,50 @@ pub(in crate::gateway) struct ErrorResponse {
     pub(in crate::gateway) status: u16,
     /// One sentence for the person who reads it.
     pub(in crate::gateway) detail: &'static str,
+    /// How many seconds a client should wait before it tries again, if that would help.
+    pub(in crate::gateway) retry_after: Option<u32>,
 }
 
 impl From<Reject> for ErrorResponse {
     fn from(reject: Reject) -> ErrorResponse {
-        ErrorResponse { status: reject.status, detail: reject.reason }
+        ErrorResponse::new(reject.status, reject.reason)
     }
 }
 
 impl ErrorResponse {
     pub(in crate::gateway) const NO_ROUTE: ErrorResponse =
-        ErrorResponse { status: 404, detail: "No application is configured for this address." };
+        ErrorResponse::new(404, "No application is configured for this address.");
     pub(in crate::gateway) const MAINTENANCE: ErrorResponse =
-        ErrorResponse { status: 503, detail: "Maintenance is under way. Try again later." };
-    pub(in crate::gateway) const NO_FILE: ErrorResponse =
-        ErrorResponse { status: 404, detail: "There is no such file." };
+        ErrorResponse::new(503, "Maintenance is under way. Try again later.");
+    pub(in crate::gateway) const NO_FILE: ErrorResponse = ErrorResponse::new(404, "There is no such file.");
     pub(in crate::gateway) const AMBIGUOUS_PATH: ErrorResponse =
-        ErrorResponse { status: 400, detail: "The path can be read in more than one way." };
+        ErrorResponse::new(400, "The path can be read in more than one way.");
     pub(in crate::gateway) const REQUEST_TIMEOUT: ErrorResponse =
-        ErrorResponse { status: 408, detail: "The request did not arrive completely in time." };
+        ErrorResponse::new(408, "The request did not arrive completely in time.");
     pub(in crate::gateway) const TOO_LONG: ErrorResponse =
-        ErrorResponse { status: 413, detail: "The request body is larger than allowed here." };
+        ErrorResponse::new(413, "The request body is larger than allowed here.");
     pub(in crate::gateway) const BROKEN: ErrorResponse =
-        ErrorResponse { status: 502, detail: "The application ended the connection before it answered." };
-    pub(in crate::gateway) const NO_WORKER: ErrorResponse =
-        ErrorResponse { status: 503, detail: "The application is starting or busy. Try again in a moment." };
+        ErrorResponse::new(502, "The application ended the connection before it answered.");
+    pub(in crate::gateway) const NO_WORKER: ErrorResponse = ErrorResponse {
+        retry_after: Some(1),
+        ..ErrorResponse::new(503, "The application is starting or busy. Try again in a moment.")
+    };
     pub(in crate::gateway) const NO_UPGRADE: ErrorResponse =
-        ErrorResponse { status: 501, detail: "The application speaks HTTP/2 and takes no WebSocket upgrades." };
+        ErrorResponse::new(501, "The application speaks HTTP/2 and takes no WebSocket upgrades.");
     pub(in crate::gateway) const LOOP: ErrorResponse =
-        ErrorResponse { status: 508, detail: "The request has come through this proxy again and again." };
+        ErrorResponse::new(508, "The request has come through this proxy again and again.");
     pub(in crate::gateway) const NO_ANSWER: ErrorResponse =
-        ErrorResponse { status: 504, detail: "The application did not answer in time." };
+        ErrorResponse::new(504, "The application did not answer in time.");
+
+    pub(in crate::gateway) const fn new(status: u16, detail: &'static str) -> ErrorResponse {
+        ErrorResponse { status, detail, retry_after: None }
+    }
+
+    /// The client has had as much as it may; in so many seconds it may have more.
+    pub(in crate::gateway) const fn too_many(seconds: u32) -> ErrorResponse {
+        let detail = "Too many requests have come from this address. Try again later.";
+        ErrorResponse { retry_after: Some(seconds), ..ErrorResponse::new(429, detail) }
+    }
 
     pub(in crate::gateway) fn reason(&self) -> &'static str {
         match self.status {
@@ -50,6 +63,7 @@ impl ErrorResponse {
             413 => "Content Too Large",
             414 => "URI Too Long",
             417 => "Expectation Failed",
+            429 => "Too Many Requests",
             431 => "Request Header Fields Too Large",
             500 => "Internal Server Error",
             501 => "Not Implemented",
@@ -65,10 +79,5 @@ impl ErrorResponse {
     /// As plain text.
     pub(in crate::gateway) fn text(&self) -> String {
         format!("{} {}\n\n{}\n", self.status, self.reason(), self.detail)
-    }
-
-    /// How many seconds a client should wait before it tries again.
-    pub(in crate::gateway) fn retry_after(&self) -> Option<&'static str> {
-        (self.status == 503).then_some("1")
     }
 }

@@ -3,15 +3,22 @@
 //! Nothing here reads, writes or waits. A carrier that is added later takes its rules from here.
 
 pub(super) mod body;
+pub(super) mod client;
 pub(super) mod error_pages;
 pub(super) mod error_response;
+pub(super) mod fields;
 pub(super) mod file_request;
 pub(super) mod forwarded;
+pub(super) mod forwarding;
 pub(super) mod heads;
+pub(super) mod http2_head;
 pub(super) mod limits;
+pub(super) mod networks;
 pub(super) mod passes;
 pub(super) mod path;
 pub(super) mod plan;
+pub(super) mod rate;
+pub(super) mod request_id;
 pub(super) mod retry;
 pub(super) mod route;
 pub(super) mod route_table;

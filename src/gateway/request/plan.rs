@@ -14,6 +14,8 @@ use std::net::IpAddr;
 pub(in crate::gateway) trait HeaderSource<'a> {
     /// The first value of a header, by lower-case name.
     fn first(&self, name: &str) -> Option<&'a [u8]>;
+    /// All values of a header in their order, by lower-case name.
+    fn each(&self, name: &str, take: impl FnMut(&'a [u8]));
     /// The value that a cookie has in any `Cookie` header.
     fn cookie(&self, name: &str) -> Option<&'a [u8]>;
 }
@@ -21,6 +23,10 @@ pub(in crate::gateway) trait HeaderSource<'a> {
 impl<'a> HeaderSource<'a> for &'a HeaderMap {
     fn first(&self, name: &str) -> Option<&'a [u8]> {
         self.get(name).map(|value| value.as_bytes())
+    }
+
+    fn each(&self, name: &str, take: impl FnMut(&'a [u8])) {
+        self.get_all(name).iter().map(|value| value.as_bytes()).for_each(take);
     }
 
     fn cookie(&self, name: &str) -> Option<&'a [u8]> {
@@ -38,6 +44,10 @@ pub(in crate::gateway) struct RawHeaders<'a> {
 impl<'a> HeaderSource<'a> for RawHeaders<'a> {
     fn first(&self, name: &str) -> Option<&'a [u8]> {
         self.head.headers(self.buf).all(name).next()
+    }
+
+    fn each(&self, name: &str, take: impl FnMut(&'a [u8])) {
+        self.head.headers(self.buf).all(name).for_each(take);
     }
 
     fn cookie(&self, name: &str) -> Option<&'a [u8]> {

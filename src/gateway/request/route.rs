@@ -9,6 +9,8 @@ use std::time::Duration;
 /// One rule of the routing table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Route {
+    /// What the access log calls it; the table that it stands in gives it this name.
+    pub(crate) name: String,
     /// Lower case, no port. `*.example.com` matches one or more labels before it; `None` every host.
     pub(crate) host: Option<String>,
     pub(crate) path: PathRule,
@@ -113,6 +115,7 @@ impl Route {
     /// Everything below a path to an app.
     pub(crate) fn to_app(host: Option<&str>, path: &str, app: usize) -> Route {
         Route {
+            name: String::new(),
             host: host.map(str::to_owned),
             path: PathRule::Prefix(path.to_owned()),
             methods: Vec::new(),
@@ -122,6 +125,30 @@ impl Route {
             rewrite: None,
             limits: RouteLimits::default(),
         }
+    }
+
+    /// What it asks for, in one line: methods, host and path (`= PATH` for a whole path, `~ PATTERN`), names of headers.
+    pub(super) fn described(&self) -> String {
+        let mut name = self.methods.join(",");
+        if !name.is_empty() {
+            name.push(' ');
+        }
+        name.push_str(self.host.as_deref().unwrap_or_default());
+        let (sign, path) = match &self.path {
+            PathRule::Prefix(path) => ("", path),
+            PathRule::Exact(path) => ("= ", path),
+            PathRule::Pattern(pattern) => ("~ ", pattern),
+        };
+        if !sign.is_empty() && self.host.is_some() {
+            name.push(' ');
+        }
+        name.push_str(sign);
+        name.push_str(path);
+        for header in &self.headers {
+            name.push(' ');
+            name.push_str(&header.name);
+        }
+        name
     }
 
     /// Whether a request fares the same by one route as by the other.

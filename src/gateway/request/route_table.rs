@@ -82,7 +82,8 @@ pub(crate) fn check_pattern(pattern: &str) -> Result<(), String> {
 
 impl Routes {
     /// `is_strict`: a path that can be read in several ways is refused where that decides.
-    pub(crate) fn new(routes: Vec<Route>, is_strict: bool) -> Routes {
+    pub(crate) fn new(mut routes: Vec<Route>, is_strict: bool) -> Routes {
+        routes.iter_mut().for_each(|route| route.name = route.described());
         let is_single = matches!(routes.as_slice(), [only] if takes_everything(only));
         let mut table = Routes {
             all: routes,

@@ -8,7 +8,7 @@ mod unflushed;
 
 use super::ProxyService;
 use super::migration::format;
-use super::{App, Carrier, Limits, LoopName, Protocol, Route, Routes, Rules};
+use super::{App, Carrier, Clients, Limits, LoopName, Protocol, Route, Routes, Rules};
 use crate::pool::affinity::{Affinity, Balance};
 use crate::pool::{Member, Pool, QueuePolicy, Seat};
 use crate::worker::{Incarnation, Slot, WorkerId};
@@ -97,6 +97,7 @@ impl Rig {
             vec![app],
             Routes::new(vec![route], true),
             limits,
+            Clients::default(),
             Carrier::Own,
             LoopName::of(&[]),
         )));

@@ -1,6 +1,5 @@
 //! A tunnel's line in the access log: written by the process in which it ends.
 
-use super::relay::Relay;
 use crate::gateway::access::Entry;
 use crate::gateway::rules::SharedRules;
 
@@ -45,21 +44,16 @@ impl TunnelLog {
     pub(in crate::gateway) fn new(entry: Box<Entry>, rules: SharedRules) -> Box<TunnelLog> {
         Box::new(TunnelLog { entry, rules })
     }
-}
 
-impl Relay {
-    /// What another process needs to write this tunnel's line.
-    pub(super) fn log_entry(&self) -> Option<Entry> {
-        let log = self.ends.log.as_ref()?;
-        Some(log.entry.with(self.to_worker.read, self.to_client.read))
+    /// What another process needs to write this tunnel's line; so many bytes have passed in this one.
+    pub(super) fn entry(&self, received: u64, sent: u64) -> Entry {
+        self.entry.with(received, sent)
     }
 
-    /// Writes the line, once.
-    pub(super) fn log_end(&mut self, reason: Reason) {
-        if let Some(log) = self.ends.log.take()
-            && let Some(access) = &log.rules.load().access
-        {
-            log.entry.with(self.to_worker.read, self.to_client.read).end(access, reason.word());
+    /// Writes the line.
+    pub(super) fn end(&self, received: u64, sent: u64, reason: Reason) {
+        if let Some(access) = &self.rules.load().access {
+            self.entry(received, sent).end(access, reason.word());
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::gateway::downstream::connections::{ConnectionGuard, Paused};
 use crate::gateway::downstream::deadline::Deadline;
 use crate::gateway::migration::format::{self, Contents, millis};
 use crate::gateway::migration::give;
+use crate::gateway::places::Place;
 use crate::process::ConnectionTransfer;
 use bytes::BytesMut;
 use pingora_core::protocols::Stream;
@@ -99,8 +100,9 @@ impl Relay {
             to_client: self.to_client.to_transfer(),
             to_worker: self.to_worker.to_transfer(),
             farewell: closing,
+            client: self.ends.guard.client().map(Place::ip),
             room: self.ends.lease.room().map(|led| led.room.hash()),
-            log: self.log_entry(),
+            log: self.ends.log.as_ref().map(|log| log.entry(self.to_worker.read, self.to_client.read)),
         }));
         let bytes = contents.pack(&[&self.to_client.waiting, &self.to_worker.waiting])?;
         Ok((bytes, [format::descriptor(&self.client)?, self.worker.as_fd()]))

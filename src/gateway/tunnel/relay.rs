@@ -10,6 +10,7 @@ use crate::gateway::http1::Version;
 use crate::gateway::metrics::counters::OpenTunnel;
 use crate::gateway::migration::format;
 use crate::gateway::request::heads::{self, Persistence};
+use crate::gateway::request::request_id::RequestId;
 use crate::pool::Lease;
 use bytes::{Buf, BytesMut};
 use pingora_core::protocols::Stream;
@@ -101,7 +102,7 @@ pub(super) enum State {
 }
 
 impl Relay {
-    /// Begins after a worker's 101. `to_client` goes before it; `to_worker` has been read from the client already.
+    /// Begins after a worker's 101, which names the request by `id`. `to_client` goes before it; `to_worker` has been read from the client already.
     pub(in crate::gateway) fn new(
         client: Stream,
         switched: Switched,
@@ -109,10 +110,11 @@ impl Relay {
         to_worker: BytesMut,
         idle: Duration,
         ends: Ends,
+        id: &RequestId,
     ) -> Box<Relay> {
         let Switched { worker, head, received } = switched;
         to_client.reserve(received.len() + 64);
-        heads::response_to_http1(&head, &received, Version::Http11, Persistence::Close, &mut to_client);
+        heads::response_to_http1(&head, &received, Version::Http11, Persistence::Close, id, &mut to_client);
         let frames = &received[head.len..];
         to_client.extend_from_slice(frames);
         let direction = |waiting: BytesMut, fed: &[u8]| {
@@ -214,6 +216,13 @@ impl Relay {
                 (false, true) => Some(Reason::Worker),
                 (false, false) => None,
             };
+        }
+    }
+
+    /// Writes the tunnel's line in the access log, once.
+    fn log_end(&mut self, reason: Reason) {
+        if let Some(log) = self.ends.log.take() {
+            log.end(self.to_worker.read, self.to_client.read, reason);
         }
     }
 

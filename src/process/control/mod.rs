@@ -13,6 +13,7 @@ mod external;
 mod links;
 mod message;
 mod pace;
+mod places;
 mod registry;
 mod server;
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::pace::Pace;
 use super::{Report, Reported};
 use crate::worker::{Incarnation, WorkerId};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -254,6 +254,11 @@ impl Registry {
         };
         self.report(&id, report).await;
         Ok((id, Inbox { lines: Lines { queue: lines_in, waiting }, end: end_in, pace }))
+    }
+
+    /// How many apps have workers that may dial in.
+    pub(super) fn apps(&self) -> usize {
+        self.lock().keys().map(|(app, _)| app).collect::<HashSet<_>>().len()
     }
 
     /// `main` says why, if the server is the main one.

@@ -2,13 +2,13 @@
 
 use super::Report;
 use super::callers::Callers;
-use super::complaints::Complaints;
+use super::complaints::{About, Complaints};
 use super::external::{Door, Turned};
 use super::links::LinkId;
-use super::message::{LONGEST_HELLO, LONGEST_LINE, Place, PortState, ProxySays, WorkerSays};
+use super::message::{self, LONGEST_HELLO, LONGEST_LINE, PortState, ProxySays, WorkerSays};
+use super::places::{Place, Places, Ungreeted};
 use super::registry::{Inbox, Registry};
 use crate::process::Error;
-use crate::process::usage::open_files_limit;
 use crate::worker::WorkerId;
 use std::fs::Permissions;
 use std::io;
@@ -17,14 +17,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf, UCred};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-/// Connections at a time, of all workers and strangers; and the share of our descriptors that they may have.
-const CONNECTIONS: usize = 4096;
-const SHARE: u64 = 4;
 /// From connect to hello.
 const HELLO_LIMIT: Duration = Duration::from_secs(5);
 /// For one line to go out. Who does not read for so long loses the connection, and redials.
@@ -68,7 +65,8 @@ pub(crate) async fn serve_external(listener: UnixListener, registry: Registry, d
 }
 
 async fn serve_at(listener: UnixListener, registry: Registry, door: Option<Arc<Door>>) {
-    let room = Arc::new(Semaphore::new(most_connections()));
+    let places = Places::new();
+    let mut ungreeted = Ungreeted::new();
     let mut connections = tokio::task::JoinSet::new();
     let mut complaints = Complaints::default();
     let mut callers = Callers::new(Instant::now());
@@ -77,21 +75,19 @@ async fn serve_at(listener: UnixListener, registry: Registry, door: Option<Arc<D
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
+                    let Ok(peer) = stream.peer_cred() else { continue };
                     // Before anything is spent on it.
-                    let admitted = stream.peer_cred().map(|peer| callers.admit(&peer, Instant::now()));
-                    if let Ok(Err(why)) = admitted {
-                        if let Some(why) = why.filter(|_| complaints.may_be_said(Instant::now())) {
+                    if let Err(why) = callers.admit(&peer, Instant::now()) {
+                        let about = About::User(peer.uid());
+                        if let Some(why) = why.filter(|_| complaints.may_be_said(about, Instant::now())) {
                             log::warn!("control channel: {why}; it is not heard for the rest of the second");
                         }
                         continue;
                     }
-                    let Ok(permit) = room.clone().try_acquire_owned() else { continue };
                     next += 1;
-                    let (link, registry, door) = (next, registry.clone(), door.clone());
-                    connections.spawn(async move {
-                        let _permit = permit;
-                        connection(stream, link, &registry, door.as_deref()).await
-                    });
+                    let (registry, door, places) = (registry.clone(), door.clone(), places.clone());
+                    let caller = Caller { peer, link: next, leaving: ungreeted.enter(), places };
+                    connections.spawn(async move { connection(stream, caller, &registry, door.as_deref()).await });
                 }
                 Err(e) => {
                     // Out of file descriptors, most likely; accepting at once would spin.
@@ -100,19 +96,22 @@ async fn serve_at(listener: UnixListener, registry: Registry, door: Option<Arc<D
                 }
             },
             Some(ended) = connections.join_next() => {
-                if let Ok(Err(why)) = ended && complaints.may_be_said(Instant::now()) {
+                if let Ok(Err((about, why))) = ended && complaints.may_be_said(about, Instant::now()) {
                     log::warn!("control channel: {why}");
                 }
             }
-            () = sleep_until(complaints.due()) => complaints.tell_rest(),
+            () = sleep_until(complaints.due()) => complaints.tell_rest(Instant::now()),
         }
     }
 }
 
-/// Whoever floods us must not take the descriptors that traffic needs.
-fn most_connections() -> usize {
-    let share = open_files_limit().and_then(|most| usize::try_from(most / SHARE).ok());
-    share.map_or(CONNECTIONS, |share| share.clamp(16, CONNECTIONS))
+/// Who has dialled in.
+struct Caller {
+    peer: UCred,
+    link: LinkId,
+    /// Others need its place, if it has not said who it is.
+    leaving: oneshot::Receiver<()>,
+    places: Places,
 }
 
 async fn sleep_until(at: Option<Instant>) {
@@ -122,58 +121,104 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
-async fn connection(stream: UnixStream, link: LinkId, registry: &Registry, door: Option<&Door>) -> Result<(), String> {
-    let peer = stream.peer_cred().map_err(|e| format!("peer without credentials: {e}"))?;
-    let who = || format!("process {:?} of user {}", peer.pid().unwrap_or(0), peer.uid());
+async fn connection(
+    stream: UnixStream,
+    caller: Caller,
+    registry: &Registry,
+    door: Option<&Door>,
+) -> Result<(), (About, String)> {
+    let Caller { peer, link, leaving, places } = caller;
+    let (who, about) = (Name(&peer), About::User(peer.uid()));
+    let of_user = |why: String| (about.clone(), why);
     let (reader, mut writer) = stream.into_split();
     let known = door.map_or_else(|| registry.knows_user(peer.uid()), |door| door.knows_user(peer.uid()));
     if !known {
         // At once: a stranger must not hold a place.
-        return refuse(&mut writer, &who(), format!("no worker of user {} is expected", peer.uid())).await;
+        let why = format!("no worker of user {} is expected", peer.uid());
+        return Err(of_user(refuse(&mut writer, &who, why).await));
     }
     let mut reader = BufReader::new(reader);
-    let first = timeout(HELLO_LIMIT, line(&mut reader, LONGEST_HELLO)).await;
+    let first = tokio::select! {
+        first = timeout(HELLO_LIMIT, line(&mut reader, LONGEST_HELLO)) => first,
+        Ok(()) = leaving => return Err(of_user(format!("{who} said no hello, and others needed its place"))),
+    };
     let first = match first {
-        Err(_) => return Err(format!("{} said no hello within {HELLO_LIMIT:?}", who())),
+        Err(_) => return Err(of_user(format!("{who} said no hello within {HELLO_LIMIT:?}"))),
         // A probe of the socket.
         Ok(Ok(None)) => return Ok(()),
         Ok(Ok(Some(line))) => line,
-        Ok(Err(e)) => return Err(format!("{}: {e}", who())),
+        Ok(Err(e)) => return Err(of_user(format!("{who}: {e}"))),
     };
-    // A process of another PID namespace has no number here.
-    let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0);
-    let admitted = match (serde_json::from_slice(&first), door) {
-        (Ok(WorkerSays::Hello(hello)), None) => {
-            registry.open(link, &hello, (peer.uid(), pid)).await.map(|(id, inbox)| (id, inbox, None))
+    match admit(&first, (link, &peer), registry, door, &places).await {
+        Err(Turned::Away(reason)) => Err(of_user(refuse(&mut writer, &who, reason).await)),
+        Err(Turned::Later(why)) => {
+            log::debug!("{who} is to try again: {why}");
+            Ok(())
         }
-        (Ok(WorkerSays::Join(asks)), Some(door)) => match door.admit(registry, link, asks, (peer.uid(), pid)).await {
-            Ok((id, inbox, place)) => Ok((id, inbox, Some(place))),
-            Err(Turned::Away(why)) => Err(why),
-            Err(Turned::Later(why)) => {
-                log::debug!("{} is to try again: {why}", who());
-                return Ok(());
-            }
-        },
-        (Ok(_), Some(_)) => Err("the first line must be a join".to_owned()),
-        (Ok(_), None) => Err("the first line must be a hello".to_owned()),
-        (Err(e), _) => Err(format!("bad hello: {e}")),
-    };
-    match admitted {
-        Err(reason) => refuse(&mut writer, &who(), reason).await,
-        Ok((id, inbox, place)) => {
+        Ok(Admitted { id, inbox, worker, place }) => {
             let talk = Talk { registry, door, id: &id, link };
-            let served = talk.converse(reader, writer, inbox, place).await;
+            let served = match place {
+                Some(_place) => talk.converse(reader, writer, inbox, worker).await,
+                // It redials.
+                None => Err("its app has as many connections as it may have".to_owned()),
+            };
             registry.close(&id, link).await;
-            served.map_err(|why| format!("{id}: {why}"))
+            served.map_err(|why| (About::App(id.app.clone()), format!("{id}: {why}")))
         }
     }
 }
 
-async fn refuse(writer: &mut OwnedWriteHalf, who: &str, reason: String) -> Result<(), String> {
+struct Admitted {
+    id: WorkerId,
+    inbox: Inbox,
+    /// What the proxy makes of one that somebody else has started.
+    worker: Option<message::Place>,
+    place: Option<Place>,
+}
+
+async fn admit(
+    first: &[u8],
+    (link, peer): (LinkId, &UCred),
+    registry: &Registry,
+    door: Option<&Door>,
+    places: &Places,
+) -> Result<Admitted, Turned> {
+    // A process of another PID namespace has no number here.
+    let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0);
+    let (id, inbox, worker) = match (serde_json::from_slice(first), door) {
+        (Ok(WorkerSays::Hello(hello)), None) => {
+            let (id, inbox) = registry.open(link, &hello, (peer.uid(), pid)).await?;
+            (id, inbox, None)
+        }
+        (Ok(WorkerSays::Join(asks)), Some(door)) => {
+            let (id, inbox, worker) = door.admit(registry, link, asks, (peer.uid(), pid)).await?;
+            (id, inbox, Some(worker))
+        }
+        (Ok(_), Some(_)) => return Err("the first line must be a join".into()),
+        (Ok(_), None) => return Err("the first line must be a hello".into()),
+        (Err(e), _) => return Err(format!("bad hello: {e}").into()),
+    };
+    // Each app of external workers has a socket, and so places, of its own.
+    let apps = if door.is_some() { 1 } else { registry.apps() };
+    let place = places.take(&id.app, apps);
+    Ok(Admitted { id, inbox, worker, place })
+}
+
+/// A process, for people.
+struct Name<'a>(&'a UCred);
+
+impl std::fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "process {} of user {}", self.0.pid().unwrap_or(0), self.0.uid())
+    }
+}
+
+/// Returns what is to be said of it.
+async fn refuse(writer: &mut OwnedWriteHalf, who: &Name<'_>, reason: String) -> String {
     let text = format!("{who} refused: {reason}");
     // It hears why if it listens; refused it is either way.
     let _ = say(writer, &ProxySays::Refused { reason }.to_line().unwrap_or_default()).await;
-    Err(text)
+    text
 }
 
 /// A connection that was let in.
@@ -191,7 +236,7 @@ impl Talk<'_> {
         mut reader: BufReader<OwnedReadHalf>,
         mut writer: OwnedWriteHalf,
         inbox: Inbox,
-        worker: Option<Place>,
+        worker: Option<message::Place>,
     ) -> Result<(), String> {
         let Inbox { mut lines, mut end, pace } = inbox;
         let listen = async {

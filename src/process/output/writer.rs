@@ -3,6 +3,7 @@
 
 use super::format::{Encoder, Format};
 use super::sink::{Batch, Bounds, Part, Sink, Work, now_text};
+use crate::worker::counted;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Write};
@@ -125,7 +126,9 @@ impl Writer {
         match self.output.write(&to, &bytes, SystemTime::now()) {
             Ok(()) => {
                 if let Some(trouble) = self.troubles.remove(&to) {
-                    log::info!("{} can be written again; {} lines were dropped", name(&to), trouble.lost);
+                    let lost = counted(trouble.lost, "line");
+                    let were = if trouble.lost == 1 { "was" } else { "were" };
+                    log::info!("{} can be written again; {lost} {were} dropped", name(&to));
                 }
             }
             Err(failed) => self.failed(to, &bytes, before, &parts, failed),

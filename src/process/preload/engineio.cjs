@@ -101,6 +101,9 @@ function createEngines(shared) {
     remember(engine);
     if (!served.has(engine)) served.set(engine, new Set());
     served.get(engine).add(start);
+    // The primary of such a cluster listens and hands the connections on (@socket.io/sticky): no server of this process
+    // ever does, and its sessions must hear of a drain all the same.
+    if (shared.seats.isClusterWorker()) shared.channel.start();
     shared.channel.tellPaths();
   }
 

@@ -2,9 +2,9 @@
 /** What the environment says of this worker. */
 
 const VARIABLE = 'PINGORA_UNIX_PROXY_WORKER';
-/** The directory that a worker shares with a proxy that did not start it. */
 /** The process of the app that has started this one. */
 const PARENT = 'PINGORA_UNIX_PROXY_PARENT';
+/** The directory that a worker shares with a proxy that did not start it. */
 const JOIN = 'PINGORA_UNIX_PROXY_JOIN';
 /** Who such a worker is, for its threads and the workers of its cluster: 'TOKEN.NAME', with '.up' once it listens. */
 const JOIN_ID = 'PINGORA_UNIX_PROXY_JOIN_ID';
@@ -23,7 +23,10 @@ function readSettings() {
     return null;
   };
   if (parseInt(process.versions.node, 10) < 16) return wrong('needs Node.js 16 or later');
-  if (joins) return joinSettings(process.env[JOIN], wrong);
+  if (joins) {
+    const joined = joinSettings(process.env[JOIN], wrong);
+    return joined === null ? null : fromTrustedFile(joined, wrong);
+  }
   let s;
   try {
     s = JSON.parse(text);
@@ -47,7 +50,42 @@ function readSettings() {
   for (const key of ['main_port', 'settled_port']) if (!isCount(s[key]) || s[key] > 65535) s[key] = 0;
   if (!isCount(s.keep_alive_ms)) s.keep_alive_ms = 75000;
   if (!isCount(s.orphan_ms)) s.orphan_ms = 30000;
-  return s;
+  return fromTrustedFile(s, wrong);
+}
+
+/**
+ * The settings, unless somebody else can put other code into this file: it runs in the app's place. Node has followed
+ * all links to it. That many may write to its directory is for the proxy to say, who knows whom it shares it with.
+ */
+function fromTrustedFile(settings, wrong) {
+  const fs = require('fs');
+  const own = process.getuid === undefined ? 0 : process.getuid();
+  const owners = [0, own];
+  try {
+    owners.push(fs.lstatSync(settings.control).uid);
+  } catch (_) {
+    // Without a proxy nobody knows whose the file is to be.
+    return settings;
+  }
+  const directory = __filename.slice(0, __filename.lastIndexOf('/')) || '/';
+  for (const path of [__filename, directory]) {
+    let stat;
+    try {
+      stat = fs.lstatSync(path);
+    } catch (_) {
+      // Replaced just now, or Node's permissions forbid to look.
+      continue;
+    }
+    const isOwnGroup = stat.uid === own && process.getgid !== undefined && stat.gid === process.getgid();
+    const byOthers = (stat.mode & 0o002) !== 0 || ((stat.mode & 0o020) !== 0 && !isOwnGroup);
+    let why = null;
+    if (!owners.includes(stat.uid)) why = 'belongs to user ' + stat.uid + ", not to root, the proxy's user or its own";
+    else if (path === __filename && !stat.isFile()) why = 'is no file';
+    else if (path === __filename && byOthers) why = 'can be written by others';
+    if (why !== null)
+      return wrong('is not followed: the script ' + __filename + ' is not to be trusted, ' + path + ' ' + why);
+  }
+  return settings;
 }
 
 /**

@@ -16,7 +16,7 @@ impl App {
     fn new(command: &[&str]) -> App {
         let temp = Temp::new();
         let dir = temp.0.canonicalize().unwrap();
-        let app = App { spec: spec(command, dir.join("current")), temp, dir };
+        let app = App { spec: Spec::of(command, dir.join("current")), temp, dir };
         for release in ["1", "2"] {
             app.write(&format!("releases/{release}/server.js"), "1");
             app.write(&format!("releases/{release}/lib/routes.js"), "1");
@@ -44,22 +44,6 @@ impl App {
     fn changes(&self, before: &Release) -> Vec<String> {
         let changes = before.changes(&self.take().1);
         changes.into_iter().map(|text| text.replace(&self.dir.display().to_string(), "DIR")).collect()
-    }
-}
-
-fn spec(command: &[&str], cwd: PathBuf) -> Spec {
-    Spec {
-        command: command.iter().map(|word| (*word).to_owned()).collect(),
-        cwd,
-        env: Vec::new(),
-        env_file: Vec::new(),
-        given: Given::default(),
-        preload: true,
-        user: None,
-        umask: None,
-        rlimits: Default::default(),
-        ports: Default::default(),
-        external: None,
     }
 }
 
@@ -215,7 +199,7 @@ fn a_program_of_a_package_is_not_the_app() {
     app.write("releases/1/node_modules/next/cli.js", "changed");
     assert_eq!(app.changes(&release), ["node_modules/next/cli.js changed"]);
     // The root of the file system is nobody's code.
-    app.spec = spec(&["node", "-e", "0"], "/".into());
+    app.spec = Spec::of(&["node", "-e", "0"], "/");
     assert!(app.take().1.tree.is_none());
     assert!(app.temp.0.exists());
 }

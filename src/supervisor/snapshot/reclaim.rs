@@ -37,6 +37,7 @@ pub(crate) fn terminate_orphans(dir: RuntimeDir) -> String {
     };
     let workers = match strays::end(&dir) {
         0 => workers,
+        1 => format!("{workers}, and 1 process that they had left behind"),
         n => format!("{workers}, and {n} processes that they had left behind"),
     };
     drop(dir);
@@ -97,7 +98,7 @@ fn terminate(mut orphans: Vec<Orphan>) -> String {
         said.push_str(&format!(", {killed} of them by SIGKILL"));
     }
     if !orphans.is_empty() {
-        said.push_str(&format!(", {} live on", orphans.len()));
+        said.push_str(&format!(", {} {} on", orphans.len(), if orphans.len() == 1 { "lives" } else { "live" }));
     }
     if let Some(why) = why {
         said.push_str(&format!(" ({why})"));

@@ -23,6 +23,8 @@ pub(super) enum Call {
 
 pub(super) struct FakeChild {
     pid: u32,
+    /// The last word of its command.
+    argument: String,
     calls: Mutex<Vec<Call>>,
     exit: watch::Sender<Option<Exit>>,
 }
@@ -30,6 +32,10 @@ pub(super) struct FakeChild {
 impl FakeChild {
     pub(super) fn exit(&self, exit: Exit) {
         self.exit.send_replace(Some(exit));
+    }
+
+    pub(super) fn argument(&self) -> &str {
+        &self.argument
     }
 
     pub(super) fn calls(&self) -> Vec<Call> {
@@ -83,27 +89,48 @@ impl Child for FakeChild {
 }
 
 /// The machine on which fake children live. Their ids are above any that Linux gives.
-#[derive(Clone, Default)]
-pub(super) struct Machine(Arc<Mutex<Vec<Arc<FakeChild>>>>);
+#[derive(Clone)]
+pub(super) struct Machine {
+    children: Arc<Mutex<Vec<Arc<FakeChild>>>>,
+    /// Commands whose last word is `late` fail when this is true.
+    late: Arc<watch::Sender<bool>>,
+}
+
+impl Default for Machine {
+    fn default() -> Machine {
+        Machine { children: Arc::default(), late: Arc::new(watch::Sender::new(false)) }
+    }
+}
 
 const FIRST_PID: u32 = 1 << 23;
 
 impl Machine {
     /// All children, in the order of their starts.
     pub(super) fn children(&self) -> Vec<Arc<FakeChild>> {
-        self.0.lock().unwrap().clone()
+        self.children.lock().unwrap().clone()
     }
 
     pub(super) fn child(&self, pid: u32) -> Arc<FakeChild> {
         self.children().into_iter().find(|child| child.pid == pid).expect("a child of this id")
     }
 
-    fn start(&self) -> ChildHandle {
-        let mut children = self.0.lock().unwrap();
+    pub(super) fn fail_late_ones(&self) {
+        self.late.send_replace(true);
+    }
+
+    /// A command that ends with `broken` cannot be started.
+    async fn start(&self, argument: String) -> Result<ChildHandle, Error> {
+        if argument == "late" {
+            drop(self.late.subscribe().wait_for(|now| *now).await);
+        }
+        if argument == "broken" || argument == "late" {
+            return Err(Error::Io { doing: argument, source: std::io::ErrorKind::NotFound.into() });
+        }
+        let mut children = self.children.lock().unwrap();
         let pid = FIRST_PID + children.len() as u32;
-        let child = Arc::new(FakeChild { pid, calls: Mutex::default(), exit: watch::Sender::new(None) });
+        let child = Arc::new(FakeChild { pid, argument, calls: Mutex::default(), exit: watch::Sender::new(None) });
         children.push(child.clone());
-        child
+        Ok(child)
     }
 
     /// Runs `with` on this machine.
@@ -139,8 +166,9 @@ impl Effects for FakeEffects {
             if let Some(written) = start.written {
                 written.wait().await;
             }
-            let started = Started { child: machine.start(), output: Vec::new() };
-            let result = EffectResult::Started(Ok(started));
+            let started = machine.start(start.spec.command.last().cloned().unwrap_or_default()).await;
+            let started = started.map(|child| Started { child, output: Vec::new() });
+            let result = EffectResult::Started(started);
             reports.send(EffectReport { app: start.app, incarnation: start.id.incarnation, result }).await
         });
     }

@@ -5,15 +5,15 @@ use super::*;
 use crate::process::{Exit, RuntimeDir};
 
 /// A supervisor of one app, `chat`, on a fake machine.
-struct Fast {
+pub(super) struct Fast {
     base: PathBuf,
-    machine: Machine,
-    control: Control,
-    pool: Arc<Pool>,
+    pub(super) machine: Machine,
+    pub(super) control: Control,
+    pub(super) pool: Arc<Pool>,
     task: tokio::task::JoinHandle<()>,
 }
 
-fn chat(instances: u16, argument: &str, pool: &Arc<Pool>) -> AppSpec {
+pub(super) fn chat(instances: u16, argument: &str, pool: &Arc<Pool>) -> AppSpec {
     let policy = Policy {
         instances,
         min_ready: Duration::ZERO,
@@ -39,7 +39,7 @@ fn setup(base: &std::path::Path, app: AppSpec) -> Setup {
 }
 
 impl Fast {
-    fn start(instances: u16) -> Fast {
+    pub(super) fn start(instances: u16) -> Fast {
         let (base, machine, pool) = (base_dir(), Machine::default(), new_pool());
         let setup = setup(&base, chat(instances, "one", &pool));
         let (supervisor, control) = machine.host(|host| Supervisor::on(host, setup)).unwrap();
@@ -65,27 +65,18 @@ impl Fast {
         (Fast::run(self.base.clone(), machine, control, pool, supervisor), handle)
     }
 
-    async fn until(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Arc<Status> {
-        let mut control = self.control.clone();
-        let wait = async {
-            let mut status = control.status();
-            while !wanted(&status) {
-                status = control.changed().await;
-            }
-            status
-        };
-        let waited = timeout(Duration::from_secs(10), wait).await;
-        waited.unwrap_or_else(|_| panic!("never {what}: {:#?}", self.control.status()))
+    pub(super) async fn until(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Arc<Status> {
+        until(&self.control, what, wanted, String::new).await
     }
 
     /// The ids of the ready workers.
-    async fn ready(&self, workers: usize) -> Vec<u32> {
+    pub(super) async fn ready(&self, workers: usize) -> Vec<u32> {
         let all = |s: &Status| s.apps[0].ready() == workers && s.apps[0].workers.len() == workers;
         let status = self.until("ready", |s| s.epoch.is_some() && all(s)).await;
         status.apps[0].workers.iter().filter_map(|worker| worker.pid).collect()
     }
 
-    async fn end(self) {
+    pub(super) async fn end(self) {
         self.control.stop();
         self.end_stopped().await;
     }
@@ -119,10 +110,17 @@ async fn commands_are_answered_when_their_outcome_is_known() {
     let old = fast.ready(2).await;
     assert_eq!(fast.control.scale("chat", ScaleTo::By(1)).await.unwrap(), "chat: 3 workers are ready");
     assert_eq!(
-        fast.control.reload(vec![chat(2, "one", &fast.pool)], ReloadScope::Configured, None).await.unwrap(),
+        fast.control
+            .reload(vec![chat(2, "one", &fast.pool)], ReloadScope::Configured, None, Box::new(|| ()))
+            .await
+            .unwrap(),
         "chat: unchanged"
     );
-    let outcome = fast.control.reload(vec![chat(2, "two", &fast.pool)], ReloadScope::Changed, None).await.unwrap();
+    let outcome = fast
+        .control
+        .reload(vec![chat(2, "two", &fast.pool)], ReloadScope::Changed, None, Box::new(|| ()))
+        .await
+        .unwrap();
     assert!(outcome.starts_with("chat: generation 2 runs: 3 workers replaced"), "{outcome}");
     assert!(fast.ready(3).await.iter().all(|pid| !old.contains(pid)));
     assert_eq!(fast.control.restart(Some("news".into()), None).await.unwrap_err(), "there is no app news");

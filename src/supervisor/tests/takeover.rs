@@ -84,16 +84,7 @@ impl One {
     }
 
     pub(super) async fn until(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Arc<Status> {
-        let mut control = self.control.clone();
-        let wait = async {
-            let mut status = control.status();
-            while !wanted(&status) {
-                status = control.changed().await;
-            }
-            status
-        };
-        let waited = timeout(Duration::from_secs(30), wait).await;
-        waited.unwrap_or_else(|_| panic!("never {what}: {:#?}\n{}", self.control.status(), self.output.text()))
+        until(&self.control, what, wanted, || self.output.text()).await
     }
 
     pub(super) async fn ready(&self, workers: usize) -> Vec<Option<u32>> {

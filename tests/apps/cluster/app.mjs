@@ -28,9 +28,8 @@ export default {
     plain: { what: 'a cluster by node:cluster', start: { script: 'plain.js' }, workers: 2 },
     sticky: {
       what: 'a cluster with @socket.io/sticky and its adapter',
-      start: { script: 'sticky.js', drain_timeout: '3s' },
+      start: { script: 'sticky.js' },
       notes: [
-        'its processes do not listen, so nothing tells their sessions that their worker goes: they keep it for all of drain_timeout',
         'the package itself refuses a session now and then, alone too; its client tries again',
       ],
       workers: 2,

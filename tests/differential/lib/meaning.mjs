@@ -7,8 +7,6 @@ const FORWARDED = [
   'x-forwarded-ssl', 'x-forwarded-scheme', 'x-forwarded-prefix', 'x-forwarded-protocol', 'x-forwarded-server', 'front-end-https',
   'x-cluster-client-ip',
 ];
-/** WSGI servers on Unix sockets take these as the mount point and the path: the proxy drops them. */
-const MOUNT = ['script_name', 'path_info'];
 /** The proxy may answer or write these itself, or may leave them out. */
 const FREE = ['content-length', 'transfer-encoding', 'expect', 'trailer'];
 const TRAILERS = /^(content-length|transfer-encoding|host|connection|upgrade|expect|forwarded|x-forwarded-.*|x-real-ip|authorization|cookie)$/i;
@@ -31,12 +29,15 @@ function head(request, { method, target, version, fields, server, scheme, mount 
   if (server === 'gunicorn') differ('what WSGI believes', 'http, mounted at ""', `${scheme}, mounted at ${JSON.stringify(mount)}`);
   const read = [];
   let passes = 0;
+  let ids = 0;
   for (let i = 0; i < fields.length; i += 2) {
     // The proxy's own name, against loops (RFC 8586).
     if (fold(lower(fields[i])) === 'cdn-loop' && /^pingora-unix-proxy-[0-9a-f]{8}$/.test(fields[i + 1])) passes++;
+    else if (fold(lower(fields[i])) === 'x-request-id' && /^[0-9a-f]{32}$/.test(fields[i + 1])) ids++;
     else read.push([lower(fields[i]), fields[i + 1]]);
   }
   differ('names of the proxy in CDN-Loop', 1, passes);
+  differ('ids of the request', 1, ids);
   const wsgi = server === 'gunicorn';
   found.push(...forwarded(request, read, wsgi));
   const given = read.filter(([name]) => !FREE.includes(fold(name)) && !FORWARDED.includes(fold(name)));
@@ -61,11 +62,12 @@ function targetOf(request) {
   return absolute[1].startsWith('/') ? absolute[1] : `/${absolute[1]}`;
 }
 
+/** Names with `_` are dropped: servers may read them as others, WSGI ones on Unix sockets even as the path (`PATH_INFO`). */
 function meantFields(request) {
   const named = request.fields.filter(field => lower(field.name) === 'connection').flatMap(field => field.value.split(',').map(one => lower(trim(one))));
   return request.fields
     .map(field => [lower(field.name), trim(String(field.value))])
-    .filter(([name]) => !HOP_BY_HOP.includes(name) && !named.includes(name) && !FORWARDED.includes(fold(name)) && !FREE.includes(fold(name)) && !MOUNT.includes(name.toLowerCase()));
+    .filter(([name]) => !HOP_BY_HOP.includes(name) && !named.includes(name) && !FORWARDED.includes(fold(name)) && !FREE.includes(fold(name)) && !name.includes('_'));
 }
 
 /** uvicorn adds trailers that come early to the fields. That is its own affair as long as they are harmless. */
@@ -86,10 +88,16 @@ function listed(fields, wsgi) {
   return [...joined].map(([name, values]) => `${name}: ${values.join(',')}`.replace(/[,;] ?/g, ',')).sort();
 }
 
+/** The port that a host names, else that of the scheme. */
+function portOf(host) {
+  const port = Number(/:(\d{1,5})$/.exec(host)?.[1] ?? 0);
+  return String(port > 0 && port < 65_536 ? port : 80);
+}
+
 /** The proxy's own words: one of each, and nothing of the client's. */
 function forwarded(request, read, wsgi) {
   const host = request.fields.find(({ name }) => lower(name) === 'host')?.value ?? /^https?:\/\/([^/?]*)/i.exec(request.line.target)?.[1] ?? '';
-  const own = { 'x-forwarded-for': '127.0.0.1', 'x-real-ip': '127.0.0.1', 'x-forwarded-proto': 'http', ...(host && { 'x-forwarded-host': lower(host) }) };
+  const own = { 'x-forwarded-for': '127.0.0.1', 'x-real-ip': '127.0.0.1', 'x-forwarded-proto': 'http', 'x-forwarded-port': portOf(host), ...(host && { 'x-forwarded-host': lower(host) }) };
   const found = [];
   for (const name of FORWARDED) {
     const values = read.filter(([one]) => fold(one) === name).map(([one, value]) => `${wsgi ? fold(one) : one}: ${lower(value)}`);

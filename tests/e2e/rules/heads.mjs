@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { noted } from './asking.mjs';
+import { small } from './config.mjs';
 import { json, shown } from './outcome.mjs';
 import { range } from '../lib/wait.mjs';
 
@@ -55,7 +56,39 @@ export const heads = [
       assert.deepEqual(values(result, 'x-real-ip'), ['127.0.0.1']);
       assert.deepEqual(values(result, 'x-forwarded-proto'), ['http']);
       assert.deepEqual(values(result, 'x-forwarded-host'), [at.host]);
+      assert.deepEqual(values(result, 'x-forwarded-port'), ['80']);
       assert.deepEqual(values(result, 'host'), [at.host]);
+    },
+  },
+  {
+    name: 'each request has an id, which the worker and the client see, and which no client gives',
+    app: 'web',
+    act: see([['X-Request-Id', 'forged']]),
+    expect: result => {
+      const [id, ...more] = values(result, 'x-request-id');
+      assert.match(id, /^[0-9a-f]{32}$/);
+      assert.deepEqual(more, []);
+      assert.equal(result.headers['x-request-id'], id);
+    },
+  },
+  {
+    name: 'an answer of the proxy itself names its request, too',
+    app: 'web',
+    act: at => at.ask({ host: 'nobody.example' }),
+    expect: result => assert.match(result.headers['x-request-id'] ?? '', /^[0-9a-f]{32}$/, shown(result)),
+  },
+  {
+    name: 'forwarded fields: a trusted proxy is believed, by the last address that is not trusted',
+    app: 'web',
+    own: at => ({ ...small({})(at), trusted_proxies: ['127.0.0.1'] }),
+    act: see([
+      ['X-Forwarded-For', '9.9.9.9, 192.0.2.7'], ['X-Forwarded-Proto', 'https'], ['X-Forwarded-Host', 'shop.example'], ['X-Forwarded-Port', '8443'],
+      ['X-Request-Id', 'kept-1'],
+    ]),
+    expect: result => {
+      const told = { 'x-forwarded-for': '192.0.2.7', 'x-real-ip': '192.0.2.7', 'x-forwarded-proto': 'https', 'x-forwarded-host': 'shop.example', 'x-forwarded-port': '8443', 'x-request-id': 'kept-1' };
+      for (const [name, value] of Object.entries(told)) assert.deepEqual(values(result, name), [value], name);
+      assert.equal(result.headers['x-request-id'], 'kept-1');
     },
   },
   {
@@ -88,10 +121,23 @@ export const heads = [
     },
   },
   {
-    name: 'a name with _ that folds to nothing of ours passes',
+    name: 'a name with _ is dropped: servers may read it as another one',
     app: 'web',
-    act: see([['X_Own', 'mine']]),
-    expect: result => assert.deepEqual(values(result, 'x_own'), ['mine']),
+    act: see([['X_Own', 'mine'], ['X-Own', 'other']]),
+    expect: result => {
+      assert.deepEqual(values(result, 'x_own'), []);
+      assert.deepEqual(values(result, 'x-own'), ['other']);
+    },
+  },
+  {
+    name: 'with request_headers.underscores one that folds to nothing of ours passes',
+    app: 'web',
+    own: at => ({ ...small({})(at), request_headers: { underscores: true } }),
+    act: see([['X_Own', 'mine'], ['X_Real_IP', '9.9.9.9']]),
+    expect: result => {
+      dropped(result);
+      assert.deepEqual(values(result, 'x_own'), ['mine']);
+    },
   },
   {
     name: 'the app\'s own fields pass unchanged, several of one name in their order',

@@ -63,6 +63,24 @@ async function beyond(at) {
 
 export const limits = [
   {
+    name: 'clients.requests: beyond the rate a request is a 429 that says when to come again',
+    app: 'web',
+    own: at => ({ ...small({})(at), clients: { requests: '60/m', burst: 40 } }),
+    act: async at => {
+      const client = await at.open();
+      for (const _ of range(150)) {
+        const result = await client.ask();
+        if (result.status !== 200) return result;
+      }
+      return undefined;
+    },
+    expect: result => {
+      assert.equal(result?.status, 429, shown(result));
+      assert.match(result.headers['retry-after'], /^\d+$/);
+      assert.match(result.headers['x-request-id'], /^[0-9a-f]{32}$/);
+    },
+  },
+  {
     name: 'head_size: a longer head is a 431',
     app: 'web',
     act: at => at.ask({ fields: [['X-Long', long('x', LIMITS.head + 500)]] }),

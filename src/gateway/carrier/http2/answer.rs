@@ -2,6 +2,8 @@
 
 use super::budget::{Budget, Charged, Turn};
 use crate::gateway::exchange::client::ResponseFault;
+use crate::gateway::request::heads;
+use crate::gateway::request::request_id::RequestId;
 use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
 use h2::{Reason, SendStream};
@@ -24,11 +26,18 @@ pub(super) struct Answer {
     turn: Turn,
     sent: u64,
     was_reset: bool,
+    id: RequestId,
 }
 
 impl Answer {
     pub(super) fn new(respond: SendResponse<Charged>, budget: Arc<Budget>) -> Answer {
-        Answer { respond, sending: Sending::Waiting, turn: Turn::new(budget), sent: 0, was_reset: false }
+        let (turn, id) = (Turn::new(budget), RequestId::NONE);
+        Answer { respond, sending: Sending::Waiting, turn, sent: 0, was_reset: false, id }
+    }
+
+    /// The answer is to name its request.
+    pub(super) fn set_id(&mut self, id: RequestId) {
+        self.id = id;
     }
 
     /// Content bytes that the client's connection has taken.
@@ -93,7 +102,8 @@ impl Answer {
         let _ = self.respond.send_informational(response);
     }
 
-    pub(super) fn begin(&mut self, response: Response<()>, ends: bool) -> Result<(), ResponseFault> {
+    pub(super) fn begin(&mut self, mut response: Response<()>, ends: bool) -> Result<(), ResponseFault> {
+        heads::name_request(&self.id, response.headers_mut());
         match self.respond.send_response(response, ends) {
             Ok(_) if ends => self.sending = Sending::Ended,
             Ok(stream) => self.sending = Sending::Body(stream),

@@ -16,6 +16,7 @@ use crate::gateway::downstream::http2_settings::{
 };
 use crate::gateway::exchange::admission;
 use crate::gateway::exchange::session_carrier::SessionCarrier;
+use crate::gateway::places::Place;
 use crate::gateway::rules::{Rules, SharedRules};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use h2::server::{self, SendResponse};
@@ -205,7 +206,8 @@ impl Server {
         let rules = self.shared.rules.load_full();
         let mut place = None;
         if !self.streams.is_empty() {
-            place = admission::stream(&rules, &self.shared.registry);
+            let account = self.guard.client().map(Place::account);
+            place = admission::stream(&rules, &self.shared.registry, account.as_ref());
             if place.is_none() {
                 // The client may send it again, here or elsewhere (RFC 9113, section 8.7).
                 self.shared.registry.descriptors().note_refusal();

@@ -6,6 +6,7 @@ use super::refusal::refuse;
 use super::session::Session;
 use super::shared::{Shared, StreamEnd};
 use super::watch::{End, Overdue, SharedWatch, Watch};
+use crate::gateway::request::client::RequestClient;
 use crate::gateway::request::error_pages::Reader;
 use crate::gateway::request::error_response::ErrorResponse;
 use crate::gateway::request::limits::RequestLimits;
@@ -17,17 +18,18 @@ use std::task::Poll;
 /// Serves one request, whose head has been checked.
 pub(super) async fn serve(
     shared: &Shared,
+    client: RequestClient,
     limits: RequestLimits,
     parts: Parts,
     body: RecvStream,
     answer: Answer,
 ) -> StreamEnd {
     let is_head = parts.method == http::Method::HEAD;
-    let wanted = Reader::of(&parts.headers).wanted;
+    let wanted = Reader::of(&parts.headers, &client.id).wanted;
     let has_length = parts.headers.contains_key(http::header::CONTENT_LENGTH);
     let watch = SharedWatch::new(Watch::new(answer, limits, has_length, body.is_end_stream()));
     let session = Session::new(parts, body, watch.clone(), shared.digest.clone());
-    let mut carried = shared.peers.carry(ServerSession::new_custom(Box::new(session)));
+    let mut carried = shared.peers.carry(ServerSession::new_custom(Box::new(session)), client);
     let end = std::future::poll_fn(|cx| match carried.as_mut().poll(cx) {
         Poll::Ready(()) => Poll::Ready(None),
         Poll::Pending => watch.lock().poll(cx).map(Some),
@@ -41,7 +43,7 @@ pub(super) async fn serve(
     }
     let answer = &mut watch.lock().answer;
     let rules = shared.rules.load();
-    let (pages, reader) = (&rules.error_pages, Reader { wanted, request_id: "" });
+    let (pages, reader) = (&rules.error_pages, Reader { wanted, request_id: client.id.as_str() });
     match end {
         _ if !is_open(answer) => {}
         Some(End::Overdue(Overdue::Worker)) if !answer.has_begun() => {

@@ -23,8 +23,8 @@ pub(super) fn refuse(
         fields.insert(CONTENT_TYPE, kind);
     }
     fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let Some(seconds) = refusal.retry_after() {
-        fields.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
+    if let Some(seconds) = refusal.retry_after {
+        fields.insert(RETRY_AFTER, seconds.into());
     }
     answer.send_whole(response, if is_head { Bytes::new() } else { page.body });
 }

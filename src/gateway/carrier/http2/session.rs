@@ -2,7 +2,7 @@
 
 use super::watch::{Overdue, SessionFault, SharedWatch};
 use crate::gateway::exchange::session_carrier::NO_RESPONSE;
-use crate::gateway::request::heads::passes_as_trailer;
+use crate::gateway::request::fields::passes_as_trailer;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use h2::RecvStream;

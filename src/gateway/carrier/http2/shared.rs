@@ -3,7 +3,7 @@
 use super::budget::Budget;
 use crate::gateway::downstream::connections::ConnectionRegistry;
 use crate::gateway::exchange::session_carrier::SessionCarrier;
-use crate::gateway::request::heads::ClientInfo;
+use crate::gateway::request::client::ClientInfo;
 use crate::gateway::rules::SharedRules;
 use pingora_core::protocols::Digest;
 use std::sync::Arc;

@@ -9,6 +9,7 @@ use crate::gateway::access::Line;
 use crate::gateway::access::facts::Facts;
 use crate::gateway::downstream::deadline::Deadline;
 use crate::gateway::downstream::scratch::SCRATCH;
+use crate::gateway::exchange::admission;
 use crate::gateway::exchange::client::{ClientFault, ClientHalf, Presence, ResponseFault};
 use crate::gateway::exchange::dispatch::{Outcome, Request, dispatch};
 use crate::gateway::exchange::local;
@@ -17,9 +18,12 @@ use crate::gateway::http1::{Body, Method, response};
 use crate::gateway::local::answer::LocalAnswer;
 use crate::gateway::local::decide;
 use crate::gateway::request::body::BodyWriter;
+use crate::gateway::request::client::RequestClient;
 use crate::gateway::request::error_pages::Reader;
 use crate::gateway::request::error_response::ErrorResponse;
-use crate::gateway::request::heads::{self, ClientInfo, Http2Request, RequestLine, passes_as_trailer, push_field};
+use crate::gateway::request::fields::{passes_as_request_trailer, passes_as_trailer};
+use crate::gateway::request::heads::{self, RequestLine, push_field};
+use crate::gateway::request::http2_head::{self, Http2Request};
 use crate::gateway::request::limits::RequestLimits;
 use crate::gateway::request::plan;
 use crate::gateway::request::route::Rewritten;
@@ -48,18 +52,20 @@ pub(super) async fn serve(
 ) -> StreamEnd {
     let (parts, body) = request.into_parts();
     let is_head = parts.method == http::Method::HEAD;
-    let answer = Answer::new(respond, shared.budget.clone());
-    let line = |app| {
+    let mut answer = Answer::new(respond, shared.budget.clone());
+    let client = RequestClient::of(&rules.clients.forwarding, shared.client, &parts.headers);
+    answer.set_id(client.id);
+    let line = |app, route| {
         let log = rules.access.as_ref()?;
-        let facts = Facts::of_fields(&parts.method, &parts.uri, &parts.headers, shared.client);
-        Some(Line::new(log, Facts { app, ..facts }))
+        let facts = Facts::of_fields(&parts.method, &parts.uri, &parts.headers, &client);
+        Some(Line::new(log, Facts { app, route, ..facts }))
     };
     let refused = |mut answer: Answer, response: ErrorResponse, reason| {
-        line(None).into_iter().for_each(|mut line| line.trace.refused(&response, reason));
-        refuse(&mut answer, response, &rules.error_pages, &Reader::of(&parts.headers), is_head);
+        line(None, None).into_iter().for_each(|mut line| line.trace.refused(&response, reason));
+        refuse(&mut answer, response, &rules.error_pages, &Reader::of(&parts.headers, &client.id), is_head);
         StreamEnd { was_reset: false }
     };
-    let checked = match heads::check_http2(&parts, body.is_end_stream(), &rules.head_limits) {
+    let checked = match http2_head::check_http2(&parts, body.is_end_stream(), &rules.head_limits) {
         Ok(checked) => checked,
         Err(reject) => return refused(answer, reject.into(), "refused_head"),
     };
@@ -69,31 +75,36 @@ pub(super) async fn serve(
         method: checked.method.as_str().as_bytes(),
         headers: checked.fields,
     };
+    let _place = match admission::request(&rules, &shared.registry, &client) {
+        Ok(place) => place,
+        Err(response) => return refused(answer, response, "too_many_requests"),
+    };
     let route = match rules.routes.find(&asked) {
         Ok(Some(at)) => rules.routes.get(at),
         Ok(None) => return refused(answer, ErrorResponse::NO_ROUTE, "no_route"),
         Err(Ambiguous) => return refused(answer, ErrorResponse::AMBIGUOUS_PATH, "ambiguous_path"),
     };
     if !route.only_asks_the_app()
-        && let Some(own) = Box::pin(decide::answer(&rules, route, &asked, false)).await
+        && let Some(own) = Box::pin(decide::answer(&rules, route, &asked, false, &client.id)).await
     {
         let limits = rules.request_limits(route, None);
-        let client = Http2Client::new(body, answer, checked.body, limits.body_bytes);
-        return Box::pin(answer_here(client, &limits, Method::of(asked.method), own, line(None))).await;
+        let half = Http2Client::new(body, answer, checked.body, limits.body_bytes);
+        let line = line(None, Some(&*route.name));
+        return Box::pin(answer_here(half, &limits, Method::of(asked.method), own, line)).await;
     }
     let Some(app) = rules.app_of(route) else { return refused(answer, ErrorResponse::NO_ROUTE, "no_route") };
     let limits = rules.request_limits(route, Some(app));
     if app.protocol == Protocol::Http2 {
-        return delegated::serve(&shared, limits, parts, body, answer).await;
+        return delegated::serve(&shared, client, limits, parts, body, answer).await;
     }
     let rewritten = route.rewritten(checked.target);
-    let request = to_worker(&checked, rewritten.as_ref(), app, shared.client, &rules);
-    let mut client = Http2Client::new(body, answer, checked.body, limits.body_bytes);
-    let mut line = line(Some(&*app.pool.app));
+    let request = to_worker(&checked, rewritten.as_ref(), app, &client, &rules);
+    let mut half = Http2Client::new(body, answer, checked.body, limits.body_bytes);
+    let mut line = line(Some(&*app.pool.app), Some(&*route.name));
     let trace = line.as_mut().map(|line| &mut line.trace);
-    let outcome = dispatch(app, &shared.registry, limits, request, &mut client, trace).await;
+    let outcome = dispatch(app, &shared.registry, limits, request, &mut half, trace).await;
     drop(line);
-    finish(outcome, client.answer, &checked, &rules).await
+    finish(outcome, half.answer, &checked, &rules, &client).await
 }
 
 /// Gives an answer of the proxy's own.
@@ -120,7 +131,7 @@ fn to_worker<'a>(
     checked: &Http2Request<'a>,
     rewritten: Option<&'a Rewritten<'_>>,
     app: &App,
-    client: ClientInfo,
+    client: &RequestClient,
     rules: &Rules,
 ) -> Request<'a> {
     let (target, line) = match rewritten {
@@ -130,9 +141,11 @@ fn to_worker<'a>(
     let method = Method::of(checked.method.as_str().as_bytes());
     let affinity = app.pool.settings();
     let is_get = method == Method::Get;
+    let forwarding = &rules.clients.forwarding;
     let plan = plan::plan(&affinity.affinity, target, checked.fields, client.ip, is_get, false);
     Request {
-        head: heads::request_from_http2(checked, line, client, &rules.loop_name),
+        head: heads::request_from_http2(checked, line, client, forwarding, &rules.loop_name),
+        client: client.limited(forwarding),
         method,
         method_name: checked.method.as_str().as_bytes(),
         target,
@@ -144,7 +157,13 @@ fn to_worker<'a>(
 }
 
 /// What becomes of the stream, now that nobody works for it any more.
-async fn finish(outcome: Outcome, mut answer: Answer, request: &Http2Request<'_>, rules: &Rules) -> StreamEnd {
+async fn finish(
+    outcome: Outcome,
+    mut answer: Answer,
+    request: &Http2Request<'_>,
+    rules: &Rules,
+    client: &RequestClient,
+) -> StreamEnd {
     match outcome {
         Outcome::Answered => {}
         // No request of HTTP/2 asks for one.
@@ -168,7 +187,7 @@ async fn finish(outcome: Outcome, mut answer: Answer, request: &Http2Request<'_>
         }
         Outcome::Refused(response) => {
             let is_head = *request.method == http::Method::HEAD;
-            refuse(&mut answer, response, &rules.error_pages, &Reader::of(request.fields), is_head);
+            refuse(&mut answer, response, &rules.error_pages, &Reader::of(request.fields, &client.id), is_head);
         }
     }
     StreamEnd { was_reset: answer.was_reset() }
@@ -346,7 +365,7 @@ impl ClientHalf for Http2Client {
 fn trailer_lines(trailers: Option<&HeaderMap>) -> Vec<u8> {
     let mut lines = BytesMut::new();
     for (name, value) in trailers.into_iter().flatten() {
-        let passes = heads::passes_as_request_trailer(name.as_str().as_bytes(), value.as_bytes());
+        let passes = passes_as_request_trailer(name.as_str().as_bytes(), value.as_bytes());
         if passes && lines.len() + name.as_str().len() + value.len() <= TRAILER_BYTES {
             push_field(&mut lines, name.as_str().as_bytes(), value.as_bytes());
         }

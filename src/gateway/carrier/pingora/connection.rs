@@ -6,6 +6,7 @@ use super::filters::Proxy;
 use crate::gateway::downstream::connections::{ConnectionRegistry, StreamGuard};
 use crate::gateway::downstream::http2_settings;
 use crate::gateway::exchange::admission;
+use crate::gateway::places::Account;
 use crate::gateway::rules::{Limits, SharedRules};
 use async_trait::async_trait;
 use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
@@ -27,11 +28,12 @@ pub(super) async fn serve(
     rules: &SharedRules,
     registry: &Arc<ConnectionRegistry>,
     stream: Stream,
+    account: Option<Account>,
 ) {
     let limits = rules.load().limits.clone();
     let (end, shutdown) = watch::channel(false);
     let mut closing = registry.closing();
-    let streams = Arc::new(Streams::new(proxy.clone(), rules.clone(), registry.clone(), limits.clone()));
+    let streams = Arc::new(Streams::new(proxy.clone(), rules.clone(), registry.clone(), limits.clone(), account));
     let mut served = pin!(ServerApp::process_new(&streams, stream, &shutdown));
     tokio::select! {
         biased;
@@ -55,6 +57,8 @@ struct Streams {
     rules: SharedRules,
     registry: Arc<ConnectionRegistry>,
     limits: Limits,
+    /// Of the client's address.
+    account: Option<Account>,
     open: AtomicUsize,
     has_begun: AtomicBool,
     changed: Notify,
@@ -66,9 +70,10 @@ impl Streams {
         rules: SharedRules,
         registry: Arc<ConnectionRegistry>,
         limits: Limits,
+        account: Option<Account>,
     ) -> Streams {
         let (open, has_begun, changed) = Default::default();
-        Streams { proxy, rules, registry, limits, open, has_begun, changed }
+        Streams { proxy, rules, registry, limits, account, open, has_begun, changed }
     }
 
     /// Ends when there was no request for so long: `first` as long as none has come.
@@ -92,7 +97,7 @@ impl Streams {
         self.changed.notify_one();
         let mut open = Open { streams: self, _place: None };
         if before > 0 {
-            open._place = Some(admission::stream(&self.rules.load(), &self.registry)?);
+            open._place = Some(admission::stream(&self.rules.load(), &self.registry, self.account.as_ref())?);
         }
         Some(open)
     }

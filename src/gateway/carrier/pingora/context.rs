@@ -4,8 +4,11 @@ use crate::gateway::access::OwnedLine;
 use crate::gateway::access::record::{ByteCount, Trace};
 use crate::gateway::exchange::session_carrier::NO_RESPONSE;
 use crate::gateway::metrics::counters::Failure;
+use crate::gateway::places::Place;
+use crate::gateway::request::client::RequestClient;
 use crate::gateway::request::error_response::ErrorResponse;
 use crate::gateway::request::limits::RequestLimits;
+use crate::gateway::request::request_id::RequestId;
 use crate::gateway::request::retry::{self, Attempt, Decision, WorkerFault};
 use crate::gateway::request::session::SessionLearner;
 use crate::gateway::rules::{App, Rules};
@@ -20,11 +23,18 @@ use tokio::sync::Notify;
 tokio::task_local! {
     /// Told when a stream of HTTP/2 has its whole answer before the end of its request's body.
     pub(super) static ANSWERED_EARLY: Arc<Notify>;
+    /// Who asks, where another carrier has found that out, and has counted it.
+    pub(super) static ASKER: RequestClient;
 }
 
 /// What is known of one request on its way.
 #[derive(Default)]
 pub(in crate::gateway) struct Ctx {
+    pub(super) client: Option<RequestClient>,
+    /// Among the requests of its client's address.
+    pub(super) place: Option<Place>,
+    /// Among the uploads of that.
+    pub(super) upload: Option<Place>,
     pub(super) app: Option<Arc<App>>,
     pub(super) limits: Option<RequestLimits>,
     /// Its place in the rules that the request goes by.
@@ -60,6 +70,7 @@ pub(in crate::gateway) struct Ctx {
 impl Ctx {
     pub(super) fn new() -> Ctx {
         let mut ctx = Ctx::default();
+        ctx.client = ASKER.try_with(|client| *client).ok();
         ctx.answered_early = ANSWERED_EARLY.try_with(Arc::clone).ok();
         ctx
     }
@@ -69,6 +80,11 @@ impl Ctx {
         self.response = Some(response);
         self.failure = Some(failure);
         Error::explain(ErrorType::HTTPStatus(response.status), response.detail)
+    }
+
+    /// The id that the answer names its request by.
+    pub(super) fn id(&self) -> RequestId {
+        self.client.map_or(RequestId::NONE, |client| client.id)
     }
 
     /// The answer is whole. Where the request is not, Pingora would wait for the rest without a limit.
@@ -166,10 +182,10 @@ impl Ctx {
                 ErrorType::ReadTimedout => Some(ErrorResponse::REQUEST_TIMEOUT),
                 ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed => None,
                 ErrorType::WriteTimedout => None,
-                _ => Some(ErrorResponse { status: 400, detail: "The request could not be understood." }),
+                _ => Some(ErrorResponse::new(400, "The request could not be understood.")),
             },
             ErrorSource::Internal | ErrorSource::Unset => {
-                Some(ErrorResponse { status: 500, detail: "The proxy could not handle this request." })
+                Some(ErrorResponse::new(500, "The proxy could not handle this request."))
             }
         }
     }
@@ -187,6 +203,8 @@ impl Ctx {
         match (self.response, written) {
             (Some(response), None) => line.trace.by_proxy(&response),
             (Some(response), Some(status)) if status == response.status => line.trace.by_proxy(&response),
+            // It has been said what the route answered.
+            (_, Some(_)) if line.trace.is_by_proxy() => {}
             (_, Some(status)) => line.trace.by_worker(status),
             (None, None) => {}
         }
@@ -198,6 +216,7 @@ impl Ctx {
 
     /// The request is over. `written` is the status that its client got.
     pub(super) fn count(&mut self, written: Option<u16>, is_whole: bool) {
+        (self.place, self.upload) = (None, None);
         self.lease = None;
         self.end_line(written, is_whole);
         let Some(app) = self.app.take() else { return };

@@ -1,21 +1,24 @@
 //! What Pingora asks at each step of a request.
 
 use super::context::Ctx;
-use super::first_body;
 use super::local::{self, host};
+use super::{asker, first_body};
 use crate::gateway::access::OwnedLine;
 use crate::gateway::access::facts::Facts;
 use crate::gateway::access::record::ByteCount;
 use crate::gateway::downstream::connections::ConnectionRegistry;
 use crate::gateway::http1::Method;
 use crate::gateway::metrics::counters::Failure;
+use crate::gateway::request::client::RequestClient;
 use crate::gateway::request::error_response::ErrorResponse;
+use crate::gateway::request::fields::{self, FieldRule};
 use crate::gateway::request::forwarded::Forwarded;
-use crate::gateway::request::heads::{self, ClientInfo, FieldRule};
+use crate::gateway::request::heads;
 use crate::gateway::request::limits::{MAX_INFORMATIONAL, RequestLimits};
+use crate::gateway::request::request_id;
 use crate::gateway::request::retry::WorkerFault;
 use crate::gateway::request::session::SessionLearner;
-use crate::gateway::request::{passes, plan};
+use crate::gateway::request::{http2_head, passes, plan};
 use crate::gateway::rules::{Protocol, Rules, SharedRules};
 use crate::gateway::upstream::{acquire::acquire, connect};
 use crate::pool::Use;
@@ -25,12 +28,10 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, COOKIE, SET_COOKIE, TE, TRA
 use http::{HeaderMap, Method as HttpMethod, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora_core::modules::http::HttpModules;
-use pingora_core::protocols::http::ServerSession;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -64,11 +65,16 @@ impl ProxyHttp for Proxy {
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<()> {
         let rules = self.rules.load_full();
         let is_http2 = session.as_downstream().is_http2();
-        ctx.line = line(session, &rules);
+        let client = ctx.client.unwrap_or_else(|| asker::of(session, &rules.clients.forwarding));
+        let is_counted = ctx.client.replace(client).is_some();
+        ctx.line = line(session, &rules, &client);
         if is_http2 {
             let ends = session.as_downstream_mut().is_body_empty();
-            let checked = heads::check_http2(session.req_header(), ends, &rules.head_limits).map(drop);
+            let checked = http2_head::check_http2(session.req_header(), ends, &rules.head_limits).map(drop);
             checked.map_err(|reject| ctx.refuse(reject.into(), Failure::BadRequest))?;
+        }
+        if !is_counted {
+            asker::count(&self.registry, &rules, &client, ctx)?;
         }
         take_origin_form(session.as_downstream_mut().req_header_mut())?;
         let request = session.req_header();
@@ -110,11 +116,13 @@ impl ProxyHttp for Proxy {
         let Some((app, limits)) = ctx.app.clone().zip(ctx.limits) else {
             return Err(ctx.refuse(ErrorResponse::NO_ROUTE, Failure::BadRequest));
         };
+        asker::take_upload(&self.registry, &self.rules, session, ctx, &app).await?;
         let request = session.req_header();
         let is_get = Method::of(request.method.as_str().as_bytes()) == Method::Get;
         let settings = app.pool.settings();
         let target = request.raw_path();
-        let plan = plan::plan(&settings.affinity, target, &request.headers, client_ip(session), is_get, false);
+        let client = ctx.client.and_then(|client| client.ip);
+        let plan = plan::plan(&settings.affinity, target, &request.headers, client, is_get, false);
         let draining = || self.registry.is_draining();
         let Some(lease) = acquire(&app.pool, &plan, &ctx.tried, draining).await else {
             let last = if ctx.was_replayed { ErrorResponse::BROKEN } else { ErrorResponse::NO_WORKER };
@@ -218,14 +226,20 @@ impl ProxyHttp for Proxy {
         request: &mut RequestHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
+        let rules = self.rules.load();
+        let forwarding = &rules.clients.forwarding;
+        let client = ctx.client.unwrap_or_else(|| asker::of(session, forwarding));
+        let downstream = session.req_header();
+        let forwarded = Forwarded::of(&client, forwarding, host(downstream), &&downstream.headers);
         let refused: Vec<_> = request
             .headers
             .keys()
-            .filter(|name| match heads::request_field(name.as_str().as_bytes()) {
-                FieldRule::Pass | FieldRule::Passes => false,
+            .filter(|name| match fields::rule(name.as_str().as_bytes(), forwarding) {
+                FieldRule::Pass => forwarded.replaces(name.as_str().as_bytes()),
+                FieldRule::Passes => false,
                 // Trailers are for workers that speak HTTP/2, and Pingora's own fields frame the message.
                 FieldRule::HopByHop => !matches!(name.as_str(), "te" | "connection"),
-                FieldRule::Forwarded | FieldRule::Framing => true,
+                FieldRule::Forwarded | FieldRule::Framing | FieldRule::Underscore => true,
             })
             .cloned()
             .collect();
@@ -235,13 +249,11 @@ impl ProxyHttp for Proxy {
         {
             request.insert_header(COOKIE, cookies)?;
         }
-        let downstream = session.req_header();
         if session.as_downstream().is_custom() && accepts_trailers(&downstream.headers) {
             // Pingora takes it for a field of HTTP/1. Servers of gRPC ask for it.
             request.insert_header(TE, "trailers")?;
         }
-        let forwarded = Forwarded { client: client_ip(session), secure: is_secure(session), host: host(downstream) };
-        request.append_header(passes::FIELD, self.rules.load().loop_name.as_str())?;
+        request.append_header(passes::FIELD, rules.loop_name.as_str())?;
         if let Some(prefix) = &ctx.prefix {
             request.insert_header(heads::FORWARDED_PREFIX, prefix)?;
         }
@@ -274,11 +286,15 @@ impl ProxyHttp for Proxy {
     }
 
     async fn response_filter(&self, session: &mut Session, response: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
-        for name in heads::dropped_from_response(response.status.as_u16(), &response.headers) {
+        for name in fields::dropped_from_response(response.status.as_u16(), &response.headers) {
             response.remove_header(&name);
         }
         if response.status.is_informational() {
             return Ok(());
+        }
+        let id = ctx.id();
+        if !id.is_empty() && !response.headers.contains_key(request_id::FIELD) {
+            response.insert_header(request_id::FIELD, id.as_str())?;
         }
         ctx.status = Some(response.status.as_u16());
         ctx.note(|trace| trace.first_byte(Some(tokio::time::Instant::now())));
@@ -327,7 +343,7 @@ impl ProxyHttp for Proxy {
         if has_answered(session) {
             cut(session).await;
         } else if let Some(response) = response
-            && let Err(error) = local::respond(session, local::error(&self.rules.load(), session, &response)).await
+            && let Err(error) = local::refuse(session, &self.rules.load(), &response, &ctx.id()).await
         {
             log::debug!("the client left before its {code}: {error}");
         }
@@ -362,10 +378,9 @@ impl ProxyHttp for Proxy {
 }
 
 /// What the access log says of a request, as far as it is known now.
-fn line(session: &Session, rules: &Rules) -> Option<Box<OwnedLine>> {
+fn line(session: &Session, rules: &Rules, client: &RequestClient) -> Option<Box<OwnedLine>> {
     let log = rules.access.as_ref()?;
     let request = session.req_header();
-    let client = ClientInfo { ip: client_ip(session), secure: is_secure(session) };
     let protocol = match request.version {
         Version::HTTP_10 => "HTTP/1.0",
         Version::HTTP_11 => "HTTP/1.1",
@@ -404,13 +419,4 @@ fn accepts_trailers(fields: &HeaderMap) -> bool {
 
 fn content_length(fields: &HeaderMap) -> Option<u64> {
     fields.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok())
-}
-
-fn client_ip(session: &Session) -> Option<IpAddr> {
-    session.client_addr()?.as_inet().map(|addr| addr.ip())
-}
-
-fn is_secure(session: &Session) -> bool {
-    let downstream: &ServerSession = session.as_downstream();
-    downstream.digest().is_some_and(|digest| digest.ssl_digest.is_some())
 }

@@ -6,6 +6,7 @@ use crate::gateway::local::decide;
 use crate::gateway::metrics::counters::Failure;
 use crate::gateway::request::error_pages::Reader;
 use crate::gateway::request::error_response::ErrorResponse;
+use crate::gateway::request::request_id::{self, RequestId};
 use crate::gateway::request::route_table::{Ambiguous, Asked};
 use crate::gateway::rules::{App, Rules};
 use http::uri::PathAndQuery;
@@ -46,6 +47,9 @@ pub(super) fn find(rules: Arc<Rules>, request: &RequestHeader, ctx: &mut Ctx) ->
         Err(Ambiguous) => return Err(ctx.refuse(ErrorResponse::AMBIGUOUS_PATH, Failure::BadRequest)),
     };
     let route = rules.routes.get(at);
+    if let Some(line) = &mut ctx.line {
+        line.set_route(&route.name);
+    }
     let app = rules.app_of(route).cloned();
     ctx.limits = Some(rules.request_limits(route, app.as_deref()));
     ctx.route = Some((rules.clone(), at));
@@ -60,12 +64,12 @@ pub(super) async fn answer(session: &mut Session, ctx: &mut Ctx) -> Result<bool>
     let Some((rules, at)) = ctx.route.clone() else { return Ok(false) };
     let route = rules.routes.get(at);
     if !route.only_asks_the_app()
-        && let Some(answer) = decide::answer(&rules, route, &asked(session.req_header()), false).await
+        && let Some(answer) = decide::answer(&rules, route, &asked(session.req_header()), false, &ctx.id()).await
     {
         // Nothing was asked of the app.
         ctx.app = None;
         ctx.note(|trace| trace.by_proxy_with(answer.status, "Answered by its route."));
-        give(session, answer).await?;
+        give(session, answer, &ctx.id()).await?;
         return Ok(true);
     }
     if let Some(rewritten) = route.rewritten(session.req_header().raw_path()) {
@@ -88,10 +92,13 @@ fn set_target(request: &mut RequestHeader, target: &[u8]) -> Option<()> {
     Some(())
 }
 
-async fn give(session: &mut Session, mut answer: LocalAnswer) -> Result<()> {
-    let mut head = ResponseHeader::build(answer.status, Some(answer.fields.len() + 1))?;
+async fn give(session: &mut Session, mut answer: LocalAnswer, id: &RequestId) -> Result<()> {
+    let mut head = ResponseHeader::build(answer.status, Some(answer.fields.len() + 2))?;
     for (name, value) in &answer.fields {
         head.append_header(*name, &value[..])?;
+    }
+    if !id.is_empty() {
+        head.insert_header(request_id::FIELD, id.as_str())?;
     }
     let mut left = answer.content.len();
     if let Some(length) = left {
@@ -117,16 +124,12 @@ async fn give(session: &mut Session, mut answer: LocalAnswer) -> Result<()> {
     Ok(())
 }
 
-/// The page for an error, in the form that the client asks for.
-pub(super) fn error(rules: &Rules, session: &Session, error: &ErrorResponse) -> LocalAnswer {
-    LocalAnswer::error(error, &rules.error_pages, &Reader::of(&session.req_header().headers))
-}
-
-/// Answers with an error, after which an HTTP/1 connection ends.
+/// Answers with an error in the form that the client asks for, after which an HTTP/1 connection ends.
 ///
 /// # Errors
 /// The client has left.
-pub(super) async fn respond(session: &mut Session, answer: LocalAnswer) -> Result<()> {
+pub(super) async fn refuse(session: &mut Session, rules: &Rules, error: &ErrorResponse, id: &RequestId) -> Result<()> {
+    let answer = LocalAnswer::error(error, &rules.error_pages, &Reader::of(&session.req_header().headers, id));
     session.as_downstream_mut().set_keepalive(None);
-    give(session, answer).await
+    give(session, answer, id).await
 }

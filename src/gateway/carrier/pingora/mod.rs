@@ -2,6 +2,7 @@
 //! `server.http: pingora`, all plain requests, as a reference for the own path. What Pingora cannot hold stands in
 //! docs/configuration.md, and as `instead` in the table of tests/e2e/rules/.
 
+mod asker;
 mod connection;
 mod context;
 mod filters;
@@ -11,7 +12,10 @@ mod local;
 use crate::gateway::downstream::connection::Connection;
 use crate::gateway::downstream::connections::ConnectionRegistry;
 use crate::gateway::exchange::session_carrier::{Carried, SessionCarrier};
+use crate::gateway::places::Place;
+use crate::gateway::request::client::RequestClient;
 use crate::gateway::rules::SharedRules;
+use context::ASKER;
 use filters::Proxy;
 use pingora_core::apps::{HttpServerApp, HttpServerOptions};
 use pingora_core::protocols::http::ServerSession;
@@ -42,14 +46,19 @@ impl PingoraCarrier {
     }
 
     /// Serves the request whose head begins what was read; gives the connection back when another may follow.
-    pub(in crate::gateway) async fn serve_http1(&self, connection: Connection) -> Option<Connection> {
+    pub(in crate::gateway) async fn serve_http1(
+        &self,
+        connection: Connection,
+        asker: RequestClient,
+    ) -> Option<Connection> {
         let Connection { client, stream, mut read_ahead, guard, .. } = connection;
         let keep_alive = self.rules.load().limits.keepalive_timeout.as_secs().max(1);
         let stays = !guard.directive().ends();
         let mut session = ServerSession::new_http1(stream);
         session.set_pipelined_prefix(read_ahead.split());
         session.set_keepalive(stays.then_some(keep_alive));
-        let reused = self.proxy.process_new_http(session, &self.registry.closing()).await?;
+        let closing = self.registry.closing();
+        let reused = ASKER.scope(asker, self.proxy.process_new_http(session, &closing)).await?;
         // What Pingora has read beyond the request ends the connection, so nothing is lost here.
         let (stream, _) = reused.consume();
         Some(Connection::new(client, stream, guard))
@@ -58,7 +67,8 @@ impl PingoraCarrier {
     /// Serves an HTTP/2 connection to its end.
     pub(in crate::gateway) async fn serve_http2(&self, connection: Connection) {
         let Some(Connection { stream, guard, .. }) = connection.rewound() else { return };
-        connection::serve(&self.proxy, &self.rules, &self.registry, stream).await;
+        let account = guard.client().map(Place::account);
+        connection::serve(&self.proxy, &self.rules, &self.registry, stream, account).await;
         drop(guard);
     }
 
@@ -68,10 +78,11 @@ impl PingoraCarrier {
 }
 
 impl SessionCarrier for PingoraCarrier {
-    fn carry(&self, session: ServerSession) -> Carried<'_> {
-        Box::pin(async {
+    fn carry(&self, session: ServerSession, client: RequestClient) -> Carried<'_> {
+        Box::pin(async move {
+            let closing = self.registry.closing();
             // Such a session leaves no connection behind.
-            let _ = self.proxy.process_new_http(session, &self.registry.closing()).await;
+            let _ = ASKER.scope(client, self.proxy.process_new_http(session, &closing)).await;
         })
     }
 }

@@ -301,6 +301,9 @@ fn words_from_elsewhere_are_told_apart() {
                 "access_log.rotate" => {
                     format!("access_log: {{file: a, rotate: {{{word}: 1}}}}\napps: {{chat: {{script: app.js}}}}")
                 }
+                "proxy_protocol" => {
+                    format!("listeners: [{{proxy_protocol: {{{word}: 1}}}}]\napps: {{chat: {{script: app.js}}}}")
+                }
                 "listeners" | "routes" => {
                     format!("{}: [{{{word}: 1}}]\napps: {{chat: {{script: app.js}}}}", section.name)
                 }

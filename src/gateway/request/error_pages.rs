@@ -141,10 +141,8 @@ fn built_in(error: &ErrorResponse, reader: &Reader<'_>) -> Page<'static> {
     let (status, reason, detail) = (error.status, error.reason(), error.detail);
     let id = escaped(reader.request_id);
     let (content_type, body) = match reader.wanted {
-        Wanted::Text => {
-            let id = if id.is_empty() { String::new() } else { format!("Request {id}\n") };
-            ("text/plain; charset=utf-8", format!("{}{id}", error.text()))
-        }
+        // Programs that read this form find the id in the header.
+        Wanted::Text => ("text/plain; charset=utf-8", error.text()),
         Wanted::Json => {
             let mut body = serde_json::json!({ "status": status, "error": reason, "detail": detail });
             if !id.is_empty() {
@@ -226,10 +224,16 @@ mod tests {
             assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"));
             assert!(head.contains("Retry-After: 1"));
             assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())));
-            assert!(body.contains("a-1") && body.contains(ErrorResponse::NO_WORKER.detail), "{body}");
+            assert!(head.contains("\r\nX-Request-Id: a-1\r\n"), "{head}");
+            assert_eq!(body.contains("a-1"), wanted != Wanted::Text, "{body}");
+            assert!(body.contains(ErrorResponse::NO_WORKER.detail), "{body}");
             let message = String::from_utf8(pages.message(&ErrorResponse::NO_WORKER, &reader, true)).unwrap();
             assert_eq!(message, format!("{head}\r\n\r\n"));
         }
+        let many = pages.message(&ErrorResponse::too_many(7), &Reader::default(), false);
+        let many = String::from_utf8(many).unwrap();
+        assert!(many.starts_with("HTTP/1.1 429 Too Many Requests\r\n") && many.contains("\r\nRetry-After: 7\r\n"));
+        assert!(!many.contains("X-Request-Id"), "{many}");
         let plain = pages.page(&ErrorResponse::NO_ROUTE, &Reader::default());
         assert_eq!(plain.body, "404 Not Found\n\nNo application is configured for this address.\n");
     }

@@ -263,6 +263,22 @@ mod tests {
     }
 
     #[test]
+    fn a_route_is_described_by_what_it_asks_for() {
+        let chat = || Route::to_app(Some("chat.example.com"), "/api", 0);
+        let header = HeaderRule { name: "x-beta".into(), value: HeaderValue::Present };
+        for (route, name) in [
+            (Route::to_app(None, "/", 0), "/"),
+            (chat(), "chat.example.com/api"),
+            (Route { path: PathRule::Exact("/a".into()), ..chat() }, "chat.example.com = /a"),
+            (Route { host: None, path: PathRule::Pattern("^/v".into()), ..chat() }, "~ ^/v"),
+            (Route { methods: vec!["PUT".into(), "POST".into()], ..chat() }, "PUT,POST chat.example.com/api"),
+            (Route { headers: vec![header], ..chat() }, "chat.example.com/api x-beta"),
+        ] {
+            assert_eq!(route.described(), name);
+        }
+    }
+
+    #[test]
     fn a_prefix_is_taken_off_and_put_in_front() {
         for (strip, add, target, expected, prefix) in [
             ("/api", "", "/api/users?x=1", "/users?x=1", "/api"),

@@ -12,4 +12,5 @@ mod pool;
 mod process;
 pub mod server;
 mod supervisor;
+mod tls;
 mod worker;

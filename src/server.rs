@@ -6,6 +6,7 @@ mod accept;
 mod accept_gate;
 mod adoption;
 mod background;
+mod certificates;
 mod console;
 mod control_api;
 mod guard;
@@ -26,15 +27,18 @@ mod upgrade;
 use crate::config::cli::{Cli, Stop};
 use crate::config::verbs::Asked;
 use crate::config::{self, Config};
-use crate::gateway::{self, LoopName, ProxyService, Routes, Rules, SharedRules};
+use crate::gateway::{self, Listener, LoopName, ProxyService, Routes, Rules, SharedListener, SharedRules};
 use crate::handoff::{self, Takeover};
 use crate::pool::{Pool, Settings};
 use crate::process::RuntimeDir;
 use crate::process::init::Role;
 use crate::process::{self, socket_activation};
 use crate::supervisor::{AppSpec, Control, Setup, Snapshot, Supervisor, TakeoverHandle, alarms};
+use crate::tls;
+use crate::tls::store::TlsStore;
 use arc_swap::ArcSwap;
 use background::{Background, Entered, Waiting};
+use certificates::CertificateWatch;
 use control_api::ControlBackend;
 use handover::{HandoffContext, HandoffRole, Handover, TakeoverParts};
 use health::ProxyHealth;
@@ -126,8 +130,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn start_log(in_background: bool) {
-    let mut log =
-        env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,pingora_unix_proxy=info"));
+    let mut log = env_logger::Builder::from_env(
+        env_logger::Env::default().default_filter_or("warn,rustls=error,pingora_unix_proxy=info"),
+    );
     if in_background {
         // What begins on a terminal goes on in a file.
         log.write_style(env_logger::WriteStyle::Never);
@@ -235,10 +240,15 @@ fn prepare(cli: Cli, mut config: Config, takeover: Option<Takeover>) -> Result<R
     let beyond = beyond(&config, &pid_file);
     let (supervisor, control, takeover) = supervise(&config, specs, inherited, beyond)?;
     server.add_service(background_service("supervisor", supervisor));
+    let tls = Arc::new(TlsStore::new());
+    let loaded = certificates::load(&tls, &config.listeners)?;
     let rules = rules(&config, apps).with_access(config.access_log.take(), control.logs(), Arc::default());
     let rules = Arc::new(ArcSwap::from_pointee(rules));
     tell_of_files(config.limits.connections, descriptors);
-    let front = ProxyService::new(rules.clone(), &server.configuration, descriptors);
+    let in_force_listeners = listeners::in_force(&config, &loaded.rules);
+    certificates::follow(&tls, loaded, &config.listeners, in_force_listeners.iter());
+    let shared: Arc<[SharedListener]> = in_force_listeners.into_iter().map(Listener::shared).collect();
+    let front = ProxyService::new(rules.clone(), &server.configuration, descriptors).with_listeners(shared.clone());
 
     let shutdown = Arc::new(ArcSwap::from_pointee(config.shutdown));
     let is_taking_over = takeover.is_some();
@@ -254,30 +264,40 @@ fn prepare(cli: Cli, mut config: Config, takeover: Option<Takeover>) -> Result<R
         writes_pid: cli.daemon,
         admin: config.admin.clone(),
         policy: shutdown.clone(),
+        tickets: tls.tickets().clone(),
     };
     let takeover = client.zip(takeover).map(|(client, supervisor)| TakeoverParts { client, supervisor });
     let (handover, trigger, connections) = Handover::new(context, config.runtime_dir.clone(), takeover);
     server.add_service(background_service("handover", handover));
     let upgrader = Upgrader::new(in_force.clone(), trigger);
+    let watch = CertificateWatch {
+        store: tls.clone(),
+        control: control.clone(),
+        role: role.clone(),
+        expires: config.alarms.certificate_expires,
+    };
+    server.add_service(background_service("certificates", watch));
 
     let health = ProxyHealth::new(control.clone(), rules.clone());
     let (logged, last_rules) = (front.clone(), rules.clone());
-    let reloader = Arc::new(Reloader::new(cli, in_force, fixed, rules, shutdown.clone(), control.clone()));
+    let reloader = Arc::new(Reloader::new(
+        cli,
+        in_force,
+        fixed,
+        rules,
+        (shared.clone(), tls.clone()),
+        shutdown.clone(),
+        control.clone(),
+    ));
     let stop = GracefulShutdown::new(front.clone(), listeners.clone(), control.clone(), health.clone(), shutdown);
     // Each room that measures registers its families here.
-    let registry = control_api::registry(&control, &front, &homes);
+    let mut registry = control_api::registry(&control, &front, &homes);
+    tls::metrics::register(registry.sub_registry_with_prefix(control_api::PREFIX), tls);
     let adopt = adoption::adopt(front.clone(), control.clone(), homes.clone(), connections);
     let sweeper = front.clone();
-    let mut adopt = Some(async move {
+    server.add_service(listeners.traffic(&shared, &front, &homes).beside(async move {
         tokio::join!(adopt, sweeper.sweep());
-    });
-    for service in listeners.traffic(&config, front, &homes) {
-        // One of them is enough, and there is always a first.
-        server.add_service(match adopt.take() {
-            Some(adopt) => service.beside(adopt),
-            None => service,
-        });
-    }
+    }));
     let backend = ControlBackend {
         control: control.clone(),
         health: health.clone(),

@@ -22,6 +22,7 @@ pub(super) fn decode(d: &mut Decoder<'_>, top: &Fields<'_>) -> Alarms {
         elu: elu(d, &fields).unwrap_or(default.elu),
         lag: d.duration_or_none(&fields, "lag").unwrap_or(default.lag),
         disk_free: d.size(&fields, "disk_free").unwrap_or(default.disk_free),
+        certificate_expires: d.duration_or_none(&fields, "certificate_expires").unwrap_or(default.certificate_expires),
         queue_overflow: d.flag(&fields, "queue_overflow").unwrap_or(default.queue_overflow),
         log_drops: d.flag(&fields, "log_drops").unwrap_or(default.log_drops),
         webhook: webhook(d, &fields),

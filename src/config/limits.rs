@@ -1,4 +1,4 @@
-//! `limits` and `runtime_dir`.
+//! `limits`, `runtime_dir` and `state_dir`.
 
 use super::App;
 use super::error::shown;
@@ -45,6 +45,34 @@ pub(super) fn runtime_dir(d: &mut Decoder<'_>, top: &Fields<'_>) -> PathBuf {
     };
     d.found.error(field.at(), message, "write a directory that belongs to the proxy alone");
     dir
+}
+
+/// Beside the runtime directory, for a proxy without a home.
+fn sibling(runtime_dir: &Path) -> PathBuf {
+    let mut name = runtime_dir.as_os_str().to_owned();
+    name.push("-state");
+    PathBuf::from(name)
+}
+
+/// `state_dir`, or where it is when nothing is said. It need not be there yet.
+pub(super) fn state_dir(d: &mut Decoder<'_>, top: &Fields<'_>, runtime_dir: &Path) -> PathBuf {
+    let default = d.machine.state_dir().unwrap_or_else(|| sibling(runtime_dir));
+    let Some(field) = top.get("state_dir") else { return default };
+    let Some(text) = d.word(&field) else { return default };
+    let dir = tidy(Path::new(&text));
+    let message = if !text.starts_with('/') {
+        format!("state_dir must be an absolute path, not {}", shown(&text))
+    } else if dir.starts_with(runtime_dir) {
+        format!("state_dir {} lies in runtime_dir, which goes with the proxy", shown(&text))
+    } else {
+        match d.machine.look(&dir, Seen::Directory) {
+            Seen::Directory | Seen::Missing => return dir,
+            Seen::Closed(why) => format!("state_dir {} cannot be entered: {why}", shown(&text)),
+            Seen::File { .. } | Seen::Other => format!("state_dir {} is not a directory", shown(&text)),
+        }
+    };
+    d.found.error(field.at(), message, "write /var/lib/pingora-unix-proxy");
+    default
 }
 
 /// Linux takes socket paths of at most 107 bytes (`sun_path`, unix(7)).

@@ -5,6 +5,7 @@ use super::clients;
 use super::error::shown;
 use super::fields::{Decoder, Field, Fields};
 use super::schema::LISTENER;
+use super::tls;
 use super::yaml::Value;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -15,9 +16,7 @@ pub(super) const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCA
 const MOST: usize = 64;
 
 pub(super) fn decode(d: &mut Decoder<'_>, top: &Fields<'_>) -> Vec<Listener> {
-    let Some(field) = top.filled("listeners") else {
-        return vec![Listener { address: DEFAULT, h2c: false, proxy_protocol: None }];
-    };
+    let Some(field) = top.filled("listeners") else { return vec![Listener::plain(DEFAULT)] };
     let Some(items) = field.items() else {
         let hint = match (&field.node.value, field.scalar()) {
             (Value::Map(_), _) => "write it as a list: listeners: [{address: \"127.0.0.1:8000\"}]".to_owned(),
@@ -61,6 +60,19 @@ fn listener<'n>(d: &mut Decoder<'_>, item: &Field<'n>) -> Option<(Listener, Fiel
     let fields = d.fields(item, &LISTENER)?;
     let h2c = d.flag(&fields, "h2c").unwrap_or(false);
     let proxy_protocol = clients::proxy_protocol(d, &fields);
+    let tls = fields.get("tls").and_then(|field| tls::decode(d, &field));
+    let redirect = redirect(d, &fields);
+    if h2c
+        && redirect
+        && tls.is_none()
+        && let Some(field) = fields.get("redirect")
+    {
+        let message = format!("{}: what is sent to https needs no HTTP/2", field.path);
+        d.found.error(field.at(), message, "remove h2c");
+    }
+    if tls.is_some() {
+        exclude(d, &fields, h2c, redirect);
+    }
     let Some(field) = fields.get("address") else {
         if fields.misspelt("address") {
             return None;
@@ -73,12 +85,34 @@ fn listener<'n>(d: &mut Decoder<'_>, item: &Field<'n>) -> Option<(Listener, Fiel
         return None;
     };
     match scalar.text.parse::<SocketAddr>() {
-        Ok(address) => Some((Listener { address, h2c, proxy_protocol }, field)),
+        Ok(address) => Some((Listener { address, h2c, tls, redirect, proxy_protocol }, field)),
         Err(_) => {
             let hint = advice(&scalar.text);
             d.wrong(&field, "IP:PORT", &hint);
             None
         }
+    }
+}
+
+/// Whether `redirect` says https.
+fn redirect(d: &mut Decoder<'_>, fields: &Fields<'_>) -> bool {
+    let Some(field) = fields.get("redirect") else { return false };
+    match field.scalar().map(|scalar| scalar.text.as_str()) {
+        Some("https") => return true,
+        Some("none") => {}
+        _ => d.wrong(&field, "https or none", "write redirect: https"),
+    }
+    false
+}
+
+/// What a listener with TLS has no use for.
+fn exclude(d: &mut Decoder<'_>, fields: &Fields<'_>, h2c: bool, redirect: bool) {
+    if h2c && let Some(field) = fields.get("h2c") {
+        d.found.error(field.at(), format!("{}: h2c is HTTP/2 without TLS", field.path), "remove it or tls");
+    }
+    if redirect && let Some(field) = fields.get("redirect") {
+        let message = format!("{}: what comes in by TLS is https already", field.path);
+        d.found.error(field.at(), message, "write it for the listener without TLS");
     }
 }
 

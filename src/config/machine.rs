@@ -4,6 +4,10 @@
 use crate::process::RuntimeDir;
 use crate::process::env_file;
 use crate::process::spec::Identity;
+use crate::tls::Fault;
+use crate::tls::certificates::Certificate;
+use crate::tls::client_certificates::{ClientCertificates, ClientPolicy};
+use crate::tls::rules::{CertificateFiles, provider};
 use nix::unistd::{AccessFlags, Gid, Group, Uid, User, access, getegid, geteuid, getgrouplist};
 use rustix::fs::getxattr;
 use rustix::io::Errno;
@@ -59,6 +63,31 @@ pub(super) trait Machine {
 
     /// Whether a file of variables can be read; else where and why not, in words.
     fn variables(&self, path: &Path) -> Result<(), String>;
+
+    /// A certificate and its key, checked; `None` where files are only imagined.
+    fn certificate(&self, _files: &CertificateFiles) -> Option<Result<Certificate, Fault>> {
+        None
+    }
+
+    /// What is asked of clients, checked.
+    fn client_certificates(&self, _wanted: &ClientCertificates) -> Option<Result<ClientPolicy, Fault>> {
+        None
+    }
+
+    /// Where lies what outlives the proxy when nothing is said; `None` for a user without a home.
+    fn state_dir(&self) -> Option<PathBuf> {
+        const NAME: &str = "pingora-unix-proxy";
+        let absolute = |name| self.var(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
+        // Of a unit of systemd with StateDirectory=.
+        if let Some(dir) = absolute("STATE_DIRECTORY") {
+            return Some(dir);
+        }
+        if self.is_root() {
+            return Some(Path::new("/var/lib").join(NAME));
+        }
+        let home = || Some(absolute("HOME")?.join(".local/share"));
+        Some(absolute("XDG_DATA_HOME").or_else(home)?.join(NAME))
+    }
 
     /// Directories in which programs are looked for.
     fn path(&self) -> Vec<PathBuf> {
@@ -208,6 +237,14 @@ impl Machine for Here {
 
     fn variables(&self, path: &Path) -> Result<(), String> {
         env_file::read(path).map(drop)
+    }
+
+    fn certificate(&self, files: &CertificateFiles) -> Option<Result<Certificate, Fault>> {
+        Some(Certificate::load(&files.cert, &files.key, &provider()))
+    }
+
+    fn client_certificates(&self, wanted: &ClientCertificates) -> Option<Result<ClientPolicy, Fault>> {
+        Some(ClientPolicy::load(wanted, &provider()))
     }
 
     fn group(&self, name: &str) -> Result<Option<u32>, String> {

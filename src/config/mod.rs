@@ -36,6 +36,7 @@ mod shutdown;
 mod startable;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod usage;
 mod variables;
 pub mod verbs;
@@ -50,6 +51,7 @@ use crate::pool::QueuePolicy;
 use crate::pool::affinity::{Affinity, Balance};
 use crate::process::output;
 use crate::process::spec::Spec;
+use crate::tls::rules as tls_rules;
 use cli::{Cli, Source};
 use error::Findings;
 use fields::{Decoder, Field};
@@ -110,6 +112,17 @@ pub(crate) struct Listener {
     pub(crate) h2c: bool,
     /// Connections come from load balancers in these networks, and begin with a PROXY header.
     pub(crate) proxy_protocol: Option<Networks>,
+    /// What is spoken here is HTTP over TLS.
+    pub(crate) tls: Option<tls_rules::Settings>,
+    /// Each request is sent to the same address with https.
+    pub(crate) redirect: bool,
+}
+
+impl Listener {
+    /// For plain HTTP, and nothing else.
+    fn plain(address: SocketAddr) -> Listener {
+        Listener { address, h2c: false, tls: None, redirect: false, proxy_protocol: None }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,6 +164,8 @@ pub(crate) struct Alarms {
     pub(crate) lag: Option<Duration>,
     /// Least free bytes on the disk of the log files.
     pub(crate) disk_free: Option<u64>,
+    /// How long before a certificate ends.
+    pub(crate) certificate_expires: Option<Duration>,
     pub(crate) queue_overflow: bool,
     pub(crate) log_drops: bool,
     pub(crate) webhook: Option<Webhook>,
@@ -167,6 +182,7 @@ impl Default for Alarms {
             elu: Some(0.95),
             lag: Some(Duration::from_millis(500)),
             disk_free: Some(100_000_000),
+            certificate_expires: Some(Duration::from_secs(14 * 86_400)),
             queue_overflow: true,
             log_drops: true,
             webhook: None,
@@ -360,11 +376,13 @@ fn decode(found: Findings, base: &Path, root: &Node, machine: &dyn Machine) -> L
     let runtime_dir = limits::runtime_dir(&mut d, &top);
     let orphan_timeout = d.duration(&top, "orphan_timeout").unwrap_or(ORPHAN_TIMEOUT);
     let (server, carrier) = pingora::decode(&mut d, &top, &runtime_dir);
-    let listeners = listeners::decode(&mut d, &top);
+    let mut listeners = listeners::decode(&mut d, &top);
     let apps = apps::decode(&mut d, &top);
     let routes = routes::decode(&mut d, &top, &apps);
     let strict_paths = routes::strict(&mut d, &top);
     let error_pages = error_pages::decode(&mut d, &top);
+    let state_dir = limits::state_dir(&mut d, &top, &runtime_dir);
+    tls::finish(&mut d, &top, &mut listeners, &routes, &state_dir);
     let limits = limits::decode(&mut d, &top);
     let clients = clients::decode(&mut d, &top);
     let admin = admin::socket(&mut d, &top, &runtime_dir);

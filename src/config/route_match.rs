@@ -135,7 +135,7 @@ pub(super) fn header_value(d: &mut Decoder<'_>, field: &Field<'_>) -> Option<Str
 }
 
 /// Lower case; a name, an IP address (IPv6 in brackets) or `*.` and a name.
-fn host(d: &mut Decoder<'_>, field: &Field<'_>) -> Option<String> {
+pub(super) fn host(d: &mut Decoder<'_>, field: &Field<'_>) -> Option<String> {
     let host = d.word(field)?.to_lowercase();
     if let Some(hint) = host_hint(&host) {
         d.wrong(field, "a host name", hint);

@@ -2,6 +2,7 @@ mod command_line;
 mod hostile;
 mod reference;
 mod routes;
+mod tls;
 
 use super::schema::{ALL, Preset};
 use super::*;
@@ -58,10 +59,7 @@ fn a_script_is_enough() {
     assert_eq!((&app.affinity, app.balance), (&Affinity::SocketIo, Balance::LeastLoaded));
     assert_eq!(config.limits, Limits::default());
     assert_eq!(config.routes, [Route::to_app(None, "/", 0)]);
-    assert_eq!(
-        config.listeners,
-        [Listener { address: "127.0.0.1:8000".parse().unwrap(), h2c: false, proxy_protocol: None }]
-    );
+    assert_eq!(config.listeners, [Listener::plain("127.0.0.1:8000".parse().unwrap())]);
     assert_eq!(config.runtime_dir, Path::new("/run/pingora-unix-proxy"));
     assert_eq!(config.server.upgrade_sock, "/run/pingora-unix-proxy/upgrade.sock");
     assert_eq!(config.server.pid_file, "/run/pingora-unix-proxy/pingora-unix-proxy.pid");
@@ -225,6 +223,8 @@ fn a_written_default_changes_nothing() {
                 "listeners" => format!(
                     "listeners: [{{address: \"127.0.0.1:8000\", {name}: {value}}}]\napps: {{chat: {{script: app.js}}}}"
                 ),
+                // Only of a listener with certificates; see tests/tls.rs.
+                "tls" | "client_certificates" => continue,
                 // Nothing without a URL, or a file; see below.
                 "alarms.webhook" | "access_log" | "access_log.rotate" => continue,
                 // Nothing by themselves; see `routes`.
@@ -300,6 +300,10 @@ fn words_from_elsewhere_are_told_apart() {
                 }
                 "access_log.rotate" => {
                     format!("access_log: {{file: a, rotate: {{{word}: 1}}}}\napps: {{chat: {{script: app.js}}}}")
+                }
+                "tls" => tls::listener_tls(&format!("{{{word}: 1}}")),
+                "certificates" | "client_certificates" => {
+                    tls::listener_tls(&format!("{{{}: [{{{word}: 1}}]}}", section.name))
                 }
                 "proxy_protocol" => {
                     format!("listeners: [{{proxy_protocol: {{{word}: 1}}}}]\napps: {{chat: {{script: app.js}}}}")

@@ -22,6 +22,7 @@ mod descriptors;
 mod downstream;
 mod exchange;
 pub(crate) mod http1;
+mod listener;
 mod local;
 mod metrics;
 mod migration;
@@ -36,6 +37,7 @@ mod upstream;
 
 pub(crate) use access::{Format as AccessFormat, Policy as AccessPolicy, Redact, Unknown as UnknownVariable};
 pub(crate) use downstream::connections::{Paused, Phase};
+pub(crate) use listener::{Listener, SharedListener};
 pub(crate) use migration::adopt::Adopted;
 pub(crate) use request::error_pages::{ErrorPage, ErrorPages, Statuses};
 pub(crate) use request::file_request::content_type;

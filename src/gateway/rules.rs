@@ -5,12 +5,14 @@ use super::http1::head;
 use super::metrics::counters::AppMetrics;
 use super::places::Places;
 use super::request::error_pages::ErrorPages;
+use super::request::error_response::ErrorResponse;
 use super::request::forwarding::Forwarding;
 use super::request::limits::RequestLimits;
 use super::request::passes::LoopName;
+use super::request::plan::HeaderSource;
 use super::request::rate::Rate;
 use super::request::route::{Action, Route, RouteLimits};
-use super::request::route_table::Routes;
+use super::request::route_table::{Ambiguous, Asked, Routes};
 use crate::pool::Pool;
 use crate::process::output::Logs;
 use arc_swap::ArcSwap;
@@ -214,6 +216,18 @@ impl Rules {
             body_rate: body_rate.unwrap_or(all.body_rate),
             response_timeout: response_timeout.or(app.map(|app| app.response_timeout)).unwrap_or(all.response_timeout),
             poll_timeout: all.poll_timeout,
+        }
+    }
+
+    /// The route of a request, or why it has none: what the client is told, and the access log.
+    pub(super) fn route<'a, H: HeaderSource<'a> + Copy>(
+        &self,
+        asked: &Asked<'a, H>,
+    ) -> Result<&Route, (ErrorResponse, &'static str)> {
+        match self.routes.find(asked) {
+            Ok(Some(at)) => Ok(self.routes.get(at)),
+            Ok(None) => Err((ErrorResponse::NO_ROUTE, "no_route")),
+            Err(Ambiguous) => Err((ErrorResponse::AMBIGUOUS_PATH, "ambiguous_path")),
         }
     }
 

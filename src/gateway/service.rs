@@ -6,25 +6,28 @@ use super::access::facts::Facts;
 use super::carrier::http1::{self as http1_carrier, Next};
 use super::carrier::{http2, pingora};
 use super::descriptors::Descriptors;
+use super::downstream::client_tls::ClientTls;
 use super::downstream::close::{close, send_and_close};
 use super::downstream::connection::{Connection, Waited, client_of};
 use super::downstream::connections::{ConnectionGuard, ConnectionRegistry, Directive, Paused, Phase};
-use super::downstream::proxy_protocol;
+use super::downstream::{proxy_protocol, secure};
 use super::exchange::admission;
 use super::http1::head::{self, Head};
 use super::http1::{Method, Progress};
+use super::listener::{Listener, SharedListener};
 use super::local::decide;
 use super::metrics::collector;
-use super::metrics::counters::ClientRefusal;
+use super::metrics::counters::{ClientRefusal, TlsMetrics};
 use super::migration::give;
 use super::request::client::RequestClient;
 use super::request::error_pages::Reader;
 use super::request::error_response::ErrorResponse;
 use super::request::heads::host;
-use super::request::networks::Networks;
+use super::request::hsts::Hsts;
 use super::request::plan::RawHeaders;
+use super::request::redirect;
 use super::request::route::Route;
-use super::request::route_table::{Ambiguous, Asked};
+use super::request::route_table::Asked;
 use super::rules::{Carrier, Protocol, Rules, SharedRules};
 use super::tunnel::log::TunnelLog;
 use super::tunnel::relay::{Ends, Relay};
@@ -37,7 +40,8 @@ use pingora_core::server::ShutdownWatch;
 use pingora_core::server::configuration::ServerConf;
 use prometheus_client::registry::Registry;
 use std::any::Any;
-use std::net::IpAddr;
+use std::mem;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -47,16 +51,20 @@ const EMPTY_INTERVAL: Duration = Duration::from_millis(20);
 /// Between two looks for idle connections to workers that are over.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Of connections that come in at no listener.
+const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
 /// Serves every listener. A clone serves with the same connections and the same phase.
 #[derive(Clone)]
 pub(crate) struct ProxyService {
     rules: SharedRules,
     pingora: Arc<pingora::PingoraCarrier>,
     registry: Arc<ConnectionRegistry>,
-    /// Clients may speak HTTP/2 without TLS, from their first byte.
-    h2c: bool,
-    /// Connections begin with a PROXY header, and come from these networks.
-    proxy_protocol: Option<Arc<Networks>>,
+    handshakes: Arc<TlsMetrics>,
+    /// All of them.
+    listeners: Arc<[SharedListener]>,
+    /// Where this one's connections come in.
+    listener: SharedListener,
 }
 
 /// What a client says first that speaks HTTP/2 (RFC 9113, section 3.4).
@@ -74,6 +82,8 @@ enum NoRequest {
     Migrate,
     /// It has begun to speak HTTP/2.
     Http2,
+    /// It has begun to speak TLS, and plain HTTP is what is spoken here.
+    Tls,
 }
 
 /// A request's head, and the rules it goes by.
@@ -84,23 +94,31 @@ impl ProxyService {
     pub(crate) fn new(rules: SharedRules, conf: &Arc<ServerConf>, descriptors: usize) -> ProxyService {
         let registry = ConnectionRegistry::new(Descriptors::new(descriptors));
         let pingora = Arc::new(pingora::PingoraCarrier::new(rules.clone(), conf, registry.clone()));
-        ProxyService { rules, pingora, registry, h2c: false, proxy_protocol: None }
+        let listener = Listener::plain(NOWHERE).shared();
+        ProxyService { rules, pingora, registry, handshakes: Arc::default(), listeners: Arc::default(), listener }
     }
 
-    /// The same service for listeners that also take HTTP/2 without TLS.
-    pub(crate) fn with_h2c(&self) -> ProxyService {
-        ProxyService { h2c: true, ..self.clone() }
+    /// The same service, which knows these listeners.
+    pub(crate) fn with_listeners(self, listeners: Arc<[SharedListener]>) -> ProxyService {
+        ProxyService { listeners, ..self }
     }
 
-    /// The same service for listeners whose connections begin with a PROXY header, from load balancers in these networks.
-    pub(crate) fn with_proxy_protocol(&self, from: Networks) -> ProxyService {
-        ProxyService { proxy_protocol: Some(Arc::new(from)), ..self.clone() }
+    /// The same service for the connections of one listener.
+    pub(crate) fn at(&self, listener: SharedListener) -> ProxyService {
+        ProxyService { listener, ..self.clone() }
+    }
+
+    /// The same service for a connection that another process has accepted at this address.
+    pub(super) fn at_address(&self, address: Option<SocketAddr>) -> ProxyService {
+        let known = self.listeners.iter().find(|listener| Some(listener.load().address) == address);
+        known.map_or_else(|| self.clone(), |listener| self.at(listener.clone()))
     }
 
     /// Adds what traffic counts to a registry.
     pub(crate) fn register_metrics(&self, metrics: &mut Registry) {
-        let (descriptors, refusals) = (self.registry.descriptors().clone(), self.registry.clients().refusals().clone());
-        collector::register(metrics, self.rules.clone(), self.connections(), descriptors, refusals);
+        let (rules, descriptors) = (self.rules.clone(), self.registry.descriptors().clone());
+        let refusals = self.registry.clients().refusals().clone();
+        collector::register(metrics, rules, self.connections(), descriptors, self.handshakes.clone(), refusals);
     }
 
     /// Closes idle connections to workers as they get old. Runs as long as the process serves.
@@ -117,6 +135,11 @@ impl ProxyService {
         self.registry.set_phase(phase);
     }
 
+    /// While connections move to another process: what cannot, and is idle, ends now.
+    pub(crate) fn end_what_stays(&self) {
+        self.registry.end_what_stays();
+    }
+
     /// Ends when no connection is open. One that is being accepted counts a moment later.
     pub(crate) async fn emptied(&self) {
         let open = self.registry.open();
@@ -128,9 +151,10 @@ impl ProxyService {
     }
 
     /// Stops every tunnel that can be moved, where it stands, and gives it out: to go on here ([`Paused::resume`]) or
-    /// in another process ([`Paused::to_transfer`], [`ProxyService::adopt`]). Those over TLS stay, those in their
-    /// closing handshake, and those that do not stop within `limit`.
-    pub(crate) async fn pause_tunnels(&self, limit: Duration) -> Vec<Box<dyn Paused>> {
+    /// in another process ([`Paused::to_transfer`], [`ProxyService::adopt`]). Those over TLS 1.2 stay, those over TLS 1.3
+    /// unless `takes_tls`, those in their closing handshake, and those that do not stop within `limit`.
+    pub(crate) async fn pause_tunnels(&self, limit: Duration, takes_tls: bool) -> Vec<Box<dyn Paused>> {
+        self.registry.set_takes_tls(takes_tls);
         self.registry.pause(limit).await
     }
 
@@ -149,20 +173,16 @@ impl ProxyService {
 
     /// A place for a connection that was just accepted, until it is served. `None`: there is none for it.
     pub(crate) fn admit(&self, peer: Option<IpAddr>) -> Option<Box<dyn Any + Send>> {
-        let guard = admission::connection(&self.rules.load(), &self.registry, self.limited(peer))?;
+        let peer = limited(&self.listener.load(), peer);
+        let guard = admission::connection(&self.rules.load(), &self.registry, peer)?;
         Some(Box::new(guard))
     }
 
-    /// The address whose places a new connection takes, if that is known already.
-    fn limited(&self, peer: Option<IpAddr>) -> Option<IpAddr> {
-        peer.filter(|_| self.proxy_protocol.is_none())
-    }
-
     /// Admits a new connection, and learns who its client is. Gives what was read of it already.
-    async fn admitted(&self, stream: &mut Stream) -> Option<(ConnectionGuard, BytesMut)> {
-        let peer = self.limited(client_of(stream).ip);
+    async fn admitted(&self, stream: &mut Stream, listener: &Listener) -> Option<(ConnectionGuard, BytesMut)> {
+        let peer = limited(listener, client_of(stream).ip);
         let mut guard = admission::connection(&self.rules.load(), &self.registry, peer)?;
-        let Some(from) = &self.proxy_protocol else { return Some((guard, BytesMut::new())) };
+        let Some(from) = &listener.proxy_protocol else { return Some((guard, BytesMut::new())) };
         match proxy_protocol::accept(stream, from).await {
             Ok(read) => {
                 let client = client_of(stream).ip;
@@ -225,6 +245,8 @@ impl ProxyService {
         loop {
             let (head, rules) = match self.next_head(&mut connection, idle, first).await {
                 Ok(head) => head,
+                // Over TLS both sides say their ends.
+                Err(NoRequest::Gone) if connection.client.secure => return close(connection.stream).await,
                 Err(NoRequest::Gone) => return,
                 // A request that is on its way now must not meet a reset.
                 Err(NoRequest::Idle) => return close(connection.stream).await,
@@ -235,10 +257,13 @@ impl ProxyService {
                     return send_and_close(connection.stream, &message).await;
                 }
                 Err(NoRequest::Http2) => return Box::pin(self.serve_http2(connection)).await,
-                Err(NoRequest::Migrate) => match Box::pin(give::connection(&mut connection, idle)).await {
-                    true => return,
-                    false => continue,
-                },
+                Err(NoRequest::Tls) => return secure::refuse_tls(connection.stream, &self.handshakes).await,
+                Err(NoRequest::Migrate) => {
+                    match Box::pin(give::connection(&mut connection, idle, self.address())).await {
+                        true => return,
+                        false => continue,
+                    }
+                }
             };
             idle = rules.limits.keepalive_timeout;
             match self.serve_request(connection, &head, rules).await {
@@ -267,15 +292,23 @@ impl ProxyService {
         };
         let asked =
             Asked { host: host(head, buf), target: head.target.of(buf), method: head.method_name.of(buf), headers };
-        let route = match rules.routes.find(&asked) {
-            Ok(Some(at)) => rules.routes.get(at),
-            Ok(None) => {
-                return refuse(connection, head, &rules, &client, None, (ErrorResponse::NO_ROUTE, "no_route")).await;
-            }
-            Err(Ambiguous) => {
-                let refusal = (ErrorResponse::AMBIGUOUS_PATH, "ambiguous_path");
-                return refuse(connection, head, &rules, &client, None, refusal).await;
-            }
+        if let Some(port) = self.listener.load().redirect.filter(|_| !connection.client.secure)
+            && redirect::applies(asked.target)
+        {
+            let Some(location) = redirect::https(asked.host, asked.target, port) else {
+                return refuse(connection, head, &rules, &client, None, (ErrorResponse::NO_REDIRECT, "redirect")).await;
+            };
+            log_unserved(&rules, &connection, head, &client, None, (ErrorResponse::TO_HTTPS, "redirect"));
+            send_and_close(connection.stream, &redirect::message(&location)).await;
+            return None;
+        }
+        if connection.tls.as_ref().is_some_and(|client| client.is_misdirected(asked.host)) {
+            let refusal = (ErrorResponse::MISDIRECTED, "misdirected");
+            return refuse(connection, head, &rules, &client, None, refusal).await;
+        }
+        let route = match rules.route(&asked) {
+            Ok(route) => route,
+            Err(refusal) => return refuse(connection, head, &rules, &client, None, refusal).await,
         };
         if !route.only_asks_the_app()
             && let Some(answer) = Box::pin(decide::answer(&rules, route, &asked, head.websocket, &client.id)).await
@@ -300,14 +333,18 @@ impl ProxyService {
                 let log = entry.map(|entry| TunnelLog::new(entry, self.rules.clone()));
                 let ends = Ends { guard: connection.guard, lease, log, _tunnel: app.metrics.tunnel() };
                 let idle = rules.limits.tunnel_idle_timeout;
-                let relay =
-                    Relay::new(connection.stream, *switched, unsent, connection.read_ahead, idle, ends, &client.id);
+                let stream = secure::for_tunnel(connection.stream)?;
+                let relay = Relay::new(stream, *switched, unsent, connection.read_ahead, idle, ends, &client.id);
                 // Of its own task: what the service held for the connection's requests is freed now.
                 tokio::spawn(relay.run());
                 None
             }
             Next::Closed => None,
         }
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.listener.load().address
     }
 
     /// A head that was refused is logged as far as it was read.
@@ -339,6 +376,11 @@ impl ProxyService {
         }
         http2::serve(self.rules.clone(), connection, self.pingora.clone()).await;
     }
+}
+
+/// The address whose places a new connection takes, if that is known already.
+fn limited(listener: &Listener, peer: Option<IpAddr>) -> Option<IpAddr> {
+    peer.filter(|_| listener.proxy_protocol.is_none())
 }
 
 /// Logs a request that goes to no worker.
@@ -377,6 +419,9 @@ async fn refuse(
 /// Looks at what was read for a whole head; `None` while it is not whole.
 fn parse(connection: &mut Connection, rules: &Rules, scanned: &mut usize) -> Result<Option<Head>, NoRequest> {
     let read = &connection.read_ahead;
+    if secure::begins_tls(read) && !connection.client.secure {
+        return Err(NoRequest::Tls);
+    }
     if connection.may_be_http2 {
         if read.starts_with(HTTP2_PREFACE) {
             return Err(NoRequest::Http2);
@@ -400,16 +445,26 @@ fn parse(connection: &mut Connection, rules: &Rules, scanned: &mut usize) -> Res
 impl ServerApp for ProxyService {
     /// When a connection is to end is told by [`ProxyService::set_phase`] alone.
     async fn process_new(self: &Arc<Self>, mut stream: Stream, _shutdown: &ShutdownWatch) -> Option<Stream> {
-        let (guard, read_ahead) = self.admitted(&mut stream).await?;
+        let listener = self.listener.load_full();
+        let (guard, mut read_ahead) = self.admitted(&mut stream, &listener).await?;
         let head_timeout = self.rules.load().limits.head_timeout;
+        let stream = match &listener.tls {
+            // A handshake counts as an open connection, and what it needs is freed after it.
+            Some(tls) => Box::pin(secure::accept(stream, mem::take(&mut read_ahead), tls, &self.handshakes)).await?,
+            None => stream,
+        };
         let is_http2 = matches!(stream.selected_alpn_proto(), Some(ALPN::H2));
         let mut connection = Connection::new(client_of(&stream), stream, guard);
         connection.read_ahead = read_ahead;
+        connection.tls = ClientTls::of(&self.listener, &connection.stream);
+        let hsts = listener.tls.as_ref().and_then(|tls| tls.load().hsts);
+        connection.client.hsts = hsts.map(Hsts::of).filter(|_| connection.client.secure);
+        connection.may_be_http2 = listener.h2c && !connection.client.secure;
+        drop(listener);
         if is_http2 {
             Box::pin(self.serve_http2(connection)).await;
             return None;
         }
-        connection.may_be_http2 = self.h2c && !connection.client.secure;
         self.serve(connection, head_timeout).await;
         None
     }

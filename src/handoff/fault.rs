@@ -1,5 +1,6 @@
 //! Faults on purpose, so that tests see a handoff fail at each of its steps. A release build has none.
 
+use super::roles::Capabilities;
 use std::time::Duration;
 
 /// What the successor does wrong just before a step.
@@ -47,6 +48,12 @@ pub(super) async fn before(step: &str) -> Result<(), String> {
             Ok(())
         }
     }
+}
+
+/// What is said to be possible: `plain` says what a version before TLS tunnels can do.
+pub(super) fn capabilities(own: Capabilities) -> Capabilities {
+    let plan = std::env::var("PINGORA_UNIX_PROXY_FAULT").ok().filter(|_| cfg!(debug_assertions));
+    if plan.as_deref() == Some("plain") { Capabilities::default() } else { own }
 }
 
 /// The protocol that is said to be spoken: `version:N` says another.

@@ -13,6 +13,9 @@ pub(super) enum Message {
         protocol: u32,
         version: String,
         pid: u32,
+        /// What it can do that older versions cannot.
+        #[serde(default)]
+        capabilities: Vec<String>,
     },
     Welcome {
         version: String,

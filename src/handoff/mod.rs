@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!   successor                                predecessor
-//!   hello {protocol, version, pid}  ───────►                     at its start, as a candidate
+//!   hello {protocol, version, pid, capabilities} ──►             at its start, as a candidate
 //!                                   ◄─────── welcome | refused
 //!                                            ... SIGQUIT, or the command `upgrade` ...
 //!                                            pauses: nothing starts or stops any more
@@ -16,6 +16,7 @@
 //!                                            ends the workers' control connections; they connect again
 //!   sees the workers, probes them
 //!   ready                           ───────►
+//!                                   ◄─────── keys of session tickets, if it can take them
 //!                                            stops reading output, pauses the tunnels
 //!                                   ◄─────── tunnels (both sockets, bytes under way, frame state) ...
 //!   stages them
@@ -48,9 +49,10 @@ mod tests;
 mod wire;
 
 pub(crate) use predecessors::DrainingPredecessors;
-pub(crate) use roles::{FirstPayload, PausedConnection, PausedPayload, Predecessor, Released, Successor};
+pub(crate) use roles::{Capabilities, FirstPayload, PausedConnection, PausedPayload, Predecessor, Released, Successor};
 pub(crate) use server::{HandoffServer, HandoffTrigger};
 pub(crate) use successor::{HandoffClient, Takeover, take_over};
+pub(crate) use wire::Secret;
 
 use std::fmt;
 use std::time::Duration;

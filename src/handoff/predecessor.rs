@@ -2,7 +2,7 @@
 
 use super::message::Message;
 use super::predecessors::{DrainingPredecessor, DrainingPredecessors};
-use super::roles::{FirstPayload, PausedConnection, Predecessor, Released};
+use super::roles::{Capabilities, FirstPayload, PausedConnection, Predecessor, Released};
 use super::wire::{Channel, Frame};
 use super::{COMMIT_TIMEOUT, Error, SUCCESSOR_EXIT_TIMEOUT, step_limit};
 use crate::process::{ConnectionTransfer, Other, init};
@@ -13,11 +13,16 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 /// Gives everything to the successor at the other end, or takes everything up again. Tells its process id as it is now.
-pub(super) async fn give<P: Predecessor>(channel: &mut Channel, pid: u32, owner: &P) -> Result<(u32, Released), Error> {
+pub(super) async fn give<P: Predecessor>(
+    channel: &mut Channel,
+    pid: u32,
+    capabilities: Capabilities,
+    owner: &P,
+) -> Result<(u32, Released), Error> {
     // Who cannot be watched could still touch what is taken up again.
     let process = watched(pid)?;
     let mut given = owner.pause().await.map_err(Error)?;
-    let mut giving = Giving { channel, process, pid, committing: false };
+    let mut giving = Giving { channel, process, pid, capabilities, committing: false };
     let mut tunnels = Vec::new();
     match giving.attempt(owner, &mut given, &mut tunnels).await {
         Ok(()) => Ok((giving.pid, owner.release(giving.pid).await)),
@@ -38,6 +43,7 @@ struct Giving<'a> {
     /// The successor; `None` when it is gone already.
     process: Option<Other>,
     pid: u32,
+    capabilities: Capabilities,
     /// It may own everything, for all we know.
     committing: bool,
 }
@@ -59,7 +65,10 @@ impl Giving<'_> {
         self.expect("bound").await?;
         owner.disconnect_workers().await;
         self.expect("ready").await?;
-        let paused = owner.pause_connections().await;
+        if let Some(secret) = owner.secret().filter(|_| self.capabilities.secret) {
+            self.channel.send_secret(&secret).await?;
+        }
+        let paused = owner.pause_connections(self.capabilities).await;
         *tunnels = paused.tunnels;
         let transfers = tunnels.iter().map(PausedConnection::to_transfer);
         let connections = self.channel.send_connections(transfers).await?;
@@ -102,6 +111,7 @@ impl Giving<'_> {
                 Err(Error(format!("the successor said {} instead of {wanted}", message.name())))
             }
             Frame::Connections(_) => Err(Error(format!("the successor sent connections instead of {wanted}"))),
+            Frame::Secret(_) => Err(Error(format!("the successor sent keys instead of {wanted}"))),
             Frame::End => Err(Error(format!("the successor ended before it said {wanted}; its own log says why"))),
         }
     }

@@ -109,7 +109,7 @@ fn hear<S: Successor>(
                         Err(e) => log::warn!("process {pid} finishes alone: {e}"),
                     }
                 }
-                Ok(Frame::Message(..)) => {}
+                Ok(Frame::Message(..) | Frame::Secret(_)) => {}
                 Ok(Frame::End) => break,
                 Err(e) => {
                     log::warn!("no more connections come from process {}: {e}", predecessor.pid);

@@ -1,11 +1,41 @@
 //! What the two processes of a handoff must be able to do. The composition root implements both.
 
+use super::wire::Secret;
 use crate::process::ConnectionTransfer;
 use async_trait::async_trait;
 use serde_json::Value;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use zeroize::Zeroizing;
+
+/// What a successor can do beyond the protocol. An older one says nothing of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Capabilities {
+    /// Tunnels over TLS 1.3 as they are written now.
+    pub(crate) tls_tunnels: bool,
+    /// Keys of session tickets, in a frame of their own.
+    pub(crate) secret: bool,
+}
+
+impl Capabilities {
+    /// Of this version.
+    pub(super) const OWN: Capabilities = Capabilities { tls_tunnels: true, secret: true };
+    const TLS_TUNNELS: &str = "tls-tunnels-1";
+    const SECRET: &str = "secret-1";
+
+    /// By the names that a hello has.
+    pub(super) fn of_names(names: &[String]) -> Capabilities {
+        let has = |wanted: &str| names.iter().any(|name| name == wanted);
+        Capabilities { tls_tunnels: has(Capabilities::TLS_TUNNELS), secret: has(Capabilities::SECRET) }
+    }
+
+    pub(super) fn names(self) -> Vec<String> {
+        let Capabilities { tls_tunnels, secret } = self;
+        let all = [(tls_tunnels, Capabilities::TLS_TUNNELS), (secret, Capabilities::SECRET)];
+        all.into_iter().filter(|(can, _)| *can).map(|(_, name)| name.to_owned()).collect()
+    }
+}
 
 /// The process that owns everything now.
 #[async_trait]
@@ -22,8 +52,11 @@ pub(crate) trait Predecessor: Send + Sync + 'static {
     /// Ends the workers' control connections, so that they connect to the successor's control socket.
     async fn disconnect_workers(&self);
 
-    /// Stops reading the workers' output and pauses the tunnels.
-    async fn pause_connections(&self) -> PausedPayload<Self::PausedConnection>;
+    /// What a successor that can take it gets beside: keys.
+    fn secret(&self) -> Option<Secret>;
+
+    /// Stops reading the workers' output and pauses the tunnels that the successor can take.
+    async fn pause_connections(&self, successor: Capabilities) -> PausedPayload<Self::PausedConnection>;
 
     /// The handoff failed: everything goes on here.
     async fn resume(&self, tunnels: Vec<Self::PausedConnection>);
@@ -65,7 +98,7 @@ pub(crate) struct PausedPayload<F> {
 /// A connection whose bytes are not moved for now.
 pub(crate) trait PausedConnection: Send + Sync {
     /// Its state and its sockets.
-    fn to_transfer(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>);
+    fn to_transfer(&self) -> (Zeroizing<Vec<u8>>, Vec<BorrowedFd<'_>>);
 }
 
 /// The process that takes over.
@@ -76,6 +109,9 @@ pub(crate) trait Successor: Send + Sync + 'static {
 
     /// Ends once the workers are connected and answer.
     async fn ready(&self) -> Result<(), String>;
+
+    /// Keys of the predecessor. They may come or not.
+    fn take_secret(&self, secret: Secret);
 
     /// Prepares tunnels. Neither reads from them nor writes to them until
     /// [`take_ownership`](Successor::take_ownership). Dropping them does not end the connections.

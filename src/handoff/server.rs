@@ -3,7 +3,7 @@
 use super::message::Message;
 use super::predecessor::{finish, give};
 use super::predecessors::DrainingPredecessors;
-use super::roles::Predecessor;
+use super::roles::{Capabilities, Predecessor};
 use super::wire::{Channel, Frame};
 use super::{Error, PROTOCOL, SOCKET};
 use crate::process::Renewal;
@@ -31,6 +31,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 struct Candidate {
     pid: u32,
     version: String,
+    capabilities: Capabilities,
     channel: Channel,
 }
 
@@ -138,7 +139,7 @@ impl HandoffServer {
                     };
                     let pid = successor.pid;
                     log::info!("handing over to process {pid}, version {}", successor.version);
-                    match give(&mut successor.channel, pid, owner).await {
+                    match give(&mut successor.channel, pid, successor.capabilities, owner).await {
                         Ok((pid, released)) => {
                             log::info!("process {pid} has taken over; this one finishes what it has");
                             let _ = reply.send(Ok(pid));
@@ -186,10 +187,11 @@ async fn greet(mut channel: Channel, against: Option<String>) -> Option<Candidat
         return None;
     }
     match channel.hear_within(HELLO_TIMEOUT).await {
-        Ok(Frame::Message(Message::Hello { protocol, version, pid }, _)) => {
+        Ok(Frame::Message(Message::Hello { protocol, version, pid, capabilities }, _)) => {
             let against = objection(protocol, &version, pid, peer.pid()).or_else(|| trusted_process(pid).err());
             let Some(reason) = against else {
-                return Some(Candidate { pid, version, channel });
+                let capabilities = Capabilities::of_names(&capabilities);
+                return Some(Candidate { pid, version, capabilities, channel });
             };
             log::warn!("handoff: process {pid} is refused: {reason}");
             let _ = channel.say(&Message::Refused { reason }).await;

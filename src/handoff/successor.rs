@@ -2,7 +2,7 @@
 
 use super::message::Message;
 use super::predecessors::{DrainingPredecessor, DrainingPredecessors};
-use super::roles::Successor;
+use super::roles::{Capabilities, Successor};
 use super::wire::{Channel, Frame};
 use super::{CANDIDATE_TIMEOUT, Error, SOCKET, fault};
 use crate::process::Other;
@@ -57,7 +57,8 @@ async fn begin(dir: &Path) -> Result<Takeover, Error> {
     }
     fault::before("hello").await.map_err(Error)?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    channel.say(&Message::Hello { protocol: fault::protocol(), version, pid: std::process::id() }).await?;
+    let (pid, capabilities) = (std::process::id(), fault::capabilities(Capabilities::OWN).names());
+    channel.say(&Message::Hello { protocol: fault::protocol(), version, pid, capabilities }).await?;
     let predecessor = match channel.hear().await? {
         Frame::Message(Message::Welcome { version, pid }, _) => {
             log::info!("waiting to take over from process {pid}, version {version} (SIGQUIT to it begins)");
@@ -194,6 +195,7 @@ async fn converse<S: Successor>(channel: &mut Channel, successor: &S, received: 
                 received.tunnels += connections.len();
                 successor.stage(connections).await;
             }
+            Frame::Secret(secret) => successor.take_secret(secret),
             Frame::Message(Message::Commit { connections, output, in_use }, _) if connections == received.tunnels => {
                 (received.output, received.in_use) = (output, in_use);
                 fault::before("commit").await.map_err(refused)?;

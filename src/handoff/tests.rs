@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, oneshot};
+use zeroize::Zeroizing;
 
 /// A private directory, removed at the end.
 struct Dir(PathBuf);
@@ -51,8 +52,8 @@ fn text(fd: OwnedFd) -> String {
 struct Tunnel(usize, [OwnedFd; 2]);
 
 impl PausedConnection for Tunnel {
-    fn to_transfer(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>) {
-        (format!("tunnel {}", self.0).into_bytes(), self.1.iter().map(AsFd::as_fd).collect())
+    fn to_transfer(&self) -> (Zeroizing<Vec<u8>>, Vec<BorrowedFd<'_>>) {
+        (format!("tunnel {}", self.0).into_bytes().into(), self.1.iter().map(AsFd::as_fd).collect())
     }
 }
 
@@ -94,7 +95,12 @@ impl Predecessor for Old {
         self.deeds.note("disconnect_workers");
     }
 
-    async fn pause_connections(&self) -> PausedPayload<Tunnel> {
+    fn secret(&self) -> Option<Secret> {
+        Some(Secret(b"keys".to_vec().into()))
+    }
+
+    async fn pause_connections(&self, successor: Capabilities) -> PausedPayload<Tunnel> {
+        assert!(successor.tls_tunnels, "it is of this version");
         self.deeds.note("pause_connections");
         let tunnel = |n| Tunnel(n, [file(&format!("client {n}")), file(&format!("worker {n}"))]);
         PausedPayload { tunnels: (0..self.tunnels).map(tunnel).collect(), output: json!("partial") }
@@ -138,6 +144,11 @@ impl Successor for New {
     async fn ready(&self) -> Result<(), String> {
         self.deeds.note("ready");
         if self.cannot == Cannot::Ready { Err("a worker refuses".into()) } else { Ok(()) }
+    }
+
+    fn take_secret(&self, secret: Secret) {
+        assert_eq!(format!("{secret:?}"), "Secret(4 bytes)", "what it is stands nowhere");
+        self.deeds.note(format!("take_secret {}", String::from_utf8_lossy(&secret.0)));
     }
 
     async fn stage(&self, tunnels: Vec<ConnectionTransfer>) {
@@ -227,7 +238,7 @@ async fn everything_goes_over_once_and_in_order() {
     takeover.client.complete(&successor, &DrainingPredecessors::new()).await.unwrap();
     assert_eq!(outcome.await.unwrap().unwrap(), std::process::id());
     let late = trial.late.take().unwrap();
-    late.send(ConnectionTransfer { bytes: b"late".to_vec(), fds: vec![file("late")] }).await.unwrap();
+    late.send(ConnectionTransfer { bytes: b"late".to_vec().into(), fds: vec![file("late")] }).await.unwrap();
     drop(late);
     // It is not gone while something is left.
     until(&trial.deeds, "adopt 1").await;
@@ -249,12 +260,12 @@ async fn everything_goes_over_once_and_in_order() {
         of(&["pause", "disconnect_workers", "pause_connections", "release"]),
         ["pause", "disconnect_workers", "pause_connections", "release"]
     );
-    assert_eq!(of(&["pause", "bound", "ready", "pause_connections"]), ["pause", "bound", "ready", "pause_connections"]);
+    assert_eq!(of(&["pause", "bound", "ready", "take_secret keys"]), ["pause", "bound", "ready", "take_secret keys"]);
     assert!(deeds.contains(&"release".to_owned()) && deeds.contains(&own) && deeds.contains(&"adopt 1".to_owned()));
     let connections = std::mem::take(&mut *successor.connections.lock().unwrap());
     assert_eq!(connections.len(), TUNNELS + 1);
     for (n, connection) in connections.into_iter().enumerate() {
-        let bytes = String::from_utf8(connection.bytes).unwrap();
+        let bytes = String::from_utf8(connection.bytes.to_vec()).unwrap();
         let fds: Vec<String> = connection.fds.into_iter().map(text).collect();
         match n {
             TUNNELS => assert_eq!((bytes, fds), ("late".into(), vec!["late".into()])),
@@ -297,7 +308,7 @@ async fn what_comes_late_from_the_first_reaches_the_third() {
     drop((two.late.take(), two.left.take()));
     two.server.await.unwrap().unwrap();
     let late = one.late.take().unwrap();
-    late.send(ConnectionTransfer { bytes: b"late".to_vec(), fds: vec![file("late")] }).await.unwrap();
+    late.send(ConnectionTransfer { bytes: b"late".to_vec().into(), fds: vec![file("late")] }).await.unwrap();
     until(&third, "adopt 1").await;
     assert_eq!(text(successor.connections.lock().unwrap().pop().unwrap().fds.pop().unwrap()), "late");
     let is_lent = |deeds: &Deeds| deeds.all().into_iter().rfind(|deed| deed.starts_with("report_in_use"));
@@ -317,7 +328,7 @@ async fn a_successor_that_dies_does_not_end_what_is_left() {
     drop(predecessors.take().await);
     let late = trial.late.take().unwrap();
     // The first may still be sent.
-    while late.send(ConnectionTransfer { bytes: b"late".to_vec(), fds: vec![file("late")] }).await.is_ok() {
+    while late.send(ConnectionTransfer { bytes: b"late".to_vec().into(), fds: vec![file("late")] }).await.is_ok() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert!(!trial.server.is_finished());

@@ -11,6 +11,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, Shutdown, recv, recvmsg, sendmsg, shutdown,
 };
+use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,6 +19,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
+use zeroize::{Zeroize, Zeroizing};
 
 /// Descriptors of one frame: the kernel passes 253 at once (unix(7)).
 const MAX_FDS: usize = 200;
@@ -26,17 +28,30 @@ const MAX_BODY: usize = 64 * 1024 * 1024;
 /// Bytes of connections that go in one frame, if it has more than one.
 const BATCH: usize = 256 * 1024;
 const HEADER: usize = 8;
+/// Bytes before each connection in a frame.
+const PREFIX: usize = 5;
 /// The kernel bounds descriptors on their way; the reader takes them meanwhile.
 const TOO_MANY_PAUSE: Duration = Duration::from_millis(5);
 
 const KIND_MESSAGE: u16 = 1;
 const KIND_PARCELS: u16 = 2;
+const KIND_SECRET: u16 = 3;
+
+/// Bytes that are in no log, no `Debug` and no file, and do not stay in memory.
+pub(crate) struct Secret(pub(crate) Zeroizing<Vec<u8>>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secret({} bytes)", self.0.len())
+    }
+}
 
 /// What came.
 #[derive(Debug)]
 pub(super) enum Frame {
     Message(Message, Vec<OwnedFd>),
     Connections(Vec<ConnectionTransfer>),
+    Secret(Secret),
     /// The other side has closed the connection.
     End,
 }
@@ -90,19 +105,27 @@ impl Channel {
         self.send(KIND_MESSAGE, &body, fds).await.map_err(|e| Error::new(format!("saying {}: {e}", message.name())))
     }
 
+    pub(super) async fn send_secret(&mut self, secret: &Secret) -> Result<(), Error> {
+        self.send(KIND_SECRET, &secret.0, &[]).await.map_err(|e| Error::new(format!("sending keys: {e}")))
+    }
+
     /// Sends connections in as few frames as they fit into. They are only borrowed: the sender keeps its descriptors.
     pub(super) async fn send_connections<'a>(
         &mut self,
-        connections: impl Iterator<Item = (Vec<u8>, Vec<BorrowedFd<'a>>)>,
+        connections: impl Iterator<Item = (Zeroizing<Vec<u8>>, Vec<BorrowedFd<'a>>)>,
     ) -> Result<usize, Error> {
-        let (mut body, mut fds, mut count) = (Vec::new(), Vec::new(), 0);
+        // There may be keys in it: it does not grow, which would leave a copy behind, and is wiped.
+        let (mut body, mut fds, mut count) = (Zeroizing::new(Vec::<u8>::new()), Vec::new(), 0);
         let failed = |e| Error::new(format!("sending connections: {e}"));
         for (bytes, own) in connections {
             let length = u32::try_from(bytes.len()).map_err(|e| Error::new(format!("a connection's state: {e}")))?;
             if !fds.is_empty() && (fds.len() + own.len() > MAX_FDS || body.len() + bytes.len() > BATCH) {
                 self.send(KIND_PARCELS, &body, &fds).await.map_err(failed)?;
-                body.clear();
+                body.zeroize();
                 fds.clear();
+            }
+            if body.is_empty() {
+                body.reserve_exact(BATCH.max(bytes.len()) + MAX_FDS * PREFIX);
             }
             body.extend_from_slice(&length.to_le_bytes());
             body.push(own.len() as u8);
@@ -182,7 +205,7 @@ impl Channel {
         if fds.len() != count {
             return Err(odd("descriptors are missing: is the limit of open files too low?"));
         }
-        let mut body = vec![0; length];
+        let mut body = Zeroizing::new(vec![0; length]);
         self.stream.read_exact(&mut body).await?;
         match kind {
             KIND_MESSAGE => {
@@ -193,6 +216,7 @@ impl Channel {
             KIND_PARCELS => {
                 connections(&body, fds).map(Frame::Connections).ok_or_else(|| odd("connections are cut wrongly"))
             }
+            KIND_SECRET => Ok(Frame::Secret(Secret(body))),
             _ => Err(odd("an unknown kind of message")),
         }
     }
@@ -209,7 +233,7 @@ pub(super) fn connections(mut body: &[u8], fds: Vec<OwnedFd>) -> Option<Vec<Conn
         if own.len() != usize::from(*count) {
             return None;
         }
-        connections.push(ConnectionTransfer { bytes: bytes.to_vec(), fds: own });
+        connections.push(ConnectionTransfer { bytes: Zeroizing::new(bytes.to_vec()), fds: own });
         body = rest;
     }
     fds.next().is_none().then_some(connections)

@@ -89,11 +89,22 @@ impl AcceptGate {
         addresses: Vec<String>,
         sockets: &Arc<Sockets>,
     ) -> GatedService<A> {
+        let app = Arc::new(app);
+        self.service_of(name, addresses.into_iter().map(|address| (address, app.clone())).collect(), sockets)
+    }
+
+    /// The same with an application for each address. The first one's cleanup is that of all.
+    pub(crate) fn service_of<A>(
+        &self,
+        name: &str,
+        apps: Vec<(String, Arc<A>)>,
+        sockets: &Arc<Sockets>,
+    ) -> GatedService<A> {
         GatedService {
             name: name.to_owned(),
             threads: None,
-            app: Arc::new(app),
-            addresses,
+            addresses: apps.iter().map(|(address, _)| address.clone()).collect(),
+            apps,
             sockets: sockets.clone(),
             gate: self.clone(),
             homes: Homes::Here,
@@ -139,17 +150,17 @@ impl Drop for Served {
 pub(super) struct GatedService<A> {
     name: String,
     threads: Option<usize>,
-    app: Arc<A>,
+    apps: Vec<(String, Arc<A>)>,
     addresses: Vec<String>,
     sockets: Arc<Sockets>,
     gate: AcceptGate,
     homes: Homes,
-    admission: Option<Admission>,
+    admission: Option<Admission<A>>,
     aside: Option<Aside>,
 }
 
-/// Gives a place to a connection that was just accepted from this address, or none.
-type Admission = Arc<dyn Fn(Option<IpAddr>) -> Option<Place> + Send + Sync>;
+/// Gives a place to a connection that was just accepted for this application from this address, or none.
+type Admission<A> = Arc<dyn Fn(&A, Option<IpAddr>) -> Option<Place> + Send + Sync>;
 
 /// The place of a connection until it is served. Dropping it gives it back.
 type Place = Box<dyn Any + Send>;
@@ -209,7 +220,7 @@ impl<A: ServerApp + Send + Sync + 'static> GatedService<A> {
     /// none is closed at once. The place is given back as the service takes the connection, which takes its own.
     pub(super) fn admitted_by(
         mut self,
-        admission: impl Fn(Option<IpAddr>) -> Option<Place> + Send + Sync + 'static,
+        admission: impl Fn(&A, Option<IpAddr>) -> Option<Place> + Send + Sync + 'static,
     ) -> GatedService<A> {
         self.admission = Some(Arc::new(admission));
         self
@@ -227,20 +238,20 @@ impl<A: ServerApp + Send + Sync + 'static> GatedService<A> {
         // Connections keep their end of this for as long as they live.
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        for address in self.addresses.iter().flat_map(|address| std::iter::repeat_n(address, tasks_each)) {
+        for (address, app) in self.apps.iter().flat_map(|served| std::iter::repeat_n(served, tasks_each)) {
             let socket = self.sockets.lend(address)?;
-            let accepting = accept::accept(address.clone(), socket, stopped.clone(), self.place(stopped.clone()));
+            let accepting = accept::accept(address.clone(), socket, stopped.clone(), self.place(app, stopped.clone()));
             tasks.spawn_on(accepting, &self.homes.acceptor());
         }
         Ok(Run { tasks, stop, homes: self.homes.clone() })
     }
 
     /// Begins connections.
-    fn place(&self, stop: ShutdownWatch) -> impl FnMut(Accepted) + Send + 'static {
-        let (app, gate, homes) = (self.app.clone(), self.gate.clone(), self.homes.clone());
+    fn place(&self, app: &Arc<A>, stop: ShutdownWatch) -> impl FnMut(Accepted) + Send + 'static {
+        let (app, gate, homes) = (app.clone(), self.gate.clone(), self.homes.clone());
         let admission = self.admission.clone();
         move |accepted| {
-            let place = admission.as_ref().map(|admit| admit(accepted.peer()));
+            let place = admission.as_ref().map(|admit| admit(&app, accepted.peer()));
             if let Some(None) = place {
                 return;
             }
@@ -352,7 +363,9 @@ impl<A: ServerApp + Send + Sync + 'static> ServiceWithDependents for GatedServic
             () = serve => {}
             () = until(&mut shutdown, true) => {}
         }
-        self.app.cleanup().await;
+        if let Some((_, app)) = self.apps.first() {
+            app.cleanup().await;
+        }
     }
 
     fn name(&self) -> &str {

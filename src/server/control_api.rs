@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Prefix of every metric but `process_*`.
-const PREFIX: &str = "pingora_unix_proxy";
+pub(super) const PREFIX: &str = "pingora_unix_proxy";
 
 /// Asks a running proxy.
 pub(super) fn command(asked: Asked) -> ExitCode {

@@ -8,12 +8,14 @@ use super::sockets;
 use crate::config::Shutdown;
 use crate::gateway::{Paused, Phase, ProxyService};
 use crate::handoff::{
-    DrainingPredecessors, Error, FirstPayload, HandoffClient, HandoffServer, HandoffTrigger, PausedConnection,
-    PausedPayload, Predecessor, Released, Successor,
+    Capabilities, DrainingPredecessors, Error, FirstPayload, HandoffClient, HandoffServer, HandoffTrigger,
+    PausedConnection, PausedPayload, Predecessor, Released, Secret, Successor,
 };
 use crate::pool::{Closing, Lease, Use};
 use crate::process::{self, ConnectionTransfer};
 use crate::supervisor::{AppStatus, Control, PartialLine, Snapshot, Status, TakeoverHandle, WorkerStatus};
+use crate::tls::TicketKeys;
+use crate::tls::certificates::now;
 use crate::worker::{Incarnation, counted_being};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -27,7 +29,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot, watch};
+use zeroize::Zeroizing;
 
+/// For connections that cannot move to hear with an answer that it was the last. A client that is busy asks again before: what
+/// is closed between two requests may meet one on its way.
+const LEAVE_DELAY: Duration = Duration::from_secs(1);
 /// For tunnels to pause. Those that need longer finish here.
 const PAUSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Over what time WebSockets are closed that are still here in the end, and with which code (IANA's registry).
@@ -73,6 +79,7 @@ pub(super) struct HandoffContext {
     pub(super) peers: Peers,
     /// As the newest configuration says.
     pub(super) policy: Arc<ArcSwap<Shutdown>>,
+    pub(super) tickets: Arc<TicketKeys>,
 }
 
 /// What a process that takes over begins with.
@@ -188,7 +195,7 @@ impl InUse {
 pub(super) struct Tunnel(Box<dyn Paused>);
 
 impl PausedConnection for Tunnel {
-    fn to_transfer(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>) {
+    fn to_transfer(&self) -> (Zeroizing<Vec<u8>>, Vec<BorrowedFd<'_>>) {
         self.0.to_transfer()
     }
 }
@@ -225,10 +232,14 @@ impl Predecessor for HandoffContext {
         self.control.disconnect_workers().await;
     }
 
-    async fn pause_connections(&self) -> PausedPayload<Tunnel> {
+    fn secret(&self) -> Option<Secret> {
+        Some(Secret(self.tickets.export()))
+    }
+
+    async fn pause_connections(&self, successor: Capabilities) -> PausedPayload<Tunnel> {
         // First, since nobody waits for it: tunnels are to stand still as shortly as can be.
         let output = self.control.pause_output().await;
-        let tunnels = self.front.pause_tunnels(PAUSE_TIMEOUT).await;
+        let tunnels = self.front.pause_tunnels(PAUSE_TIMEOUT, successor.tls_tunnels).await;
         PausedPayload { tunnels: tunnels.into_iter().map(Tunnel).collect(), output: serde_json::json!(output) }
     }
 
@@ -309,7 +320,13 @@ impl HandoffContext {
         // The successor's, unless it takes commands elsewhere.
         self.admin.iter().for_each(|socket| sockets::remove_path(socket));
         let max_drain = self.policy.load().max_drain;
-        if tokio::time::timeout(max_drain, self.front.emptied()).await.is_err() {
+        let emptied = async {
+            if tokio::time::timeout(LEAVE_DELAY, self.front.emptied()).await.is_err() {
+                self.front.end_what_stays();
+                self.front.emptied().await;
+            }
+        };
+        if tokio::time::timeout(max_drain, emptied).await.is_err() {
             let left = self.front.connections().load(std::sync::atomic::Ordering::Relaxed);
             log::warn!(
                 "{} left after {max_drain:?} (max_drain), cut off now",
@@ -356,6 +373,12 @@ impl Successor for SuccessorSide {
         match self.ready.lock().await.take() {
             Some(ready) => ready.await.map_err(|_| ENDED.to_owned())?,
             None => Ok(()),
+        }
+    }
+
+    fn take_secret(&self, secret: Secret) {
+        if let Err(why) = self.context.tickets.import(&secret.0, now()) {
+            log::warn!("TLS sessions begin anew, as the keys of their tickets are not understood: {why}");
         }
     }
 

@@ -3,8 +3,10 @@
 use super::accept_gate::{AcceptGate, GatedService};
 use super::runtimes::Homes;
 use super::sockets::{Purpose, Sockets};
-use crate::config::{Config, Listener};
-use crate::gateway::ProxyService;
+use crate::config::{self, Config};
+use crate::gateway::{Listener, ProxyService, SharedListener};
+use crate::tls::rules::TlsRules;
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pingora_core::apps::ServerApp;
 use pingora_core::protocols::Stream;
@@ -58,37 +60,23 @@ impl Listeners {
         Ok(())
     }
 
-    /// The services of the clients' listeners: one for all that take the same, as the listeners of a service share one
-    /// application.
+    /// The service of the clients' listeners.
     pub(super) fn traffic(
         &self,
-        config: &Config,
-        front: ProxyService,
+        listeners: &[SharedListener],
+        front: &ProxyService,
         homes: &Homes,
-    ) -> Vec<GatedService<ProxyService>> {
-        let is_same = |a: &Listener, b: &Listener| a.h2c == b.h2c && a.proxy_protocol == b.proxy_protocol;
-        let mut kinds: Vec<(&Listener, Vec<String>)> = Vec::new();
-        for listener in &config.listeners {
-            log::info!("listening on http://{}", listener.address);
-            let address = listener.address.to_string();
-            match kinds.iter_mut().find(|(kind, _)| is_same(kind, listener)) {
-                Some((_, addresses)) => addresses.push(address),
-                None => kinds.push((listener, vec![address])),
-            }
-        }
-        let service = |(kind, addresses): (&Listener, Vec<String>)| {
-            let app = if kind.h2c { front.with_h2c() } else { front.clone() };
-            let app = match kind.proxy_protocol.clone() {
-                Some(from) => app.with_proxy_protocol(from),
-                None => app,
-            };
-            // The front buffers what it needs: buffers of its stream would cost every idle connection 10 KiB and more.
-            let admission = app.clone();
-            let name = format!("front-{}", addresses.join(","));
-            let service = self.traffic.service(&name, app, addresses, &self.sockets).served_at(homes.clone());
-            service.admitted_by(move |peer| admission.admit(peer))
+    ) -> GatedService<ProxyService> {
+        let served = |listener: &SharedListener| {
+            let address = listener.load().address.to_string();
+            let scheme = if listener.load().tls.is_some() { "https" } else { "http" };
+            log::info!("listening on {scheme}://{address}");
+            (address, Arc::new(front.at(listener.clone())))
         };
-        kinds.into_iter().map(service).collect()
+        // The front buffers what it needs: buffers of its stream would cost every idle connection 10 KiB and more.
+        let apps = listeners.iter().map(served).collect();
+        let service = self.traffic.service_of("front", apps, &self.sockets).served_at(homes.clone());
+        service.admitted_by(|front, peer| front.admit(peer))
     }
 
     /// A small service of our own on one address, with one answer for each connection.
@@ -99,6 +87,21 @@ impl Listeners {
         let app = ShortLived::new(app, QUESTION_TIMEOUT, MOST_QUESTIONS);
         self.own.service(name, app, vec![address.to_string()], &self.sockets).threads(1)
     }
+}
+
+/// What connections of a configuration's listeners meet, in their order. `rules` are those of the listeners with TLS.
+pub(super) fn in_force(config: &Config, rules: &[Arc<TlsRules>]) -> Vec<Listener> {
+    let https = config.listeners.iter().find(|listener| listener.tls.is_some());
+    let port = https.map_or(443, |listener| listener.address.port());
+    let mut rules = rules.iter();
+    let one = |listener: &config::Listener| Listener {
+        address: listener.address,
+        tls: listener.tls.as_ref().and_then(|_| Some(Arc::new(ArcSwap::new(rules.next()?.clone())))),
+        h2c: listener.h2c,
+        redirect: listener.redirect.then_some(port),
+        proxy_protocol: listener.proxy_protocol.clone(),
+    };
+    config.listeners.iter().map(one).collect()
 }
 
 /// An application whose connections are short, and not too many: nobody who can reach its address takes the file descriptors

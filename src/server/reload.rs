@@ -3,14 +3,17 @@
 
 use super::source::{self, InForce};
 use super::{AppWiring, wire};
+use super::{certificates, listeners};
 use crate::config::cli::{Cli, Source};
 use crate::config::{self, Config};
-use crate::gateway::SharedRules;
+use crate::gateway::{SharedListener, SharedRules};
 use crate::pool::{Pool, Settings};
 use crate::supervisor::{Control, ReloadScope, Sent};
+use crate::tls::store::{Loaded, TlsStore};
 use arc_swap::ArcSwap;
 use pingora_core::server::configuration::ServerConf;
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,7 +26,7 @@ impl Fixed {
     /// Before anything is taken out of the configuration.
     pub(super) fn of(config: &Config) -> Fixed {
         Fixed(vec![
-            ("listeners", format!("{:?}", config.listeners)),
+            ("listeners", format!("{:?}", addresses(config))),
             ("runtime_dir", format!("{:?}", config.runtime_dir)),
             ("orphan_timeout", format!("{:?}", config.orphan_timeout)),
             ("admin", format!("{:?}", config.admin)),
@@ -40,6 +43,11 @@ impl Fixed {
         let pairs = self.0.iter().zip(&next.0);
         pairs.filter(|(own, next)| own != next).map(|((key, _), _)| *key).collect()
     }
+}
+
+/// Of a listener, all else can change.
+fn addresses(config: &Config) -> Vec<SocketAddr> {
+    config.listeners.iter().map(|listener| listener.address).collect()
 }
 
 /// `threads: auto` follows the processors, which may become more or fewer while the proxy runs.
@@ -94,6 +102,8 @@ pub(super) struct Reloader {
     in_force: InForce,
     fixed: Fixed,
     rules: SharedRules,
+    listeners: Arc<[SharedListener]>,
+    tls: Arc<TlsStore>,
     shutdown: Arc<ArcSwap<config::Shutdown>>,
     control: Control,
     /// Of the running apps. A newer reload supersedes one under way, so none waits for another here
@@ -107,11 +117,13 @@ impl Reloader {
         in_force: InForce,
         fixed: Fixed,
         rules: SharedRules,
+        (listeners, tls): (Arc<[SharedListener]>, Arc<TlsStore>),
         shutdown: Arc<ArcSwap<config::Shutdown>>,
         control: Control,
     ) -> Reloader {
         let pools = rules.load().pools().map(|pool| (pool.app.clone(), pool.clone())).collect();
-        Reloader { cli, in_force, fixed, rules, shutdown, control, pools: Arc::new(Mutex::new(pools)) }
+        let pools = Arc::new(Mutex::new(pools));
+        Reloader { cli, in_force, fixed, rules, listeners, tls, shutdown, control, pools }
     }
 
     /// Where the configuration in force comes from.
@@ -153,10 +165,16 @@ impl Reloader {
         if let Some(app) = wish.app.as_ref().filter(|app| config.apps.iter().all(|known| known.name != **app)) {
             return Err(format!("nothing was changed: there is no app {app} in {}", source::name(source)));
         }
+        for (configured, listener) in config.listeners.iter_mut().zip(self.listeners.iter()) {
+            configured.address = listener.load().address;
+        }
+        let loaded = self.load_certificates(&config).await?;
+        let next = listeners::in_force(&config, &loaded.rules);
         let (AppWiring { specs, apps }, settings) = self.wiring(&mut config);
         let scope = wish.app.map_or(ReloadScope::Changed, ReloadScope::App);
         let (in_force, source) = (self.in_force.clone(), source.clone());
         let (pools, rules, shutdown) = (self.pools.clone(), self.rules.clone(), self.shutdown.clone());
+        let (listeners, tls) = (self.listeners.clone(), self.tls.clone());
         let logs = self.control.logs().clone();
         let enforce = move || {
             let counters = rules.load().access_counters();
@@ -170,10 +188,20 @@ impl Reloader {
             }
             let new = new.succeeding(&rules.load());
             rules.store(Arc::new(new));
+            certificates::follow(&tls, loaded, &config.listeners, next.iter());
+            // What is accepted from now on meets these. The sockets stay.
+            listeners.iter().zip(next).for_each(|(listener, next)| listener.store(Arc::new(next)));
             shutdown.store(Arc::new(config.shutdown));
             in_force.set(source);
         };
         self.control.reload(specs, scope, wish.sent, Box::new(enforce)).await
+    }
+
+    async fn load_certificates(&self, config: &Config) -> Result<Loaded, String> {
+        let (tls, listeners) = (self.tls.clone(), config.listeners.clone());
+        let loaded = tokio::task::spawn_blocking(move || certificates::load(&tls, &listeners)).await;
+        let loaded = loaded.map_err(|error| error.to_string()).and_then(|loaded| loaded);
+        loaded.map_err(|why| format!("nothing was changed: {why}"))
     }
 
     async fn read(&self, source: &Source) -> Result<(Config, Vec<config::Warning>), String> {

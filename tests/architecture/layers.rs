@@ -10,6 +10,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("fleet", 2),
     ("pool", 2),
     ("process", 2),
+    ("tls", 2),
     ("config", 4),
     ("gateway", 3),
     ("supervisor", 3),

@@ -50,7 +50,7 @@ macro_rules! no_circle_of_files_in {
     };
 }
 
-no_circle_of_files_in! { admin config fleet gateway handoff pool process server supervisor }
+no_circle_of_files_in! { admin config fleet gateway handoff pool process server supervisor tls }
 
 fn assert_no_circle_of_files(module: &str) {
     let sources = SOURCES.as_ref().unwrap_or_else(|e| panic!("{e}"));

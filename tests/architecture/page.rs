@@ -6,7 +6,7 @@ use std::path::Path;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// Modules with a section `### Inside NAME/` that names each of their files.
-pub(crate) const MAPPED: &[&str] = &["fleet", "gateway", "handoff", "process", "server", "supervisor"];
+pub(crate) const MAPPED: &[&str] = &["fleet", "gateway", "handoff", "process", "server", "supervisor", "tls"];
 
 /// The page, and what it may name.
 pub(crate) struct Page {

@@ -21,6 +21,11 @@ const OWN = [
   'x-forwarded-prefix',
   'x-client-ip',
   'true-client-ip',
+  'client-cert',
+  'client-cert-chain',
+  'x-ssl-client-verify',
+  'x-ssl-client-subject',
+  'x-ssl-client-fingerprint',
 ];
 const spellings = name => [name, name.replaceAll('-', '_'), name.replace('-', '_'), name.toUpperCase().replaceAll('-', '_')];
 const FORGED = '6.6.6.6';

@@ -1,7 +1,7 @@
 //! What clients meet: listeners, routes, limits.
 
-use super::key::Instead::{Later, Useless, Write};
-use super::key::Kind::{Duration, Flag, Integer, List, Map, Other, Size};
+use super::key::Instead::{Useless, Write};
+use super::key::Kind::{Duration, DurationOrNone, Flag, Integer, List, Map, Other, Size};
 use super::key::Preset::{Required, Words, Yaml};
 use super::key::{Section, key};
 
@@ -11,10 +11,14 @@ pub(in crate::config) const LISTENER: Section = Section {
         key("address", Other("IP:PORT"), Required),
         key("h2c", Flag, Yaml("false")),
         key("proxy_protocol", Map, Words("connections begin with a request")),
+        key("tls", Other("map, or self-signed"), Words("plain HTTP")),
+        key("redirect", Other("https, or none"), Yaml("none")),
     ],
     elsewhere: &[
-        ("tls", Later),
-        ("http2", Write("write h2c: true for HTTP/2 without TLS")),
+        ("http2", Write("write h2c: true for HTTP/2 without TLS; with TLS it is on, or write tls: {http2: false}")),
+        ("ssl", Write("write tls: {certificates: [{cert: chain.pem, key: key.pem}]}")),
+        ("certificates", Write("write it under tls")),
+        ("hsts", Write("write it under tls")),
         ("accept-proxy", Write("write proxy_protocol: {from: [10.0.0.0/8]}")),
         ("accept_proxy", Write("write proxy_protocol: {from: [10.0.0.0/8]}")),
         ("port", Write("write the port into address: \"0.0.0.0:8000\"")),
@@ -66,6 +70,66 @@ pub(in crate::config) const REQUEST_HEADERS: Section = Section {
         ("underscores_in_headers", Write("write underscores")),
         ("x_request_id", Write("write request_id")),
         ("trace", Write("write traceparent")),
+    ],
+};
+
+pub(in crate::config) const TLS: Section = Section {
+    name: "tls",
+    keys: &[
+        key("certificates", Other("list, or self-signed"), Required),
+        key("min_version", Other("1.2 or 1.3"), Yaml("1.2")),
+        key("client_certificates", Other("map, or list of maps"), Words("none are asked for")),
+        key("http2", Flag, Yaml("true")),
+        key("handshake_timeout", Duration(100, 600_000), Yaml("10s")),
+        key("hsts", DurationOrNone(1000, 100 * 31_557_600_000), Yaml("none")),
+    ],
+    elsewhere: &[
+        ("certificate", Write("write certificates: [{cert: chain.pem, key: key.pem}]")),
+        ("cert", Write("write certificates: [{cert: chain.pem, key: key.pem}]")),
+        ("key", Write("write certificates: [{cert: chain.pem, key: key.pem}]")),
+        ("ssl_certificate", Write("write certificates: [{cert: chain.pem, key: key.pem}]")),
+        ("ssl_certificate_key", Write("write certificates: [{cert: chain.pem, key: key.pem}]")),
+        ("protocols", Write("write min_version")),
+        ("ssl_protocols", Write("write min_version")),
+        ("alpn", Write("write http2: false for HTTP/1.1 alone")),
+        ("ssl_handshake_timeout", Write("write handshake_timeout")),
+        ("ssl_client_certificate", Write("write client_certificates: {ca: ca.pem, mode: required}")),
+        ("ssl_verify_client", Write("write client_certificates: {ca: ca.pem, mode: required}")),
+        ("client_ca", Write("write client_certificates: {ca: ca.pem, mode: required}")),
+        ("mtls", Write("write client_certificates: {ca: ca.pem, mode: required}")),
+        ("ciphers", Useless("rustls speaks strong ciphers only, and the client chooses among them")),
+        ("ssl_ciphers", Useless("rustls speaks strong ciphers only, and the client chooses among them")),
+        ("session_tickets", Useless("sessions are resumed by tickets, whose keys change every 6 hours")),
+        ("self_signed", Write("write tls: self-signed")),
+        ("strict_transport_security", Write("write hsts: 365d")),
+    ],
+};
+
+pub(in crate::config) const CERTIFICATE: Section = Section {
+    name: "certificates",
+    keys: &[key("cert", Other("file"), Required), key("key", Other("file"), Required)],
+    elsewhere: &[
+        ("chain", Write("write the chain into the file of cert, after the certificate")),
+        ("fullchain", Write("write cert: fullchain.pem")),
+        ("certificate", Write("write cert")),
+        ("private_key", Write("write key")),
+        ("privkey", Write("write key: privkey.pem")),
+    ],
+};
+
+pub(in crate::config) const CLIENT_CERTIFICATES: Section = Section {
+    name: "client_certificates",
+    keys: &[
+        key("ca", Other("file"), Required),
+        key("mode", Other("required or optional"), Yaml("required")),
+        key("crl", Other("file"), Words("nothing is revoked")),
+        key("hosts", List, Words("every host that no other entry names")),
+    ],
+    elsewhere: &[
+        ("ca_file", Write("write ca")),
+        ("verify", Write("write mode: required, or optional")),
+        ("host", Write("write hosts: [admin.example.com]")),
+        ("crl_file", Write("write crl")),
     ],
 };
 

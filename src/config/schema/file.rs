@@ -1,6 +1,6 @@
 //! The file itself, and `server`.
 
-use super::key::Instead::{Later, Useless, Write};
+use super::key::Instead::{Useless, Write};
 use super::key::Kind::{Duration, Flag, Integer, List, Map, Other};
 use super::key::Preset::{Required, Words, Yaml};
 use super::key::{Section, key};
@@ -11,6 +11,7 @@ pub(in crate::config) const TOP: Section = Section {
         key("server", Map, Words("see below")),
         key("listeners", List, Yaml("[{address: \"127.0.0.1:8000\"}]")),
         key("runtime_dir", Other("absolute directory"), Words("see below")),
+        key("state_dir", Other("absolute directory"), Words("see below")),
         key("orphan_timeout", Duration(1000, 86_400_000), Yaml("30s")),
         key("apps", Map, Required),
         key("routes", List, Words("everything to the only app")),
@@ -43,7 +44,7 @@ pub(in crate::config) const TOP: Section = Section {
         ("log_format", Write("write access_log: {file: access.log, format: combined}")),
         ("log", Write("write logs, or access_log for requests")),
         ("logging", Write("write logs")),
-        ("tls", Later),
+        ("tls", Write("write it for a listener: listeners: [{address: \"0.0.0.0:443\", tls: {...}}]")),
         ("error_page", Write("write error_pages: {502: 502.html}")),
         ("errors", Write("write error_pages: {502: 502.html}")),
         ("app", Write("write apps: with the app's name as a key below it")),
@@ -113,8 +114,11 @@ pub(in crate::config) const SERVER: Section = Section {
         ("upstream_debug_ssl_keylog", Useless("workers are reached over Unix sockets, without TLS")),
         ("upstream_connect_offload_threadpools", Useless("connecting to a Unix socket does not block")),
         ("upstream_connect_offload_thread_per_pool", Useless("connecting to a Unix socket does not block")),
-        ("downstream_tls_offload_threadpools", Later),
-        ("downstream_tls_offload_thread_per_pool", Later),
+        ("downstream_tls_offload_threadpools", Useless("a handshake is done by the thread that serves the connection")),
+        (
+            "downstream_tls_offload_thread_per_pool",
+            Useless("a handshake is done by the thread that serves the connection"),
+        ),
         ("s2n_config_cache_size", Useless("this build uses rustls")),
         ("runtime_enable_alt_timer", Useless("it needs a build with --cfg tokio_unstable")),
         ("runtime_metrics_poll_time_histogram", Useless("it needs a build with --cfg tokio_unstable")),

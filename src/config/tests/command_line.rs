@@ -15,7 +15,7 @@ fn a_command_needs_no_file() {
     assert_eq!(app.name, "My-app-v2");
     assert_eq!(app.spec.cwd, std::env::current_dir().unwrap());
     assert_eq!(app.policy.instances, Here.cpus());
-    assert_eq!(config.listeners, [Listener { address: listeners::DEFAULT, h2c: false, proxy_protocol: None }]);
+    assert_eq!(config.listeners, [Listener::plain(listeners::DEFAULT)]);
     let absent = from_command(&["no-such-program-anywhere".into()]).expect_err("bad");
     let text = lines(&absent);
     assert!(text.starts_with("command line: apps.no-such-program-anywhere.command: there is no program"), "{text}");

@@ -63,7 +63,7 @@ impl<'a> Facts<'a> {
             Some((target, b"HTTP/1.0")) => (target, "HTTP/1.0"),
             _ => (rest, ""),
         };
-        let ClientInfo { ip: client, secure } = client;
+        let ClientInfo { ip: client, secure, hsts: _ } = client;
         Facts { client, secure, protocol, method, target, head_bytes: read.len() as u64, ..Facts::default() }
     }
 

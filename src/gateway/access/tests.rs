@@ -151,7 +151,7 @@ fn secrets_of_a_query_are_redacted_however_they_are_written() {
 
 #[test]
 fn of_a_refused_head_the_first_line_is_told() {
-    let client = crate::gateway::request::client::ClientInfo { ip: None, secure: false };
+    let client = crate::gateway::request::client::ClientInfo { ip: None, secure: false, hsts: None };
     for (read, method, target, protocol) in [
         (&b"GET /a b HTTP/1.1\r\nHost: a\r\n\r\n"[..], &b"GET"[..], &b"/a b"[..], "HTTP/1.1"),
         (b"\r\nGET /?token=x HTTP/1.7\r\n", b"GET", b"/?token=x HTTP/1.7", ""),

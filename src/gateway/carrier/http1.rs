@@ -2,6 +2,7 @@
 
 use crate::gateway::access::facts::Facts;
 use crate::gateway::access::{Entry, Line};
+use crate::gateway::downstream::client_tls;
 use crate::gateway::downstream::close::{close, reset_on_close, send_and_close};
 use crate::gateway::downstream::connection::{Connection, READ_AHEAD_LIMIT};
 use crate::gateway::downstream::connections::{ConnectionRegistry, Directive};
@@ -121,9 +122,12 @@ pub(in crate::gateway) async fn serve(
     let is_get = head.method == Method::Get;
     let affinity = app.pool.settings();
     let plan = plan::plan(&affinity.affinity, target, headers, asker.ip, is_get, head.websocket);
+    let forwarding = &rules.clients.forwarding;
+    let mut worker_head = heads::request_from_http1(head, &buf, request_line, &asker, forwarding, &rules.loop_name);
+    client_tls::tell(connection.tls.as_ref(), &mut worker_head.bytes);
     let request = Request {
-        head: heads::request_from_http1(head, &buf, request_line, &asker, &rules.clients.forwarding, &rules.loop_name),
-        client: asker.limited(&rules.clients.forwarding),
+        head: worker_head,
+        client: asker.limited(forwarding),
         method: head.method,
         method_name: head.method_name.of(&buf),
         target,
@@ -287,7 +291,7 @@ impl<'a> Http1Client<'a> {
 /// Whether the other end of a stream has ended or is gone, without reading.
 fn presence(stream: &Stream) -> Presence {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let Ok(fd) = format::descriptor(stream) else { return Presence::Here };
+    let Some(fd) = format::socket(stream) else { return Presence::Here };
     let mut polled = [PollFd::from_borrowed_fd(fd, PollFlags::RDHUP)];
     if poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_err() {
         return Presence::Here;
@@ -359,7 +363,8 @@ impl ClientHalf for Http1Client<'_> {
         self.expects &= head.status != 100;
         // HTTP/1.0 does not know them.
         if self.version == Version::Http11 {
-            heads::response_to_http1(head, buf, self.version, Persistence::Close, &self.id, &mut self.pending);
+            let pending = &mut self.pending;
+            heads::response_to_http1(head, buf, self.version, Persistence::Close, &self.id, None, pending);
         }
     }
 
@@ -371,7 +376,8 @@ impl ClientHalf for Http1Client<'_> {
             && (!is_early || self.may_drain(head.status));
         let persistence = if self.stays { Persistence::Keep(self.keep_alive_hint) } else { Persistence::Close };
         self.pending.reserve(buf.len() + 64);
-        heads::response_to_http1(head, buf, self.version, persistence, &self.id, &mut self.pending);
+        let hsts = self.connection.client.hsts;
+        heads::response_to_http1(head, buf, self.version, persistence, &self.id, hsts, &mut self.pending);
         self.head_len = self.sent + self.pending.len() as u64;
         Ok(())
     }

@@ -25,7 +25,7 @@ pub(in crate::gateway) async fn send_and_close(mut stream: Stream, message: &[u8
 
 /// Makes the close that follows a reset: a client that has no other sign must see that its answer is not whole.
 pub(in crate::gateway) fn reset_on_close(stream: &Stream) {
-    if let Ok(fd) = format::descriptor(stream)
+    if let Some(fd) = format::socket(stream)
         && let Err(error) = rustix::net::sockopt::set_socket_linger(fd, Some(Duration::ZERO))
     {
         log::debug!("a cut answer ends without a reset: {error}");

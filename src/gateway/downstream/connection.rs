@@ -1,10 +1,12 @@
 //! A client's connection between two requests.
 
+use super::client_tls::ClientTls;
 use super::connections::{ConnectionGuard, Directive};
 use super::deadline::Deadline;
 use super::scratch::with_scratch;
 use crate::gateway::migration::format;
 use crate::gateway::request::client::ClientInfo;
+use crate::tls::stream::TlsStream;
 use bytes::BytesMut;
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
@@ -33,6 +35,8 @@ pub(in crate::gateway) struct Connection {
     pub(in crate::gateway) guard: ConnectionGuard,
     /// Its first bytes are still to come and may be those of HTTP/2.
     pub(in crate::gateway) may_be_http2: bool,
+    /// Of a connection over TLS.
+    pub(in crate::gateway) tls: Option<ClientTls>,
 }
 
 /// What a wait for more of a request came to.
@@ -56,17 +60,25 @@ impl Connection {
             head_wait_left: None,
             guard,
             may_be_http2: false,
+            tls: None,
         }
     }
 
     /// The same with what was read ahead put back in front of its stream, for a reader that knows no more than that.
-    /// `None` where the stream cannot take it back: only plain ones are read before it is known who serves them.
+    /// `None` where the stream cannot take it back, which those of listeners can.
     pub(in crate::gateway) fn rewound(self) -> Option<Connection> {
         if self.read_ahead.is_empty() {
             return Some(self);
         }
-        let mut stream = self.stream.into_any().downcast::<L4Stream>().ok()?;
-        stream.rewind(&self.read_ahead);
+        let stream: Stream = if (*self.stream).as_any().is::<TlsStream>() {
+            let mut stream = self.stream.into_any().downcast::<TlsStream>().ok()?;
+            stream.rewind(&self.read_ahead);
+            stream
+        } else {
+            let mut stream = self.stream.into_any().downcast::<L4Stream>().ok()?;
+            stream.rewind(&self.read_ahead);
+            stream
+        };
         Some(Connection { stream, read_ahead: BytesMut::new(), ..self })
     }
 
@@ -119,5 +131,5 @@ pub(in crate::gateway) fn client_of(stream: &Stream) -> ClientInfo {
     let digest = stream.get_socket_digest();
     let peer = digest.as_ref().and_then(|digest| digest.peer_addr());
     let ip = peer.and_then(|addr| addr.as_inet()).map(|addr| addr.ip());
-    ClientInfo { ip, secure: stream.get_ssl_digest().is_some() }
+    ClientInfo { ip, secure: stream.get_ssl_digest().is_some(), hsts: None }
 }

@@ -9,12 +9,13 @@ use crate::gateway::places::{Extra, Place};
 use crate::process::ConnectionTransfer;
 use crate::worker::counted;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Waker};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 /// What becomes of the connections.
 #[derive(Clone, Debug)]
@@ -27,8 +28,10 @@ pub(crate) enum Phase {
     /// Idle connections end; a request whose first byte has come is served, and is its connection's last. HTTP/2
     /// connections get a GOAWAY. Tunnels go on.
     Draining,
-    /// Another process takes over: tunnels, and HTTP/1 connections between two requests, are sent to it. Those over TLS
-    /// and HTTP/2 end as in [`Phase::Draining`], and so does what nobody takes.
+    /// Another process takes over: tunnels, and HTTP/1 connections between two requests, are sent to it. HTTP/2 ends as in
+    /// [`Phase::Draining`]. What else cannot move, as connections over TLS, is asked to leave first
+    /// ([`Phase::KeepAliveOff`]), and ends so after [`ConnectionRegistry::end_what_stays`], as does what nobody takes. Tunnels
+    /// over TLS 1.2 stay.
     Migrating(mpsc::Sender<ConnectionTransfer>),
 }
 
@@ -39,6 +42,8 @@ const MIGRATING: u8 = 3;
 const PHASE: u8 = 3;
 /// Tunnels are to stop where they stand.
 const PAUSE: u8 = 4;
+/// While others move: what cannot has been asked to leave, and ends now.
+const LEAVE: u8 = 8;
 
 /// What a connection is to do by the phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +81,7 @@ pub(crate) trait Paused: Send + Sync + 'static {
     /// It goes on here as if nothing had happened.
     fn resume(self: Box<Self>);
     /// All of it as bytes, and the descriptors of the client's and the worker's connection.
-    fn to_transfer(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>);
+    fn to_transfer(&self) -> (Zeroizing<Vec<u8>>, Vec<BorrowedFd<'_>>);
 }
 
 /// What all connections of a service share.
@@ -91,6 +96,8 @@ pub(in crate::gateway) struct ConnectionRegistry {
     tasks: [Mutex<slab::Slab<Waker>>; SHARDS],
     next_shard: AtomicUsize,
     mover: Mutex<Option<mpsc::Sender<ConnectionTransfer>>>,
+    /// Who takes over takes tunnels over TLS, too.
+    takes_tls: AtomicBool,
     /// Where paused connections gather, while they do.
     paused: Mutex<Option<Vec<Box<dyn Paused>>>>,
     gathered: Notify,
@@ -114,6 +121,7 @@ impl ConnectionRegistry {
             tasks: Default::default(),
             next_shard: AtomicUsize::new(0),
             mover: Mutex::default(),
+            takes_tls: AtomicBool::new(true),
             paused: Mutex::default(),
             gathered: Notify::new(),
             closing: watch::Sender::new(false),
@@ -216,6 +224,15 @@ impl ConnectionRegistry {
         }
     }
 
+    /// Says whether whoever takes over takes tunnels over TLS, too. Those stay if not.
+    pub(in crate::gateway) fn set_takes_tls(&self, takes: bool) {
+        self.takes_tls.store(takes, Ordering::SeqCst);
+    }
+
+    pub(in crate::gateway) fn takes_tls(&self) -> bool {
+        self.takes_tls.load(Ordering::SeqCst)
+    }
+
     /// Turns to true when HTTP/2 connections are to end.
     pub(in crate::gateway) fn closing(&self) -> watch::Receiver<bool> {
         let mut closing = self.closing.subscribe();
@@ -227,8 +244,20 @@ impl ConnectionRegistry {
 
     fn set_pausing(&self, on: bool) {
         let _held = lock(&self.mover);
-        let phase = self.signal.0.load(Ordering::Relaxed) & PHASE;
-        self.signal.0.store(if on { phase | PAUSE } else { phase }, Ordering::SeqCst);
+        let others = self.signal.0.load(Ordering::Relaxed) & !PAUSE;
+        self.signal.0.store(if on { others | PAUSE } else { others }, Ordering::SeqCst);
+    }
+
+    /// Ends what cannot move and is idle, while the rest does.
+    pub(in crate::gateway) fn end_what_stays(&self) {
+        {
+            let _held = lock(&self.mover);
+            let signal = self.signal.0.load(Ordering::Relaxed);
+            if signal & PHASE == MIGRATING {
+                self.signal.0.store(signal | LEAVE, Ordering::SeqCst);
+            }
+        }
+        self.wake();
     }
 
     /// Asks every tunnel to stop where it stands; ends when all that can have done so, or at `limit`. What does not
@@ -333,12 +362,19 @@ impl ConnectionGuard {
     }
 
     pub(in crate::gateway) fn directive(&self) -> Directive {
-        match self.registry.signal.0.load(Ordering::Acquire) & PHASE {
+        let signal = self.registry.signal.0.load(Ordering::Acquire);
+        match signal & PHASE {
             SERVING => Directive::Serve,
             KEEP_ALIVE_OFF => Directive::KeepAliveOff,
             MIGRATING if self.movable => Directive::Migrate,
+            MIGRATING if signal & LEAVE == 0 => Directive::KeepAliveOff,
             _ => Directive::Drain,
         }
+    }
+
+    /// A connection of HTTP/2 takes no more requests: a GOAWAY says so in time.
+    pub(in crate::gateway) fn must_go_away(&self) -> bool {
+        self.registry.signal.0.load(Ordering::Acquire) & PHASE >= DRAINING
     }
 
     /// Tunnels stop or move: one look for both.

@@ -6,8 +6,11 @@
 //! - [`proxy_protocol`]: who a load balancer says that the client is
 //! - [`close`]: its end, so that what was sent last arrives
 //! - [`deadline`], [`scratch`]: the one timer of a connection, and the read buffer of a thread
+//! - [`secure`]: TLS at its begin
+//! - [`client_tls`]: what a client is to a listener with TLS
 //! - [`http2_settings`]: what an HTTP/2 client is granted
 
+pub(super) mod client_tls;
 pub(super) mod clients;
 pub(super) mod close;
 pub(super) mod connection;
@@ -16,3 +19,4 @@ pub(super) mod deadline;
 pub(super) mod http2_settings;
 pub(super) mod proxy_protocol;
 pub(super) mod scratch;
+pub(super) mod secure;

@@ -1,9 +1,10 @@
 //! The page of metrics: text is made when somebody scrapes.
 
-use super::counters::{BOUNDS, CLASSES, ClientRefusals, Failure};
+use super::counters::{BOUNDS, CLASSES, ClientRefusals, Failure, TlsMetrics};
 use crate::gateway::access;
 use crate::gateway::descriptors::Descriptors;
 use crate::gateway::rules::{App, SharedRules};
+use crate::tls::handshake::Reason;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -20,9 +21,10 @@ pub(in crate::gateway) fn register(
     rules: SharedRules,
     connections: Arc<AtomicUsize>,
     descriptors: Arc<Descriptors>,
+    tls: Arc<TlsMetrics>,
     refusals: Arc<ClientRefusals>,
 ) {
-    registry.register_collector(Box::new(Traffic { rules, connections, descriptors, refusals }));
+    registry.register_collector(Box::new(Traffic { rules, connections, descriptors, refusals, tls }));
 }
 
 struct Traffic {
@@ -30,6 +32,7 @@ struct Traffic {
     connections: Arc<AtomicUsize>,
     descriptors: Arc<Descriptors>,
     refusals: Arc<ClientRefusals>,
+    tls: Arc<TlsMetrics>,
 }
 
 /// Name, help and value of a family with one value per app.
@@ -45,6 +48,7 @@ impl Collector for Traffic {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let rules = self.rules.load();
         self.process(&mut encoder)?;
+        handshakes(&mut encoder, &self.tls)?;
         access_log(&mut encoder, &rules.access_counters)?;
         requests(&mut encoder, &rules.apps)?;
         durations(&mut encoder, &rules.apps)?;
@@ -92,6 +96,18 @@ impl Traffic {
 
 fn get(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
+}
+
+fn handshakes(encoder: &mut DescriptorEncoder, tls: &TlsMetrics) -> fmt::Result {
+    let done = ConstCounter::new(get(&tls.done));
+    done.encode(encoder.encode_descriptor("tls_handshakes", "TLS handshakes made.", None, MetricType::Counter)?)?;
+    let help = "TLS handshakes that came to nothing, by reason; plain_listener: TLS where plain HTTP is spoken.";
+    let mut metric = encoder.encode_descriptor("tls_handshake_failures", help, None, MetricType::Counter)?;
+    let reasons = Reason::ALL.iter().map(|reason| reason.name()).zip(&tls.failures);
+    for (reason, count) in reasons.chain([("plain_listener", &tls.plain_listener)]) {
+        ConstCounter::new(get(count)).encode(metric.encode_family(&[("reason", reason)])?)?;
+    }
+    Ok(())
 }
 
 /// Answers and failures.

@@ -1,5 +1,6 @@
 //! What traffic counts, per app. Counting is an atomic addition.
 
+use crate::tls::handshake::Reason;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -115,6 +116,29 @@ impl AppMetrics {
     pub(in crate::gateway) fn moved_tunnel(self: &Arc<Self>) -> OpenTunnel {
         self.tunnels_open.fetch_add(1, Ordering::Relaxed);
         OpenTunnel(self.clone())
+    }
+}
+
+/// What became of TLS handshakes, over all listeners.
+#[derive(Debug, Default)]
+pub(in crate::gateway) struct TlsMetrics {
+    pub(super) done: AtomicU64,
+    pub(super) failures: [AtomicU64; Reason::ALL.len()],
+    pub(super) plain_listener: AtomicU64,
+}
+
+impl TlsMetrics {
+    pub(in crate::gateway) fn done(&self) {
+        self.done.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(in crate::gateway) fn failed(&self, reason: Reason) {
+        self.failures[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A client has begun TLS where plain HTTP is spoken.
+    pub(in crate::gateway) fn met_plain_listener(&self) {
+        self.plain_listener.fetch_add(1, Ordering::Relaxed);
     }
 }
 

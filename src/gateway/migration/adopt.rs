@@ -63,12 +63,20 @@ impl ProxyService {
                 connection.read_ahead = BytesMut::from(behind);
                 connection.may_be_http2 = said.greeting;
                 connection.head_wait_left = said.left_ms.map(Duration::from_millis);
-                What::Connection(self.clone(), Box::new(connection), Duration::from_millis(said.idle_ms))
+                What::Connection(
+                    self.at_address(said.listener),
+                    Box::new(connection),
+                    Duration::from_millis(said.idle_ms),
+                )
             }
             Contents::Tunnel(said) => {
                 let [client, worker] = take(fds, "a tunnel")?;
-                let ends = (format::client(client, said.peer)?, format::worker(worker)?);
-                What::Tunnel(self.resume(&said, behind, ends, known)?)
+                let (waiting, tls) = format::split_tls(&said, behind)?;
+                let client = match tls {
+                    Some(state) => format::tls_client(client, said.peer, state)?,
+                    None => format::client(client, said.peer)?,
+                };
+                What::Tunnel(self.resume(&said, waiting, (client, format::worker(worker)?), known)?)
             }
         };
         Ok(Adopted { what, home })

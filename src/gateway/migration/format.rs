@@ -1,9 +1,12 @@
 //! Connections on their way to another process: descriptors, and bytes that say how they stand.
 //!
 //! The bytes are a JSON object, its length in 4 bytes (big-endian) before it, and what was read and not yet passed on
-//! behind it. Which version of this both sides speak is agreed before by the handoff.
+//! behind it. Which version of this both sides speak is agreed before by the handoff. The state of a connection over TLS is
+//! the last of all. It holds keys, so it is no part of the object, which messages quote.
 
 use crate::gateway::access::Entry;
+use crate::tls::record::stream::RecordStream;
+use crate::tls::stream::TlsStream;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::protocols::{GetSocketDigest, SocketDigest, Stream};
 use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
@@ -14,6 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
+use zeroize::Zeroizing;
 
 /// The most that one transfer holds, in bytes. What a connection holds has bounds far below it.
 pub(crate) const MAX_BYTES: usize = 1024 * 1024;
@@ -33,6 +37,9 @@ pub(in crate::gateway) enum Contents {
 pub(in crate::gateway) struct Connection {
     /// The client, as its socket or a PROXY header has said.
     pub(in crate::gateway) peer: Option<SocketAddr>,
+    /// The listener it came in at.
+    #[serde(default)]
+    pub(in crate::gateway) listener: Option<SocketAddr>,
     /// Its first bytes are to come and may be HTTP/2's.
     pub(in crate::gateway) greeting: bool,
     /// How long it may be idle, in milliseconds.
@@ -42,7 +49,7 @@ pub(in crate::gateway) struct Connection {
     pub(in crate::gateway) left_ms: Option<u64>,
 }
 
-/// A tunnel. What waits for the client follows, then what waits for the worker.
+/// A tunnel. What waits for the client follows, then what waits for the worker, then the state of TLS.
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::gateway) struct Tunnel {
     pub(in crate::gateway) peer: Option<SocketAddr>,
@@ -62,6 +69,9 @@ pub(in crate::gateway) struct Tunnel {
     /// The room that leads it to its worker.
     #[serde(default)]
     pub(in crate::gateway) room: Option<u64>,
+    /// Bytes of the client's state of TLS 1.3; none for a plain one. Sent to none but who takes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::gateway) tls: Option<usize>,
     /// What the access log is told of it.
     #[serde(default)]
     pub(in crate::gateway) log: Option<Entry>,
@@ -142,13 +152,13 @@ pub(in crate::gateway) fn millis(time: Duration) -> u64 {
 impl Contents {
     /// # Errors
     /// More than a transfer may hold.
-    pub(in crate::gateway) fn pack(&self, behind: &[&[u8]]) -> io::Result<Vec<u8>> {
+    pub(in crate::gateway) fn pack(&self, behind: &[&[u8]]) -> io::Result<Zeroizing<Vec<u8>>> {
         let head = serde_json::to_vec(self)?;
         let len = 4 + head.len() + behind.iter().map(|part| part.len()).sum::<usize>();
         if len > MAX_BYTES || head.len() > MAX_HEAD {
             return Err(io::Error::other(format!("{len} bytes are more than a transfer holds")));
         }
-        let mut bytes = Vec::with_capacity(len);
+        let mut bytes = Zeroizing::new(Vec::with_capacity(len));
         bytes.extend_from_slice(&(head.len() as u32).to_be_bytes());
         bytes.extend_from_slice(&head);
         behind.iter().for_each(|part| bytes.extend_from_slice(part));
@@ -174,10 +184,31 @@ impl Contents {
     }
 }
 
+/// What waits in a tunnel, and its state of TLS, out of the bytes behind its object.
+pub(in crate::gateway) fn split_tls<'a>(
+    said: &Tunnel,
+    behind: &'a [u8],
+) -> Result<(&'a [u8], Option<&'a [u8]>), String> {
+    let Some(length) = said.tls else { return Ok((behind, None)) };
+    let waiting = behind.len().checked_sub(length).and_then(|waiting| behind.split_at_checked(waiting));
+    let (waiting, state) = waiting.ok_or("its state of TLS is cut off")?;
+    Ok((waiting, Some(state)))
+}
+
 /// A plain TCP stream of Pingora's; `None` for one over TLS, and any other kind.
 pub(in crate::gateway) fn plain(stream: &Stream) -> Option<&L4Stream> {
     let plain = (**stream).as_any().downcast_ref::<L4Stream>()?;
     peer(stream).and(Some(plain))
+}
+
+/// A client's connection that has left rustls for its tunnel.
+pub(in crate::gateway) fn records(stream: &Stream) -> Option<&RecordStream<L4Stream>> {
+    (**stream).as_any().downcast_ref()
+}
+
+/// Whether a tunnel with this client can be given away.
+pub(in crate::gateway) fn can_carry_tunnel(stream: &Stream) -> bool {
+    plain(stream).is_some() || (records(stream).is_some() && peer(stream).is_some())
 }
 
 /// The address at the other end.
@@ -186,14 +217,32 @@ pub(in crate::gateway) fn peer(stream: &Stream) -> Option<SocketAddr> {
     digest.peer_addr()?.as_inet().copied()
 }
 
+/// The socket of a client's stream, over TLS or not.
+pub(in crate::gateway) fn socket(stream: &Stream) -> Option<BorrowedFd<'_>> {
+    let stream = (**stream).as_any();
+    let tls = stream.downcast_ref::<TlsStream>().map(TlsStream::socket);
+    let tls = tls.or_else(|| stream.downcast_ref::<RecordStream<L4Stream>>().map(RecordStream::get_ref));
+    crate::process::descriptor(tls.or_else(|| stream.downcast_ref::<L4Stream>())?)
+}
+
 /// The descriptor of a client's stream, if it can be given away.
 pub(in crate::gateway) fn descriptor(stream: &Stream) -> io::Result<BorrowedFd<'_>> {
-    let plain = plain(stream).ok_or_else(|| io::Error::other("not a plain TCP connection"))?;
-    crate::process::descriptor(plain).ok_or_else(|| io::Error::other("no descriptor"))
+    let tls = records(stream).map(RecordStream::get_ref);
+    let socket = tls.or_else(|| plain(stream)).ok_or_else(|| io::Error::other("no connection that can be moved"))?;
+    crate::process::descriptor(socket).ok_or_else(|| io::Error::other("no descriptor"))
 }
 
 /// A client's stream as Pingora's listener would give it, unbuffered. Only within a runtime.
 pub(in crate::gateway) fn client(fd: OwnedFd, peer: Option<SocketAddr>) -> Result<Stream, String> {
+    Ok(Box::new(client_socket(fd, peer)?))
+}
+
+/// The same over TLS, in this state. Only within a runtime.
+pub(in crate::gateway) fn tls_client(fd: OwnedFd, peer: Option<SocketAddr>, state: &[u8]) -> Result<Stream, String> {
+    Ok(Box::new(RecordStream::restore(client_socket(fd, peer)?, state)?))
+}
+
+fn client_socket(fd: OwnedFd, peer: Option<SocketAddr>) -> Result<L4Stream, String> {
     stream_socket(fd.as_fd(), &[AddressFamily::INET, AddressFamily::INET6])
         .map_err(|what| format!("the client's descriptor is {what}, not a TCP connection"))?;
     let adopt = || {
@@ -208,7 +257,7 @@ pub(in crate::gateway) fn client(fd: OwnedFd, peer: Option<SocketAddr>) -> Resul
         let _ = digest.peer_addr.set(Some(peer.into()));
     }
     stream.set_socket_digest(digest);
-    Ok(Box::new(stream))
+    Ok(stream)
 }
 
 /// A worker's end of a tunnel. Only within a runtime.

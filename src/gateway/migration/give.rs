@@ -5,6 +5,7 @@ use crate::gateway::downstream::connection::Connection;
 use crate::gateway::downstream::connections::ConnectionGuard;
 use crate::process::ConnectionTransfer;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -12,11 +13,14 @@ use tokio::time::timeout;
 const GIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Sends a connection to another process. `false`: it goes on here, and ends here if nobody takes it.
-pub(in crate::gateway) async fn connection(connection: &mut Connection, idle: Duration) -> bool {
+///
+/// `listener` is the address of the listener it came in at.
+pub(in crate::gateway) async fn connection(connection: &mut Connection, idle: Duration, listener: SocketAddr) -> bool {
     let transfer = || -> io::Result<ConnectionTransfer> {
         let fd = format::descriptor(&connection.stream)?.try_clone_to_owned()?;
         let contents = Contents::Connection(format::Connection {
             peer: format::peer(&connection.stream),
+            listener: Some(listener),
             greeting: connection.may_be_http2,
             idle_ms: format::millis(idle),
             left_ms: connection.head_wait_left.map(format::millis),

@@ -2,6 +2,7 @@
 //! that peer, or whom a trusted proxy says that it asks for. Every rule that speaks of the client's address takes it from here.
 
 use super::forwarding::{Forwarding, RequestIds};
+use super::hsts::Hsts;
 use super::plan::HeaderSource;
 use super::request_id::{self, RequestId};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -12,6 +13,8 @@ pub(in crate::gateway) struct ClientInfo {
     pub(in crate::gateway) ip: Option<IpAddr>,
     /// The connection is over TLS.
     pub(in crate::gateway) secure: bool,
+    /// What its answers say of https.
+    pub(in crate::gateway) hsts: Option<Hsts>,
 }
 
 /// Who asks, of one request.
@@ -135,7 +138,11 @@ mod tests {
         for (name, value) in fields {
             headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
         }
-        RequestClient::of(&forwarding, ClientInfo { ip: Some(peer.parse().unwrap()), secure: false }, &headers)
+        RequestClient::of(
+            &forwarding,
+            ClientInfo { ip: Some(peer.parse().unwrap()), secure: false, hsts: None },
+            &headers,
+        )
     }
 
     #[test]

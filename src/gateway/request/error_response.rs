@@ -19,6 +19,11 @@ impl From<Reject> for ErrorResponse {
 }
 
 impl ErrorResponse {
+    /// Where to is said by [`super::redirect`].
+    pub(in crate::gateway) const TO_HTTPS: ErrorResponse =
+        ErrorResponse::new(308, "The same address is served by https.");
+    pub(in crate::gateway) const NO_REDIRECT: ErrorResponse =
+        ErrorResponse::new(400, "Only https is served here, and the request names no address for it.");
     pub(in crate::gateway) const NO_ROUTE: ErrorResponse =
         ErrorResponse::new(404, "No application is configured for this address.");
     pub(in crate::gateway) const MAINTENANCE: ErrorResponse =
@@ -30,6 +35,8 @@ impl ErrorResponse {
         ErrorResponse::new(408, "The request did not arrive completely in time.");
     pub(in crate::gateway) const TOO_LONG: ErrorResponse =
         ErrorResponse::new(413, "The request body is larger than allowed here.");
+    pub(in crate::gateway) const MISDIRECTED: ErrorResponse =
+        ErrorResponse::new(421, "This address asks for another client certificate. Connect to it anew.");
     pub(in crate::gateway) const BROKEN: ErrorResponse =
         ErrorResponse::new(502, "The application ended the connection before it answered.");
     pub(in crate::gateway) const NO_WORKER: ErrorResponse = ErrorResponse {
@@ -63,6 +70,7 @@ impl ErrorResponse {
             413 => "Content Too Large",
             414 => "URI Too Long",
             417 => "Expectation Failed",
+            421 => "Misdirected Request",
             429 => "Too Many Requests",
             431 => "Request Header Fields Too Large",
             500 => "Internal Server Error",

@@ -59,7 +59,7 @@ pub(in crate::gateway) fn request_field(name: &[u8]) -> FieldRule {
         11 if memchr::memchr(b'_', name).is_some() && is("script-name") => FieldRule::Forwarded,
         9 => any(&["x-real-ip", "forwarded"], FieldRule::Forwarded),
         10 => any(&["connection", "keep-alive"], FieldRule::HopByHop),
-        11 => any(&["x-client-ip"], FieldRule::Forwarded),
+        11 => any(&["x-client-ip", "client-cert"], FieldRule::Forwarded),
         14 if is("http2-settings") => FieldRule::HopByHop,
         14 if memchr::memchr(b'_', name).is_some() && is("content-length") => FieldRule::Framing,
         14 => any(&["true-client-ip"], FieldRule::Forwarded),
@@ -67,10 +67,11 @@ pub(in crate::gateway) fn request_field(name: &[u8]) -> FieldRule {
         16 if is("proxy-connection") => FieldRule::HopByHop,
         16 => any(&["x-forwarded-host", "x-forwarded-port"], FieldRule::Forwarded),
         17 if memchr::memchr(b'_', name).is_some() && is("transfer-encoding") => FieldRule::Framing,
-        17 => any(&["x-forwarded-proto"], FieldRule::Forwarded),
+        17 => any(&["x-forwarded-proto", "client-cert-chain"], FieldRule::Forwarded),
         18 => any(&["x-forwarded-scheme", "x-forwarded-prefix", "x-forwarded-server"], FieldRule::Forwarded),
-        19 => any(&["x-cluster-client-ip"], FieldRule::Forwarded),
-        20 => any(&["x-forwarded-protocol"], FieldRule::Forwarded),
+        19 => any(&["x-cluster-client-ip", "x-ssl-client-verify"], FieldRule::Forwarded),
+        20 => any(&["x-forwarded-protocol", "x-ssl-client-subject"], FieldRule::Forwarded),
+        24 => any(&["x-ssl-client-fingerprint"], FieldRule::Forwarded),
         _ => FieldRule::Pass,
     }
 }

@@ -147,7 +147,7 @@ mod tests {
     }
 
     fn peer(ip: &str, secure: bool) -> ClientInfo {
-        ClientInfo { ip: Some(ip.parse().unwrap()), secure }
+        ClientInfo { ip: Some(ip.parse().unwrap()), secure, hsts: None }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::client::RequestClient;
 use super::fields::{self, FieldRule, is_nominated, response_field_passes};
 use super::forwarded::Forwarded;
 use super::forwarding::Forwarding;
+use super::hsts::Hsts;
 use super::http2_head::Http2Request;
 use super::passes::{self, LoopName};
 use super::plan::RawHeaders;
@@ -190,6 +191,7 @@ pub(in crate::gateway) fn response_to_http1(
     client: Version,
     persistence: Persistence<'_>,
     id: &RequestId,
+    hsts: Option<Hsts>,
     out: &mut BytesMut,
 ) {
     out.extend_from_slice(b"HTTP/1.1 ");
@@ -207,6 +209,9 @@ pub(in crate::gateway) fn response_to_http1(
     }
     if !names {
         push_field(out, b"X-Request-Id", id.as_bytes());
+    }
+    if let Some(hsts) = hsts.filter(|_| head.status >= 200 && !head.headers(buf).any(|(name, _)| Hsts::is_name(name))) {
+        hsts.write(out);
     }
     match (head.status, persistence, client) {
         (101, ..) => out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n"),
@@ -278,7 +283,7 @@ mod tests {
         let Ok(Progress::Complete(head)) = head::check(wire.as_bytes(), 0, &head::Limits::default()) else {
             panic!("{wire}");
         };
-        let peer = ClientInfo { ip: Some("10.0.0.7".parse().unwrap()), secure: false };
+        let peer = ClientInfo { ip: Some("10.0.0.7".parse().unwrap()), secure: false, hsts: None };
         let client = RequestClient::of(forwarding, peer, RawHeaders { head: &head, buf: wire.as_bytes() });
         let line = RequestLine::as_asked(head.path.of(wire.as_bytes()));
         let head = request_from_http1(&head, wire.as_bytes(), line, &client, forwarding, &LoopName::of(&[]));
@@ -303,6 +308,11 @@ mod tests {
             "X-Client-IP",
             "True-Client-IP",
             "X-Forwarded-Prefix",
+            "Client-Cert",
+            "client_cert_chain",
+            "X-SSL-Client-Verify",
+            "x_ssl_client_subject",
+            "X-SSL-Client_Fingerprint",
             "Te",
             "Keep-Alive",
             "Proxy-Connection",
@@ -348,7 +358,7 @@ mod tests {
             };
             let mut out = BytesMut::new();
             let buf = wire.as_bytes();
-            response_to_http1(&head, buf, Version::Http11, Persistence::Keep(b""), &id, &mut out);
+            response_to_http1(&head, buf, Version::Http11, Persistence::Keep(b""), &id, None, &mut out);
             let text = String::from_utf8(out.to_vec()).unwrap().to_lowercase();
             let found: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("x-request-id: ")).collect();
             assert_eq!(found, expected, "{text}");
@@ -395,6 +405,7 @@ mod tests {
                 Version::Http11,
                 Persistence::Keep(b""),
                 &RequestId::NONE,
+                None,
                 &mut out,
             );
             let text = String::from_utf8(out.to_vec()).unwrap();

@@ -8,13 +8,20 @@ mod unflushed;
 
 use super::ProxyService;
 use super::migration::format;
-use super::{App, Carrier, Clients, Limits, LoopName, Protocol, Route, Routes, Rules};
+use super::{
+    App, Carrier, Clients, Forwarding, Limits, Listener, LoopName, Protocol, RequestIds, Route, Routes, Rules,
+    SharedListener,
+};
 use crate::pool::affinity::{Affinity, Balance};
 use crate::pool::{Member, Pool, QueuePolicy, Seat};
+use crate::tls::record::stream::RecordStream;
+use crate::tls::record::tests::states;
 use crate::worker::{Incarnation, Slot, WorkerId};
 use arc_swap::ArcSwap;
 use pingora_core::apps::ServerApp;
 use pingora_core::protocols::Stream;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -24,6 +31,11 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 /// Nothing here takes this long.
 const LONG: Duration = Duration::from_secs(30);
+
+/// One that takes HTTP/2 without TLS.
+fn h2c_listener() -> SharedListener {
+    Listener { h2c: true, ..Listener::plain(([127, 0, 0, 1], 1).into()) }.shared()
+}
 
 /// A front with one app of one worker.
 struct Rig {
@@ -97,7 +109,11 @@ impl Rig {
             vec![app],
             Routes::new(vec![route], true),
             limits,
-            Clients::default(),
+            // So that an answer is what its worker has said.
+            Clients {
+                forwarding: Forwarding { request_id: RequestIds::Off, ..Forwarding::default() },
+                ..Clients::default()
+            },
             Carrier::Own,
             LoopName::of(&[]),
         )));
@@ -111,20 +127,47 @@ impl Rig {
     }
 
     async fn client_of(&self, front: &Arc<ProxyService>) -> TcpStream {
+        let (client, server, peer) = self.connect().await;
+        Rig::serve(front, format::client(server, Some(peer)).unwrap());
+        client
+    }
+
+    /// A new client over TLS whose connection has left rustls.
+    async fn tls_client(&self) -> RecordStream<TcpStream> {
+        let (client, server, peer) = self.connect().await;
+        let [ours, theirs] = states();
+        Rig::serve(&self.front, format::tls_client(server, Some(peer), &ours).unwrap());
+        RecordStream::restore(client, &theirs).unwrap()
+    }
+
+    async fn connect(&self) -> (TcpStream, OwnedFd, SocketAddr) {
         let client = TcpStream::connect(self.listener.local_addr().unwrap()).await.unwrap();
         let (server, peer) = self.listener.accept().await.unwrap();
-        let stream: Stream = format::client(server.into_std().unwrap().into(), Some(peer)).unwrap();
+        (client, server.into_std().unwrap().into(), peer)
+    }
+
+    fn serve(front: &Arc<ProxyService>, stream: Stream) {
         let front = front.clone();
         tokio::spawn(async move {
             let (_keep, never) = tokio::sync::watch::channel(false);
             front.process_new(stream, &never).await;
         });
-        client
     }
 
     /// A WebSocket between a client and a worker.
     async fn tunnel(&self, workers: &Workers) -> (TcpStream, UnixStream) {
-        let mut client = self.client().await;
+        self.tunnel_of(self.client().await, workers).await
+    }
+
+    /// The same over TLS.
+    async fn tls_tunnel(&self, workers: &Workers) -> (RecordStream<TcpStream>, UnixStream) {
+        self.tunnel_of(self.tls_client().await, workers).await
+    }
+
+    async fn tunnel_of<C>(&self, mut client: C, workers: &Workers) -> (C, UnixStream)
+    where
+        C: AsyncReadExt + AsyncWriteExt + Unpin,
+    {
         client.write_all(UPGRADE.as_bytes()).await.unwrap();
         let mut worker = workers.accept().await;
         worker.write_all(SWITCHING.as_bytes()).await.unwrap();

@@ -94,7 +94,7 @@ async fn tunnels_go_over_early_and_late() {
     let mut late = pair.old.client().await;
     late.write_all(UPGRADE.as_bytes()).await.unwrap();
     let mut late_worker = pair.workers.accept().await;
-    let frozen = pair.old.front.pause_tunnels(LONG).await;
+    let frozen = pair.old.front.pause_tunnels(LONG, true).await;
     let taken = pair.hand_over();
     frozen.into_iter().for_each(|tunnel| tunnel.resume());
     late_worker.write_all(SWITCHING.as_bytes()).await.unwrap();
@@ -115,12 +115,22 @@ async fn what_nobody_takes_ends_here() {
     let pair = Pair::new().await;
     let (mut client, mut worker) = pair.old.tunnel(&pair.workers).await;
     let (mut idle, mut begun) = (pair.old.client().await, pair.old.client().await);
+    let mut busy = pair.old.client().await;
     get(&mut idle, &pair.workers).await;
+    get(&mut busy, &pair.workers).await;
     begun.write_all(&GET.as_bytes()[..7]).await.unwrap();
     tokio::time::sleep(Duration::from_millis(20)).await;
     let (transfers, receiver) = mpsc::channel(1);
     drop(receiver);
     pair.old.front.set_phase(Phase::Migrating(transfers));
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    // Its next request may be on its way: the answer says that it is the last.
+    busy.write_all(GET.as_bytes()).await.unwrap();
+    let mut answered = pair.workers.accept().await;
+    answered.write_all(OK.as_bytes()).await.unwrap();
+    assert!(says_close(&answer(&mut busy).await));
+    drop(busy);
+    pair.old.front.end_what_stays();
     assert_eq!(rest(&mut idle).await, b"");
     begun.write_all(&GET.as_bytes()[7..]).await.unwrap();
     let mut last = pair.workers.accept().await;
@@ -190,7 +200,7 @@ async fn a_move_makes_no_wait_longer() {
 #[tokio::test]
 async fn half_a_preface_goes_over() {
     let pair = Pair::new().await;
-    let front = Arc::new(pair.old.front.with_h2c());
+    let front = Arc::new(pair.old.front.at(h2c_listener()));
     let mut client = pair.old.client_of(&front).await;
     client.write_all(b"PRI * HTTP/2.0\r\n").await.unwrap();
     tokio::time::sleep(Duration::from_millis(20)).await;

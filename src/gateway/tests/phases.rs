@@ -111,7 +111,7 @@ async fn tunnels_outlive_closed() {
 async fn http2_ends_with_a_goaway() {
     let workers = Workers::new();
     let rig = Rig::new(&workers).await;
-    let front = Arc::new(rig.front.with_h2c());
+    let front = Arc::new(rig.front.at(h2c_listener()));
     let mut client = rig.client_of(&front).await;
     // In pieces: the front must not decide too early. The preface, then an empty SETTINGS frame.
     client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM").await.unwrap();

@@ -3,8 +3,8 @@
 use super::*;
 use crate::gateway::{Adopted, Paused};
 use crate::pool::Closing;
-use std::os::fd::OwnedFd;
 use tokio::io::{AsyncRead, AsyncWrite};
+use zeroize::Zeroizing;
 
 /// The `n`th message of a sender: numbered, of any length, all of it determined by seed and number.
 fn message(seed: u64, n: u64) -> Vec<u8> {
@@ -101,7 +101,7 @@ fn parse(bytes: &[u8], masked: bool) -> Option<(Vec<u8>, usize)> {
 }
 
 /// As the handoff does it: bytes and descriptors go over, what is here is dropped. Gives the bytes.
-fn carry(frozen: Box<dyn Paused>, to: &ProxyService) -> Vec<u8> {
+fn carry(frozen: Box<dyn Paused>, to: &ProxyService) -> Zeroizing<Vec<u8>> {
     let (bytes, fds) = frozen.to_transfer();
     let fds: Vec<OwnedFd> = fds.iter().map(|fd| fd.try_clone_to_owned().unwrap()).collect();
     drop(frozen);
@@ -119,14 +119,26 @@ fn seed() -> u64 {
     seed
 }
 
-async fn storm(seed: u64, tunnels: u64, count: u64) {
+async fn storm(seed: u64, tunnels: u64, count: u64, tls: bool) {
     let workers = Workers::new();
     let rigs = [Rig::new(&workers).await, Rig::new(&workers).await];
     let mut random = fastrand::Rng::with_seed(seed);
     let mut ends = tokio::task::JoinSet::new();
     for n in 0..tunnels {
-        let (client, worker) = rigs[0].tunnel(&workers).await;
-        let (from_client, to_client) = client.into_split();
+        let (from_client, to_client, worker): (
+            Box<dyn AsyncRead + Unpin + Send>,
+            Box<dyn AsyncWrite + Unpin + Send>,
+            _,
+        );
+        if tls {
+            let (client, its) = rigs[0].tls_tunnel(&workers).await;
+            let halves = tokio::io::split(client);
+            (from_client, to_client, worker) = (Box::new(halves.0), Box::new(halves.1), its);
+        } else {
+            let (client, its) = rigs[0].tunnel(&workers).await;
+            let halves = client.into_split();
+            (from_client, to_client, worker) = (Box::new(halves.0), Box::new(halves.1), its);
+        }
         let (from_worker, to_worker) = worker.into_split();
         let (up, down) = (seed.wrapping_add(n), !seed.wrapping_sub(n));
         let (slow_up, slow_down) = (random.bool(), random.bool());
@@ -147,7 +159,7 @@ async fn storm(seed: u64, tunnels: u64, count: u64) {
                 None => break,
             },
             () = tokio::time::sleep(pause) => {
-                let frozen = rigs[at].front.pause_tunnels(LONG).await;
+                let frozen = rigs[at].front.pause_tunnels(LONG, true).await;
                 let next = &rigs[1 - at].front;
                 for tunnel in frozen {
                     if random.u32(..4) == 0 {
@@ -174,12 +186,61 @@ async fn storm(seed: u64, tunnels: u64, count: u64) {
 
 #[tokio::test]
 async fn tunnels_that_move_lose_nothing() {
-    storm(seed(), 16, 120).await;
+    storm(seed(), 16, 120, false).await;
+}
+
+#[tokio::test]
+async fn tls_tunnels_that_move_lose_nothing() {
+    storm(seed(), 16, 120, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn tls_tunnels_that_move_lose_nothing_among_threads() {
+    storm(seed(), 16, 120, true).await;
+}
+
+/// The key is known to one process at a time; what is not taken over says no word of it.
+#[tokio::test]
+async fn a_tls_tunnel_stays_where_the_successor_does_not_know_them() {
+    let workers = Workers::new();
+    let rig = Rig::new(&workers).await;
+    let (mut client, mut worker) = rig.tls_tunnel(&workers).await;
+    let (_plain, _its_worker) = rig.tunnel(&workers).await;
+    until("the tunnels", || rig.member.tunnels.open() == 2).await;
+    let frozen = rig.front.pause_tunnels(LONG, false).await;
+    assert_eq!(frozen.len(), 1, "the plain one alone");
+    worker.write_all(b"goes on").await.unwrap();
+    let mut heard = [0; 7];
+    client.read_exact(&mut heard).await.unwrap();
+    assert_eq!(&heard, b"goes on");
+}
+
+#[tokio::test]
+async fn a_wrong_state_of_tls_is_refused_by_name_and_not_quoted() {
+    let workers = Workers::new();
+    let (old, new) = (Rig::new(&workers).await, Rig::new(&workers).await);
+    let (_client, _worker) = old.tls_tunnel(&workers).await;
+    until("the tunnel", || old.member.tunnels.open() == 1).await;
+    let tunnel = old.front.pause_tunnels(LONG, true).await.pop().unwrap();
+    let (bytes, fds) = tunnel.to_transfer();
+    let fds = || -> Vec<OwnedFd> { fds.iter().map(|fd| fd.try_clone_to_owned().unwrap()).collect() };
+    let refused = |bytes: &[u8]| new.front.adopt(bytes, fds(), |_| None).map(Adopted::activate).unwrap_err();
+    assert_eq!(refused(&bytes[..bytes.len() - 1]), "its state of TLS is cut off");
+    assert_eq!(refused(&[&bytes[..], b"x"].concat()), "the TLS state has version 19, not 1", "it begins too late");
+    let head = u32::from_be_bytes(bytes[..4].try_into().unwrap()) as usize;
+    assert_eq!(refused(&bytes[..4 + head]), "its state of TLS is cut off");
+    let mut random = fastrand::Rng::with_seed(seed());
+    for _ in 0..2_000 {
+        let mut bytes = bytes.clone();
+        let at = random.usize(4 + head..bytes.len());
+        bytes[at] = random.u8(..);
+        let _ = new.front.adopt(&bytes, fds(), |_| None).map(Adopted::activate);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn tunnels_that_move_lose_nothing_among_threads() {
-    storm(seed(), 16, 120).await;
+    storm(seed(), 16, 120, false).await;
 }
 
 #[tokio::test]
@@ -188,7 +249,7 @@ async fn a_frozen_tunnel_stands_still_and_counts() {
     let rig = Rig::new(&workers).await;
     let (mut client, mut worker) = rig.tunnel(&workers).await;
     until("the tunnel", || rig.member.tunnels.open() == 1).await;
-    let mut frozen = rig.front.pause_tunnels(LONG).await;
+    let mut frozen = rig.front.pause_tunnels(LONG, true).await;
     assert_eq!((frozen.len(), rig.open(), rig.member.tunnels.open()), (1, 1, 1));
     client.write_all(b"later").await.unwrap();
     let silence = tokio::time::timeout(Duration::from_millis(50), worker.read_u8()).await;
@@ -211,7 +272,7 @@ async fn a_farewell_that_was_asked_for_goes_along() {
     until("the tunnel", || old.member.tunnels.open() == 1).await;
     // Chance may give it any moment of the window: almost surely not the first second.
     old.member.tunnels.close(Closing { code: 1012, window: Duration::from_secs(100_000) });
-    let frozen = old.front.pause_tunnels(LONG).await;
+    let frozen = old.front.pause_tunnels(LONG, true).await;
     for tunnel in frozen {
         let (bytes, fds) = tunnel.to_transfer();
         let text = String::from_utf8_lossy(&bytes[4..]).into_owned();
@@ -237,7 +298,7 @@ async fn a_tunnel_of_a_worker_that_no_pool_holds_goes_on() {
     let (mut client, mut worker) = old.tunnel(&workers).await;
     until("the tunnel", || old.member.tunnels.open() == 1).await;
     new.pool.publish(vec![]).await;
-    let frozen = old.front.pause_tunnels(LONG).await;
+    let frozen = old.front.pause_tunnels(LONG, true).await;
     frozen.into_iter().for_each(|tunnel| drop(carry(tunnel, &new.front)));
     client.write_all(b"hello").await.unwrap();
     let mut hello = [0; 5];
@@ -253,7 +314,7 @@ async fn wrong_parcels_are_refused_by_name() {
     let (old, new) = (Rig::new(&workers).await, Rig::new(&workers).await);
     let (_client, _worker) = old.tunnel(&workers).await;
     until("the tunnel", || old.member.tunnels.open() == 1).await;
-    let tunnel = old.front.pause_tunnels(LONG).await.pop().unwrap();
+    let tunnel = old.front.pause_tunnels(LONG, true).await.pop().unwrap();
     let (bytes, fds) = tunnel.to_transfer();
     let fds = || -> Vec<OwnedFd> { fds.iter().map(|fd| fd.try_clone_to_owned().unwrap()).collect() };
     let refused =

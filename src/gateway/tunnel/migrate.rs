@@ -9,6 +9,7 @@ use crate::gateway::migration::format::{self, Contents, millis};
 use crate::gateway::migration::give;
 use crate::gateway::places::Place;
 use crate::process::ConnectionTransfer;
+use crate::tls::record::stream::RecordStream;
 use bytes::BytesMut;
 use pingora_core::protocols::Stream;
 use std::io;
@@ -16,11 +17,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;
+use zeroize::Zeroizing;
 
 struct PausedTunnel {
     relay: Box<Relay>,
     home: Handle,
-    bytes: Vec<u8>,
+    bytes: Zeroizing<Vec<u8>>,
     /// Not the relay's while it is paused: who goes on with the tunnel has it.
     log: Option<Box<TunnelLog>>,
 }
@@ -36,7 +38,7 @@ impl Paused for PausedTunnel {
         home.spawn(relay.run());
     }
 
-    fn to_transfer(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>) {
+    fn to_transfer(&self) -> (Zeroizing<Vec<u8>>, Vec<BorrowedFd<'_>>) {
         // Both are there: it was looked at before the pause.
         let client = format::descriptor(&self.relay.client).ok();
         (self.bytes.clone(), client.into_iter().chain([self.relay.worker.as_fd()]).collect())
@@ -70,9 +72,18 @@ impl Relay {
         give::send(&mut self.ends.guard, transfer, "a tunnel").await
     }
 
-    /// Nothing is kept back on the way out.
+    /// Nothing is kept back on the way out but what moves with the tunnel: sealed bytes that the client has not taken yet.
     pub(super) fn is_flushed(&self) -> bool {
-        !self.to_client.unflushed && !self.to_worker.unflushed
+        (!self.to_client.unflushed || format::records(&self.client).is_some()) && !self.to_worker.unflushed
+    }
+
+    /// Whoever takes over takes tunnels like this one. If not, it stays for good.
+    pub(super) fn is_taken(&mut self) -> bool {
+        let taken = format::records(&self.client).is_none() || self.ends.guard.registry().takes_tls();
+        if !taken {
+            self.ends.guard.stay();
+        }
+        taken
     }
 
     fn transfer(&self) -> io::Result<ConnectionTransfer> {
@@ -81,11 +92,15 @@ impl Relay {
         Ok(ConnectionTransfer { bytes, fds })
     }
 
-    fn to_transfer(&self) -> io::Result<(Vec<u8>, [BorrowedFd<'_>; 2])> {
+    fn to_transfer(&self) -> io::Result<(Zeroizing<Vec<u8>>, [BorrowedFd<'_>; 2])> {
         let closing = match &self.closing {
             CloseHandshake::None => None,
             CloseHandshake::After(turn, code, deadline) => Some((*code, millis(deadline.left().unwrap_or(*turn)))),
             CloseHandshake::Said(_) => return Err(io::Error::other("its closing handshake is under way")),
+        };
+        let tls = match format::records(&self.client) {
+            Some(records) => Some(records.save().ok_or_else(|| io::Error::other("its TLS connection is over"))?),
+            None => None,
         };
         let member = self.ends.lease.member();
         let contents = Contents::Tunnel(Box::new(format::Tunnel {
@@ -102,9 +117,11 @@ impl Relay {
             farewell: closing,
             client: self.ends.guard.client().map(Place::ip),
             room: self.ends.lease.room().map(|led| led.room.hash()),
+            tls: tls.as_ref().map(|state| state.len()),
             log: self.ends.log.as_ref().map(|log| log.entry(self.to_worker.read, self.to_client.read)),
         }));
-        let bytes = contents.pack(&[&self.to_client.waiting, &self.to_worker.waiting])?;
+        let state = tls.as_ref().map_or(&[][..], |state| state);
+        let bytes = contents.pack(&[&self.to_client.waiting, &self.to_worker.waiting, state])?;
         Ok((bytes, [format::descriptor(&self.client)?, self.worker.as_fd()]))
     }
 
@@ -136,10 +153,12 @@ impl Relay {
         left.into_iter().for_each(|left| deadline.resume(left));
         let after =
             |(code, left): (u16, u64)| CloseHandshake::After(Duration::from_millis(left), code, Deadline::default());
+        let mut to_client = Direction::resume(&said.to_client, to_client)?;
+        to_client.unflushed = format::records(&client).is_some_and(RecordStream::has_unsent);
         Ok(Box::new(Relay {
             client,
             worker,
-            to_client: Direction::resume(&said.to_client, to_client)?,
+            to_client,
             to_worker: Direction::resume(&said.to_worker, to_worker)?,
             idle: Duration::from_millis(said.idle_ms),
             deadline,

@@ -114,7 +114,7 @@ impl Relay {
     ) -> Box<Relay> {
         let Switched { worker, head, received } = switched;
         to_client.reserve(received.len() + 64);
-        heads::response_to_http1(&head, &received, Version::Http11, Persistence::Close, id, &mut to_client);
+        heads::response_to_http1(&head, &received, Version::Http11, Persistence::Close, id, None, &mut to_client);
         let frames = &received[head.len..];
         to_client.extend_from_slice(frames);
         let direction = |waiting: BytesMut, fed: &[u8]| {
@@ -178,7 +178,7 @@ impl Relay {
     fn enter(&mut self, cx: &mut Context<'_>) {
         self.ends
             .guard
-            .set_movable(format::plain(&self.client).is_some() && !matches!(self.closing, CloseHandshake::Said(_)));
+            .set_movable(format::can_carry_tunnel(&self.client) && !matches!(self.closing, CloseHandshake::Said(_)));
         self.ends.guard.rewatch(cx);
         self.ends.guard.count_tunnel();
         let tunnels = &self.ends.lease.member().tunnels;
@@ -246,7 +246,7 @@ impl Relay {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Turn>> {
         // First, so that what was asked for is known elsewhere, too.
         self.start_closing(cx);
-        if self.ends.guard.must_yield() && self.is_flushed() {
+        if self.ends.guard.must_yield() && self.is_flushed() && self.is_taken() {
             return Poll::Ready(Ok(Turn::YieldRequested));
         }
         let left = matches!(self.closing, CloseHandshake::Said(_)) && self.client_left(cx);
@@ -346,7 +346,11 @@ impl Direction {
             }
             State::Open => with_scratch(|scratch| {
                 let mut read = ReadBuf::new(scratch);
-                ready!(Pin::new(from).poll_read(cx, &mut read))?;
+                match ready!(Pin::new(from).poll_read(cx, &mut read)) {
+                    // Over TLS: the client has left without a word, as many do. WebSocket says its ends by itself.
+                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+                    read => read?,
+                }
                 let fresh = read.filled();
                 if fresh.is_empty() {
                     self.state = State::Ending;

@@ -21,7 +21,12 @@ async fn one_successor_at_a_time_and_a_candidate_may_leave() {
         let path = path.clone();
         async move {
             let mut channel = wire::Channel::new(tokio::net::UnixStream::connect(&path).await.unwrap());
-            let hello = message::Message::Hello { protocol, version: "9".into(), pid };
+            let hello = message::Message::Hello {
+                protocol,
+                version: "9".into(),
+                pid,
+                capabilities: vec!["of a later version".into()],
+            };
             channel.say(&hello).await.unwrap();
             let heard = channel.hear().await.unwrap();
             (channel, heard)

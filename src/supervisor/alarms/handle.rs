@@ -59,6 +59,11 @@ impl Alarms {
         running
     }
 
+    /// Whether what is raised now is delivered.
+    pub(crate) fn is_started(&self) -> bool {
+        self.0.outlets.get().is_some()
+    }
+
     pub(crate) fn raise(&self, raised: Raised) {
         self.change(|state, now| state.book.raise(raised, now).into_iter().collect());
     }

@@ -32,10 +32,14 @@ pub(crate) enum Kind {
     RuntimeDirectory,
     /// Workers of one generation have different servers.
     ServersDiffer,
+    /// The newest text of a certificate's files cannot be used.
+    CertificateUnreadable,
+    /// A certificate ends soon, or has ended.
+    CertificateExpires,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 13] = [
+    pub(crate) const ALL: [Kind; 15] = [
         Kind::Memory,
         Kind::Elu,
         Kind::Lag,
@@ -49,6 +53,8 @@ impl Kind {
         Kind::Disk,
         Kind::RuntimeDirectory,
         Kind::ServersDiffer,
+        Kind::CertificateUnreadable,
+        Kind::CertificateExpires,
     ];
 
     pub(crate) fn as_str(self) -> &'static str {
@@ -66,6 +72,8 @@ impl Kind {
             Kind::Disk => "disk",
             Kind::RuntimeDirectory => "runtime-directory",
             Kind::ServersDiffer => "servers-differ",
+            Kind::CertificateUnreadable => "certificate-unreadable",
+            Kind::CertificateExpires => "certificate-expires",
         }
     }
 }

@@ -155,7 +155,9 @@ export class Socket extends Besieger {
     const { size = 20, siege } = this;
     const every = this.every / siege.pace;
     this.lively = every > 0 && every <= 1000;
-    this.socket = new WebSocket(`ws://127.0.0.1:${siege.proxy.port}/ws?name=${this.name}&every=${every}&size=${size}`, {
+    const origin = this.secure ? `wss://127.0.0.1:${siege.proxy.securePort}` : `ws://127.0.0.1:${siege.proxy.port}`;
+    this.socket = new WebSocket(`${origin}/ws?name=${this.name}&every=${every}&size=${size}`, {
+      rejectUnauthorized: false,
       perMessageDeflate: false,
       handshakeTimeout: PATIENCE,
     });

@@ -77,13 +77,15 @@ export async function tookOver(proxy, candidate, timeout = 30_000) {
 
 /** Waits until the new process alone has every open WebSocket of the siege. */
 export async function owned(siege, { pid, old }, timeout = 10_000) {
-  const strays = () => {
-    const all = connections(siege.proxy.port);
+  const { port, securePort } = siege.proxy;
+  const straysOf = (port, sockets) => {
+    const all = connections(port);
     const [its, olds] = [socketsOf(pid), socketsOf(old)];
-    return siege.websockets.filter(({ port }) => !its.has(all.get(port)) || olds.has(all.get(port))).map(({ name }) => name);
+    return sockets.filter(({ port }) => !its.has(all.get(port)) || olds.has(all.get(port))).map(({ name }) => name);
   };
+  const strays = () => [...straysOf(port, siege.websockets), ...(securePort ? straysOf(securePort, siege.websocketsOf(true)) : [])];
   await until(() => strays().length === 0, { timeout, every: 50, what: () => `all WebSockets in ${pid}; not: ${strays().slice(0, 10)}` });
-  return siege.websockets.length;
+  return siege.websockets.length + siege.websocketsOf(true).length;
 }
 
 /** Every connection of a client belongs to this process. */

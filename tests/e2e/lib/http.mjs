@@ -47,6 +47,18 @@ export class Raw {
       raw.socket.once('connect', resolve);
       raw.socket.once('error', reject);
     }));
+    return raw.#attend();
+  }
+
+  /** The same over a stream that is connected, as of TLS. */
+  static over(socket) {
+    const raw = new Raw();
+    raw.socket = socket;
+    return raw.#attend();
+  }
+
+  #attend() {
+    const raw = this;
     raw.socket.on('data', chunk => raw.#take(chunk));
     raw.socket.on('end', () => raw.#finish());
     raw.socket.on('error', error => raw.#finish(error));

@@ -25,6 +25,10 @@ const KINDS = {
   big: { is: kinds.Socket, count: 5, every: 1000, size: 200_000 },
   quiet: { is: kinds.Socket, count: 20, every: 5000 },
   silent: { is: kinds.Socket, count: 10, every: 0 },
+  // Only where the proxy has `securePort`.
+  wss: { is: kinds.Socket, count: 40, every: 400, secure: true },
+  wssBig: { is: kinds.Socket, count: 4, every: 1000, size: 200_000, secure: true },
+  wssSilent: { is: kinds.Socket, count: 6, every: 0, secure: true },
   gets: { is: kinds.Asker, count: 4, pause: 40 },
   posts: { is: kinds.Asker, count: 4, pause: 40, size: 3000 },
   fresh: { is: kinds.Asker, count: 2, pause: 100, keepAlive: false },
@@ -64,7 +68,8 @@ export class Siege {
   /** `sizes`: how many of a kind, by name; `share` makes all others fewer. */
   constructor(proxy, { share = 1, sizes = {}, pace = 1 } = {}) {
     Object.assign(this, { proxy, pace, running: false, tallies: {}, open: new Set(), notes: proxy.file('notes') });
-    this.besiegers = Object.entries(KINDS).flatMap(([kind, { is: Kind, count: usual, ...options }]) => {
+    const possible = Object.entries(KINDS).filter(([, { secure }]) => !secure || proxy.securePort);
+    this.besiegers = possible.flatMap(([kind, { is: Kind, count: usual, ...options }]) => {
       const number = sizes[kind] ?? (sizes.rest !== undefined ? sizes.rest : Math.ceil(usual * share));
       this.tallies[kind] = { clients: number, up: 0, down: 0, done: 0, failures: 0, failed: [], times: [] };
       return range(number).map(i => new Kind(this, kind, `${kind}-${i}`, options));
@@ -175,9 +180,14 @@ export class Siege {
     return [...new Set(this.besiegers.map(one => one.pid).filter(Boolean))].sort((a, b) => a - b);
   }
 
-  /** The clients' ends of all WebSockets that are open now: {name, port}. */
+  /** The clients' ends of all WebSockets that are open now: {name, port}; those over TLS if `secure`. */
+  websocketsOf(secure) {
+    const open = this.besiegers.filter(one => one.websocketPort && !one.broken && Boolean(one.secure) === secure);
+    return open.map(one => ({ name: one.name, port: one.websocketPort }));
+  }
+
   get websockets() {
-    return this.besiegers.filter(one => one.websocketPort && !one.broken).map(one => ({ name: one.name, port: one.websocketPort }));
+    return this.websocketsOf(false);
   }
 
   /** Waits for the end of all requests that are under way now on connections of this process; returns when that was. */

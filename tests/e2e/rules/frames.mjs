@@ -2,6 +2,7 @@
 
 import { frame, PREFACE } from '../lib/frames.mjs';
 import { Raw } from '../lib/http.mjs';
+import { connect } from '../lib/tls.mjs';
 import { sleep } from '../lib/wait.mjs';
 import { outcome } from './outcome.mjs';
 
@@ -55,9 +56,9 @@ function statusOf(bytes) {
 }
 
 export class Frames {
-  static async open(port) {
+  static async open(port, secure = false) {
     const frames = new Frames();
-    frames.raw = await Raw.connect(port);
+    frames.raw = secure ? Raw.over(await connect(port, { ALPNProtocols: ['h2'] })) : await Raw.connect(port);
     frames.raw.socket.on('error', () => {});
     // No dynamic table: each field block stands alone.
     const settings = Buffer.alloc(6);

@@ -54,7 +54,7 @@ export const heads = [
     expect: (result, at) => {
       assert.deepEqual(values(result, 'x-forwarded-for'), ['127.0.0.1']);
       assert.deepEqual(values(result, 'x-real-ip'), ['127.0.0.1']);
-      assert.deepEqual(values(result, 'x-forwarded-proto'), ['http']);
+      assert.deepEqual(values(result, 'x-forwarded-proto'), [at.secure ? 'https' : 'http']);
       assert.deepEqual(values(result, 'x-forwarded-host'), [at.host]);
       assert.deepEqual(values(result, 'x-forwarded-port'), ['80']);
       assert.deepEqual(values(result, 'host'), [at.host]);
@@ -105,6 +105,15 @@ export const heads = [
     app: 'web',
     act: see([
       ['X-Client-IP', '9.9.9.9'], ['True-Client-IP', '9.9.9.9'], ['X-Forwarded-Ssl', 'evil'], ['X-Forwarded-Scheme', 'evil'], ['X-Forwarded-Prefix', 'evil'],
+    ]),
+    expect: dropped,
+  },
+  {
+    name: 'forwarded fields: nobody claims a client certificate',
+    app: 'web',
+    act: see([
+      ['Client-Cert', 'evil'], ['Client-Cert-Chain', 'evil'], ['X-SSL-Client-Verify', 'evil'], ['X-SSL-Client-Subject', 'evil'], ['X-SSL-Client-Fingerprint', '9.9.9.9'],
+      ['client_cert', 'evil'], ['X_SSL_Client_Verify', 'evil'],
     ]),
     expect: dropped,
   },

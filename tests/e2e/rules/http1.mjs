@@ -2,6 +2,7 @@
 
 import { randomBytes } from 'node:crypto';
 import { Raw } from '../lib/http.mjs';
+import { connect } from '../lib/tls.mjs';
 import { sleep, within } from '../lib/wait.mjs';
 import { add, outcome } from './outcome.mjs';
 
@@ -109,8 +110,8 @@ export class Http1 {
     raw.socket.on('error', () => {});
   }
 
-  static async open(port) {
-    return new Http1(await Raw.connect(port));
+  static async open(port, secure = false) {
+    return new Http1(secure ? Raw.over(await connect(port, { ALPNProtocols: ['http/1.1'] })) : await Raw.connect(port));
   }
 
   prepare(request) {

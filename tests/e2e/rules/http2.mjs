@@ -59,10 +59,10 @@ class Asking {
 }
 
 export class Http2 {
-  static async open(port) {
+  static async open(port, secure = false) {
     const client = new Http2();
-    client.port = port;
-    client.session = http2.connect(`http://127.0.0.1:${port}`);
+    Object.assign(client, { port, secure });
+    client.session = http2.connect(`${secure ? 'https' : 'http'}://127.0.0.1:${port}`, { rejectUnauthorized: false, servername: 'localhost' });
     client.session.on('error', () => {});
     client.session.on('goaway', () => (client.goaway = true));
     await within(5000, 'an HTTP/2 connection', new Promise((resolve, reject) => {
@@ -124,7 +124,7 @@ export class Http2 {
   }
 
   async frames(fn) {
-    const frames = await Frames.open(this.port);
+    const frames = await Frames.open(this.port, this.secure);
     try {
       return await fn(frames);
     } finally {

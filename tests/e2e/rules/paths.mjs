@@ -4,15 +4,18 @@ import { alive, freePort, startProxy } from '../lib/proxy.mjs';
 import { alone, upgraded } from '../lib/handoff.mjs';
 import { request } from '../lib/http.mjs';
 import { workers } from '../lib/steer.mjs';
+import { listener } from '../lib/tls.mjs';
 import { range, until } from '../lib/wait.mjs';
 import { Http1, Upgrade } from './http1.mjs';
 import { speaking } from './config.mjs';
 import { Http2 } from './http2.mjs';
 
-/** `http`: who carries plain requests (server.http); `two`: HTTP/2; `protocol`: what the workers speak, if not HTTP/1; `upgrades`, `adopted`: what else a rule may have to know. */
+/** `http`: who carries plain requests (server.http); `two`: HTTP/2; `secure`: over TLS; `protocol`: what the workers speak, if not HTTP/1; `upgrades`, `adopted`: what else a rule may have to know. */
 export const paths = {
   http1: { http: 'own', client: Http1 },
   http2: { http: 'own', client: Http2, two: true },
+  'tls-http1': { http: 'own', client: Http1, secure: true },
+  'tls-http2': { http: 'own', client: Http2, two: true, secure: true },
   'http2-workers': { http: 'own', client: Http2, two: true, protocol: 'http2' },
   upgrade: { http: 'own', client: Upgrade, upgrades: true },
   adopted: { http: 'own', client: Http1, adopted: true },
@@ -25,18 +28,18 @@ export const paths = {
  * has carried a request.
  */
 export async function prepared(config, { connections, http = 'own', protocol, host, ready = {} }) {
-  const metrics = await freePort();
+  const [metrics, tlsPort] = [await freePort(), await freePort()];
   const proxy = await startProxy(
     at => ({
       ...(protocol ? speaking(protocol, config) : config)(at),
       ...(http === 'own' ? {} : { server: { http } }),
-      listeners: [{ address: `127.0.0.1:${at.port}`, h2c: true }],
+      listeners: [{ address: `127.0.0.1:${at.port}`, h2c: true }, listener(at, tlsPort)],
       metrics: { address: `127.0.0.1:${metrics}` },
     }),
     { ready: false },
   );
   try {
-    proxy.metrics = metrics;
+    Object.assign(proxy, { metrics, tlsPort });
     await until(async () => (await request(proxy.port, { path: '/pid', headers: { host } })).status === 200, { timeout: 60_000, what: 'the first app' });
     await ready.then?.(proxy);
     proxy.adopted = [];
@@ -71,7 +74,7 @@ export class At {
       client = this.proxy.adopted.pop();
       if (!client) throw new Error('no adopted connection is left: raise `connections` of the rule');
     } else {
-      client = await this.client.open(this.proxy.port);
+      client = await this.client.open(this.secure ? this.proxy.tlsPort : this.proxy.port, this.secure);
     }
     this.opened.push(client);
     const whole = request => ({ path: '/ok', host: this.host, ...request });

@@ -3,6 +3,7 @@
 use super::budget::{Budget, Charged, Turn};
 use crate::gateway::exchange::client::ResponseFault;
 use crate::gateway::request::heads;
+use crate::gateway::request::hsts::Hsts;
 use crate::gateway::request::request_id::RequestId;
 use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
@@ -27,12 +28,13 @@ pub(super) struct Answer {
     sent: u64,
     was_reset: bool,
     id: RequestId,
+    hsts: Option<Hsts>,
 }
 
 impl Answer {
-    pub(super) fn new(respond: SendResponse<Charged>, budget: Arc<Budget>) -> Answer {
+    pub(super) fn new(respond: SendResponse<Charged>, budget: Arc<Budget>, hsts: Option<Hsts>) -> Answer {
         let (turn, id) = (Turn::new(budget), RequestId::NONE);
-        Answer { respond, sending: Sending::Waiting, turn, sent: 0, was_reset: false, id }
+        Answer { respond, sending: Sending::Waiting, turn, sent: 0, was_reset: false, id, hsts }
     }
 
     /// The answer is to name its request.
@@ -104,6 +106,9 @@ impl Answer {
 
     pub(super) fn begin(&mut self, mut response: Response<()>, ends: bool) -> Result<(), ResponseFault> {
         heads::name_request(&self.id, response.headers_mut());
+        if let Some(hsts) = self.hsts {
+            hsts.insert(response.headers_mut());
+        }
         match self.respond.send_response(response, ends) {
             Ok(_) if ends => self.sending = Sending::Ended,
             Ok(stream) => self.sending = Sending::Body(stream),

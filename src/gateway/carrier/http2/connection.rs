@@ -9,7 +9,7 @@ use super::shared::{Shared, StreamEnd};
 use super::stall::Stall;
 use super::stream;
 use crate::gateway::downstream::connection::Connection;
-use crate::gateway::downstream::connections::{ConnectionGuard, Directive};
+use crate::gateway::downstream::connections::ConnectionGuard;
 use crate::gateway::downstream::deadline::Deadline;
 use crate::gateway::downstream::http2_settings::{
     CONNECTION_WINDOW, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW, header_list_size,
@@ -48,7 +48,7 @@ type StreamFuture = Pin<Box<dyn Future<Output = StreamEnd> + Send>>;
 ///
 /// `peers` serves streams whose workers speak HTTP/2, too.
 pub(in crate::gateway) async fn serve(rules: SharedRules, connection: Connection, peers: Arc<dyn SessionCarrier>) {
-    let Some(Connection { client, stream, mut guard, .. }) = connection.rewound() else { return };
+    let Some(Connection { client, stream, mut guard, tls, .. }) = connection.rewound() else { return };
     guard.set_movable(false);
     let now = rules.load_full();
     let digest = Arc::new(digest_of(&stream));
@@ -56,7 +56,7 @@ pub(in crate::gateway) async fn serve(rules: SharedRules, connection: Connection
     let handshake = timeout(now.limits.head_timeout, builder(&now).handshake::<Counted, Charged>(stream));
     let Ok(Ok(connection)) = handshake.await else { return };
     let registry = guard.registry().clone();
-    let shared = Shared { rules, registry, client, peers, digest, budget: Arc::default(), written };
+    let shared = Shared { rules, registry, client, tls, peers, digest, budget: Arc::default(), written };
     let mut server = Server::new(connection, shared, guard, now.limits.head_timeout);
     drop(now);
     std::future::poll_fn(|cx| server.poll(cx)).await;
@@ -141,7 +141,7 @@ impl Server {
     /// Ready when the connection is over.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.guard.watch(cx);
-        if self.guard.directive() == Directive::Drain {
+        if self.guard.must_go_away() {
             self.go_away();
         }
         loop {

@@ -6,6 +6,7 @@ use super::refusal::refuse;
 use super::session::Session;
 use super::shared::{Shared, StreamEnd};
 use super::watch::{End, Overdue, SharedWatch, Watch};
+use crate::gateway::downstream::client_tls::ClientTls;
 use crate::gateway::request::client::RequestClient;
 use crate::gateway::request::error_pages::Reader;
 use crate::gateway::request::error_response::ErrorResponse;
@@ -29,7 +30,8 @@ pub(super) async fn serve(
     let has_length = parts.headers.contains_key(http::header::CONTENT_LENGTH);
     let watch = SharedWatch::new(Watch::new(answer, limits, has_length, body.is_end_stream()));
     let session = Session::new(parts, body, watch.clone(), shared.digest.clone());
-    let mut carried = shared.peers.carry(ServerSession::new_custom(Box::new(session)), client);
+    let carried = shared.peers.carry(ServerSession::new_custom(Box::new(session)), client);
+    let mut carried = Box::pin(ClientTls::scope(shared.tls.clone(), carried));
     let end = std::future::poll_fn(|cx| match carried.as_mut().poll(cx) {
         Poll::Ready(()) => Poll::Ready(None),
         Poll::Pending => watch.lock().poll(cx).map(Some),

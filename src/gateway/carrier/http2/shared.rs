@@ -1,6 +1,7 @@
 //! What the streams of one connection share, and what each tells it.
 
 use super::budget::Budget;
+use crate::gateway::downstream::client_tls::ClientTls;
 use crate::gateway::downstream::connections::ConnectionRegistry;
 use crate::gateway::exchange::session_carrier::SessionCarrier;
 use crate::gateway::request::client::ClientInfo;
@@ -14,6 +15,7 @@ pub(super) struct Shared {
     pub(super) rules: SharedRules,
     pub(super) registry: Arc<ConnectionRegistry>,
     pub(super) client: ClientInfo,
+    pub(super) tls: Option<ClientTls>,
     /// For streams whose workers speak HTTP/2.
     pub(super) peers: Arc<dyn SessionCarrier>,
     pub(super) digest: Arc<Digest>,

@@ -7,6 +7,7 @@ use super::refusal::refuse;
 use super::shared::{Shared, StreamEnd};
 use crate::gateway::access::Line;
 use crate::gateway::access::facts::Facts;
+use crate::gateway::downstream::client_tls::{self, ClientTls};
 use crate::gateway::downstream::deadline::Deadline;
 use crate::gateway::downstream::scratch::SCRATCH;
 use crate::gateway::exchange::admission;
@@ -27,7 +28,7 @@ use crate::gateway::request::http2_head::{self, Http2Request};
 use crate::gateway::request::limits::RequestLimits;
 use crate::gateway::request::plan;
 use crate::gateway::request::route::Rewritten;
-use crate::gateway::request::route_table::{Ambiguous, Asked};
+use crate::gateway::request::route_table::Asked;
 use crate::gateway::request::socketio;
 use crate::gateway::rules::{App, Protocol, Rules};
 use bytes::BytesMut;
@@ -51,8 +52,7 @@ pub(super) async fn serve(
     respond: SendResponse<Charged>,
 ) -> StreamEnd {
     let (parts, body) = request.into_parts();
-    let is_head = parts.method == http::Method::HEAD;
-    let mut answer = Answer::new(respond, shared.budget.clone());
+    let mut answer = Answer::new(respond, shared.budget.clone(), shared.client.hsts);
     let client = RequestClient::of(&rules.clients.forwarding, shared.client, &parts.headers);
     answer.set_id(client.id);
     let line = |app, route| {
@@ -61,6 +61,7 @@ pub(super) async fn serve(
         Some(Line::new(log, Facts { app, route, ..facts }))
     };
     let refused = |mut answer: Answer, response: ErrorResponse, reason| {
+        let is_head = parts.method == http::Method::HEAD;
         line(None, None).into_iter().for_each(|mut line| line.trace.refused(&response, reason));
         refuse(&mut answer, response, &rules.error_pages, &Reader::of(&parts.headers, &client.id), is_head);
         StreamEnd { was_reset: false }
@@ -79,18 +80,19 @@ pub(super) async fn serve(
         Ok(place) => place,
         Err(response) => return refused(answer, response, "too_many_requests"),
     };
-    let route = match rules.routes.find(&asked) {
-        Ok(Some(at)) => rules.routes.get(at),
-        Ok(None) => return refused(answer, ErrorResponse::NO_ROUTE, "no_route"),
-        Err(Ambiguous) => return refused(answer, ErrorResponse::AMBIGUOUS_PATH, "ambiguous_path"),
+    if shared.tls.as_ref().is_some_and(|client| client.is_misdirected(checked.host)) {
+        return refused(answer, ErrorResponse::MISDIRECTED, "misdirected");
+    }
+    let route = match rules.route(&asked) {
+        Ok(route) => route,
+        Err((response, reason)) => return refused(answer, response, reason),
     };
     if !route.only_asks_the_app()
         && let Some(own) = Box::pin(decide::answer(&rules, route, &asked, false, &client.id)).await
     {
         let limits = rules.request_limits(route, None);
         let half = Http2Client::new(body, answer, checked.body, limits.body_bytes);
-        let line = line(None, Some(&*route.name));
-        return Box::pin(answer_here(half, &limits, Method::of(asked.method), own, line)).await;
+        return Box::pin(answer_here(half, &limits, &asked, own, line(None, Some(&*route.name)))).await;
     }
     let Some(app) = rules.app_of(route) else { return refused(answer, ErrorResponse::NO_ROUTE, "no_route") };
     let limits = rules.request_limits(route, Some(app));
@@ -98,7 +100,7 @@ pub(super) async fn serve(
         return delegated::serve(&shared, client, limits, parts, body, answer).await;
     }
     let rewritten = route.rewritten(checked.target);
-    let request = to_worker(&checked, rewritten.as_ref(), app, &client, &rules);
+    let request = to_worker(&checked, rewritten.as_ref(), app, (&client, shared.tls.as_ref()), &rules);
     let mut half = Http2Client::new(body, answer, checked.body, limits.body_bytes);
     let mut line = line(Some(&*app.pool.app), Some(&*route.name));
     let trace = line.as_mut().map(|line| &mut line.trace);
@@ -111,12 +113,12 @@ pub(super) async fn serve(
 async fn answer_here(
     mut client: Http2Client,
     limits: &RequestLimits,
-    method: Method,
+    asked: &Asked<'_, &HeaderMap>,
     answer: LocalAnswer,
     mut line: Option<Box<Line<'_>>>,
 ) -> StreamEnd {
     let trace = line.as_mut().map(|line| &mut line.trace);
-    let outcome = local::give(&mut client, limits, method, answer, trace).await;
+    let outcome = local::give(&mut client, limits, Method::of(asked.method), answer, trace).await;
     drop(line);
     let mut answer = client.answer;
     if matches!(outcome, Outcome::Cut) && !answer.was_reset() {
@@ -131,7 +133,7 @@ fn to_worker<'a>(
     checked: &Http2Request<'a>,
     rewritten: Option<&'a Rewritten<'_>>,
     app: &App,
-    client: &RequestClient,
+    (client, tls): (&RequestClient, Option<&ClientTls>),
     rules: &Rules,
 ) -> Request<'a> {
     let (target, line) = match rewritten {
@@ -143,8 +145,10 @@ fn to_worker<'a>(
     let is_get = method == Method::Get;
     let forwarding = &rules.clients.forwarding;
     let plan = plan::plan(&affinity.affinity, target, checked.fields, client.ip, is_get, false);
+    let mut worker_head = heads::request_from_http2(checked, line, client, forwarding, &rules.loop_name);
+    client_tls::tell(tls, &mut worker_head.bytes);
     Request {
-        head: heads::request_from_http2(checked, line, client, forwarding, &rules.loop_name),
+        head: worker_head,
         client: client.limited(forwarding),
         method,
         method_name: checked.method.as_str().as_bytes(),

@@ -16,7 +16,7 @@ pub(super) fn of(session: &Session, forwarding: &Forwarding) -> RequestClient {
     let ip = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
     let downstream: &ServerSession = session.as_downstream();
     let secure = downstream.digest().is_some_and(|digest| digest.ssl_digest.is_some());
-    RequestClient::of(forwarding, ClientInfo { ip, secure }, &session.req_header().headers)
+    RequestClient::of(forwarding, ClientInfo { ip, secure, hsts: None }, &session.req_header().headers)
 }
 
 /// Counts a request of a connection that Pingora itself has. Elsewhere that is done before.

@@ -1,12 +1,14 @@
 //! An HTTP/2 connection that Pingora serves, under the time-outs of every connection: Pingora has none for a head, closes an
 //! idle connection without a GOAWAY, and waits for a body's end even after its answer.
 
-use super::context::ANSWERED_EARLY;
+use super::context::{ANSWERED_EARLY, HSTS};
 use super::filters::Proxy;
+use crate::gateway::downstream::client_tls::ClientTls;
 use crate::gateway::downstream::connections::{ConnectionRegistry, StreamGuard};
 use crate::gateway::downstream::http2_settings;
 use crate::gateway::exchange::admission;
 use crate::gateway::places::Account;
+use crate::gateway::request::hsts::Hsts;
 use crate::gateway::rules::{Limits, SharedRules};
 use async_trait::async_trait;
 use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
@@ -27,13 +29,16 @@ pub(super) async fn serve(
     proxy: &Arc<HttpProxy<Proxy>>,
     rules: &SharedRules,
     registry: &Arc<ConnectionRegistry>,
+    hsts: Option<Hsts>,
     stream: Stream,
     account: Option<Account>,
+    tls: Option<ClientTls>,
 ) {
     let limits = rules.load().limits.clone();
     let (end, shutdown) = watch::channel(false);
     let mut closing = registry.closing();
-    let streams = Arc::new(Streams::new(proxy.clone(), rules.clone(), registry.clone(), limits.clone(), account));
+    let streams = Streams::new(proxy.clone(), rules.clone(), registry.clone(), limits.clone(), account, hsts, tls);
+    let streams = Arc::new(streams);
     let mut served = pin!(ServerApp::process_new(&streams, stream, &shutdown));
     tokio::select! {
         biased;
@@ -59,6 +64,8 @@ struct Streams {
     limits: Limits,
     /// Of the client's address.
     account: Option<Account>,
+    tls: Option<ClientTls>,
+    hsts: Option<Hsts>,
     open: AtomicUsize,
     has_begun: AtomicBool,
     changed: Notify,
@@ -71,9 +78,11 @@ impl Streams {
         registry: Arc<ConnectionRegistry>,
         limits: Limits,
         account: Option<Account>,
+        hsts: Option<Hsts>,
+        tls: Option<ClientTls>,
     ) -> Streams {
         let (open, has_begun, changed) = Default::default();
-        Streams { proxy, rules, registry, limits, account, open, has_begun, changed }
+        Streams { proxy, rules, registry, limits, account, hsts, tls, open, has_begun, changed }
     }
 
     /// Ends when there was no request for so long: `first` as long as none has come.
@@ -131,8 +140,8 @@ impl HttpServerApp for Streams {
             return None;
         };
         let answered_early = Arc::new(Notify::new());
-        let request = self.proxy.process_new_http(session, shutdown);
-        let request = ANSWERED_EARLY.scope(answered_early.clone(), request);
+        let request = ClientTls::scope(self.tls.clone(), self.proxy.process_new_http(session, shutdown));
+        let request = HSTS.scope(self.hsts, ANSWERED_EARLY.scope(answered_early.clone(), request));
         let given_up = async {
             answered_early.notified().await;
             sleep(self.limits.body_timeout).await;

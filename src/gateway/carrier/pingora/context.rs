@@ -7,6 +7,7 @@ use crate::gateway::metrics::counters::Failure;
 use crate::gateway::places::Place;
 use crate::gateway::request::client::RequestClient;
 use crate::gateway::request::error_response::ErrorResponse;
+use crate::gateway::request::hsts::Hsts;
 use crate::gateway::request::limits::RequestLimits;
 use crate::gateway::request::request_id::RequestId;
 use crate::gateway::request::retry::{self, Attempt, Decision, WorkerFault};
@@ -25,6 +26,8 @@ tokio::task_local! {
     pub(super) static ANSWERED_EARLY: Arc<Notify>;
     /// Who asks, where another carrier has found that out, and has counted it.
     pub(super) static ASKER: RequestClient;
+    /// What the client's answers say of https.
+    pub(super) static HSTS: Option<Hsts>;
 }
 
 /// What is known of one request on its way.

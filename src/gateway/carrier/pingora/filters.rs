@@ -1,11 +1,12 @@
 //! What Pingora asks at each step of a request.
 
-use super::context::Ctx;
+use super::context::{Ctx, HSTS};
 use super::local::{self, host};
 use super::{asker, first_body};
 use crate::gateway::access::OwnedLine;
 use crate::gateway::access::facts::Facts;
 use crate::gateway::access::record::ByteCount;
+use crate::gateway::downstream::client_tls::ClientTls;
 use crate::gateway::downstream::connections::ConnectionRegistry;
 use crate::gateway::http1::Method;
 use crate::gateway::metrics::counters::Failure;
@@ -24,7 +25,8 @@ use crate::gateway::upstream::{acquire::acquire, connect};
 use crate::pool::Use;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, COOKIE, SET_COOKIE, TE, TRANSFER_ENCODING};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, COOKIE, SET_COOKIE};
+use http::header::{STRICT_TRANSPORT_SECURITY, TE, TRANSFER_ENCODING};
 use http::{HeaderMap, Method as HttpMethod, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora_core::modules::http::HttpModules;
@@ -78,6 +80,9 @@ impl ProxyHttp for Proxy {
         }
         take_origin_form(session.as_downstream_mut().req_header_mut())?;
         let request = session.req_header();
+        if ClientTls::current().is_some_and(|client| client.is_misdirected(host(request))) {
+            return Err(ctx.refuse(ErrorResponse::MISDIRECTED, Failure::BadRequest));
+        }
         ctx.app = local::find(rules.clone(), request, ctx)?;
         if let (Some(line), Some(app)) = (&mut ctx.line, &ctx.app) {
             line.set_app(&app.pool.app);
@@ -258,11 +263,15 @@ impl ProxyHttp for Proxy {
             request.insert_header(heads::FORWARDED_PREFIX, prefix)?;
         }
         let mut result = Ok(());
-        forwarded.headers(|name, value| {
+        let mut write = |name, value: &[u8]| {
             if let Err(error) = request.insert_header(name, value) {
                 result = Err(error);
             }
-        });
+        };
+        forwarded.headers(&mut write);
+        if let Some(client) = ClientTls::current() {
+            client.headers(write);
+        }
         result
     }
 
@@ -295,6 +304,11 @@ impl ProxyHttp for Proxy {
         let id = ctx.id();
         if !id.is_empty() && !response.headers.contains_key(request_id::FIELD) {
             response.insert_header(request_id::FIELD, id.as_str())?;
+        }
+        if let Ok(Some(hsts)) = HSTS.try_with(|hsts| *hsts)
+            && !response.headers.contains_key(STRICT_TRANSPORT_SECURITY)
+        {
+            response.insert_header(STRICT_TRANSPORT_SECURITY, hsts.value())?;
         }
         ctx.status = Some(response.status.as_u16());
         ctx.note(|trace| trace.first_byte(Some(tokio::time::Instant::now())));

@@ -1,6 +1,6 @@
 //! Routes on Pingora's path: which one a request takes, what the proxy answers itself, and the path that a worker gets.
 
-use super::context::Ctx;
+use super::context::{Ctx, HSTS};
 use crate::gateway::local::answer::LocalAnswer;
 use crate::gateway::local::decide;
 use crate::gateway::metrics::counters::Failure;
@@ -9,6 +9,7 @@ use crate::gateway::request::error_response::ErrorResponse;
 use crate::gateway::request::request_id::{self, RequestId};
 use crate::gateway::request::route_table::{Ambiguous, Asked};
 use crate::gateway::rules::{App, Rules};
+use http::header::STRICT_TRANSPORT_SECURITY;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Uri};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -99,6 +100,9 @@ async fn give(session: &mut Session, mut answer: LocalAnswer, id: &RequestId) ->
     }
     if !id.is_empty() {
         head.insert_header(request_id::FIELD, id.as_str())?;
+    }
+    if let Ok(Some(hsts)) = HSTS.try_with(|hsts| *hsts) {
+        head.insert_header(STRICT_TRANSPORT_SECURITY, hsts.value())?;
     }
     let mut left = answer.content.len();
     if let Some(length) = left {

@@ -9,13 +9,14 @@ mod filters;
 mod first_body;
 mod local;
 
+use crate::gateway::downstream::client_tls::ClientTls;
 use crate::gateway::downstream::connection::Connection;
 use crate::gateway::downstream::connections::ConnectionRegistry;
 use crate::gateway::exchange::session_carrier::{Carried, SessionCarrier};
 use crate::gateway::places::Place;
 use crate::gateway::request::client::RequestClient;
 use crate::gateway::rules::SharedRules;
-use context::ASKER;
+use context::{ASKER, HSTS};
 use filters::Proxy;
 use pingora_core::apps::{HttpServerApp, HttpServerOptions};
 use pingora_core::protocols::http::ServerSession;
@@ -51,24 +52,28 @@ impl PingoraCarrier {
         connection: Connection,
         asker: RequestClient,
     ) -> Option<Connection> {
-        let Connection { client, stream, mut read_ahead, guard, .. } = connection;
+        let Connection { client, stream, mut read_ahead, guard, tls, .. } = connection;
         let keep_alive = self.rules.load().limits.keepalive_timeout.as_secs().max(1);
         let stays = !guard.directive().ends();
         let mut session = ServerSession::new_http1(stream);
         session.set_pipelined_prefix(read_ahead.split());
         session.set_keepalive(stays.then_some(keep_alive));
         let closing = self.registry.closing();
-        let reused = ASKER.scope(asker, self.proxy.process_new_http(session, &closing)).await?;
+        let carried = ASKER.scope(asker, self.proxy.process_new_http(session, &closing));
+        let carried = ClientTls::scope(tls.clone(), carried);
+        let reused = HSTS.scope(client.hsts, carried).await?;
         // What Pingora has read beyond the request ends the connection, so nothing is lost here.
         let (stream, _) = reused.consume();
-        Some(Connection::new(client, stream, guard))
+        let mut connection = Connection::new(client, stream, guard);
+        connection.tls = tls;
+        Some(connection)
     }
 
     /// Serves an HTTP/2 connection to its end.
     pub(in crate::gateway) async fn serve_http2(&self, connection: Connection) {
-        let Some(Connection { stream, guard, .. }) = connection.rewound() else { return };
+        let Some(Connection { client, stream, guard, tls, .. }) = connection.rewound() else { return };
         let account = guard.client().map(Place::account);
-        connection::serve(&self.proxy, &self.rules, &self.registry, stream, account).await;
+        connection::serve(&self.proxy, &self.rules, &self.registry, client.hsts, stream, account, tls).await;
         drop(guard);
     }
 

@@ -284,11 +284,10 @@ impl ProxyService {
         let buf = &connection.read_ahead;
         let headers = RawHeaders { head, buf };
         let client = RequestClient::of(&rules.clients.forwarding, connection.client, headers);
-        let place = match admission::request(&rules, &self.registry, &client) {
+        let place = admission::request(&rules, &self.registry, &client);
+        let place = match place.map_err(|response| (response, "too_many_requests")) {
             Ok(place) => place,
-            Err(response) => {
-                return refuse(connection, head, &rules, &client, None, (response, "too_many_requests")).await;
-            }
+            Err(refusal) => return refuse(connection, head, &rules, &client, None, refusal).await,
         };
         let asked =
             Asked { host: host(head, buf), target: head.target.of(buf), method: head.method_name.of(buf), headers };

@@ -70,12 +70,7 @@ pub(super) async fn serve(
         Ok(checked) => checked,
         Err(reject) => return refused(answer, reject.into(), "refused_head"),
     };
-    let asked = Asked {
-        host: checked.host,
-        target: checked.target,
-        method: checked.method.as_str().as_bytes(),
-        headers: checked.fields,
-    };
+    let asked = asked(&checked);
     let _place = match admission::request(&rules, &shared.registry, &client) {
         Ok(place) => place,
         Err(response) => return refused(answer, response, "too_many_requests"),
@@ -107,6 +102,15 @@ pub(super) async fn serve(
     let outcome = dispatch(app, &shared.registry, limits, request, &mut half, trace).await;
     drop(line);
     finish(outcome, half.answer, &checked, &rules, &client).await
+}
+
+fn asked<'a>(request: &Http2Request<'a>) -> Asked<'a, &'a HeaderMap> {
+    Asked {
+        host: request.host,
+        target: request.target,
+        method: request.method.as_str().as_bytes(),
+        headers: request.fields,
+    }
 }
 
 /// Gives an answer of the proxy's own.

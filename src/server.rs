@@ -27,7 +27,7 @@ mod upgrade;
 use crate::config::cli::{Cli, Stop};
 use crate::config::verbs::Asked;
 use crate::config::{self, Config};
-use crate::gateway::{self, Listener, LoopName, ProxyService, Rules, SharedListener, SharedRules};
+use crate::gateway::{self, Listener, LoopName, ProxyService, Routes, Rules, SharedListener, SharedRules};
 use crate::handoff::{self, Takeover};
 use crate::pool::{Pool, Settings};
 use crate::process::RuntimeDir;
@@ -461,17 +461,10 @@ fn alarms(config: &config::Alarms) -> alarms::Policy {
 }
 
 fn rules(config: &Config, apps: Vec<gateway::App>) -> Rules {
-    let route =
-        |route: &config::Route| gateway::Route { host: route.host.clone(), path: route.path.clone(), app: route.app };
     // Without it, proxies of several machines have one name, and their passes count together.
     let host = std::fs::read("/proc/sys/kernel/hostname").unwrap_or_default();
     let loop_name = LoopName::of(&[&host, config.runtime_dir.as_os_str().as_bytes()]);
-    Rules::new(
-        apps,
-        config.routes.iter().map(route).collect(),
-        config.limits.clone(),
-        config.clients.clone(),
-        config.carrier,
-        loop_name,
-    )
+    let routes = Routes::new(config.routes.clone(), config.strict_paths);
+    Rules::new(apps, routes, config.limits.clone(), config.clients.clone(), config.carrier, loop_name)
+        .with_error_pages(config.error_pages.clone())
 }

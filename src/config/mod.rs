@@ -16,6 +16,7 @@ pub mod cli;
 mod clients;
 mod command;
 mod error;
+mod error_pages;
 mod external;
 mod fields;
 mod interpolate;
@@ -26,6 +27,8 @@ mod lookup;
 mod machine;
 mod pingora;
 mod policy;
+mod route_actions;
+mod route_match;
 mod routes;
 mod scalars;
 mod schema;
@@ -43,7 +46,7 @@ pub use error::{Error, Place, Warning};
 pub(crate) use shutdown::MARGIN as SHUTDOWN_MARGIN;
 
 use crate::fleet::policy::Policy;
-use crate::gateway::{AccessPolicy, Carrier, Clients, Limits, Networks, Protocol};
+use crate::gateway::{AccessPolicy, Carrier, Clients, ErrorPages, Limits, Networks, Protocol, Route};
 use crate::pool::QueuePolicy;
 use crate::pool::affinity::{Affinity, Balance};
 use crate::process::output;
@@ -82,6 +85,10 @@ pub(crate) struct Config {
     pub(crate) apps: Vec<App>,
     /// Never empty: a single app without routes gets the one that matches everything.
     pub(crate) routes: Vec<Route>,
+    /// A path that can be read in several ways is refused where that decides.
+    pub(crate) strict_paths: bool,
+    /// Read, with what is in them.
+    pub(crate) error_pages: ErrorPages,
     pub(crate) limits: Limits,
     /// Who clients are, and what each may have.
     pub(crate) clients: Clients,
@@ -129,17 +136,6 @@ pub(crate) struct App {
     /// How long a worker may stay silent before it has begun its answer (504 then).
     pub(crate) response_timeout: Duration,
     pub(crate) protocol: Protocol,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Route {
-    /// Lower case, without a port; `*.example.com` matches any one or more labels before it; `None`
-    /// matches every host.
-    pub(crate) host: Option<String>,
-    /// Begins with `/`; matches whole path segments (`/a` matches `/a` and `/a/b`, not `/ab`).
-    pub(crate) path: String,
-    /// Index into [`Config::apps`].
-    pub(crate) app: usize,
 }
 
 /// How the proxy ends.
@@ -383,6 +379,8 @@ fn decode(found: Findings, base: &Path, root: &Node, machine: &dyn Machine) -> L
     let mut listeners = listeners::decode(&mut d, &top);
     let apps = apps::decode(&mut d, &top);
     let routes = routes::decode(&mut d, &top, &apps);
+    let strict_paths = routes::strict(&mut d, &top);
+    let error_pages = error_pages::decode(&mut d, &top);
     let state_dir = limits::state_dir(&mut d, &top, &runtime_dir);
     tls::finish(&mut d, &top, &mut listeners, &routes, &state_dir);
     let limits = limits::decode(&mut d, &top);
@@ -407,6 +405,8 @@ fn decode(found: Findings, base: &Path, root: &Node, machine: &dyn Machine) -> L
         orphan_timeout,
         apps,
         routes,
+        strict_paths,
+        error_pages,
         limits,
         clients,
         admin,

@@ -1,6 +1,7 @@
 mod command_line;
 mod hostile;
 mod reference;
+mod routes;
 mod tls;
 
 use super::schema::{ALL, Preset};
@@ -57,7 +58,7 @@ fn a_script_is_enough() {
     assert_eq!(app.policy, Policy::default());
     assert_eq!((&app.affinity, app.balance), (&Affinity::SocketIo, Balance::LeastLoaded));
     assert_eq!(config.limits, Limits::default());
-    assert_eq!(config.routes, [Route { host: None, path: "/".into(), app: 0 }]);
+    assert_eq!(config.routes, [Route::to_app(None, "/", 0)]);
     assert_eq!(config.listeners, [Listener::plain("127.0.0.1:8000".parse().unwrap())]);
     assert_eq!(config.runtime_dir, Path::new("/run/pingora-unix-proxy"));
     assert_eq!(config.server.upgrade_sock, "/run/pingora-unix-proxy/upgrade.sock");
@@ -136,9 +137,11 @@ limits: {head_size: 8kib, head_timeout: 1s, keepalive_timeout: 2s, body_size: 1.
     assert_eq!(py.spec.command, ["python3", "-m", "uvicorn", "--uds", "{socket}", "app:app"]);
     assert!(!py.spec.preload);
     assert_eq!(py.policy.instances, 7);
-    let route = |host: Option<&str>, path: &str, app| Route { host: host.map(str::to_owned), path: path.into(), app };
-    let expected =
-        [route(Some("chat.example.com"), "/", 0), route(Some("*.example.com"), "/api/v1", 1), route(None, "/", 0)];
+    let expected = [
+        Route::to_app(Some("chat.example.com"), "/", 0),
+        Route::to_app(Some("*.example.com"), "/api/v1", 1),
+        Route::to_app(None, "/", 0),
+    ];
     assert_eq!(config.routes, expected);
     let limits = Limits {
         head_bytes: 8192,
@@ -224,6 +227,8 @@ fn a_written_default_changes_nothing() {
                 "tls" | "client_certificates" => continue,
                 // Nothing without a URL, or a file; see below.
                 "alarms.webhook" | "access_log" | "access_log.rotate" => continue,
+                // Nothing by themselves; see `routes`.
+                nested if nested.starts_with("routes.") => continue,
                 "routes" => format!("routes: [{{{name}: {value}}}]\napps: {{chat: {{script: app.js}}}}"),
                 other => format!("{other}: {{{name}: {value}}}\napps: {{chat: {{script: app.js}}}}"),
             };
@@ -289,6 +294,10 @@ fn words_from_elsewhere_are_told_apart() {
                 }
                 "logs.rotate" => format!("logs: {{rotate: {{{word}: 1}}}}\napps: {{chat: {{script: app.js}}}}"),
                 "alarms.webhook" => format!("alarms: {{webhook: {{{word}: 1}}}}\napps: {{chat: {{script: app.js}}}}"),
+                nested if nested.starts_with("routes.") => {
+                    let map = nested.trim_start_matches("routes.");
+                    format!("routes: [{{{map}: {{{word}: 1}}}}]\napps: {{chat: {{script: app.js}}}}")
+                }
                 "access_log.rotate" => {
                     format!("access_log: {{file: a, rotate: {{{word}: 1}}}}\napps: {{chat: {{script: app.js}}}}")
                 }

@@ -4,7 +4,7 @@ use super::error::shown;
 use super::fields::{Decoder, Field, Fields};
 use super::schema::{CERTIFICATE, CLIENT_CERTIFICATES, TLS};
 use super::yaml::Value;
-use super::{Listener, Route, routes};
+use super::{Listener, Route, route_match};
 use crate::tls::Fault;
 use crate::tls::client_certificates::{ClientCertificates, Mode};
 use crate::tls::rules::{CertificateFiles, Settings, Source, Version};
@@ -193,7 +193,7 @@ fn hosts(d: &mut Decoder<'_>, field: &Field<'_>) -> Option<Vec<String>> {
         d.found.error(field.at(), message, "leave the key out for every host");
         return None;
     }
-    items.iter().map(|item| routes::host(d, item)).collect()
+    items.iter().map(|item| route_match::host(d, item)).collect()
 }
 
 fn error(d: &mut Decoder<'_>, field: Option<Field<'_>>, fault: &Fault) {

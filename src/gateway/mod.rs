@@ -9,6 +9,7 @@
 //! - [`upstream`]: the worker's side. Of clients it knows only that they need file descriptors
 //! - [`migration::give`]: gives connections to another process
 //! - [`downstream`]: the client's side. Knows no worker
+//! - [`local`]: what the proxy answers itself by its routes: files, redirects, fixed answers
 //! - [`migration::format`], [`metrics`], [`rules`], [`access`], [`descriptors`], [`places`]: what they share
 //! - [`request`]: what is decided about a request, pure
 //! - [`http1`]: the codec, pure
@@ -22,6 +23,7 @@ mod downstream;
 mod exchange;
 pub(crate) mod http1;
 mod listener;
+mod local;
 mod metrics;
 mod migration;
 mod places;
@@ -37,10 +39,16 @@ pub(crate) use access::{Format as AccessFormat, Policy as AccessPolicy, Redact, 
 pub(crate) use downstream::connections::{Paused, Phase};
 pub(crate) use listener::{Listener, SharedListener};
 pub(crate) use migration::adopt::Adopted;
+pub(crate) use request::error_pages::{ErrorPage, ErrorPages, Statuses};
+pub(crate) use request::file_request::content_type;
 pub(crate) use request::forwarding::{Forwarding, RequestIds};
 pub(crate) use request::networks::Networks;
 pub(crate) use request::passes::LoopName;
+pub(crate) use request::path::normal as normal_path;
 pub(crate) use request::rate::Rate;
-pub(crate) use request::route::Route;
+pub(crate) use request::route::{
+    Action, Files, HeaderRule, HeaderValue, PLACEHOLDERS, PathRule, Redirect, Rewrite, Route, RouteLimits, StaticAnswer,
+};
+pub(crate) use request::route_table::{Routes, check_pattern};
 pub(crate) use rules::{App, Carrier, ClientLimits, Clients, Limits, Protocol, Rules, SharedRules};
 pub(crate) use service::ProxyService;

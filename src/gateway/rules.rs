@@ -4,11 +4,15 @@ use super::access::{self, AccessLog};
 use super::http1::head;
 use super::metrics::counters::AppMetrics;
 use super::places::Places;
+use super::request::error_pages::ErrorPages;
+use super::request::error_response::ErrorResponse;
 use super::request::forwarding::Forwarding;
 use super::request::limits::RequestLimits;
 use super::request::passes::LoopName;
+use super::request::plan::HeaderSource;
 use super::request::rate::Rate;
-use super::request::route::{Route, Routes};
+use super::request::route::{Action, Route, RouteLimits};
+use super::request::route_table::{Ambiguous, Asked, Routes};
 use crate::pool::Pool;
 use crate::process::output::Logs;
 use arc_swap::ArcSwap;
@@ -107,6 +111,7 @@ pub(crate) struct Clients {
 /// The rules in force at one moment.
 pub(crate) struct Rules {
     pub(super) routes: Routes,
+    pub(super) error_pages: ErrorPages,
     pub(super) apps: Vec<Arc<App>>,
     pub(super) limits: Limits,
     pub(super) clients: Clients,
@@ -128,7 +133,7 @@ impl Rules {
     /// `routes` name apps by their index.
     pub(crate) fn new(
         apps: Vec<App>,
-        routes: Vec<Route>,
+        routes: Routes,
         limits: Limits,
         clients: Clients,
         carrier: Carrier,
@@ -139,7 +144,8 @@ impl Rules {
         let hint = limits.keepalive_timeout.saturating_sub(KEEP_ALIVE_MARGIN).as_secs();
         let hint = if hint > 0 { format!("Keep-Alive: timeout={hint}\r\n") } else { String::new() };
         Rules {
-            routes: Routes::new(routes),
+            routes,
+            error_pages: ErrorPages::default(),
             apps: apps.into_iter().map(Arc::new).collect(),
             limits,
             clients,
@@ -150,6 +156,11 @@ impl Rules {
             access: None,
             access_counters: Arc::default(),
         }
+    }
+
+    /// With these pages in the place of the proxy's own.
+    pub(crate) fn with_error_pages(self, error_pages: ErrorPages) -> Rules {
+        Rules { error_pages, ..self }
     }
 
     /// With an access log, if there is to be one. `counters` are those of the rules before.
@@ -195,8 +206,37 @@ impl Rules {
         self.apps.iter().map(|app| &app.pool)
     }
 
-    pub(super) fn request_limits(&self, app: &App) -> RequestLimits {
-        RequestLimits { response_timeout: app.response_timeout, ..self.body_limits() }
+    /// Those of a request: of its route, else of its app, else of all.
+    pub(super) fn request_limits(&self, route: &Route, app: Option<&App>) -> RequestLimits {
+        let RouteLimits { body_bytes, body_timeout, body_rate, response_timeout } = route.limits;
+        let all = self.body_limits();
+        RequestLimits {
+            body_bytes: body_bytes.unwrap_or(all.body_bytes),
+            body_timeout: body_timeout.unwrap_or(all.body_timeout),
+            body_rate: body_rate.unwrap_or(all.body_rate),
+            response_timeout: response_timeout.or(app.map(|app| app.response_timeout)).unwrap_or(all.response_timeout),
+            poll_timeout: all.poll_timeout,
+        }
+    }
+
+    /// The route of a request, or why it has none: what the client is told, and the access log.
+    pub(super) fn route<'a, H: HeaderSource<'a> + Copy>(
+        &self,
+        asked: &Asked<'a, H>,
+    ) -> Result<&Route, (ErrorResponse, &'static str)> {
+        match self.routes.find(asked) {
+            Ok(Some(at)) => Ok(self.routes.get(at)),
+            Ok(None) => Err((ErrorResponse::NO_ROUTE, "no_route")),
+            Err(Ambiguous) => Err((ErrorResponse::AMBIGUOUS_PATH, "ambiguous_path")),
+        }
+    }
+
+    /// The app of a route; `None` for one that is answered without.
+    pub(super) fn app_of(&self, route: &Route) -> Option<&Arc<App>> {
+        match route.action {
+            Action::App(index) => self.apps.get(index),
+            _ => None,
+        }
     }
 
     /// Those of bodies, which are the same for all apps.

@@ -7,25 +7,28 @@ use super::carrier::http1::{self as http1_carrier, Next};
 use super::carrier::{http2, pingora};
 use super::descriptors::Descriptors;
 use super::downstream::client_tls::ClientTls;
-use super::downstream::close::{close, respond_and_close, send_and_close};
+use super::downstream::close::{close, send_and_close};
 use super::downstream::connection::{Connection, Waited, client_of};
 use super::downstream::connections::{ConnectionGuard, ConnectionRegistry, Directive, Paused, Phase};
 use super::downstream::{proxy_protocol, secure};
 use super::exchange::admission;
-use super::http1::Progress;
 use super::http1::head::{self, Head};
+use super::http1::{Method, Progress};
 use super::listener::{Listener, SharedListener};
+use super::local::decide;
 use super::metrics::collector;
 use super::metrics::counters::{ClientRefusal, TlsMetrics};
 use super::migration::give;
 use super::request::client::RequestClient;
+use super::request::error_pages::Reader;
 use super::request::error_response::ErrorResponse;
 use super::request::heads::host;
 use super::request::hsts::Hsts;
 use super::request::plan::RawHeaders;
 use super::request::redirect;
-use super::request::request_id::RequestId;
-use super::rules::{App, Carrier, Protocol, Rules, SharedRules};
+use super::request::route::Route;
+use super::request::route_table::Asked;
+use super::rules::{Carrier, Protocol, Rules, SharedRules};
 use super::tunnel::log::TunnelLog;
 use super::tunnel::relay::{Ends, Relay};
 use super::upstream::idle_pool;
@@ -249,7 +252,9 @@ impl ProxyService {
                 Err(NoRequest::Idle) => return close(connection.stream).await,
                 Err(NoRequest::Refused(response)) => {
                     self.log_refused_head(&connection, response);
-                    return respond_and_close(connection.stream, response, &RequestId::NONE).await;
+                    // Of a head that cannot be read, nothing is believed.
+                    let message = self.rules.load().error_pages.message(&response, &Reader::default(), false);
+                    return send_and_close(connection.stream, &message).await;
                 }
                 Err(NoRequest::Http2) => return Box::pin(self.serve_http2(connection)).await,
                 Err(NoRequest::Tls) => return secure::refuse_tls(connection.stream, &self.handshakes).await,
@@ -276,49 +281,51 @@ impl ProxyService {
     /// Serves one request; gives the connection back when another may follow. The rules may change between two
     /// requests, never during one.
     async fn serve_request(&self, connection: Connection, head: &Head, rules: Arc<Rules>) -> Option<Connection> {
-        let headers = RawHeaders { head, buf: &connection.read_ahead };
+        let buf = &connection.read_ahead;
+        let headers = RawHeaders { head, buf };
         let client = RequestClient::of(&rules.clients.forwarding, connection.client, headers);
-        let place = match admission::request(&rules, &self.registry, &client) {
+        let place = admission::request(&rules, &self.registry, &client);
+        let place = match place.map_err(|response| (response, "too_many_requests")) {
             Ok(place) => place,
-            Err(response) => {
-                log_unserved(&rules, &connection, head, &client, None, (response, "too_many_requests"));
-                respond_and_close(connection.stream, response, &client.id).await;
-                return None;
-            }
+            Err(refusal) => return refuse(connection, head, &rules, &client, None, refusal).await,
         };
-        let host = host(head, &connection.read_ahead);
+        let asked =
+            Asked { host: host(head, buf), target: head.target.of(buf), method: head.method_name.of(buf), headers };
         if let Some(port) = self.listener.load().redirect.filter(|_| !connection.client.secure)
-            && redirect::applies(head.target.of(&connection.read_ahead))
+            && redirect::applies(asked.target)
         {
-            let location = redirect::https(host, head.target.of(&connection.read_ahead), port);
-            let response = if location.is_some() { ErrorResponse::TO_HTTPS } else { ErrorResponse::NO_REDIRECT };
-            log_unserved(&rules, &connection, head, &client, None, (response, "redirect"));
-            match location {
-                Some(location) => send_and_close(connection.stream, &redirect::message(&location)).await,
-                None => respond_and_close(connection.stream, response, &client.id).await,
-            }
+            let Some(location) = redirect::https(asked.host, asked.target, port) else {
+                return refuse(connection, head, &rules, &client, None, (ErrorResponse::NO_REDIRECT, "redirect")).await;
+            };
+            log_unserved(&rules, &connection, head, &client, None, (ErrorResponse::TO_HTTPS, "redirect"));
+            send_and_close(connection.stream, &redirect::message(&location)).await;
             return None;
         }
-        if connection.tls.as_ref().is_some_and(|client| client.is_misdirected(host)) {
-            log_unserved(&rules, &connection, head, &client, None, (ErrorResponse::MISDIRECTED, "misdirected"));
-            respond_and_close(connection.stream, ErrorResponse::MISDIRECTED, &client.id).await;
-            return None;
+        if connection.tls.as_ref().is_some_and(|client| client.is_misdirected(asked.host)) {
+            let refusal = (ErrorResponse::MISDIRECTED, "misdirected");
+            return refuse(connection, head, &rules, &client, None, refusal).await;
         }
-        let Some(app) = rules.routes.find(host, head.target.of(&connection.read_ahead)) else {
-            log_unserved(&rules, &connection, head, &client, None, (ErrorResponse::NO_ROUTE, "no_route"));
-            respond_and_close(connection.stream, ErrorResponse::NO_ROUTE, &client.id).await;
-            return None;
+        let route = match rules.route(&asked) {
+            Ok(route) => route,
+            Err(refusal) => return refuse(connection, head, &rules, &client, None, refusal).await,
         };
-        let app = &rules.apps[app];
+        if !route.only_asks_the_app()
+            && let Some(answer) = Box::pin(decide::answer(&rules, route, &asked, head.websocket, &client.id)).await
+        {
+            let next = Box::pin(http1_carrier::answer(&rules, route, connection, head, &client, answer)).await;
+            return next.connection();
+        }
+        let Some(app) = rules.app_of(route) else {
+            return refuse(connection, head, &rules, &client, None, (ErrorResponse::NO_ROUTE, "no_route")).await;
+        };
         if app.protocol == Protocol::Http2 && head.websocket {
-            log_unserved(&rules, &connection, head, &client, Some(app), (ErrorResponse::NO_UPGRADE, "no_upgrade"));
-            respond_and_close(connection.stream, ErrorResponse::NO_UPGRADE, &client.id).await;
-            return None;
+            let refusal = (ErrorResponse::NO_UPGRADE, "no_upgrade");
+            return refuse(connection, head, &rules, &client, Some(route), refusal).await;
         }
         if app.protocol == Protocol::Http2 || (rules.carrier == Carrier::Pingora && !head.websocket) {
             return Box::pin(self.pingora.serve_http1(connection, client)).await;
         }
-        match http1_carrier::serve(&rules, app, &self.registry, connection, head, client).await {
+        match http1_carrier::serve(&rules, route, app, &self.registry, connection, head, client).await {
             Next::Request(connection) => Some(connection),
             Next::Tunnel(switched, lease, mut connection, unsent, entry) => {
                 connection.guard.hold(place);
@@ -381,14 +388,31 @@ fn log_unserved(
     connection: &Connection,
     head: &Head,
     client: &RequestClient,
-    app: Option<&App>,
+    route: Option<&Route>,
     (response, reason): (ErrorResponse, &'static str),
 ) {
     if let Some(log) = &rules.access {
         let facts = Facts::of_http1(head, &connection.read_ahead, client);
-        let mut line = Line::new(log, Facts { app: app.map(|app| &*app.pool.app), ..facts });
+        let app = route.and_then(|route| rules.app_of(route)).map(|app| &*app.pool.app);
+        let mut line = Line::new(log, Facts { app, route: route.map(|route| &*route.name), ..facts });
         line.trace.refused(&response, reason);
     }
+}
+
+/// Answers a request that goes nowhere, and closes.
+async fn refuse(
+    connection: Connection,
+    head: &Head,
+    rules: &Rules,
+    client: &RequestClient,
+    route: Option<&Route>,
+    refusal: (ErrorResponse, &'static str),
+) -> Option<Connection> {
+    log_unserved(rules, &connection, head, client, route, refusal);
+    let reader = Reader::of(RawHeaders { head, buf: &connection.read_ahead }, &client.id);
+    let message = rules.error_pages.message(&refusal.0, &reader, head.method == Method::Head);
+    send_and_close(connection.stream, &message).await;
+    None
 }
 
 /// Looks at what was read for a whole head; `None` while it is not whole.

@@ -46,7 +46,7 @@ test('HTTP/1: everything that is known of a request, and of those that no worker
     assert.ok(body > 100 && sent > body, `${sent} ${body}`);
     assert.deepEqual(one, {
       client: '127.0.0.1', method: 'GET', path: '/head', query: 'a=1&token=REDACTED', protocol: 'HTTP/1.1', scheme: 'http', host: 'web.example',
-      status: 200, answered_by: 'worker', app: 'web', slot: 0, generation: 1, received: 0, retries: 0, user_agent: 'test "1"',
+      status: 200, answered_by: 'worker', app: 'web', slot: 0, generation: 1, received: 0, route: 'web.example/', retries: 0, user_agent: 'test "1"',
       referer: 'http://web.example/?sid=REDACTED', request_id: answered.headers['x-request-id'],
     });
     const [idle, lost] = await Promise.all([ask('/idle', { host: 'idle.example' }), ask('/lost', { host: 'other.example' })]);

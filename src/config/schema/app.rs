@@ -54,6 +54,7 @@ pub(in crate::config) const APP: Section = Section {
         key("max_requests", Integer(1, 1_000_000_000_000, "none"), Yaml("none")),
         key("max_lifetime", Duration(1000, 30 * 86_400_000), Words("no limit")),
         key("rlimits", Map, Words("those of the proxy")),
+        key("maintenance", Other("true, false or map"), Yaml("false")),
         key("response_timeout", Duration(10, 86_400_000), Yaml("60s")),
         key("max_concurrency", Integer(1, 1_000_000, ""), Words("no limit")),
         key("queue", Map, Yaml("{max: 1000, timeout: 10s}")),

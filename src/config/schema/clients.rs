@@ -1,6 +1,6 @@
 //! What clients meet: listeners, routes, limits.
 
-use super::key::Instead::{Later, Useless, Write};
+use super::key::Instead::{Useless, Write};
 use super::key::Kind::{Duration, DurationOrNone, Flag, Integer, List, Map, Other, Size};
 use super::key::Preset::{Required, Words, Yaml};
 use super::key::{Section, key};
@@ -138,7 +138,18 @@ pub(in crate::config) const ROUTE: Section = Section {
     keys: &[
         key("host", Other("host name or *.DOMAIN"), Words("any host")),
         key("path", Other("path"), Yaml("/")),
+        key("exact", Other("path"), Words("none; instead of path")),
+        key("regex", Other("regular expression"), Words("none; instead of path")),
+        key("methods", Other("method, or list of methods"), Words("every method")),
+        key("headers", Map, Yaml("{}")),
         key("app", Other("name of an app"), Words("the only app")),
+        key("files", Other("directory, or map"), Words("none")),
+        key("redirect", Other("target, or map"), Words("none; instead of app")),
+        key("answer", Map, Words("none; instead of app")),
+        key("maintenance", Other("true, false or map"), Yaml("false")),
+        key("strip_prefix", Other("path"), Words("nothing")),
+        key("add_prefix", Other("path"), Words("nothing")),
+        key("limits", Map, Words("those of the app and of `limits`")),
     ],
     elsewhere: &[
         ("server_name", Write("write host")),
@@ -151,11 +162,86 @@ pub(in crate::config) const ROUTE: Section = Section {
         ("backend", Write("write app")),
         ("proxy_pass", Write("write app")),
         ("service", Write("write app")),
-        ("regex", Later),
-        ("exact", Later),
-        ("headers", Later),
-        ("header", Later),
-        ("methods", Later),
+        ("path_regex", Write("write regex")),
+        ("path_prefix", Write("write path: it matches whole segments and everything below")),
+        ("header", Write("write headers: {NAME: value}")),
+        ("method", Write("write methods")),
+        ("return", Write("write answer: {status: 200, body: ok}, or redirect: {to: /new, status: 301}")),
+        ("respond", Write("write answer: {status: 200, body: ok}")),
+        ("static", Write("write files: ./public for a directory, answer: {body: ok} for a text")),
+        ("root", Write("write files: ./public")),
+        ("alias", Write("write files: ./public, and strip_prefix with the path")),
+        ("file_server", Write("write files: ./public")),
+        ("try_files", Write("write files: ./public; what is not there goes to the app")),
+        ("rewrite", Write("write strip_prefix and add_prefix")),
+        ("uri", Write("write redirect: {to: /new}")),
+    ],
+};
+
+pub(in crate::config) const FILES: Section = Section {
+    name: "routes.files",
+    keys: &[
+        key("directory", Other("directory"), Required),
+        key("index", Other("name of a file"), Yaml("index.html")),
+        key("cache_control", Other("value of the field"), Words("none")),
+    ],
+    elsewhere: &[
+        ("root", Write("write directory")),
+        ("path", Write("write directory")),
+        ("autoindex", Useless("directories are not listed")),
+        ("expires", Write("write cache_control: max-age=3600")),
+        ("gzip_static", Useless("FILE.br, FILE.zst and FILE.gz are sent where they are and the client takes them")),
+    ],
+};
+
+pub(in crate::config) const REDIRECT: Section = Section {
+    name: "routes.redirect",
+    keys: &[key("to", Other("target"), Required), key("status", Integer(301, 308, ""), Yaml("302"))],
+    elsewhere: &[
+        ("url", Write("write to")),
+        ("target", Write("write to")),
+        ("location", Write("write to")),
+        ("code", Write("write status")),
+        ("permanent", Write("write status: 308")),
+    ],
+};
+
+pub(in crate::config) const ANSWER: Section = Section {
+    name: "routes.answer",
+    keys: &[
+        key("status", Integer(200, 599, ""), Yaml("200")),
+        key("body", Other("text"), Words("nothing")),
+        key("file", Other("file"), Words("none; instead of body")),
+        key("content_type", Other("media type"), Words("that of the file, else text/plain; charset=utf-8")),
+    ],
+    elsewhere: &[("text", Write("write body")), ("code", Write("write status")), ("type", Write("write content_type"))],
+};
+
+pub(in crate::config) const MAINTENANCE: Section = Section {
+    name: "routes.maintenance",
+    keys: &[
+        key("page", Other("file"), Words("as other errors")),
+        key("retry_after", Duration(1000, 7 * 86_400_000), Yaml("2m")),
+    ],
+    elsewhere: &[("file", Write("write page")), ("status", Useless("it is 503"))],
+};
+
+pub(in crate::config) const ROUTE_LIMITS: Section = Section {
+    name: "routes.limits",
+    keys: &[
+        key("body_size", Size(0, 1 << 50, "none"), Words("that of `limits`")),
+        key("body_timeout", Duration(10, 86_400_000), Words("that of `limits`")),
+        key("body_rate", Integer(0, 1 << 30, ""), Words("that of `limits`")),
+        key("response_timeout", Duration(10, 86_400_000), Words("that of the app")),
+    ],
+    elsewhere: &[
+        ("client_max_body_size", Write("write body_size")),
+        ("proxy_read_timeout", Write("write response_timeout")),
+        ("head_size", Useless("the route is not known before the head: write it under limits")),
+        ("head_timeout", Useless("the route is not known before the head: write it under limits")),
+        ("keepalive_timeout", Useless("it belongs to connections: write it under limits")),
+        ("connections", Useless("it belongs to connections: write it under limits")),
+        ("tunnel_idle_timeout", Useless("it is one for all tunnels: write it under limits")),
     ],
 };
 

@@ -27,7 +27,7 @@ pub(in crate::gateway) struct Facts<'a> {
     /// Bytes of the request's head, where it has a fixed form.
     pub(in crate::gateway) head_bytes: u64,
     pub(in crate::gateway) app: Option<&'a str>,
-    /// The rule that led to the app.
+    /// The rule that led to the app, or to the proxy's own answer.
     pub(in crate::gateway) route: Option<&'a str>,
     pub(in crate::gateway) request_id: Option<&'a [u8]>,
     pub(in crate::gateway) tls_version: Option<&'a str>,

@@ -84,6 +84,10 @@ impl OwnedLine {
     pub(in crate::gateway) fn set_app(&mut self, app: &str) {
         self.entry.app = Some(app.to_owned());
     }
+
+    pub(in crate::gateway) fn set_route(&mut self, route: &str) {
+        self.entry.route = Some(shortened(route, SHORT));
+    }
 }
 
 impl Drop for OwnedLine {
@@ -92,6 +96,9 @@ impl Drop for OwnedLine {
         write(&self.log, &self.entry.facts(), sid_tag, &self.trace);
     }
 }
+
+/// Most bytes of a name in an [`Entry`].
+const SHORT: usize = 128;
 
 fn tag_of(target: &[u8]) -> Option<Tag> {
     // Hardly any request has one.
@@ -140,7 +147,7 @@ impl Entry {
         let began = SystemTime::now().checked_sub(times.total).and_then(|at| at.duration_since(UNIX_EPOCH).ok());
         let worker = trace.worker.as_deref();
         let text = |bytes: &[u8], most| shortened(&String::from_utf8_lossy(bytes), most);
-        let short = |text: Option<&str>| text.map(|text| shortened(text, 128));
+        let short = |text: Option<&str>| text.map(|text| shortened(text, SHORT));
         Entry {
             client: facts.client,
             secure: facts.secure,

@@ -104,7 +104,7 @@ impl Trace {
     /// The proxy answers itself.
     pub(in crate::gateway) fn by_proxy(&mut self, response: &ErrorResponse) {
         (self.status, self.by, self.detail) = (response.status, By::Proxy, Some(response.detail));
-        let body = response.body().len() as u64;
+        let body = response.text().len() as u64;
         self.bytes = ByteCount { sent: body, head: 0, ..self.bytes };
     }
 
@@ -117,6 +117,10 @@ impl Trace {
     /// The same with another answer than that of an error.
     pub(in crate::gateway) fn by_proxy_with(&mut self, status: u16, detail: &'static str) {
         (self.status, self.by, self.detail) = (status, By::Proxy, Some(detail));
+    }
+
+    pub(in crate::gateway) fn is_by_proxy(&self) -> bool {
+        self.by == By::Proxy
     }
 
     pub(in crate::gateway) fn failed(&mut self, failure: Failure) {

@@ -3,24 +3,28 @@
 use crate::gateway::access::facts::Facts;
 use crate::gateway::access::{Entry, Line};
 use crate::gateway::downstream::client_tls;
-use crate::gateway::downstream::close::{close, reset_on_close, respond_and_close, send_and_close};
+use crate::gateway::downstream::close::{close, reset_on_close, send_and_close};
 use crate::gateway::downstream::connection::{Connection, READ_AHEAD_LIMIT};
 use crate::gateway::downstream::connections::{ConnectionRegistry, Directive};
 use crate::gateway::downstream::deadline::Deadline;
 use crate::gateway::downstream::scratch::SCRATCH;
 use crate::gateway::exchange::client::{ClientFault, ClientHalf, Presence, ResponseFault};
 use crate::gateway::exchange::dispatch::{Outcome, Request, dispatch};
+use crate::gateway::exchange::local;
 use crate::gateway::exchange::transfer::Switched;
 use crate::gateway::http1::body::BodyScanner;
 use crate::gateway::http1::head::Head;
 use crate::gateway::http1::{Method, Version, response};
+use crate::gateway::local::answer::LocalAnswer;
 use crate::gateway::migration::format;
 use crate::gateway::request::body::Http1Body;
 use crate::gateway::request::client::RequestClient;
-use crate::gateway::request::heads::{self, Persistence};
+use crate::gateway::request::error_pages::Reader;
+use crate::gateway::request::heads::{self, Persistence, RequestLine};
 use crate::gateway::request::limits::{BodyWait, RequestLimits};
 use crate::gateway::request::plan::{self, RawHeaders};
 use crate::gateway::request::request_id::RequestId;
+use crate::gateway::request::route::Route;
 use crate::gateway::request::socketio;
 use crate::gateway::rules::{App, Rules};
 use crate::pool::Lease;
@@ -46,27 +50,80 @@ pub(in crate::gateway) enum Next {
     Closed,
 }
 
+impl Next {
+    /// The connection, where another request may follow.
+    pub(in crate::gateway) fn connection(self) -> Option<Connection> {
+        match self {
+            Next::Request(connection) => Some(connection),
+            Next::Tunnel(..) | Next::Closed => None,
+        }
+    }
+}
+
+/// Takes the head of a request off what was read.
+fn take_head(connection: &mut Connection, head: &Head) -> BytesMut {
+    match connection.read_ahead.len() == head.len {
+        true => std::mem::take(&mut connection.read_ahead),
+        false => connection.read_ahead.split_to(head.len),
+    }
+}
+
+/// Gives an answer of the proxy's own to the request whose head begins `connection.read_ahead`.
+pub(in crate::gateway) async fn answer(
+    rules: &Rules,
+    route: &Route,
+    mut connection: Connection,
+    head: &Head,
+    asker: &RequestClient,
+    answer: LocalAnswer,
+) -> Next {
+    let limits = rules.request_limits(route, None);
+    let buf = take_head(&mut connection, head);
+    let mut line = rules.access.as_ref().map(|log| {
+        let facts = Facts::of_http1(head, &buf, asker);
+        Line::new(log, Facts { route: Some(&route.name), ..facts })
+    });
+    let mut client = Http1Client::new(rules, &mut connection, head, limits.body_bytes, asker.id);
+    let trace = line.as_mut().map(|line| &mut line.trace);
+    let outcome = local::give(&mut client, &limits, head.method, answer, trace).await;
+    drop(line);
+    let Http1Client { stays, mut body, is_delimited, .. } = client;
+    match outcome {
+        Outcome::Answered if stays && drain(&mut connection, &mut body, &limits).await => Next::Request(connection),
+        Outcome::Cut if !is_delimited => {
+            reset_on_close(&connection.stream);
+            Next::Closed
+        }
+        _ => {
+            close(connection.stream).await;
+            Next::Closed
+        }
+    }
+}
+
 /// Serves the request whose head begins `connection.read_ahead`.
 pub(in crate::gateway) async fn serve(
     rules: &Rules,
+    route: &Route,
     app: &App,
     registry: &ConnectionRegistry,
     mut connection: Connection,
     head: &Head,
     asker: RequestClient,
 ) -> Next {
-    let limits = rules.request_limits(app);
-    let buf = match connection.read_ahead.len() == head.len {
-        true => std::mem::take(&mut connection.read_ahead),
-        false => connection.read_ahead.split_to(head.len),
+    let limits = rules.request_limits(route, Some(app));
+    let buf = take_head(&mut connection, head);
+    let rewritten = route.rewritten(head.target.of(&buf));
+    let (target, request_line) = match &rewritten {
+        Some(rewritten) => (rewritten.target.as_slice(), RequestLine::of(rewritten)),
+        None => (head.target.of(&buf), RequestLine::as_asked(head.path.of(&buf))),
     };
-    let target = head.target.of(&buf);
     let headers = RawHeaders { head, buf: &buf };
     let is_get = head.method == Method::Get;
     let affinity = app.pool.settings();
     let plan = plan::plan(&affinity.affinity, target, headers, asker.ip, is_get, head.websocket);
     let forwarding = &rules.clients.forwarding;
-    let mut worker_head = heads::request_from_http1(head, &buf, &asker, forwarding, &rules.loop_name);
+    let mut worker_head = heads::request_from_http1(head, &buf, request_line, &asker, forwarding, &rules.loop_name);
     client_tls::tell(connection.tls.as_ref(), &mut worker_head.bytes);
     let request = Request {
         head: worker_head,
@@ -81,7 +138,7 @@ pub(in crate::gateway) async fn serve(
     };
     let mut line = rules.access.as_ref().map(|log| {
         let facts = Facts::of_http1(head, &buf, &asker);
-        Line::new(log, Facts { app: Some(&app.pool.app), ..facts })
+        Line::new(log, Facts { app: Some(&app.pool.app), route: Some(&route.name), ..facts })
     });
     let mut client = Http1Client::new(rules, &mut connection, head, limits.body_bytes, asker.id);
     let trace = line.as_mut().map(|line| &mut line.trace);
@@ -114,7 +171,9 @@ pub(in crate::gateway) async fn serve(
             Next::Closed
         }
         Outcome::Refused(response) => {
-            respond_and_close(connection.stream, response, &asker.id).await;
+            let reader = Reader::of(headers, &asker.id);
+            let message = rules.error_pages.message(&response, &reader, head.method == Method::Head);
+            send_and_close(connection.stream, &message).await;
             Next::Closed
         }
     }

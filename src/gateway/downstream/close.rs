@@ -1,8 +1,6 @@
 //! The end of a client's connection, so that what was sent last arrives.
 
 use crate::gateway::migration::format;
-use crate::gateway::request::error_response::ErrorResponse;
-use crate::gateway::request::request_id::RequestId;
 use pingora_core::protocols::Stream;
 use std::io;
 use std::time::Duration;
@@ -12,11 +10,6 @@ use tokio::time::timeout;
 /// How much of what a client still sends after its last answer is read, and for how long it may take that answer.
 const LINGER_BYTES: usize = 1024 * 1024;
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Sends an answer of the proxy's own to the request with this id, then closes.
-pub(in crate::gateway) async fn respond_and_close(stream: Stream, response: ErrorResponse, id: &RequestId) {
-    send_and_close(stream, &response.message(id)).await;
-}
 
 /// Sends a whole message, then closes.
 pub(in crate::gateway) async fn send_and_close(mut stream: Stream, message: &[u8]) {

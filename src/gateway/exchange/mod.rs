@@ -5,6 +5,7 @@
 //!   [`upload`], [`download`], and for how long each side is waited for ([`waits`])
 //! - [`dispatch`]: chooses workers, decides on retries, counts; a carrier calls this once per request. [`fault`]: why
 //!   one try failed
+//! - [`local`]: an answer of the proxy's own, given as a worker's
 //! - [`admission`]: places for connections and streams, before any request, and what one client address may have
 //! - [`upload_share`]: of an app's places, those that one address may hold by bodies that are on their way
 //! - [`session_carrier`]: how a carrier gives single requests to another
@@ -14,6 +15,7 @@ pub(super) mod client;
 pub(super) mod dispatch;
 mod download;
 mod fault;
+pub(super) mod local;
 pub(super) mod session_carrier;
 mod sides;
 pub(super) mod transfer;

@@ -1,8 +1,6 @@
-//! The proxy's own short answers.
+//! Why the proxy answers in a worker's place. How that looks stands in [`super::error_pages`].
 
-use super::request_id::RequestId;
 use crate::gateway::http1::Reject;
-use bytes::Bytes;
 
 /// Why the proxy answers itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +26,11 @@ impl ErrorResponse {
         ErrorResponse::new(400, "Only https is served here, and the request names no address for it.");
     pub(in crate::gateway) const NO_ROUTE: ErrorResponse =
         ErrorResponse::new(404, "No application is configured for this address.");
+    pub(in crate::gateway) const MAINTENANCE: ErrorResponse =
+        ErrorResponse::new(503, "Maintenance is under way. Try again later.");
+    pub(in crate::gateway) const NO_FILE: ErrorResponse = ErrorResponse::new(404, "There is no such file.");
+    pub(in crate::gateway) const AMBIGUOUS_PATH: ErrorResponse =
+        ErrorResponse::new(400, "The path can be read in more than one way.");
     pub(in crate::gateway) const REQUEST_TIMEOUT: ErrorResponse =
         ErrorResponse::new(408, "The request did not arrive completely in time.");
     pub(in crate::gateway) const TOO_LONG: ErrorResponse =
@@ -63,6 +66,7 @@ impl ErrorResponse {
             404 => "Not Found",
             405 => "Method Not Allowed",
             408 => "Request Timeout",
+            412 => "Precondition Failed",
             413 => "Content Too Large",
             414 => "URI Too Long",
             417 => "Expectation Failed",
@@ -80,40 +84,8 @@ impl ErrorResponse {
         }
     }
 
-    pub(in crate::gateway) fn body(&self) -> Bytes {
-        format!("{} {}\n\n{}\n", self.status, self.reason(), self.detail).into()
-    }
-
-    /// The whole HTTP/1.1 message to a request with this id; the connection closes after it.
-    pub(in crate::gateway) fn message(&self, id: &RequestId) -> Vec<u8> {
-        let body = self.body();
-        let retry = self.retry_after.map(|s| format!("Retry-After: {s}\r\n")).unwrap_or_default();
-        let id = if id.is_empty() { String::new() } else { format!("X-Request-Id: {}\r\n", id.as_str()) };
-        let head = format!(
-            "HTTP/1.1 {} {}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\
-             Cache-Control: no-store\r\n{retry}{id}Connection: close\r\n\r\n",
-            self.status,
-            self.reason(),
-            body.len(),
-        );
-        [head.as_bytes(), &body].concat()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_message_says_its_length() {
-        let message = String::from_utf8(ErrorResponse::NO_WORKER.message(&RequestId::NONE)).unwrap();
-        let (head, body) = message.split_once("\r\n\r\n").unwrap();
-        assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"));
-        assert!(head.contains("Retry-After: 1") && !head.contains("X-Request-Id"));
-        assert!(head.contains(&format!("Content-Length: {}", body.len())));
-        let named = ErrorResponse::too_many(7).message(&RequestId::kept(b"mine").unwrap());
-        let named = String::from_utf8(named).unwrap();
-        assert!(named.starts_with("HTTP/1.1 429 Too Many Requests\r\n") && named.contains("\r\nRetry-After: 7\r\n"));
-        assert!(named.contains("\r\nX-Request-Id: mine\r\n"), "{named}");
+    /// As plain text.
+    pub(in crate::gateway) fn text(&self) -> String {
+        format!("{} {}\n\n{}\n", self.status, self.reason(), self.detail)
     }
 }

@@ -9,6 +9,7 @@ use super::http2_head::Http2Request;
 use super::passes::{self, LoopName};
 use super::plan::RawHeaders;
 use super::request_id::{self, RequestId};
+use super::route::Rewritten;
 use crate::gateway::http1::head::Head;
 use crate::gateway::http1::{Body, Version, response};
 use bytes::BytesMut;
@@ -34,10 +35,30 @@ pub(in crate::gateway) struct WorkerHead {
     pub(in crate::gateway) passes: usize,
 }
 
+/// What the worker is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::gateway) struct RequestLine<'a> {
+    /// Path and query.
+    path: &'a [u8],
+    /// What a route has taken off the path; empty for nothing.
+    prefix: &'a [u8],
+}
+
+impl<'a> RequestLine<'a> {
+    pub(in crate::gateway) fn as_asked(path: &'a [u8]) -> RequestLine<'a> {
+        RequestLine { path, prefix: b"" }
+    }
+
+    pub(in crate::gateway) fn of(rewritten: &'a Rewritten<'_>) -> RequestLine<'a> {
+        RequestLine { path: &rewritten.target, prefix: rewritten.prefix.as_bytes() }
+    }
+}
+
 /// An HTTP/1 request's head as the worker gets it.
 pub(in crate::gateway) fn request_from_http1(
     head: &Head,
     buf: &[u8],
+    line: RequestLine<'_>,
     client: &RequestClient,
     forwarding: &Forwarding,
     own: &LoopName,
@@ -47,7 +68,7 @@ pub(in crate::gateway) fn request_from_http1(
     let mut out = BytesMut::with_capacity(head.len + 320);
     out.extend_from_slice(head.method_name.of(buf));
     out.extend_from_slice(b" ");
-    let path = head.path.of(buf);
+    let RequestLine { path, prefix } = line;
     if !path.starts_with(b"/") && path != b"*" {
         out.extend_from_slice(b"/");
     }
@@ -76,8 +97,16 @@ pub(in crate::gateway) fn request_from_http1(
     if head.websocket {
         out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n");
     }
+    push_prefix(&mut out, prefix);
     finish(&mut out, &forwarded, own);
     WorkerHead { bytes: out, passes }
+}
+
+/// Tells what a route has taken off the path.
+fn push_prefix(out: &mut BytesMut, prefix: &[u8]) {
+    if !prefix.is_empty() {
+        push_field(out, FORWARDED_PREFIX.as_bytes(), prefix);
+    }
 }
 
 /// The fields that end every request's head.
@@ -87,9 +116,13 @@ fn finish(out: &mut BytesMut, forwarded: &Forwarded<'_>, own: &LoopName) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// Tells a worker what a route has taken off the path.
+pub(in crate::gateway) const FORWARDED_PREFIX: &str = "X-Forwarded-Prefix";
+
 /// An HTTP/2 request's head as an HTTP/1 worker gets it. Cookie fields become one (RFC 9113, section 8.2.3).
 pub(in crate::gateway) fn request_from_http2(
     request: &Http2Request<'_>,
+    line: RequestLine<'_>,
     client: &RequestClient,
     forwarding: &Forwarding,
     own: &LoopName,
@@ -98,7 +131,7 @@ pub(in crate::gateway) fn request_from_http2(
     let mut out = BytesMut::with_capacity(512);
     out.extend_from_slice(request.method.as_str().as_bytes());
     out.extend_from_slice(b" ");
-    out.extend_from_slice(request.target);
+    out.extend_from_slice(line.path);
     out.extend_from_slice(b" HTTP/1.1\r\n");
     push_field(&mut out, b"Host", request.host);
     for (name, value) in request.fields {
@@ -118,6 +151,7 @@ pub(in crate::gateway) fn request_from_http2(
     if request.body == Body::Chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
+    push_prefix(&mut out, line.prefix);
     finish(&mut out, &forwarded, own);
     WorkerHead { bytes: out, passes: passes_of(request.fields, own) }
 }
@@ -251,7 +285,8 @@ mod tests {
         };
         let peer = ClientInfo { ip: Some("10.0.0.7".parse().unwrap()), secure: false, hsts: None, tls: None };
         let client = RequestClient::of(forwarding, peer, RawHeaders { head: &head, buf: wire.as_bytes() });
-        let head = request_from_http1(&head, wire.as_bytes(), &client, forwarding, &LoopName::of(&[]));
+        let line = RequestLine::as_asked(head.path.of(wire.as_bytes()));
+        let head = request_from_http1(&head, wire.as_bytes(), line, &client, forwarding, &LoopName::of(&[]));
         assert_eq!(head.passes, wire.matches(LoopName::of(&[]).as_str()).count(), "{wire}");
         let text = String::from_utf8(head.bytes.to_vec()).unwrap();
         // What the proxy adds of its own name comes last.

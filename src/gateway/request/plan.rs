@@ -1,7 +1,7 @@
 //! Where a request goes: what it asks of the pool, by the app's affinity.
 
 use super::limits::RequestLimits;
-use super::route::path_of;
+use super::path::path_of;
 use super::socketio;
 use crate::gateway::http1::head::Head;
 use crate::pool::affinity::Affinity;
@@ -35,6 +35,7 @@ impl<'a> HeaderSource<'a> for &'a HeaderMap {
 }
 
 /// The headers of an HTTP/1 head, in the buffer that it was read into.
+#[derive(Clone, Copy)]
 pub(in crate::gateway) struct RawHeaders<'a> {
     pub(in crate::gateway) head: &'a Head,
     pub(in crate::gateway) buf: &'a [u8],

@@ -9,7 +9,8 @@ mod unflushed;
 use super::ProxyService;
 use super::migration::format;
 use super::{
-    App, Carrier, Clients, Forwarding, Limits, Listener, LoopName, Protocol, RequestIds, Route, Rules, SharedListener,
+    App, Carrier, Clients, Forwarding, Limits, Listener, LoopName, Protocol, RequestIds, Route, Routes, Rules,
+    SharedListener,
 };
 use crate::pool::affinity::{Affinity, Balance};
 use crate::pool::{Member, Pool, QueuePolicy, Seat};
@@ -103,10 +104,10 @@ impl Rig {
         let pool = Arc::new(Pool::new("app".into(), Affinity::SocketIo, Balance::LeastLoaded, QueuePolicy::default()));
         pool.publish(vec![Seat { member: member.clone(), open: true }]).await;
         let app = App::new(pool.clone(), Protocol::Http1, LONG, LONG);
-        let route = Route { host: None, path: "/".into(), app: 0 };
+        let route = Route::to_app(None, "/", 0);
         let rules = Arc::new(ArcSwap::from_pointee(Rules::new(
             vec![app],
-            vec![route],
+            Routes::new(vec![route], true),
             limits,
             // So that an answer is what its worker has said.
             Clients {

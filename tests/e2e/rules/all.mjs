@@ -15,7 +15,8 @@ import { hangs } from './hangs.mjs';
 import { heads } from './heads.mjs';
 import { limits } from './limits.mjs';
 import { log } from './logged.mjs';
+import { routed } from './routes.mjs';
 import { sessions } from './sessions.mjs';
 import { workers } from './workers.mjs';
 
-export const all = [...limits, ...heads, ...answers, ...hangs, ...workers, ...sessions, ...log];
+export const all = [...limits, ...heads, ...answers, ...hangs, ...workers, ...sessions, ...log, ...routed];

@@ -2,6 +2,7 @@
 
 import path from 'node:path';
 import { apps as inApps } from '../lib/proxy.mjs';
+import { routes } from './routes.mjs';
 import { ACCESS_LOG } from './logged.mjs';
 
 /** `ms`: of a head and of a body; more than a busy machine takes from a connection to its first byte. */
@@ -40,7 +41,7 @@ export const main = proxy => ({
     full: { ...idle, queue: { max: 0, timeout: '10s' } },
     waiting: { ...idle, queue: { max: 10, timeout: '600ms' } },
   },
-  routes: [...Object.keys(kinds), 'full', 'waiting'].map(name => ({ host: `${name}.example`, app: name })),
+  routes: [...[...Object.keys(kinds), 'full', 'waiting'].map(name => ({ host: `${name}.example`, app: name })), ...routes],
 });
 
 /** One app, `web`, and limits of its own. */

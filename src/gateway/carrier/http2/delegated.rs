@@ -8,6 +8,7 @@ use super::shared::{Shared, StreamEnd};
 use super::watch::{End, Overdue, SharedWatch, Watch};
 use crate::gateway::downstream::client_tls::ClientTls;
 use crate::gateway::request::client::RequestClient;
+use crate::gateway::request::error_pages::Reader;
 use crate::gateway::request::error_response::ErrorResponse;
 use crate::gateway::request::limits::RequestLimits;
 use h2::{Reason, RecvStream};
@@ -25,6 +26,7 @@ pub(super) async fn serve(
     answer: Answer,
 ) -> StreamEnd {
     let is_head = parts.method == http::Method::HEAD;
+    let wanted = Reader::of(&parts.headers, &client.id).wanted;
     let has_length = parts.headers.contains_key(http::header::CONTENT_LENGTH);
     let watch = SharedWatch::new(Watch::new(answer, limits, has_length, body.is_end_stream()));
     let session = Session::new(parts, body, watch.clone(), shared.digest.clone());
@@ -42,11 +44,15 @@ pub(super) async fn serve(
         tokio::task::yield_now().await;
     }
     let answer = &mut watch.lock().answer;
+    let rules = shared.rules.load();
+    let (pages, reader) = (&rules.error_pages, Reader { wanted, request_id: client.id.as_str() });
     match end {
         _ if !is_open(answer) => {}
-        Some(End::Overdue(Overdue::Worker)) if !answer.has_begun() => refuse(answer, ErrorResponse::NO_ANSWER, is_head),
+        Some(End::Overdue(Overdue::Worker)) if !answer.has_begun() => {
+            refuse(answer, ErrorResponse::NO_ANSWER, pages, &reader, is_head);
+        }
         Some(End::Overdue(Overdue::Request)) if !answer.has_begun() => {
-            refuse(answer, ErrorResponse::REQUEST_TIMEOUT, is_head);
+            refuse(answer, ErrorResponse::REQUEST_TIMEOUT, pages, &reader, is_head);
         }
         // The client must see that its answer is not whole.
         _ => answer.reset(Reason::INTERNAL_ERROR),

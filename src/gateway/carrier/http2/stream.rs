@@ -7,23 +7,30 @@ use super::refusal::refuse;
 use super::shared::{Shared, StreamEnd};
 use crate::gateway::access::Line;
 use crate::gateway::access::facts::Facts;
-use crate::gateway::downstream::client_tls;
+use crate::gateway::downstream::client_tls::{self, ClientTls};
 use crate::gateway::downstream::deadline::Deadline;
 use crate::gateway::downstream::scratch::SCRATCH;
 use crate::gateway::exchange::admission;
 use crate::gateway::exchange::client::{ClientFault, ClientHalf, Presence, ResponseFault};
 use crate::gateway::exchange::dispatch::{Outcome, Request, dispatch};
+use crate::gateway::exchange::local;
 use crate::gateway::http1::body::{BodyScanner, Piece};
 use crate::gateway::http1::{Body, Method, response};
+use crate::gateway::local::answer::LocalAnswer;
+use crate::gateway::local::decide;
 use crate::gateway::request::body::BodyWriter;
 use crate::gateway::request::client::RequestClient;
+use crate::gateway::request::error_pages::Reader;
 use crate::gateway::request::error_response::ErrorResponse;
 use crate::gateway::request::fields::{passes_as_request_trailer, passes_as_trailer};
-use crate::gateway::request::heads::{self, push_field};
-use crate::gateway::request::http2_head;
+use crate::gateway::request::heads::{self, RequestLine, push_field};
+use crate::gateway::request::http2_head::{self, Http2Request};
+use crate::gateway::request::limits::RequestLimits;
 use crate::gateway::request::plan;
+use crate::gateway::request::route::Rewritten;
+use crate::gateway::request::route_table::Asked;
 use crate::gateway::request::socketio;
-use crate::gateway::rules::{Protocol, Rules};
+use crate::gateway::rules::{App, Protocol, Rules};
 use bytes::BytesMut;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
@@ -45,77 +52,126 @@ pub(super) async fn serve(
     respond: SendResponse<Charged>,
 ) -> StreamEnd {
     let (parts, body) = request.into_parts();
-    let is_head = parts.method == http::Method::HEAD;
     let mut answer = Answer::new(respond, shared.budget.clone(), shared.client.hsts);
-    let forwarding = &rules.clients.forwarding;
-    let client = RequestClient::of(forwarding, shared.client, &parts.headers);
+    let client = RequestClient::of(&rules.clients.forwarding, shared.client, &parts.headers);
     answer.set_id(client.id);
-    let line = |app| {
+    let line = |app, route| {
         let log = rules.access.as_ref()?;
         let facts = Facts::of_fields(&parts.method, &parts.uri, &parts.headers, &client);
-        Some(Line::new(log, Facts { app, ..facts }))
+        Some(Line::new(log, Facts { app, route, ..facts }))
     };
-    let refused = |response: &ErrorResponse, reason| {
-        line(None).into_iter().for_each(|mut line| line.trace.refused(response, reason));
+    let refused = |mut answer: Answer, response: ErrorResponse, reason| {
+        let is_head = parts.method == http::Method::HEAD;
+        line(None, None).into_iter().for_each(|mut line| line.trace.refused(&response, reason));
+        refuse(&mut answer, response, &rules.error_pages, &Reader::of(&parts.headers, &client.id), is_head);
+        StreamEnd { was_reset: false }
     };
     let checked = match http2_head::check_http2(&parts, body.is_end_stream(), &rules.head_limits) {
         Ok(checked) => checked,
-        Err(reject) => {
-            refused(&reject.into(), "refused_head");
-            refuse(&mut answer, reject.into(), is_head);
-            return StreamEnd { was_reset: false };
-        }
+        Err(reject) => return refused(answer, reject.into(), "refused_head"),
     };
+    let asked = asked(&checked);
     let _place = match admission::request(&rules, &shared.registry, &client) {
         Ok(place) => place,
-        Err(response) => {
-            refused(&response, "too_many_requests");
-            refuse(&mut answer, response, is_head);
-            return StreamEnd { was_reset: false };
-        }
+        Err(response) => return refused(answer, response, "too_many_requests"),
     };
     if shared.tls.as_ref().is_some_and(|client| client.is_misdirected(checked.host)) {
-        refused(&ErrorResponse::MISDIRECTED, "misdirected");
-        refuse(&mut answer, ErrorResponse::MISDIRECTED, is_head);
-        return StreamEnd { was_reset: false };
+        return refused(answer, ErrorResponse::MISDIRECTED, "misdirected");
     }
-    let Some(app) = rules.routes.find(checked.host, checked.target) else {
-        refused(&ErrorResponse::NO_ROUTE, "no_route");
-        refuse(&mut answer, ErrorResponse::NO_ROUTE, is_head);
-        return StreamEnd { was_reset: false };
+    let route = match rules.route(&asked) {
+        Ok(route) => route,
+        Err((response, reason)) => return refused(answer, response, reason),
     };
-    let app = &rules.apps[app];
-    let limits = rules.request_limits(app);
+    if !route.only_asks_the_app()
+        && let Some(own) = Box::pin(decide::answer(&rules, route, &asked, false, &client.id)).await
+    {
+        let limits = rules.request_limits(route, None);
+        let half = Http2Client::new(body, answer, checked.body, limits.body_bytes);
+        return Box::pin(answer_here(half, &limits, &asked, own, line(None, Some(&*route.name)))).await;
+    }
+    let Some(app) = rules.app_of(route) else { return refused(answer, ErrorResponse::NO_ROUTE, "no_route") };
+    let limits = rules.request_limits(route, Some(app));
     if app.protocol == Protocol::Http2 {
         return delegated::serve(&shared, client, limits, parts, body, answer).await;
     }
+    let rewritten = route.rewritten(checked.target);
+    let request = to_worker(&checked, rewritten.as_ref(), app, (&client, shared.tls.as_ref()), &rules);
+    let mut half = Http2Client::new(body, answer, checked.body, limits.body_bytes);
+    let mut line = line(Some(&*app.pool.app), Some(&*route.name));
+    let trace = line.as_mut().map(|line| &mut line.trace);
+    let outcome = dispatch(app, &shared.registry, limits, request, &mut half, trace).await;
+    drop(line);
+    finish(outcome, half.answer, &checked, &rules, &client).await
+}
+
+fn asked<'a>(request: &Http2Request<'a>) -> Asked<'a, &'a HeaderMap> {
+    Asked {
+        host: request.host,
+        target: request.target,
+        method: request.method.as_str().as_bytes(),
+        headers: request.fields,
+    }
+}
+
+/// Gives an answer of the proxy's own.
+async fn answer_here(
+    mut client: Http2Client,
+    limits: &RequestLimits,
+    asked: &Asked<'_, &HeaderMap>,
+    answer: LocalAnswer,
+    mut line: Option<Box<Line<'_>>>,
+) -> StreamEnd {
+    let trace = line.as_mut().map(|line| &mut line.trace);
+    let outcome = local::give(&mut client, limits, Method::of(asked.method), answer, trace).await;
+    drop(line);
+    let mut answer = client.answer;
+    if matches!(outcome, Outcome::Cut) && !answer.was_reset() {
+        tokio::task::yield_now().await;
+        answer.reset(Reason::INTERNAL_ERROR);
+    }
+    StreamEnd { was_reset: answer.was_reset() }
+}
+
+/// The request as a worker gets it.
+fn to_worker<'a>(
+    checked: &Http2Request<'a>,
+    rewritten: Option<&'a Rewritten<'_>>,
+    app: &App,
+    (client, tls): (&RequestClient, Option<&ClientTls>),
+    rules: &Rules,
+) -> Request<'a> {
+    let (target, line) = match rewritten {
+        Some(rewritten) => (rewritten.target.as_slice(), RequestLine::of(rewritten)),
+        None => (checked.target, RequestLine::as_asked(checked.target)),
+    };
     let method = Method::of(checked.method.as_str().as_bytes());
     let affinity = app.pool.settings();
     let is_get = method == Method::Get;
-    let plan = plan::plan(&affinity.affinity, checked.target, checked.fields, client.ip, is_get, false);
-    let mut worker_head = heads::request_from_http2(&checked, &client, forwarding, &rules.loop_name);
-    client_tls::tell(shared.tls.as_ref(), &mut worker_head.bytes);
-    let request = Request {
+    let forwarding = &rules.clients.forwarding;
+    let plan = plan::plan(&affinity.affinity, target, checked.fields, client.ip, is_get, false);
+    let mut worker_head = heads::request_from_http2(checked, line, client, forwarding, &rules.loop_name);
+    client_tls::tell(tls, &mut worker_head.bytes);
+    Request {
         head: worker_head,
         client: client.limited(forwarding),
         method,
         method_name: checked.method.as_str().as_bytes(),
-        target: checked.target,
+        target,
         upgrade: false,
         expect_continue: checked.expect_continue,
         may_keep: true,
         plan,
-    };
-    let mut client = Http2Client::new(body, answer, checked.body, limits.body_bytes);
-    let mut line = line(Some(&*app.pool.app));
-    let trace = line.as_mut().map(|line| &mut line.trace);
-    let outcome = dispatch(app, &shared.registry, limits, request, &mut client, trace).await;
-    drop(line);
-    finish(outcome, client.answer, checked.target, is_head).await
+    }
 }
 
 /// What becomes of the stream, now that nobody works for it any more.
-async fn finish(outcome: Outcome, mut answer: Answer, target: &[u8], is_head: bool) -> StreamEnd {
+async fn finish(
+    outcome: Outcome,
+    mut answer: Answer,
+    request: &Http2Request<'_>,
+    rules: &Rules,
+    client: &RequestClient,
+) -> StreamEnd {
     match outcome {
         Outcome::Answered => {}
         // No request of HTTP/2 asks for one.
@@ -128,7 +184,7 @@ async fn finish(outcome: Outcome, mut answer: Answer, target: &[u8], is_head: bo
         }
         Outcome::Cut => {}
         Outcome::EndPoll => {
-            let (kind, body) = socketio::close_poll_body(target);
+            let (kind, body) = socketio::close_poll_body(request.target);
             let mut response = Response::new(());
             let fields = response.headers_mut();
             if let Ok(kind) = HeaderValue::from_str(&kind) {
@@ -137,7 +193,10 @@ async fn finish(outcome: Outcome, mut answer: Answer, target: &[u8], is_head: bo
             fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
             answer.send_whole(response, body.into());
         }
-        Outcome::Refused(response) => refuse(&mut answer, response, is_head),
+        Outcome::Refused(response) => {
+            let is_head = *request.method == http::Method::HEAD;
+            refuse(&mut answer, response, &rules.error_pages, &Reader::of(request.fields, &client.id), is_head);
+        }
     }
     StreamEnd { was_reset: answer.was_reset() }
 }

@@ -12,7 +12,7 @@ use crate::gateway::request::limits::RequestLimits;
 use crate::gateway::request::request_id::RequestId;
 use crate::gateway::request::retry::{self, Attempt, Decision, WorkerFault};
 use crate::gateway::request::session::SessionLearner;
-use crate::gateway::rules::App;
+use crate::gateway::rules::{App, Rules};
 use crate::gateway::upstream::acquire::Tried;
 use crate::pool::{Lease, Member, Numbers};
 use pingora_core::{Error, ErrorSource, ErrorType};
@@ -40,6 +40,10 @@ pub(in crate::gateway) struct Ctx {
     pub(super) upload: Option<Place>,
     pub(super) app: Option<Arc<App>>,
     pub(super) limits: Option<RequestLimits>,
+    /// Its place in the rules that the request goes by.
+    pub(super) route: Option<(Arc<Rules>, usize)>,
+    /// What that has taken off the path.
+    pub(super) prefix: Option<String>,
     pub(super) began: Option<Instant>,
     /// Held until the response has ended.
     pub(super) lease: Option<Lease>,
@@ -202,6 +206,8 @@ impl Ctx {
         match (self.response, written) {
             (Some(response), None) => line.trace.by_proxy(&response),
             (Some(response), Some(status)) if status == response.status => line.trace.by_proxy(&response),
+            // It has been said what the route answered.
+            (_, Some(_)) if line.trace.is_by_proxy() => {}
             (_, Some(status)) => line.trace.by_worker(status),
             (None, None) => {}
         }

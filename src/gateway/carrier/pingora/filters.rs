@@ -1,6 +1,7 @@
 //! What Pingora asks at each step of a request.
 
 use super::context::{Ctx, HSTS};
+use super::local::{self, host};
 use super::{asker, first_body};
 use crate::gateway::access::OwnedLine;
 use crate::gateway::access::facts::Facts;
@@ -15,7 +16,7 @@ use crate::gateway::request::fields::{self, FieldRule};
 use crate::gateway::request::forwarded::Forwarded;
 use crate::gateway::request::heads;
 use crate::gateway::request::limits::{MAX_INFORMATIONAL, RequestLimits};
-use crate::gateway::request::request_id::{self, RequestId};
+use crate::gateway::request::request_id;
 use crate::gateway::request::retry::WorkerFault;
 use crate::gateway::request::session::SessionLearner;
 use crate::gateway::request::{http2_head, passes, plan};
@@ -24,8 +25,8 @@ use crate::gateway::upstream::{acquire::acquire, connect};
 use crate::pool::Use;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE};
-use http::header::{RETRY_AFTER, SET_COOKIE, STRICT_TRANSPORT_SECURITY, TE, TRANSFER_ENCODING};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, COOKIE, SET_COOKIE};
+use http::header::{STRICT_TRANSPORT_SECURITY, TE, TRANSFER_ENCODING};
 use http::{HeaderMap, Method as HttpMethod, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora_core::modules::http::HttpModules;
@@ -82,21 +83,16 @@ impl ProxyHttp for Proxy {
         if ClientTls::current().is_some_and(|client| client.is_misdirected(host(request))) {
             return Err(ctx.refuse(ErrorResponse::MISDIRECTED, Failure::BadRequest));
         }
-        let Some(index) = rules.routes.find(host(request), request.raw_path()) else {
-            return Err(ctx.refuse(ErrorResponse::NO_ROUTE, Failure::BadRequest));
-        };
-        let app = rules.apps[index].clone();
-        if let Some(line) = &mut ctx.line {
+        ctx.app = local::find(rules.clone(), request, ctx)?;
+        if let (Some(line), Some(app)) = (&mut ctx.line, &ctx.app) {
             line.set_app(&app.pool.app);
         }
-        let limits = rules.request_limits(&app);
+        let Some(limits) = ctx.limits else { return Ok(()) };
         // The time-outs of a response are the peer's. Pingora knows no rate: `first_body` holds the first part of an
         // upload to it, and each piece of a download must be taken within `body_timeout`.
         let RequestLimits { body_bytes, body_timeout, body_rate: _, response_timeout: _, poll_timeout: _ } = limits;
         let length = content_length(&request.headers);
         ctx.began = Some(Instant::now());
-        ctx.app = Some(app);
-        ctx.limits = Some(limits);
         if let (Some(length), Some(limit)) = (length, body_bytes)
             && length > limit
         {
@@ -111,8 +107,11 @@ impl ProxyHttp for Proxy {
         Ok(())
     }
 
-    /// A short body is waited for, so that slow clients hold no worker.
+    /// What the proxy answers itself needs no worker. A short body is waited for, so that slow clients hold no worker.
     async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+        if local::answer(session, ctx).await? {
+            return Ok(true);
+        }
         let length = content_length(&session.req_header().headers);
         first_body::take(session, length, ctx).await?;
         Ok(false)
@@ -260,6 +259,9 @@ impl ProxyHttp for Proxy {
             request.insert_header(TE, "trailers")?;
         }
         request.append_header(passes::FIELD, rules.loop_name.as_str())?;
+        if let Some(prefix) = &ctx.prefix {
+            request.insert_header(heads::FORWARDED_PREFIX, prefix)?;
+        }
         let mut result = Ok(());
         let mut write = |name, value: &[u8]| {
             if let Err(error) = request.insert_header(name, value) {
@@ -355,7 +357,7 @@ impl ProxyHttp for Proxy {
         if has_answered(session) {
             cut(session).await;
         } else if let Some(response) = response
-            && let Err(error) = respond(session, response, &ctx.id()).await
+            && let Err(error) = local::refuse(session, &self.rules.load(), &response, &ctx.id()).await
         {
             log::debug!("the client left before its {code}: {error}");
         }
@@ -416,23 +418,6 @@ async fn cut(session: &mut Session) {
     }
 }
 
-async fn respond(session: &mut Session, response: ErrorResponse, id: &RequestId) -> Result<()> {
-    let body = response.body();
-    let mut head = ResponseHeader::build(response.status, Some(5))?;
-    head.insert_header(CONTENT_TYPE, "text/plain; charset=utf-8")?;
-    head.insert_header(CONTENT_LENGTH, body.len())?;
-    head.insert_header(CACHE_CONTROL, "no-store")?;
-    if let Some(seconds) = response.retry_after {
-        head.insert_header(RETRY_AFTER, seconds)?;
-    }
-    if !id.is_empty() {
-        head.insert_header(request_id::FIELD, id.as_str())?;
-    }
-    session.as_downstream_mut().set_keepalive(None);
-    session.write_response_header(Box::new(head), false).await?;
-    session.write_response_body(Some(body), true).await
-}
-
 /// Of an absolute-form target only what follows the authority, which is the `Host` field's.
 fn take_origin_form(request: &mut RequestHeader) -> Result<()> {
     if matches!(request.raw_path(), [b'/', ..] | b"*") {
@@ -448,12 +433,4 @@ fn accepts_trailers(fields: &HeaderMap) -> bool {
 
 fn content_length(fields: &HeaderMap) -> Option<u64> {
     fields.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok())
-}
-
-/// The host a request is for: `:authority` of HTTP/2, an absolute target's, or the `Host` header.
-fn host(request: &RequestHeader) -> &[u8] {
-    if let Some(authority) = request.uri.authority() {
-        return authority.as_str().as_bytes();
-    }
-    request.headers.get(http::header::HOST).map_or(b"", |host| host.as_bytes())
 }

@@ -7,6 +7,7 @@ mod connection;
 mod context;
 mod filters;
 mod first_body;
+mod local;
 
 use crate::gateway::downstream::client_tls::ClientTls;
 use crate::gateway::downstream::connection::Connection;

@@ -193,7 +193,17 @@ fn hosts(d: &mut Decoder<'_>, field: &Field<'_>) -> Option<Vec<String>> {
         d.found.error(field.at(), message, "leave the key out for every host");
         return None;
     }
-    items.iter().map(|item| route_match::host(d, item)).collect()
+    items.iter().map(|item| host_name(d, item)).collect()
+}
+
+/// A client that asks for an address sends no name, so that nobody could be let in for it.
+fn host_name(d: &mut Decoder<'_>, item: &Field<'_>) -> Option<String> {
+    let host = route_match::host(d, item)?;
+    if host.starts_with('[') || host.parse::<std::net::IpAddr>().is_ok() {
+        d.wrong(item, "a host name", "handshakes name no addresses; leave hosts out to ask everybody");
+        return None;
+    }
+    Some(host)
 }
 
 fn error(d: &mut Decoder<'_>, field: Option<Field<'_>>, fault: &Fault) {

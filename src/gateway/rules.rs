@@ -43,6 +43,8 @@ pub(crate) struct App {
     pub(super) metrics: Arc<AppMetrics>,
     /// The clients whose long bodies are on their way to it.
     pub(super) uploads: Arc<Places>,
+    /// The same of those that wait for such a place.
+    pub(super) waiting_uploads: Arc<Places>,
     pub(crate) pool: Arc<Pool>,
     pub(crate) protocol: Protocol,
     /// How long a worker may be silent before it has begun its answer.
@@ -53,7 +55,15 @@ pub(crate) struct App {
 
 impl App {
     pub(crate) fn new(pool: Arc<Pool>, protocol: Protocol, response_timeout: Duration, keep_alive: Duration) -> App {
-        App { metrics: Arc::default(), uploads: Places::new(), pool, protocol, response_timeout, keep_alive }
+        App {
+            metrics: Arc::default(),
+            uploads: Places::new(),
+            waiting_uploads: Places::new(),
+            pool,
+            protocol,
+            response_timeout,
+            keep_alive,
+        }
     }
 }
 
@@ -197,6 +207,7 @@ impl Rules {
             if let Some(old) = before.apps.iter().find(|old| old.pool.app == app.pool.app) {
                 app.metrics = old.metrics.clone();
                 app.uploads = old.uploads.clone();
+                app.waiting_uploads = old.waiting_uploads.clone();
             }
         }
         self

@@ -114,6 +114,11 @@ impl ProxyService {
         known.map_or_else(|| self.clone(), |listener| self.at(listener.clone()))
     }
 
+    /// What a client of this listener has shown.
+    pub(super) fn client_tls(&self, stream: &Stream) -> ClientTls {
+        ClientTls::of(&self.listener, stream)
+    }
+
     /// Adds what traffic counts to a registry.
     pub(crate) fn register_metrics(&self, metrics: &mut Registry) {
         let (rules, descriptors) = (self.rules.clone(), self.registry.descriptors().clone());
@@ -291,7 +296,7 @@ impl ProxyService {
         };
         let asked =
             Asked { host: host(head, buf), target: head.target.of(buf), method: head.method_name.of(buf), headers };
-        if let Some(port) = self.listener.load().redirect.filter(|_| !connection.client.secure)
+        if let Some(port) = self.listener.load().redirect.filter(|_| !client.secure)
             && redirect::applies(asked.target)
         {
             let Some(location) = redirect::https(asked.host, asked.target, port) else {
@@ -455,7 +460,7 @@ impl ServerApp for ProxyService {
         let is_http2 = matches!(stream.selected_alpn_proto(), Some(ALPN::H2));
         let mut connection = Connection::new(client_of(&stream), stream, guard);
         connection.read_ahead = read_ahead;
-        connection.tls = ClientTls::of(&self.listener, &connection.stream);
+        connection.tls = Some(self.client_tls(&connection.stream));
         let hsts = listener.tls.as_ref().and_then(|tls| tls.load().hsts);
         connection.client.hsts = hsts.map(Hsts::of).filter(|_| connection.client.secure);
         connection.may_be_http2 = listener.h2c && !connection.client.secure;

@@ -135,7 +135,9 @@ mod tests {
     fn a_launcher_counts_with_what_it_has_started() {
         let launcher = shell("(cat; exit) & (cat; exit); wait");
         let mut tree = Tree::default();
-        let used = until(&mut tree, launcher.0.id(), |tree, _| tree.seen.len() >= 3);
+        // A process that was just forked has no memory of its own yet.
+        let is_more = |used: &Used| Usage::of(launcher.0.id()).is_ok_and(|alone| used.all.rss > alone.rss);
+        let used = until(&mut tree, launcher.0.id(), |tree, used| tree.seen.len() >= 3 && is_more(&used));
         let alone = Usage::of(launcher.0.id()).unwrap();
         assert!(used.all.rss > alone.rss && used.all.threads >= 3, "{used:?} {alone:?}");
     }

@@ -33,7 +33,8 @@ pub(crate) enum Mode {
 #[derive(Debug)]
 pub(crate) struct ClientPolicy {
     pub(super) verifier: Arc<dyn ClientCertVerifier>,
-    /// Of mode and authorities: who was let in under another one must be asked anew.
+    /// Of mode, authorities and the file of revocations: who was let in under another one must be asked anew. A new list in that
+    /// file asks nobody.
     pub(super) id: [u8; 32],
 }
 
@@ -60,6 +61,8 @@ impl ClientPolicy {
         }
         let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
         if let Some(crl) = crl {
+            fingerprints.push(3);
+            fingerprints.extend_from_slice(digest(&SHA256, crl.as_os_str().as_encoded_bytes()).as_ref());
             let found = pem::sections(crl, &pem::read(crl)?)?;
             if found.revocations.is_empty() {
                 return Err(Fault::new(crl, "holds no revocation list", "it begins with -----BEGIN X509 CRL-----"));
@@ -125,7 +128,10 @@ mod tests {
         let optional = load(&ca_file, None, Mode::Optional).unwrap();
         assert!(required.verifier.client_auth_mandatory() && !optional.verifier.client_auth_mandatory());
         assert_ne!(required.id, optional.id);
-        assert_eq!(required.id, load(&ca_file, None, Mode::Required).unwrap().id, "a new list asks nobody anew");
+        assert_ne!(required.id, load(&ca_file, None, Mode::Required).unwrap().id, "some of those may be revoked");
+        std::fs::write(&crl_file, format!("{crl}\n{crl}")).unwrap();
+        let renewed = load(&ca_file, Some(&crl_file), Mode::Required).unwrap();
+        assert_eq!(required.id, renewed.id, "a new list asks nobody anew");
         let fault = load(&crl_file, None, Mode::Required).unwrap_err().to_string();
         assert!(fault.contains("crl.pem holds no certificate"), "{fault}");
         let fault = load(&ca_file, Some(&ca_file), Mode::Required).unwrap_err().to_string();

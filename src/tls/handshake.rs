@@ -8,19 +8,20 @@ use bytes::BytesMut;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use rustls::server::Acceptor;
 use rustls::{AlertDescription, Error, ServerConfig};
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::{sleep, timeout};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 /// Largest ClientHello, with the headers of its records.
 const LARGEST_HELLO: usize = 16 * 1024 + 5;
-/// Handshakes that a thread answers at once; others wait, within their deadline.
-const SLOTS: usize = 1024;
-/// A handshake whose client says nothing for so long gives its slot to others: who is silent on purpose keeps nobody out.
-const SLOT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Handshakes that are answered in a row before other connections of the thread have their turn. Others wait, within their
+/// deadline; who is to say something has no slot, so that who is silent on purpose keeps nobody out.
+const SLOTS: usize = 16;
 /// For the last words to a client.
 const ALERT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -160,11 +161,9 @@ async fn begin(mut socket: L4Stream, rules: &ArcSwap<TlsRules>) -> Result<TlsStr
         }
         Err(Refusal::Said(failure, alert)) => return Err((failure, LastWords::Alert(Box::new(socket), alert))),
     };
-    let slots = slots();
-    let mut slot = slots.acquire().await.ok();
     let made = TlsStream::new(socket, config, received);
     let mut stream = made.map_err(|error| (Failure::new(Reason::Protocol, error), LastWords::None))?;
-    match finish(&mut stream, &mut slot).await {
+    match finish(&mut stream).await {
         Ok(()) => {
             stream.let_in(asked);
             Ok(stream)
@@ -176,14 +175,18 @@ async fn begin(mut socket: L4Stream, rules: &ArcSwap<TlsRules>) -> Result<TlsStr
     }
 }
 
-async fn finish(stream: &mut TlsStream, slot: &mut Option<SemaphorePermit<'_>>) -> io::Result<()> {
+/// Answers the ClientHello, which costs a signature, and waits for the rest.
+async fn finish(stream: &mut TlsStream) -> io::Result<()> {
     let mut handshake = std::pin::pin!(std::future::poll_fn(|cx| stream.poll_handshake(cx)));
-    tokio::select! {
-        biased;
-        done = &mut handshake => return done,
-        () = sleep(SLOT_TIMEOUT) => drop(slot.take()),
+    let answered = {
+        let slots = slots();
+        let _slot = slots.acquire().await.ok();
+        std::future::poll_fn(|cx| Poll::Ready(handshake.as_mut().poll(cx))).await
+    };
+    match answered {
+        Poll::Ready(done) => done,
+        Poll::Pending => handshake.await,
     }
-    handshake.await
 }
 
 /// Of this thread.

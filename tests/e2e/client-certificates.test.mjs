@@ -8,7 +8,8 @@ import test from 'node:test';
 import tls from 'node:tls';
 import { X509Certificate } from 'node:crypto';
 import { ask, authority, handshake, issue, revocations } from './lib/certificates.mjs';
-import { request } from './lib/http.mjs';
+import { upgraded } from './lib/handoff.mjs';
+import { Raw, request } from './lib/http.mjs';
 import { configure, freePort, needsProxy, withProxy } from './lib/proxy.mjs';
 import { succeed } from './lib/steer.mjs';
 import { until } from './lib/wait.mjs';
@@ -157,6 +158,45 @@ test('a certificate that was revoked does not come in, and a new list is followe
       await until(() => get(alice).then(() => false, () => true), { timeout: 10_000, every: 200, what: 'alice refused' });
     },
   ));
+
+test('a host whose list of revocations is another is not reached through one without', options, () =>
+  asking(
+    own => [
+      { ca: own.staff.cert, hosts: ['open.example'] },
+      { ca: own.staff.cert, crl: (own.crl ??= revocations(own.staff, 'crl', own.bob)), hosts: ['admin.example'] },
+    ],
+    async ({ port, alice, bob }) => {
+      const get = (who, servername, host) => ask(port, { path: '/head', servername, host, ...as(who) });
+      assert.equal((await get(bob, 'open.example', 'open.example')).status, 200, 'nothing is asked of him there');
+      await assert.rejects(get(bob, 'admin.example', 'admin.example'));
+      for (const host of ['admin.example', '%61dmin.example']) assert.equal((await get(bob, 'open.example', host)).status, 421, host);
+      assert.equal((await get(alice, 'admin.example', 'admin.example')).status, 200);
+    },
+  ));
+
+test('a plain connection of before is no way in once the listener asks for certificates, by a reload or an upgrade', options, async () => {
+  const port = await freePort();
+  const config = (proxy, tls) => ({
+    apps: { web: { script: './http.js' } },
+    listeners: [{ address: `127.0.0.1:${proxy.port}` }, { address: `127.0.0.1:${port}`, ...tls }],
+  });
+  await withProxy(proxy => config(proxy, {}), async proxy => {
+    const kept = await Promise.all([Raw.connect(port), Raw.connect(port)]);
+    const get = async raw => {
+      raw.write('GET /pid HTTP/1.1\r\nHost: www.example\r\n\r\n');
+      return (await raw.response()).status;
+    };
+    for (const raw of kept) assert.equal(await get(raw), 200);
+    const dir = path.dirname(proxy.file('certs/x', ''));
+    const [ca, staff] = ['ca', 'staff'].map(name => authority(dir, name));
+    const { cert, key } = issue(ca, 'server', { names: ['www.example'] });
+    configure(proxy, config(proxy, { tls: { certificates: [{ cert, key }], client_certificates: { ca: staff.cert } } }));
+    await succeed(proxy, ['reload']);
+    assert.equal(await get(kept[0]), 421);
+    await upgraded(proxy);
+    assert.equal(await get(kept[1]), 421);
+  });
+});
 
 test('where certificates are asked for no session is resumed, also one that began before a reload asked', options, () =>
   asking(() => null, async ({ port, staff, proxy, again }) => {

@@ -333,7 +333,7 @@ describe('one address beside others', { ...needsProxy, timeout: 120_000 }, () =>
   before(async () => {
     proxy = await started(at => ({
       limits: { connections: LIMIT, body_rate: 0 },
-      apps: { web: { script: './rules.js', instances: 2, max_concurrency: 10, affinity: 'none', env: { NOTES: at.file('notes') } } },
+      apps: { web: { script: './rules.js', instances: 2, max_concurrency: 10, queue: { max: 150 }, affinity: 'none', env: { NOTES: at.file('notes') } } },
     }));
   });
   after(() => proxy?.stop());
@@ -368,6 +368,9 @@ describe('one address beside others', { ...needsProxy, timeout: 120_000 }, () =>
       const took = await others();
       console.log(`others waited for at most ${took.toFixed(0)} ms; refused: ${JSON.stringify(await refusals(proxy))}`);
       assert.ok(took < 2000, `others waited for ${took} ms`);
+      // Of the queue, too, one address has its share: requests that come together find places in it.
+      const together = await Promise.all(range(12).map(n => from(`127.0.0.${20 + n}`, proxy.port, { path: '/head' })));
+      assert.deepEqual(together.map(answer => answer.status), range(12).map(() => 200));
     } finally {
       clearInterval(drip);
       for (const raw of [...slow, ...idle]) raw?.destroy();

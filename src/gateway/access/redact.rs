@@ -45,7 +45,9 @@ impl Redact {
 
     /// Gives out a target, or an address, in pieces, without the secrets of its query.
     pub(super) fn pieces<'a>(&self, target: &'a [u8], mut give: impl FnMut(&'a [u8])) {
-        let Some(mark) = memchr::memchr(b'?', target).filter(|_| !self.0.is_empty()) else { return give(target) };
+        let Some(mark) = memchr::memchr2(b'?', b'#', target).filter(|_| !self.0.is_empty()) else {
+            return give(target);
+        };
         let (path, mut rest) = target.split_at(mark + 1);
         give(path);
         while !rest.is_empty() {
@@ -65,6 +67,10 @@ impl Redact {
     }
 
     fn has(&self, raw: &[u8]) -> bool {
+        // `token[]`, `token%5B0%5D`: a list's.
+        let bracket = raw.iter().position(|&b| b == b'[').or_else(|| memchr::memmem::find(raw, b"%5B"));
+        let bracket = bracket.or_else(|| memchr::memmem::find(raw, b"%5b")).unwrap_or(raw.len());
+        let raw = &raw[..bracket];
         let is = |name: &Vec<u8>| {
             raw.len() >= name.len()
                 && raw.len() <= 3 * name.len()

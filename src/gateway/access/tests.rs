@@ -141,6 +141,8 @@ fn secrets_of_a_query_are_redacted_however_they_are_written() {
         ("/?token=&token&tokens=a&to%zzken=a", "/?token=&token&tokens=a&to%zzken=a"),
         ("/?a?sid=b&&=x&", "/?a?sid=b&&=x&"),
         ("/?x-amz-signature=q?token=b", "/?x-amz-signature=REDACTED"),
+        ("https://a/b#access_token=c&d=1", "https://a/b#access_token=REDACTED&d=1"),
+        ("/?token[]=a&token%5b0%5D=b&[token]=c", "/?token[]=REDACTED&token%5b0%5D=REDACTED&[token]=c"),
     ] {
         assert_eq!(shown(target), expected);
     }

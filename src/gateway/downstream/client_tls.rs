@@ -3,6 +3,7 @@
 
 use crate::gateway::listener::SharedListener;
 use crate::gateway::request::heads::push_field;
+use crate::gateway::request::socketio::percent_decoded;
 use crate::tls::peer::TlsPeer;
 use crate::tls::stream::TlsStream;
 use bytes::BytesMut;
@@ -14,7 +15,7 @@ tokio::task_local! {
     static CLIENT: ClientTls;
 }
 
-/// Of a connection over TLS.
+/// Of a connection at a listener that speaks TLS, or may come to do so by a reload or an upgrade.
 #[derive(Clone)]
 pub(in crate::gateway) struct ClientTls(Arc<Inner>);
 
@@ -25,10 +26,10 @@ struct Inner {
 }
 
 impl ClientTls {
-    /// `None` for a connection without TLS.
-    pub(in crate::gateway) fn of(listener: &SharedListener, stream: &Stream) -> Option<ClientTls> {
-        let stream = (**stream).as_any().downcast_ref::<TlsStream>()?;
-        Some(ClientTls(Arc::new(Inner { listener: listener.clone(), peer: stream.peer().cloned() })))
+    /// One that is plain has shown no certificate.
+    pub(in crate::gateway) fn of(listener: &SharedListener, stream: &Stream) -> ClientTls {
+        let peer = (**stream).as_any().downcast_ref::<TlsStream>().and_then(|stream| stream.peer().cloned());
+        ClientTls(Arc::new(Inner { listener: listener.clone(), peer }))
     }
 
     /// That of the request which the running task carries.
@@ -81,7 +82,9 @@ pub(in crate::gateway) fn tell(client: Option<&ClientTls>, head: &mut BytesMut) 
 
 /// Without a port and the last dot, in lower case.
 fn host_name(host: &[u8]) -> String {
-    let text = String::from_utf8_lossy(host);
+    // Some apps decode it.
+    let host: Vec<u8> = percent_decoded(host).collect();
+    let text = String::from_utf8_lossy(&host);
     let name = match text.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
         _ => &*text,
@@ -102,6 +105,7 @@ mod tests {
             "admin.example.",
             "admin.example.:443",
             "admin.example:",
+            "%61dmin.exampl%45:443",
         ] {
             assert_eq!(host_name(host.as_bytes()), "admin.example", "{host}");
         }

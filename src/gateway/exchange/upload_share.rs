@@ -1,5 +1,6 @@
 //! Long bodies hold a worker's place for as long as their client takes to send them. With `max_concurrency` places are few, so
-//! one address may hold its share of an app's by such bodies. What is beyond waits in the app's queue, unread.
+//! one address may hold its share of an app's by such bodies. What is beyond waits in the app's queue, unread, and of that, too, one
+//! address has its share.
 
 use crate::gateway::places::{Place, is_fair};
 use crate::gateway::rules::App;
@@ -21,6 +22,8 @@ pub(in crate::gateway) async fn take(app: &App, ip: IpAddr) -> Option<Place> {
         return Some(place);
     }
     let (queue, policy) = (app.pool.queue(), app.pool.settings().queue);
+    let free = (policy.max as usize).saturating_sub(queue.waiting() as usize);
+    let _place = app.waiting_uploads.take(ip, |held| is_fair(ip, held.places, free))?;
     let _waiting = queue.enter(policy.max)?;
     let end = Instant::now() + policy.timeout;
     while Instant::now() < end && !queue.is_closed() {

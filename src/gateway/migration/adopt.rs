@@ -63,11 +63,9 @@ impl ProxyService {
                 connection.read_ahead = BytesMut::from(behind);
                 connection.may_be_http2 = said.greeting;
                 connection.head_wait_left = said.left_ms.map(Duration::from_millis);
-                What::Connection(
-                    self.at_address(said.listener),
-                    Box::new(connection),
-                    Duration::from_millis(said.idle_ms),
-                )
+                let service = self.at_address(said.listener);
+                connection.tls = Some(service.client_tls(&connection.stream));
+                What::Connection(service, Box::new(connection), Duration::from_millis(said.idle_ms))
             }
             Contents::Tunnel(said) => {
                 let [client, worker] = take(fds, "a tunnel")?;

@@ -91,7 +91,7 @@ fn is_response_hop_by_hop(name: &[u8]) -> bool {
 /// Whether a trailer field may be passed on. What frames, routes, authorizes or controls a message must stand in its
 /// head (RFC 9110, section 6.5.1), and servers refuse bytes beyond ASCII in trailers that they take in heads.
 pub(in crate::gateway) fn passes_as_trailer(name: &[u8], value: &[u8]) -> bool {
-    const REFUSED: [&str; 22] = [
+    const REFUSED: [&str; 25] = [
         "age",
         "authorization",
         "cache-control",
@@ -110,10 +110,13 @@ pub(in crate::gateway) fn passes_as_trailer(name: &[u8], value: &[u8]) -> bool {
         "pragma",
         "range",
         "set-cookie",
+        "traceparent",
+        "tracestate",
         "trailer",
         "transfer-encoding",
         "vary",
         "www-authenticate",
+        "x-request-id",
     ];
     let prefixed = |prefix: &str| name.len() >= prefix.len() && folds_to(&name[..prefix.len()], prefix);
     request_field(name) == FieldRule::Pass

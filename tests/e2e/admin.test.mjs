@@ -310,7 +310,7 @@ function parse(text) {
   return families;
 }
 
-const LABELS = ['app', 'slot', 'thread', 'state', 'reason', 'code', 'class', 'le', 'version', 'kind'];
+const LABELS = ['app', 'slot', 'thread', 'state', 'reason', 'code', 'class', 'le', 'version', 'kind', 'rule'];
 
 test('metrics: well formed, bounded labels, true numbers', options, async () => {
   const port = await freePort();

@@ -52,7 +52,7 @@ const refused = {
   'HTTP/1.1 in small letters': `GET /pid http/1.1\r\n${H}\r\n`,
   'HTTP/0.9': 'GET /pid\r\n\r\n',
   'HTTP/1.11': `GET /pid HTTP/1.11\r\n${H}\r\n`,
-  'no HTTP at all': '\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n',
+  'no HTTP at all': '\x17\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n',
   'an Upgrade with a body': `GET /pid HTTP/1.1\r\n${H}Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\nabcd`,
 };
 
@@ -91,6 +91,13 @@ sharing('ambiguous requests', { apps: { web: { script: './http.js' } } }, check 
       assert.ok(allowed.includes(statuses[0]), `${statuses[0]} instead of ${allowed}`);
     });
   }
+
+  check('what begins as TLS: an alert of TLS, and closed', needsProxy, async proxy => {
+    const raw = await Raw.connect(proxy.port);
+    raw.socket.on('error', () => {});
+    raw.write(Buffer.from(`\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n${SMUGGLED}`, 'latin1'));
+    assert.deepEqual(await raw.rest(), Buffer.from([21, 3, 3, 0, 2, 2, 40]), 'handshake_failure, fatal');
+  });
 
   for (const [name, body] of Object.entries(brokenBodies)) {
     check(`${name}: not served, and closed`, needsProxy, async proxy => {

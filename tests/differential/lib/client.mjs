@@ -98,6 +98,8 @@ export class Connection {
 
 /** The first answer in the bytes, once it is whole. */
 function read(bytes, ended) {
+  // What begins as TLS is told so in TLS.
+  if (bytes[0] === 21 && bytes.length >= 7) return { length: 7, answer: { by: 'proxy', status: 400, close: true, detail: 'an alert of TLS' } };
   const end = bytes.indexOf('\r\n\r\n');
   if (end < 0) return undefined;
   const head = bytes.toString('latin1', 0, end);
@@ -136,5 +138,7 @@ function judge(status, head, echo, headOnly, body) {
   if (echo !== undefined) return { by: 'app', status, close, echo: JSON.parse(headOnly ? decodeURIComponent(echo) : body) };
   const own = /^(\d{3}) [^\n]*\n\n([^\n]*)\n$/.exec(body);
   if (own && Number(own[1]) === status) return { by: 'proxy', status, close: true, detail: own[2] };
+  // The same without its body, to a HEAD.
+  if (body === '' && /\r\ncache-control: no-store/i.test(head) && /\r\nx-request-id:/i.test(head)) return { by: 'proxy', status, close: true, detail: '' };
   return { by: 'server', status, close, text: `${head}\n${body}`.slice(0, 300) };
 }

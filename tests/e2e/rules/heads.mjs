@@ -56,7 +56,7 @@ export const heads = [
       assert.deepEqual(values(result, 'x-real-ip'), ['127.0.0.1']);
       assert.deepEqual(values(result, 'x-forwarded-proto'), [at.secure ? 'https' : 'http']);
       assert.deepEqual(values(result, 'x-forwarded-host'), [at.host]);
-      assert.deepEqual(values(result, 'x-forwarded-port'), ['80']);
+      assert.deepEqual(values(result, 'x-forwarded-port'), [at.secure ? '443' : '80']);
       assert.deepEqual(values(result, 'host'), [at.host]);
     },
   },

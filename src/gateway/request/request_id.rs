@@ -59,8 +59,10 @@ impl fmt::Debug for RequestId {
 }
 
 fn hex(number: u128, out: &mut [u8]) {
-    for (nibble, byte) in out.iter_mut().rev().enumerate() {
-        *byte = b"0123456789abcdef"[(number >> (4 * nibble) & 0xf) as usize];
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (pair, byte) in out.chunks_exact_mut(2).rev().zip(number.to_le_bytes()) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
     }
 }
 
@@ -110,6 +112,16 @@ mod tests {
         for bad in ["", "a b", "a,b", "a\"b", "a\u{e9}", "a;b", &"x".repeat(65)] {
             assert!(RequestId::kept(bad.as_bytes()).is_none(), "{bad}");
         }
+    }
+
+    #[test]
+    fn digits_are_in_their_order() {
+        let number = 0x0123_4567_89ab_cdef_fedc_ba98_7654_3210;
+        let mut out = [0; 32];
+        hex(number, &mut out);
+        assert_eq!(std::str::from_utf8(&out).unwrap(), format!("{number:032x}"));
+        hex(0x00f0, &mut out[..16]);
+        assert_eq!(&out[..16], b"00000000000000f0");
     }
 
     #[test]

@@ -327,6 +327,23 @@ describe('WebSockets and Socket.IO sessions of one client', { ...needsProxy, tim
   }
 });
 
+test('a proxy that ends TLS before us is not sent in a circle, and nobody else pretends to be one', { ...needsProxy, timeout: 60_000 }, async () => {
+  const port = await freePort();
+  const proxy = await startProxy(at => ({
+    apps: { web: { script: './rules.js', env: { NOTES: at.file('notes') } } },
+    listeners: [{ address: `127.0.0.1:${at.port}` }, { address: `127.0.0.1:${port}`, redirect: 'https' }],
+    trusted_proxies: [BALANCER],
+  }));
+  try {
+    const said = [['X-Forwarded-Proto', 'https']];
+    assert.equal((await from(BALANCER, port, { path: '/head', fields: said })).status, 200);
+    assert.equal((await from(BALANCER, port, { path: '/head' })).status, 308);
+    assert.equal((await from(ONE, port, { path: '/head', fields: said })).status, 308);
+  } finally {
+    await proxy.stop();
+  }
+});
+
 describe('one address beside others', { ...needsProxy, timeout: 120_000 }, () => {
   let proxy;
   const LIMIT = 1000;

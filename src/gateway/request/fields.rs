@@ -157,3 +157,24 @@ pub(in crate::gateway) fn dropped_from_response(status: u16, fields: &HeaderMap)
     let passes = |name: &[u8]| response_field_passes(status, name) && !is_nominated(true, connection(), name);
     fields.keys().filter(|name| !passes(name.as_str().as_bytes())).cloned().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_proxy_says_of_a_request_comes_in_no_trailer() {
+        for name in [
+            "X-Request-Id",
+            "traceparent",
+            "Tracestate",
+            "X-Forwarded-For",
+            "Client-Cert",
+            "X-SSL-Client-Verify",
+            "Host",
+        ] {
+            assert!(!passes_as_request_trailer(name.as_bytes(), b"a"), "{name}");
+        }
+        assert!(passes_as_request_trailer(b"X-Sum", b"a") && !passes_as_request_trailer(b"X_Sum", b"a"));
+    }
+}

@@ -28,6 +28,18 @@ async fn place_one(homes: &Homes, client: Option<IpAddr>) -> String {
     timeout(LONG, said).await.unwrap().unwrap()
 }
 
+/// Holds one thread up until what comes with its name is dropped.
+async fn hold_one(homes: &Homes) -> (String, blocking::Sender<()>) {
+    let (release, released) = blocking::channel();
+    let (say, said) = oneshot::channel();
+    let held = async move {
+        let _ = say.send(here());
+        let _ = released.recv();
+    };
+    homes.place(None, Box::pin(held));
+    (timeout(LONG, said).await.unwrap().unwrap(), release)
+}
+
 #[tokio::test]
 async fn what_is_placed_together_begins_in_its_order() {
     let homes = two();
@@ -52,17 +64,8 @@ async fn what_is_placed_together_begins_in_its_order() {
 #[tokio::test]
 async fn a_thread_that_is_held_up_is_passed_over() {
     let homes = two();
-    let (release, released) = blocking::channel::<()>();
     let (say, mut said) = mpsc::unbounded_channel();
-    let held = {
-        let say = say.clone();
-        async move {
-            say.send(here()).unwrap();
-            let _ = released.recv();
-        }
-    };
-    homes.place(None, Box::pin(held));
-    let held = timeout(LONG, said.recv()).await.unwrap().unwrap();
+    let (held, release) = hold_one(&homes).await;
     // Half of them are placed there before it is known.
     for _ in 0..20 {
         let say = say.clone();
@@ -83,17 +86,8 @@ async fn a_thread_that_is_held_up_is_passed_over() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thread_that_is_held_up_for_long_gets_its_share_back() {
     let homes = two();
-    let (release, released) = blocking::channel::<()>();
     let (say, mut said) = mpsc::unbounded_channel();
-    let held = {
-        let say = say.clone();
-        async move {
-            say.send(here()).unwrap();
-            let _ = released.recv();
-        }
-    };
-    homes.place(None, Box::pin(held));
-    let held = timeout(LONG, said.recv()).await.unwrap().unwrap();
+    let (held, release) = hold_one(&homes).await;
     // More than one thread is given alone: each stays where it has begun.
     for _ in 0..300 {
         let say = say.clone();
